@@ -1,0 +1,45 @@
+# reflect-rl: each target installs what it needs into .venv, on any machine with Python 3.11 or newer.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHONS := python3.13 python3.12 python3.11 python3 python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo install test lint clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1: \2/p' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## install, then run the whole method on DangerousTaxi, into runs/taxi
+	$(BIN)/reflect-rl run taxi
+
+install: $(STAMP) ## install the library and its development tools into .venv
+
+test: $(STAMP) ## run the tests
+	$(BIN)/pytest
+
+lint: $(STAMP) ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean: ## remove .venv and caches (runs/ is kept)
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@python=; for name in $(PYTHONS); do \
+	    if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then python=$$name; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "reflect-rl needs Python 3.11 or newer; none of these is: $(PYTHONS). Install one and run make again." >&2; \
+	    exit 1; \
+	fi; \
+	if ! $(BIN)/python -c 'import pip' >/dev/null 2>&1; then \
+	    echo "making $(VENV) with $$("$$python" --version)"; \
+	    "$$python" -m venv --clear $(VENV) || { \
+	        echo "$$python cannot make a virtual environment (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }; \
+	fi
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@

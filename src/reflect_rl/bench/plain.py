@@ -1,0 +1,210 @@
+"""The plain implementation that the benchmark compares with: what one writes first with `transformers`.
+
+A batch of environments goes in lock-step, and stays whole until its slowest episode has ended. At every step the
+reflector writes a text for each row with `generate`, and the policy's logits are computed for every position and the
+whole vocabulary, from prompts padded on the left; the labels' columns of the last position are then picked. The update
+forwards one row for each step that was played. Nothing is remembered or shared between rows.
+
+It is a reference as well: same prompts, same random numbers, same PPO objective as the library, so it plays the same
+episodes and has the same gradient (tests hold this). Label head, greedy reflections, and no value head only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reflect_rl.config import RlSettings
+from reflect_rl.envs.base import TextEnv
+from reflect_rl.players.policy import Policy
+from reflect_rl.players.prompt import Prompt, PromptBuilder
+from reflect_rl.players.reflector import LocalReflector
+from reflect_rl.records import State
+from reflect_rl.seeding import stream
+from reflect_rl.training.optimizer import clip_and_step
+from reflect_rl.training.rollout import EpisodeSpec, Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MOST_ROWS = 64
+"""Rows of one forward and backward pass; a larger minibatch accumulates gradients."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainReflector:
+    """Writes with `generate`, greedily, for the whole batch, every time it is asked."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    prompts: PromptBuilder
+    max_new_tokens: int
+
+    @classmethod
+    def of(cls, reflector: LocalReflector) -> PlainReflector:
+        """The same model, prompts and length limit as the library's reflector."""
+        return cls(reflector.model, reflector.tokenizer, reflector.prompts, reflector.settings.max_new_tokens)
+
+    @torch.no_grad()
+    def reflect(self, states: Sequence[State]) -> list[str]:
+        inputs = pad_left(self.tokenizer, [self.prompts.reflector_prompt(state).text for state in states])
+        length = inputs["input_ids"].shape[1]
+        room = self.model.config.max_position_embeddings - length
+        ids_BL = self.model.generate(  # type: ignore[operator]
+            **inputs.to(self.model.device),
+            do_sample=False,
+            max_new_tokens=min(self.max_new_tokens, room),
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        texts = self.tokenizer.batch_decode(ids_BL[:, length:], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainPolicy:
+    """Full forward pass, full logits, then the labels' columns."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    label_ids: Tensor
+    prompts: PromptBuilder
+
+    @classmethod
+    def of(cls, policy: Policy, prompts: PromptBuilder) -> PlainPolicy:
+        """The same model, labels and prompts as the library's policy."""
+        return cls(policy.model, policy.tokenizer, policy.label_ids, prompts)  # type: ignore[arg-type]
+
+    def log_probs(self, prompts: Sequence[Prompt]) -> Tensor:
+        """log_probs_BN, float32, -inf beyond a row's actions, N the longest action list; with gradients."""
+        inputs = pad_left(self.tokenizer, [prompt.text for prompt in prompts]).to(self.model.device)
+        places_BL = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        logits_BLV = self.model(**inputs, position_ids=places_BL, use_cache=False).logits
+        actions_B = torch.tensor([prompt.actions for prompt in prompts], device=logits_BLV.device)
+        width = int(actions_B.max())
+        logits_BN = logits_BLV[:, -1, self.label_ids[:width]].float()
+        beyond = torch.arange(width, device=logits_BN.device) >= actions_B[:, None]
+        return logits_BN.masked_fill(beyond, -torch.inf).log_softmax(-1)
+
+
+def pad_left(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Any:
+    """input_ids_BL and attention_mask_BL."""
+    return tokenizer(
+        list(texts),
+        padding=True,
+        padding_side="left",
+        add_special_tokens=False,
+        return_token_type_ids=False,
+        return_tensors="pt",
+    )
+
+
+@dataclass(slots=True)
+class PlainEpisode:
+    """One episode as played. choices: what was done; rewards: what it earned."""
+
+    env: TextEnv
+    observation: str
+    actions: tuple[str, ...]
+    uniforms: np.ndarray
+    history: list[tuple[str, str]] = field(default_factory=list)
+    choices: list[int] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    ended: bool = False
+
+    @classmethod
+    def begin(cls, env: TextEnv, spec: EpisodeSpec) -> PlainEpisode:
+        options = {"task": spec.task} | ({"stage": spec.stage} if spec.stage else {})
+        observation, info = env.reset(seed=spec.seed, options=options)
+        return cls(env, observation, info["actions"], stream(spec.seed, "choices").random(env.horizon))
+
+    def step(self, log_probs_N: np.ndarray) -> None:
+        """Draw an action and take it; nothing happens once the episode has ended."""
+        if self.ended:
+            return
+        cumulative_N = np.exp(log_probs_N[: len(self.actions)].astype(np.float64)).cumsum()
+        uniform = self.uniforms[len(self.choices)] * cumulative_N[-1]
+        choice = min(int(cumulative_N.searchsorted(uniform, side="right")), len(cumulative_N) - 1)
+        self.history.append((self.observation, self.actions[choice]))
+        self.choices.append(choice)
+        self.observation, reward, terminated, truncated, info = self.env.step(choice)
+        self.rewards.append(float(reward))
+        self.actions = info["actions"]
+        self.ended = terminated or truncated
+
+
+@torch.no_grad()
+def play(
+    make_env: Callable[[], TextEnv], policy: PlainPolicy, reflector: PlainReflector | None, specs: Sequence[EpisodeSpec]
+) -> list[PlainEpisode]:
+    """Play all specs as one lock-step batch: every step forwards every row, ended or not."""
+    episodes = [PlainEpisode.begin(make_env(), spec) for spec in specs]
+    while not all(episode.ended for episode in episodes):
+        states = [State(e.observation, e.actions, tuple(e.history)) for e in episodes]
+        texts = reflector.reflect(states) if reflector else [None] * len(states)
+        prompts = [policy.prompts.policy_prompt(state, text) for state, text in zip(states, texts, strict=True)]
+        log_probs_BN = policy.log_probs(prompts).cpu().numpy()
+        for episode, log_probs_N in zip(episodes, log_probs_BN, strict=True):
+            episode.step(log_probs_N)
+    for episode in episodes:
+        episode.env.close()
+    return episodes
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One step to learn from. old_N: the log-probabilities it was drawn from."""
+
+    prompt: Prompt
+    choice: int
+    old_N: np.ndarray
+    advantage: float
+
+
+def samples_of(rollout: Rollout, advantages: Sequence[np.ndarray]) -> list[Sample]:
+    """One sample a step, from a rollout of the library and the advantages of its trajectories."""
+    return [
+        Sample(rollout.prompts[row], choice, rollout.log_probs_PN[row], float(advantage))
+        for trajectory, values in zip(rollout.trajectories, advantages, strict=True)
+        for row, choice, advantage in zip(trajectory.rows, trajectory.choices, values, strict=True)
+    ]
+
+
+def update(
+    policy: PlainPolicy,
+    optimizer: torch.optim.Optimizer,
+    samples: Sequence[Sample],
+    settings: RlSettings,
+    seed: int,
+    entropy: float,
+) -> None:
+    """All epochs of PPO over the samples (Schulman et al. 2017, eq. 7), a row a sample."""
+    for epoch in range(settings.epochs):
+        order = stream(seed, "plain minibatches", epoch).permutation(len(samples))
+        for chosen in np.array_split(order, settings.minibatches):
+            for part in _parts([samples[i] for i in chosen]):
+                (ppo_loss(policy, part, settings.clip, entropy) * len(part) / len(chosen)).backward()
+            clip_and_step(optimizer, policy.model.parameters(), settings.max_grad_norm)
+
+
+def _parts(samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
+    for start in range(0, len(samples), MOST_ROWS):
+        yield samples[start : start + MOST_ROWS]
+
+
+def ppo_loss(policy: PlainPolicy, samples: Sequence[Sample], clip: float, entropy: float) -> Tensor:
+    """Clipped surrogate and entropy bonus, the mean over the samples."""
+    log_probs_BN = policy.log_probs([sample.prompt for sample in samples])
+    device, rows_B = log_probs_BN.device, torch.arange(len(samples))
+    choice_B = torch.tensor([sample.choice for sample in samples], device=device)
+    old_B = torch.tensor([float(sample.old_N[sample.choice]) for sample in samples], device=device)
+    advantage_B = torch.tensor([sample.advantage for sample in samples], device=device)
+    ratio_B = (log_probs_BN[rows_B, choice_B] - old_B).exp()
+    gain_B = torch.minimum(ratio_B * advantage_B, ratio_B.clamp(1 - clip, 1 + clip) * advantage_B)
+    finite_BN = log_probs_BN.masked_fill(torch.isinf(log_probs_BN), 0.0)
+    entropy_B = -(log_probs_BN.exp() * finite_BN).sum(-1)
+    return -(gain_B + entropy * entropy_B).mean()

@@ -1,0 +1,324 @@
+"""Speed of rollouts and updates, as ratios to a plain implementation measured in the same run.
+
+What is measured, with one process, the same models, prompts, episodes and torch threads on both sides:
+
+- Both players are the recipe's, made by the real stages: the reflector by capped SFT, so that it writes texts of the
+  teacher's length; a policy with reflection and one without by capped SFT and a few iterations of RL, so that episodes
+  have the length they have in training, and the memo holds what those iterations left in it.
+- rollout_with_reflection, rollout_without_reflection: environment steps/s of whole iterations as in training
+  (`rl.episodes` fresh episodes each), the policy held still. Reflections remembered before stay remembered; what the
+  policy decided is forgotten after every iteration, as it must be once the policy has been updated. `ours_cold` is one
+  iteration with nothing remembered at all. The plain side plays the first PLAIN_EPISODES episodes of the same
+  iterations as one lock-step batch, which is what it keeps doing however many there are.
+- update: samples/s, a sample being one step of an episode in one epoch; folding is part of our time. The plain side
+  learns from PLAIN_SAMPLES of the same samples, drawn at random.
+
+The sides take turns, so that a busy machine slows both; figures are medians.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reflect_rl.bench import floor, plain
+from reflect_rl.config import Settings, parse_settings
+from reflect_rl.data.annotate import annotate
+from reflect_rl.data.collect import collect, make_env
+from reflect_rl.envs.base import TextEnv
+from reflect_rl.errors import SettingsError
+from reflect_rl.players.load import CHUNK, load_policy, load_reflector, policy_prompts
+from reflect_rl.players.memo import Memo
+from reflect_rl.players.models import set_up_torch
+from reflect_rl.players.policy import Policy
+from reflect_rl.players.prompt import PromptBuilder
+from reflect_rl.players.reflector import LocalReflector, Reflector
+from reflect_rl.progress import Bar, Progress
+from reflect_rl.records import Reflection, State
+from reflect_rl.run_folder import RunFolder
+from reflect_rl.seeding import stream
+from reflect_rl.training.advantages import advantages
+from reflect_rl.training.curriculum import training_episodes
+from reflect_rl.training.losses import fold
+from reflect_rl.training.optimizer import make_optimizer
+from reflect_rl.training.rl import rl
+from reflect_rl.training.rollout import EpisodeSpec, Players, Rollout, play_episodes
+from reflect_rl.training.sft import sft_policy, sft_reflector
+from reflect_rl.training.update import Learner, update
+
+REPEATS = 3
+"""Measurements of each side."""
+PLAIN_EPISODES = 32
+PLAIN_SAMPLES = 512
+CAPS = {"reflector_sft.steps": 120, "policy_sft.steps": 120, "rl.iterations": 6}
+"""Most preparation: enough for texts and episodes of a realistic length."""
+UNITS = 10 + 2 * REPEATS * 2 + REPEATS
+NO_GPU = "not measured: no NVIDIA GPU here"
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Players of one arm, ready to measure. reflector: None in the arm without reflection."""
+
+    settings: Settings
+    world: TextEnv
+    policy: Policy
+    reflector: Reflector
+
+    @property
+    def local(self) -> LocalReflector | None:
+        return self.reflector if isinstance(self.reflector, LocalReflector) else None
+
+    def episodes(self, iteration: int) -> list[EpisodeSpec]:
+        """The episodes of one training iteration."""
+        part, tasks = self.settings.rl, self.world.tasks("train")
+        return training_episodes(tasks, (), "none", iteration, part.iterations, part.episodes, self.settings.seed)
+
+    def prompts(self) -> PromptBuilder:
+        """A fresh builder of the policy's prompts."""
+        return policy_prompts(self.policy, self.world.task_text, self.settings)
+
+    def play(self, iteration: int, reflector: Reflector | None = None) -> Rollout:
+        """One training iteration's rollout."""
+        players = Players(self.policy, reflector or self.reflector, self.prompts())
+        return play_episodes(lambda: make_env(self.settings), players, self.episodes(iteration), self.settings.rl.slots)
+
+
+def bench(settings_overrides: Mapping[str, Any], device: str, progress: Progress) -> dict[str, Any]:
+    """Measure everything; a few minutes on two cores. See the module's docstring for what the figures mean.
+
+    settings_overrides: sections, or dotted keys, that differ from the defaults. device: "cpu" or "cuda"; with "cuda" a
+    randomly initialised 0.5B policy in bfloat16 is measured as well. Raises SettingsError (settings that the plain
+    implementation does not know, no such device) and ModelError (out of GPU memory).
+    """
+    started = time.perf_counter()
+    settings = _settings(settings_overrides, device)
+    set_up_torch(settings.compute)
+    with tempfile.TemporaryDirectory() as folder, progress.bar("bench", UNITS, "parts") as bar:
+        arms = {
+            "rollout_with_reflection": prepare(RunFolder(Path(folder) / "with"), settings, bar),
+            "rollout_without_reflection": prepare(RunFolder(Path(folder) / "without"), _without(settings), bar),
+        }
+        texts = _text_lengths(RunFolder(Path(folder) / "with"), arms["rollout_with_reflection"])
+        rates, rollouts = {}, {}
+        for name, arm in arms.items():
+            rates[name], rollouts[name] = measure_rollouts(arm, bar)
+        trained = arms["rollout_with_reflection"]
+        rollout = rollouts["rollout_with_reflection"]
+        rates["update"] = measure_update(trained, rollout, bar)
+        folded = fold(rollout, *advantages(rollout, settings.rl), device)
+        share = floor.measure(trained.policy, rollout, folded, settings)
+        bar.update()
+        large: dict[str, Any] | str = NO_GPU
+        if device == "cuda":
+            policy = floor.large_policy(trained.policy.tokenizer, trained.policy.labels or {}, device, CHUNK[device])
+            large = floor.measure(policy, rollout, folded, settings)
+        elif torch.cuda.is_available():
+            large = "not measured: ask for it with --device cuda"
+        bar.update()
+    return {
+        "machine": _machine(device),
+        "ratios": {name: rate["ours"] / rate["plain"] for name, rate in rates.items()},
+        "rates": rates,
+        "floor": share,
+        "cuda": large,
+        "texts": texts,
+        "settings": settings.model_dump(),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _settings(overrides: Mapping[str, Any], device: str) -> Settings:
+    """The settings measured: preparation capped, the rest as given. Raises SettingsError."""
+    if device not in ("cpu", "cuda"):
+        raise SettingsError(f"The benchmark cannot run on '{device}'; it measures cpu or cuda.")
+    given = parse_settings({}, overrides)
+    refused = {
+        "reflector.kind": given.reflector.kind != "local",
+        "reflector.decoding": given.reflector.decoding != "greedy",
+        "policy.head": given.policy.head != "labels",
+        "rl.algorithm": given.rl.algorithm != "ppo",
+        "rl.baseline": given.rl.baseline == "value",
+    }
+    if any(refused.values()):
+        keys = ", ".join(key for key, is_refused in refused.items() if is_refused)
+        raise SettingsError(
+            f"The plain implementation that the benchmark compares with has greedy local reflections, the labels head "
+            f"and PPO without a value head only. Leave out {keys}."
+        )
+    asked = {"reflector_sft.steps": given.reflector_sft.steps, "policy_sft.steps": given.policy_sft.steps}
+    asked["rl.iterations"] = given.rl.iterations
+    capped = {key: min(value, CAPS[key]) for key, value in asked.items()}
+    return parse_settings(given.model_dump(), {"compute.device": device, "track": "none", "guard": False, **capped})
+
+
+def _without(settings: Settings) -> Settings:
+    return parse_settings(settings.model_dump(), {"reflector.kind": "none", "policy_sft.text": "teacher"})
+
+
+def prepare(run: RunFolder, settings: Settings, bar: Bar) -> Arm:
+    """Make the players with the real stages, in a folder of their own; four parts of the bar."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    for stage in (collect, annotate, sft_reflector, sft_policy, rl):
+        stage(run, settings, Progress())
+        if stage is not collect:
+            bar.update()
+    world = make_env(settings)
+    return Arm(settings, world, load_policy(run / "policy", settings), load_reflector(run, settings, world))
+
+
+def _text_lengths(run: RunFolder, arm: Arm) -> dict[str, float]:
+    """Mean tokens of the teacher's and of the reflector's texts: `generate` takes time by the token."""
+    assert arm.local is not None
+    teacher = [label.text for label in run.read_jsonl("reflections.jsonl", Reflection.from_json)]
+    states = []
+    for task in arm.world.tasks("valid"):
+        observation, info = arm.world.reset(seed=0, options={"task": task})
+        states.append(State(observation, info["actions"]))
+    own = [text or "" for text in arm.local.reflect(states)]
+    tokenizer = arm.local.tokenizer
+    mean = {
+        name: statistics.fmean(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+        for name, texts in (("teacher", teacher), ("reflector", own))
+    }
+    return {f"{name}_tokens_mean": value for name, value in mean.items()}
+
+
+def measure_rollouts(arm: Arm, bar: Bar) -> tuple[dict[str, Any], Rollout]:
+    """Environment steps/s of both sides, and our last rollout."""
+    ours, theirs, live = [], [], []
+    first = arm.settings.rl.iterations
+    cold = _cold(arm, first)
+    rollout = arm.play(first)
+    policy = plain.PlainPolicy.of(arm.policy, arm.prompts())
+    reflector = plain.PlainReflector.of(arm.local) if arm.local else None
+    for iteration in range(first + 1, first + 1 + REPEATS):
+        started = time.perf_counter()
+        rollout = arm.play(iteration)
+        ours.append(rollout.steps / (time.perf_counter() - started))
+        bar.update()
+        specs = arm.episodes(iteration)[:PLAIN_EPISODES]
+        started = time.perf_counter()
+        played = plain.play(lambda: make_env(arm.settings), policy, reflector, specs)
+        steps = sum(len(episode.choices) for episode in played)
+        theirs.append(steps / (time.perf_counter() - started))
+        live.append(steps / len(played) / max(len(episode.choices) for episode in played))
+        bar.update()
+    return {
+        "ours": statistics.median(ours),
+        "plain": statistics.median(theirs),
+        "unit": "steps/s",
+        "ours_cold": cold,
+        "ours_each": ours,
+        "plain_each": theirs,
+        "ours_episodes": arm.settings.rl.episodes,
+        "ours_steps": rollout.steps,
+        "ours_distinct_prompts": len(rollout.prompts),
+        "plain_episodes": PLAIN_EPISODES,
+        "plain_live_share": statistics.median(live),
+    }, rollout
+
+
+def _cold(arm: Arm, iteration: int) -> float:
+    """Steps/s of an iteration with no reflection remembered."""
+    fresh = None
+    if arm.local:
+        own = arm.local
+        memo = Memo(None, own.memo.namespace)
+        fresh = LocalReflector(own.model, own.tokenizer, own.prompts, own.settings, memo, own.seed, own.chunk)
+    started = time.perf_counter()
+    rollout = arm.play(iteration, fresh)
+    return rollout.steps / (time.perf_counter() - started)
+
+
+def measure_update(arm: Arm, rollout: Rollout, bar: Bar) -> dict[str, Any]:
+    """Samples/s of both sides; the policy's weights are put back after each measurement."""
+    settings, policy = arm.settings, arm.policy
+    entropy = settings.rl.entropy
+    advantage, returns = advantages(rollout, settings.rl)
+    samples = plain.samples_of(rollout, advantage)
+    chosen = stream(settings.seed, "bench samples").permutation(len(samples))[:PLAIN_SAMPLES]
+    some = [samples[i] for i in chosen]
+    reference = plain.PlainPolicy.of(policy, arm.prompts())
+
+    def ours(optimizer: torch.optim.Optimizer) -> None:
+        folded = fold(rollout, advantage, returns, settings.compute.device)
+        update(Learner(policy, policy, optimizer, settings.rl, settings.seed), rollout, folded, 0, entropy)
+
+    def theirs(optimizer: torch.optim.Optimizer) -> None:
+        plain.update(reference, optimizer, some, settings.rl, settings.seed, entropy)
+
+    our_seconds, plain_seconds = [], []
+    for _ in range(REPEATS):
+        our_seconds.append(_timed_update(policy, settings, ours))
+        plain_seconds.append(_timed_update(policy, settings, theirs))
+        bar.update()
+    epochs = settings.rl.epochs
+    return {
+        "ours": epochs * len(samples) / statistics.median(our_seconds),
+        "plain": epochs * len(some) / statistics.median(plain_seconds),
+        "unit": "samples/s",
+        "ours_samples": len(samples),
+        "ours_rows": len(rollout.prompts),
+        "plain_samples": len(some),
+        "epochs": epochs,
+    }
+
+
+def _timed_update(policy: Policy, settings: Settings, work: Callable[[torch.optim.Optimizer], None]) -> float:
+    before = {name: weight.clone() for name, weight in policy.state_dict().items()}
+    optimizer = make_optimizer(policy, settings.rl.lr, weight_decay=0.0)
+    taken = floor.seconds(lambda: work(optimizer), policy.device)
+    policy.load_state_dict(before)
+    return taken
+
+
+def _machine(device: str) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "device": device,
+    }
+    return about | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
+
+
+def bench_table(result: Mapping[str, Any]) -> str:
+    """The figures as lines of text."""
+    lines = [f"{'':28}{'ours':>12}{'plain':>12}{'':>11}{'ratio':>9}"]
+    for name, rate in result["rates"].items():
+        line = f"{name.replace('_', ' '):28}{rate['ours']:>12,.0f}{rate['plain']:>12,.1f}  {rate['unit']:9}"
+        lines.append(f"{line}{result['ratios'][name]:>8,.0f}x")
+    cold = result["rates"]["rollout_with_reflection"]
+    lines.append(
+        f"{'  nothing remembered yet':28}{cold['ours_cold']:>12,.0f}{cold['plain']:>12,.1f}  {cold['unit']:9}"
+        f"{cold['ours_cold'] / cold['plain']:>8,.0f}x"
+    )
+    lines += ["", *_floor_lines("policy", result["floor"])]
+    lines += (
+        _floor_lines("0.5B policy", result["cuda"])
+        if isinstance(result["cuda"], dict)
+        else [f"0.5B policy on a GPU: {result['cuda']}"]
+    )
+    machine = result["machine"]
+    lines += [
+        "",
+        f"{machine['cpus']} CPUs, {machine['threads']} threads, torch {machine['torch']}, {machine['device']}",
+    ]
+    return "\n".join([*lines, f"{result['seconds']:.0f} seconds"])
+
+
+def _floor_lines(who: str, share: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{who} ({share['parameters']:,} weights, {share['dtype']}): {what} {share[what]['per_s']:,.0f} "
+        f"{share[what]['unit']}, {share[what]['share_of_matmul_floor']:.0%} of the matrix-multiplication floor"
+        for what in ("decisions", "update")
+    ]

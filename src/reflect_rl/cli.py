@@ -1,0 +1,305 @@
+"""The command line: a function a command. Heavy imports are inside them, so that help is there at once."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from reflect_rl import __version__
+from reflect_rl.cli_progress import CliProgress
+from reflect_rl.errors import ReflectRLError
+
+if TYPE_CHECKING:
+    from reflect_rl.run_folder import RunFolder
+
+app = App(
+    name="reflect-rl",
+    version=__version__,
+    help_format="markdown",
+    help="""Make a small language model a good agent in an interactive text environment.
+
+**Examples**
+
+- `reflect-rl run taxi` — the whole method: collect, annotate, sft, rl, evaluate, report
+- `reflect-rl run taxi --seed 3 --rl.iterations 30 --out runs/mine` — with other settings
+- `reflect-rl play taxi --agent runs/taxi` — watch the trained agent
+- `reflect-rl settings` — every setting, with its default and meaning
+""",
+)
+
+Overrides = Annotated[dict[str, Any], Parameter(parse=False)]
+"""Settings given as options, such as --rl.lr 1e-3; put in by `__main__`."""
+Seeds = Annotated[str, Parameter(help="Seeds, separated by commas.")]
+
+SFT = ("sft_reflector", "sft_policy")
+
+
+@app.command
+def run(
+    recipe: str,
+    /,
+    *,
+    out: Path | None = None,
+    until: str | None = None,
+    store: Path | None = None,
+    overrides: Overrides,
+) -> None:
+    """Run a recipe from beginning to end; what is done already is skipped.
+
+    Any setting can be changed by its dotted name: `--seed 3`, `--rl.iterations 30`, `--rl.lr=1e-3`, `--guard`.
+    An interrupted run continues with the same command.
+
+    **Examples**
+
+    - `reflect-rl run taxi`
+    - `reflect-rl run taxi --seed 3 --rl.iterations 30 --out runs/mine`
+    - `reflect-rl run my_recipe.yaml --until annotate`
+
+    Parameters
+    ----------
+    recipe
+        A recipe's name (see `reflect-rl recipes`) or a YAML file.
+    out
+        The run folder; runs/RECIPE by default, runs/RECIPE-seedN with another seed.
+    until
+        The last stage to run.
+    store
+        A folder in which runs share finished stages.
+    """
+    from reflect_rl.config import load_settings
+    from reflect_rl.pipeline import run_pipeline
+
+    settings = load_settings(recipe, overrides)
+    suffix = f"-seed{settings.seed}" if "seed" in overrides else ""
+    folder = out or Path("runs") / f"{Path(recipe).stem}{suffix}"
+    finished = run_pipeline(settings, folder, CliProgress(), store=store, until=until)
+    if until in (None, "evaluate", "report"):
+        _summary(finished)
+
+
+def _summary(finished: RunFolder) -> None:
+    from reflect_rl.cli_text import run_summary
+    from reflect_rl.manifest import total_seconds
+
+    print(run_summary(finished, total_seconds(finished)))
+
+
+def _stages(folder: Path, overrides: dict[str, Any], force: bool, *names: str) -> RunFolder:
+    """Run single stages of an existing run folder, with its own settings and overrides."""
+    from reflect_rl.config import parse_settings
+    from reflect_rl.pipeline import read_config, run_pipeline
+    from reflect_rl.run_folder import RunFolder
+
+    settings = parse_settings(read_config(RunFolder(folder)).model_dump(), overrides)
+    return run_pipeline(settings, folder, CliProgress(), only=names, force=force)
+
+
+@app.command
+def collect(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
+    """Collect episodes of the expert, perturbed on purpose, into episodes.jsonl of an existing run folder."""
+    _stages(folder, overrides, force, "collect")
+
+
+@app.command
+def annotate(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
+    """Have the teacher label the states collected in a run folder, within the label budgets."""
+    _stages(folder, overrides, force, "annotate")
+
+
+@app.command
+def sft(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
+    """Warm up the reflector and the policy of a run folder by supervised fine-tuning."""
+    _stages(folder, overrides, force, *SFT)
+
+
+@app.command
+def rl(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
+    """Improve the policy of a run folder by online RL with the frozen reflector in the loop."""
+    _stages(folder, overrides, force, "rl")
+
+
+@app.command
+def evaluate(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
+    """Measure the agent of a run folder on fixed starts, greedily and sampled, into results.json."""
+    _summary(_stages(folder, overrides, force, "evaluate"))
+
+
+@app.command
+def report(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
+    """Write the report of a run folder, or of a comparison's folder, as one HTML page."""
+    if (folder / "compare.json").is_file():
+        from reflect_rl.evaluation.report import report_compare
+
+        print(report_compare(folder))
+        return
+    _stages(folder, overrides, force, "report")
+    print(folder / "report.html")
+
+
+@app.command
+def compare(
+    recipe: str,
+    /,
+    *,
+    seeds: Seeds = "0,1,2,3,4",
+    regimes: str | None = None,
+    arms: str | None = None,
+    workers: int = 1,
+    out: Path | None = None,
+    overrides: Overrides,
+) -> None:
+    """Compare the method with its ablations, over seeds; an interrupted comparison continues.
+
+    **Examples**
+
+    - `reflect-rl compare taxi --seeds 0,1,2,3,4 --out runs/taxi-compare`
+    - `reflect-rl compare taxi --regimes scarce --workers 2`
+
+    Parameters
+    ----------
+    recipe
+        A recipe's name or a YAML file.
+    regimes
+        Label budgets to compare under, separated by commas; all by default.
+    arms
+        Ways of training to compare, separated by commas; all by default.
+    workers
+        Runs side by side.
+    out
+        The comparison's folder; runs/RECIPE-compare by default.
+    """
+    numbers = _integers(seeds)
+    from reflect_rl.compare import compare as run_comparison
+    from reflect_rl.evaluation.tables import compare_terminal
+
+    folder = out or Path("runs") / f"{Path(recipe).stem}-compare"
+    asked = shlex.join(["reflect-rl", *sys.argv[1:]])
+    path = run_comparison(
+        recipe, folder, numbers, _names(regimes), _names(arms), overrides, workers, CliProgress(), command=asked
+    )
+    print(compare_terminal(json.loads(path.read_text(encoding="utf-8"))))
+
+
+@app.command
+def bench(
+    recipe: str = "taxi",
+    /,
+    *,
+    device: Literal["cpu", "cuda", "mps"] | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    overrides: Overrides,
+) -> None:
+    """Measure speed against a plain implementation of the same method, as ratios measured in one run.
+
+    Parameters
+    ----------
+    recipe
+        Whose players and world are measured.
+    device
+        Where; the recipe's compute.device by default.
+    json_
+        Print everything that was measured as JSON.
+    """
+    from reflect_rl.bench.taxi import bench as measure
+    from reflect_rl.cli_text import table
+    from reflect_rl.config import load_settings
+
+    settings = load_settings(recipe, overrides)
+    figures = measure(settings.model_dump(), device or settings.compute.device, CliProgress())
+    if json_:
+        print(json.dumps(figures, indent=2))
+    else:
+        print(table([(name, _figure(value)) for name, value in figures["ratios"].items()]))
+
+
+@app.command
+def play(env: str, /, *, agent: Path | None = None, task: str | None = None, seed: int = 0) -> None:
+    """Step a world by hand, or watch a trained agent act in it.
+
+    Parameters
+    ----------
+    env
+        A world's name (see `reflect-rl envs`) or module:Class.
+    agent
+        The run folder of a trained agent, which then acts.
+    task
+        One start of the world; a random one by default.
+    seed
+        Of the random start, and of whatever the world draws.
+    """
+    from reflect_rl.envs.registry import make
+    from reflect_rl.evaluation.play import play as step_by_step
+
+    player = None
+    if agent:
+        from reflect_rl.players.agent import Agent
+
+        player = Agent.load(agent)
+    step_by_step(make(env), input, print, agent=player, task=task, seed=seed)
+
+
+@app.command
+def envs() -> None:
+    """List the worlds."""
+    from reflect_rl.cli_text import table
+    from reflect_rl.envs.registry import describe_all
+
+    print(table(describe_all()))
+
+
+@app.command
+def recipes() -> None:
+    """List the recipes that ship with the library."""
+    from reflect_rl.config import RECIPES, recipe_names
+
+    for name in recipe_names():
+        first = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+        print(f"{name}  {first.removeprefix('#').strip()}")
+
+
+@app.command
+def settings() -> None:
+    """List every setting with its type, default and meaning."""
+    from reflect_rl.cli_text import settings_table
+    from reflect_rl.config import setting_keys
+
+    print(settings_table(setting_keys()))
+
+
+@app.command
+def check(env: str, /) -> int:
+    """Check that an environment keeps the TextEnv contract; says what to mend. Exit code 1 if it does not.
+
+    Parameters
+    ----------
+    env
+        module:Class of yours, or a world's name.
+    """
+    from reflect_rl.envs.check import check as find
+    from reflect_rl.envs.registry import make
+
+    findings = [str(finding) for finding in find(lambda: make(env)) if not finding.ok]
+    for finding in findings:
+        print(f"- {finding}")
+    print(f"{env} breaks {len(findings)} promise(s)." if findings else f"{env} keeps every promise of a TextEnv.")
+    return 1 if findings else 0
+
+
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ReflectRLError(f"--seeds {text} should be whole numbers separated by commas, such as 0,1,2.") from error
+
+
+def _names(text: str | None) -> list[str] | None:
+    return [part.strip() for part in text.split(",") if part.strip()] if text else None
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

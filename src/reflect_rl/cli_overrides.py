@@ -1,0 +1,68 @@
+"""Settings on the command line: `--rl.iterations 30`, `--rl.iterations=30`, `--guard`, `--no-guard`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+HELP = {"help", "h", "version"}
+TRUTHS = {"true", "false", "yes", "no", "on", "off"}
+
+
+def split_overrides(tokens: Sequence[str], own: set[str]) -> tuple[list[str], dict[str, Any]]:
+    """(what the command itself reads, overrides): every `--option` that is not the command's `own` is a setting.
+
+    A switch takes a value only if it is a truth ("true", "no"), so that `--guard taxi` reads as it looks. Whether a
+    setting exists and its value fits is for `config.parse_settings` to say.
+    """
+    if not any(_is_override(token, own) for token in tokens):
+        return list(tokens), {}
+    from reflect_rl.config import setting_keys
+
+    switches = {key for key, info in setting_keys().items() if info.annotation is bool}
+    rest: list[str] = []
+    overrides: dict[str, Any] = {}
+    queue = list(tokens)
+    while queue:
+        token = queue.pop(0)
+        if token == "--":
+            return [*rest, token, *queue], overrides
+        if not _is_override(token, own):
+            rest.append(token)
+            if token.startswith("--") and "=" not in token and queue and not queue[0].startswith("--"):
+                rest.append(queue.pop(0))  # the value of one of the command's own options
+            continue
+        name, has_value, text = token[2:].partition("=")
+        name = _key(name)
+        negated = _key(name.removeprefix("no_"))
+        if has_value:
+            overrides[name] = _value(text)
+        elif name in switches:
+            overrides[name] = _value(queue.pop(0)) if queue and queue[0].lower() in TRUTHS else True
+        elif name.startswith("no_") and negated in switches:
+            overrides[negated] = False
+        elif queue and not queue[0].startswith("--"):
+            overrides[name] = _value(queue.pop(0))
+        else:
+            overrides[name] = True  # a switch; refused by the settings if it is none
+    return rest, overrides
+
+
+def _is_override(token: str, own: set[str]) -> bool:
+    return token.startswith("--") and len(token) > 2 and _key(token[2:].partition("=")[0]) not in own | HELP
+
+
+def _key(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _value(text: str) -> Any:
+    """A value as YAML reads it; text that is not YAML stays text."""
+    import yaml
+
+    from reflect_rl.config import parse_yaml
+
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError:
+        return text

@@ -1,0 +1,102 @@
+"""Progress on the terminal: bars with rate and time left; plain lines now and then where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from reflect_rl.progress import Bar, Progress
+
+QUIET_SECONDS = 15.0
+"""Without a terminal, a bar writes a line no more often than this."""
+
+
+class CliProgress(Progress):
+    """Writes to stderr, so that stdout stays for results."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.terminal = self.stream.isatty()
+
+    @contextmanager
+    def bar(self, what: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Bar]:
+        if not self.terminal:
+            line = _Lines(self.stream, what, total, unit, done)
+            yield line
+            line.finish()
+            return
+        from tqdm import tqdm
+
+        with tqdm(
+            desc=what, total=total, initial=done, unit=f" {unit}", file=self.stream, dynamic_ncols=True, mininterval=0.2
+        ) as bar:
+            yield _TqdmBar(bar)
+
+    def say(self, text: str) -> None:
+        self._write(text)
+
+    def warn(self, text: str) -> None:
+        self._write(f"\033[33mwarning:\033[0m {text}" if self.terminal else f"warning: {text}")
+
+    def _write(self, text: str) -> None:
+        if self.terminal:
+            from tqdm import tqdm
+
+            tqdm.write(text, file=self.stream)  # above the bars
+        else:
+            print(text, file=self.stream, flush=True)
+
+
+class _TqdmBar:
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+
+    def update(self, n: int = 1) -> None:
+        self._bar.update(n)
+
+    def note(self, **values: Any) -> None:
+        self._bar.set_postfix({name: _short(value) for name, value in values.items()}, refresh=False)
+
+
+class _Lines:
+    """A bar as occasional lines."""
+
+    def __init__(self, stream: TextIO, what: str, total: int, unit: str, done: int) -> None:
+        self.stream, self.what, self.total, self.unit, self.done = stream, what, total, unit, done
+        self.first = done
+        self.notes = ""
+        self.started = self.last = time.monotonic()
+
+    def update(self, n: int = 1) -> None:
+        self.done += n
+        now = time.monotonic()
+        if now - self.last >= QUIET_SECONDS and self.done < self.total:
+            self.last = now
+            rate = (self.done - self.first) / (now - self.started)
+            left = f", {_duration((self.total - self.done) / rate)} left" if rate else ""
+            self._write(f"{_short(rate)} {self.unit}/s{left}")
+
+    def note(self, **values: Any) -> None:
+        self.notes = "".join(f", {name} {_short(value)}" for name, value in values.items())
+
+    def finish(self) -> None:
+        self._write(_duration(time.monotonic() - self.started))
+
+    def _write(self, text: str) -> None:
+        count = f"{self.done}/{self.total} {self.unit}"
+        print(f"{self.what}: {count}, {text}{self.notes}", file=self.stream, flush=True)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,69 @@
+"""What the command line shows at the end: the figures of a run, the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from reflect_rl.run_folder import RunFolder
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns; the last one is left as it is."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in rows
+    )
+
+
+def run_summary(run: RunFolder, seconds: Mapping[str, float]) -> str:
+    """The figures of results.json with what they mean nothing without, and where the report is.
+
+    seconds: wall time by finished stage.
+    """
+    results = run.read_json("results.json")
+    rows = [("starts", "choice", "episodes", "success", "95 % interval", "return", "steps", "ended by")]
+    for panel, modes in results["panels"].items():
+        rows += [_panel_row(panel, mode, figures) for mode, figures in modes.items()]
+    labels = results["labels"]
+    spent = ", ".join(f"{stage} {time:.1f}" for stage, time in seconds.items())
+    facts = [
+        ("horizon", f"{results['horizon']} steps"),
+        ("labels", f"{labels['actions']:,} actions, {labels['reflections']:,} reflections"),
+        ("seconds", f"{sum(seconds.values()):.1f} ({spent})"),
+        ("results", str(run / "results.json")),
+        ("report", str(run / "report.html")),
+    ]
+    return f"{table(rows)}\n\n{table(facts)}"
+
+
+def _panel_row(panel: str, mode: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
+    low, high = figures["interval"]
+    stops = ", ".join(f"{reason} {count}" for reason, count in figures["stop_reasons"].items() if count)
+    return (
+        panel,
+        mode,
+        str(figures["episodes"]),
+        f"{100 * figures['success']:.1f} %",
+        f"{100 * low:.1f} to {100 * high:.1f} %",
+        f"{figures['return_mean']:.2f}",
+        f"{figures['steps_mean']:.1f}",
+        stops,
+    )
+
+
+def settings_table(keys: Mapping[str, Any]) -> str:
+    """Every setting: key, type, default, meaning. keys: pydantic's FieldInfo by dotted key."""
+    rows = [("setting", "type", "default", "meaning")]
+    for key, info in keys.items():
+        default = info.get_default(call_default_factory=True)
+        rows.append((key, _type_name(info.annotation), str(default), info.description or ""))
+    return table(rows)
+
+
+def _type_name(annotation: Any) -> str:
+    options = get_args(annotation)
+    if options and all(isinstance(option, str | int) for option in options):
+        return "|".join(map(str, options))
+    return getattr(annotation, "__name__", str(annotation))

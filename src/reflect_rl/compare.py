@@ -1,0 +1,160 @@
+"""Compare: the arms of the method side by side, over seeds and label regimes.
+
+Every (regime, arm, seed) is a run folder, so an interrupted comparison continues where it was; arms share the stages
+that they have in common through one store. What the arms and regimes are is data: recipes/plans/compare.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from reflect_rl.config import RECIPES, Settings, parse_settings, read_recipe
+from reflect_rl.errors import SettingsError
+from reflect_rl.intervals import mean_interval
+from reflect_rl.progress import Progress
+from reflect_rl.run_folder import RunFolder
+
+PLAN = RECIPES / "plans" / "compare.yaml"
+Group = tuple[str, int, dict[str, dict[str, Any]]]
+"""One regime and seed, with each arm's settings: what one worker does after another, so that stages are shared."""
+
+
+def compare(
+    recipe: str,
+    out: str | Path,
+    seeds: Sequence[int],
+    regimes: Sequence[str] | None = None,
+    arms: Sequence[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Path:
+    """Train and evaluate every arm; write compare.json, compare.md and report.html; the path of compare.json.
+
+    Raises SettingsError for an unknown regime or arm.
+    """
+    progress = progress or Progress()
+    plan = read_plan(recipe, regimes, arms)
+    folder = RunFolder(out)
+    groups = [
+        (regime, seed, {arm: _settings(recipe, plan, regime, arm, seed, overrides) for arm in chosen})
+        for seed in seeds
+        for regime, chosen in plan["chosen"].items()
+    ]
+    _run_groups(groups, folder.path, workers, progress)
+    data = gather(folder, recipe, plan, seeds, command)
+    folder.write_json("compare.json", data)
+    _publish(folder, data)
+    return folder / "compare.json"
+
+
+def read_plan(recipe: str, regimes: Sequence[str] | None, arms: Sequence[str] | None) -> dict[str, Any]:
+    """Arms and regimes of the plan file, and which arms each chosen regime runs. Raises SettingsError."""
+    plan = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
+    known = plan["recipes"].get(recipe, plan["recipes"]["default"])
+    for what, wanted, there in (("regime", regimes, known), ("arm", arms, plan["arms"])):
+        unknown = [name for name in wanted or () if name not in there]
+        if unknown:
+            raise SettingsError(f"There is no {what} '{unknown[0]}' for {recipe}; there are {', '.join(there)}.")
+    plan["regimes"] = known
+    plan["chosen"] = {
+        name: list(arms or regime["arms"]) for name, regime in known.items() if name in (regimes or known)
+    }
+    return plan
+
+
+def _settings(
+    recipe: str, plan: Mapping[str, Any], regime: str, arm: str, seed: int, overrides: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """One run's settings, checked before anything starts."""
+    changed = {**plan["regimes"][regime]["settings"], **plan["arms"][arm]["settings"], **(overrides or {})}
+    settings = parse_settings(read_recipe(recipe), {**changed, "seed": seed, "compute.threads": 1}, f"{regime}/{arm}")
+    return settings.model_dump()
+
+
+def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Progress) -> None:
+    total = sum(len(arms) for _, _, arms in groups)
+    context = multiprocessing.get_context("spawn")
+    with progress.bar("compare", total, "runs") as bar, ProcessPoolExecutor(workers, mp_context=context) as pool:
+        waiting = {pool.submit(run_group, group, out): group for group in groups}
+        try:
+            for done in as_completed(waiting):
+                regime, seed, arms = waiting[done]
+                done.result()
+                bar.update(len(arms))
+                bar.note(regime=regime, seed=seed)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run_group(group: Group, out: Path) -> None:
+    """All arms of one regime and seed, one after another."""
+    from reflect_rl.pipeline import run_pipeline
+
+    regime, seed, arms = group
+    for arm, settings in arms.items():
+        where = out / "runs" / regime / arm / f"seed-{seed}"
+        run_pipeline(Settings.model_validate(settings), where, store=out / "store", until="evaluate")
+
+
+def gather(
+    folder: RunFolder, recipe: str, plan: Mapping[str, Any], seeds: Sequence[int], command: str
+) -> dict[str, Any]:
+    """The comparison's figures from the run folders: means over seeds with Student's t intervals."""
+    regimes: dict[str, Any] = {}
+    horizon = None
+    for regime, arms in plan["chosen"].items():
+        rows = {}
+        for arm in arms:
+            results = [
+                RunFolder(folder / "runs" / regime / arm / f"seed-{seed}").read_json("results.json") for seed in seeds
+            ]
+            horizon = results[0]["horizon"]
+            rows[arm] = _row(plan["arms"][arm]["title"], results, seeds)
+        about = plan["regimes"][regime]
+        regimes[regime] = {"title": about["title"], "settings": about["settings"], "arms": rows}
+    return {
+        "recipe": recipe,
+        "command": command,
+        "horizon": horizon,
+        "panel": "all",
+        "seeds": list(seeds),
+        "regimes": regimes,
+    }
+
+
+def _row(title: str, results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+    """Greedy on all starts first; the other panels beside it."""
+
+    def figures(panel: str, mode: str) -> dict[str, Any]:
+        success = [result["panels"][panel][mode]["success"] for result in results]
+        return {"success": success, "mean": fmean(success), "interval": mean_interval(success, 0, 1)}
+
+    return {
+        "title": title,
+        "seeds": list(seeds),
+        **figures("all", "greedy"),
+        "sampled": figures("all", "sampled"),
+        "test": figures("test", "greedy"),
+        "valid": figures("valid", "greedy"),
+        "labels": {key: [result["labels"][key] for result in results] for key in results[0]["labels"]},
+        "agreement": [result["agreement"] for result in results],
+    }
+
+
+def _publish(folder: RunFolder, data: Mapping[str, Any]) -> None:
+    from reflect_rl.evaluation.report import report_compare
+    from reflect_rl.evaluation.tables import compare_markdown
+
+    folder.write_text("compare.md", compare_markdown(json.loads(json.dumps(data))))
+    report_compare(folder.path)

@@ -1,0 +1,68 @@
+"""Collect: expert trajectories, perturbed on purpose, become the pool of states worth labelling.
+
+A perturbed step is a uniformly random action (a negative example: the trajectory goes wrong and has to recover). What
+is recorded as `expert` is always what the expert would do in the state reached, never the perturbing action.
+Method: Reflect-RL's negative example generation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reflect_rl.config import Settings
+from reflect_rl.envs.base import TextEnv
+from reflect_rl.envs.registry import make
+from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.progress import Progress
+from reflect_rl.records import Episode, Step
+from reflect_rl.run_folder import RunFolder
+from reflect_rl.seeding import stream, stream_seed
+
+
+def collect(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+    """Write episodes.jsonl. Raises EnvironmentContractError if the world has no expert."""
+    env = make_env(settings)
+    tasks = env.tasks("train")
+    order = stream(settings.seed, "collect tasks").permutation(len(tasks))
+    episodes = []
+    with progress.bar("collect", settings.collect.episodes, "episodes") as bar:
+        for index in range(settings.collect.episodes):
+            task = tasks[order[index % len(tasks)]]
+            episodes.append(_episode(env, task, settings.seed, index, settings.collect.perturb))
+            bar.update()
+    env.close()
+    run.write_jsonl("episodes.jsonl", (episode.to_json() for episode in episodes))
+    steps = [step for episode in episodes for step in episode.steps]
+    return {
+        "episodes": len(episodes),
+        "steps": len(steps),
+        "perturbed_steps": sum(step.perturbed for step in steps),
+        "successes": sum(episode.success for episode in episodes),
+        "distinct_observations": len({step.observation for step in steps}),
+    }
+
+
+def make_env(settings: Settings) -> TextEnv:
+    """The world of these settings, with its horizon."""
+    return make(settings.env.name, **{"horizon": settings.env.horizon, **settings.env.options})
+
+
+def _episode(env: TextEnv, task: str, seed: int, index: int, perturb: float) -> Episode:
+    random = stream(seed, "collect", index)
+    observation, info = env.reset(seed=stream_seed(seed, "collect env", index), options={"task": task})
+    steps, ended = [], False
+    while not ended:
+        expert = env.expert()
+        if expert is None:
+            raise EnvironmentContractError(
+                f"{type(env).__name__}.expert() gave nothing in task {task}: collecting needs an expert. Write one, or "
+                f"put episodes of your own into episodes.jsonl and start with `reflect-rl annotate`."
+            )
+        perturbed = bool(random.random() < perturb)
+        choice = int(random.integers(len(info["actions"]))) if perturbed else expert
+        facts, actions = dict(env.describe()), info["actions"]
+        before = observation
+        observation, reward, terminated, truncated, info = env.step(choice)
+        steps.append(Step(before, actions, choice, float(reward), expert, perturbed, facts))
+        ended = terminated or truncated
+    return Episode(task, tuple(steps), info["stop"])

@@ -1,0 +1,129 @@
+"""An existing Gymnasium environment with discrete actions becomes a TextEnv: say how it reads, and name its actions.
+
+    FrozenLake = from_gymnasium(
+        "FrozenLake-v1",
+        render=lambda observation, env: f"You are on cell {observation} of 16.",
+        actions=("left", "down", "right", "up"),
+        horizon=40,
+    )
+
+As `my_module:FrozenLake` it is a world like every other one; a subclass can add `expert`, `describe` and `teach`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import gymnasium
+
+from reflect_rl.envs.base import SPLITS
+from reflect_rl.envs.simple import SimpleTextEnv
+from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.records import StopReason
+
+Render = Callable[[Any, gymnasium.Env[Any, Any]], str]
+"""(the wrapped environment's observation, the wrapped environment) -> what the players read."""
+Success = Callable[[Any, float, bool], bool]
+"""(observation, reward, terminated) of the last step -> whether the task is solved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wrapping:
+    """What `from_gymnasium` was told."""
+
+    make: Callable[[], gymnasium.Env[Any, Any]]
+    render: Render
+    success: Success
+    tasks: tuple[int, int, int]
+    horizon: int
+
+
+class GymnasiumTextEnv(SimpleTextEnv):
+    """A Gymnasium environment as text. Made by `from_gymnasium`.
+
+    Tasks are seeds of the wrapped environment's reset, "seed-0" upwards, split in the order train, valid, test. A task
+    fixes the start only: chance after it comes from the episode's own seed.
+    """
+
+    wrapping: ClassVar[Wrapping]
+
+    def __init__(self, horizon: int | None = None) -> None:
+        super().__init__(self.wrapping.horizon if horizon is None else horizon)
+        self.wrapped = self.wrapping.make()
+        space = self.wrapped.action_space
+        if not isinstance(space, gymnasium.spaces.Discrete) or int(space.n) != len(self.actions):
+            raise EnvironmentContractError(
+                f"{type(self).__name__} names {len(self.actions)} actions ({', '.join(self.actions)}), but the wrapped "
+                f"environment's action space is {space}. Give one name for each of its discrete actions, in its order."
+            )
+        self._first_action = int(space.start)
+        self._observation: Any = None
+
+    def tasks(self, split: str) -> tuple[str, ...]:
+        self.check_split(split)
+        place = SPLITS.index(split)
+        begin = sum(self.wrapping.tasks[:place])
+        return tuple(f"seed-{number}" for number in range(begin, begin + self.wrapping.tasks[place]))
+
+    def begin(self, task: str, stage: str | None) -> None:
+        self._observation, _ = self.wrapped.reset(seed=int(task.removeprefix("seed-")))
+        self.wrapped.unwrapped.np_random = self.np_random
+
+    def observe(self) -> str:
+        return self.wrapping.render(self._observation, self.wrapped)
+
+    def act(self, choice: int) -> tuple[float, StopReason | None]:
+        self._observation, reward, terminated, truncated, _ = self.wrapped.step(self._first_action + choice)
+        reward = float(reward)
+        if terminated or truncated:
+            if self.wrapping.success(self._observation, reward, terminated):
+                return reward, StopReason.SUCCESS
+            return reward, StopReason.FAILURE if terminated else StopReason.HORIZON
+        return reward, None
+
+    def close(self) -> None:
+        self.wrapped.close()
+
+
+def from_gymnasium(
+    env: str | Callable[[], gymnasium.Env[Any, Any]],
+    *,
+    render: Render,
+    actions: Sequence[str],
+    success: Success | None = None,
+    tasks: tuple[int, int, int] = (200, 40, 60),
+    horizon: int = 20,
+    task_text: str = "",
+    name: str = "",
+) -> type[GymnasiumTextEnv]:
+    """The class of a TextEnv that wraps `env`.
+
+    env: a Gymnasium id, or a function that makes the environment. render: writes the text that the players read.
+    actions: a name for each discrete action, in their order. success: judges the last step; by default, terminated with
+    a reward above 0. tasks: how many start seeds for train, valid and test. horizon: the default. task_text: the rules,
+    told once. name: of the class.
+
+    Raises EnvironmentContractError for names that are empty or not distinct, and for a split without a task; making the
+    world raises it if the action space is not discrete with as many actions.
+    """
+    if not actions or len(set(actions)) < len(actions) or not all(isinstance(a, str) and a for a in actions):
+        raise EnvironmentContractError(f"actions is {list(actions)!r}; give one distinct, non-empty name an action.")
+    if len(tasks) != len(SPLITS) or min(tasks) < 1:
+        raise EnvironmentContractError(
+            f"tasks is {tasks!r}; give a number of tasks from 1 up for train, valid and test."
+        )
+    make = (lambda: gymnasium.make(env)) if isinstance(env, str) else env
+    title = name or (env.split("/")[-1].split("-v")[0] if isinstance(env, str) else "AdaptedEnv")
+    body = {
+        "__doc__": f"{title}, a Gymnasium environment as text.",
+        "wrapping": Wrapping(make, render, success or _rewarded_end, tasks, horizon),
+        "actions": tuple(actions),
+        "task_text": task_text,
+    }
+    return type(title, (GymnasiumTextEnv,), body)
+
+
+def _rewarded_end(observation: Any, reward: float, terminated: bool) -> bool:
+    return terminated and reward > 0

@@ -1,0 +1,128 @@
+"""SimpleTextEnv: a TextEnv with the bookkeeping done.
+
+What is the same in every world is written here once: options, horizon, checked choices, ended flags, refusing a step
+after the end. A world says what is its own: which tasks there are, how one begins, what is seen, what an action does.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, SupportsFloat
+
+import gymnasium
+
+from reflect_rl.envs.base import SPLITS, TextEnv
+from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.records import StopReason
+
+OPTIONS = ("task", "stage")
+
+
+class SimpleTextEnv(TextEnv):
+    """Subclasses write `tasks`, `begin`, `observe` and `act`, and set `actions` (or write `admissible`).
+
+    horizon: steps after which an episode is truncated, at least 1.
+    """
+
+    actions: ClassVar[tuple[str, ...]] = ()
+    """The actions of a world in which all of them are always admissible."""
+
+    def __init__(self, horizon: int = 20) -> None:
+        if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
+            raise EnvironmentContractError(f"horizon is {horizon!r}; it is a number of steps, so an integer from 1 up.")
+        self.horizon = horizon
+        if self.actions:
+            self.action_space = gymnasium.spaces.Discrete(len(self.actions))  # type: ignore[assignment]
+        self.task: str | None = None
+        self.stage: str | None = None
+        self.last_action: str | None = None
+        self._steps = 0
+        self._playing = False
+        self._admissible: tuple[str, ...] = ()
+
+    def begin(self, task: str, stage: str | None) -> None:
+        """Make the first state of `task` (in its easier version `stage`, if one is given). Draw from self.np_random."""
+        raise NotImplementedError(f"{type(self).__name__} has no begin(task, stage).")
+
+    def observe(self) -> str:
+        """The state now, as text."""
+        raise NotImplementedError(f"{type(self).__name__} has no observe().")
+
+    def act(self, choice: int) -> tuple[float, StopReason | None]:
+        """Do the admissible action at index `choice`: its reward, and why the episode ended (None: it goes on).
+
+        Leave the horizon to the base class. `self.last_action` is still the action before this one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no act(choice).")
+
+    def admissible(self) -> tuple[str, ...]:
+        """The actions admissible now."""
+        return self.actions
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Begin an episode. options: "task" (default: drawn from the train tasks) and "stage" (default: the full task).
+
+        Raises EnvironmentContractError for an unknown option, task or stage; the episode under way is then over.
+        """
+        self._playing = False
+        super().reset(seed=seed)
+        task, stage = self._read(options or {})
+        self.begin(task, stage)
+        self.task, self.stage, self.last_action = task, stage, None
+        self._steps, self._playing, self._admissible = 0, True, self.admissible()
+        return self.observe(), {"actions": self._admissible, "task": task}
+
+    def step(self, action: int) -> tuple[str, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Do the action at this index of `info["actions"]`.
+
+        Raises EnvironmentContractError for any other value (nothing changes then), before `reset`, and after the end.
+        """
+        self.require_playing("step")
+        choice = self.check_choice(action, self._admissible)
+        reward, stop = self.act(choice)
+        self.last_action = self._admissible[choice]
+        self._steps += 1
+        if stop is None and self._steps >= self.horizon:
+            stop = StopReason.HORIZON
+        self._admissible = self.admissible()
+        info: dict[str, Any] = {"actions": self._admissible, "task": self.task}
+        if stop is None:
+            return self.observe(), reward, False, False, info
+        self._playing = False
+        info["success"], info["stop"] = stop is StopReason.SUCCESS, stop
+        truncated = stop is StopReason.HORIZON
+        return self.observe(), reward, not truncated, truncated, info
+
+    def require_playing(self, what: str) -> None:
+        """Raise EnvironmentContractError unless an episode is under way."""
+        if not self._playing:
+            why = "before reset()" if self.task is None else "after the end of the episode"
+            raise EnvironmentContractError(f"{what}() was called {why}. Call reset() to begin an episode.")
+
+    def knows_task(self, task: str) -> bool:
+        """Whether there is such a task."""
+        return any(task in self.tasks(split) for split in SPLITS)
+
+    def _read(self, options: Mapping[str, Any]) -> tuple[str, str | None]:
+        for key in options:
+            if key not in OPTIONS:
+                raise EnvironmentContractError(unknown("reset option", key, OPTIONS))
+        stage, task = options.get("stage"), options.get("task")
+        if stage is not None and stage not in self.stages:
+            raise EnvironmentContractError(unknown("stage", stage, self.stages))
+        if task is None:
+            train = self.tasks("train")
+            task = train[int(self.np_random.integers(len(train)))]
+        elif not isinstance(task, str) or not self.knows_task(task):
+            raise EnvironmentContractError(unknown("task", task, [t for split in SPLITS for t in self.tasks(split)]))
+        return task, stage
+
+
+def unknown(kind: str, given: object, known: Iterable[str]) -> str:
+    """What is wrong with a name that does not exist, and which one may have been meant."""
+    known = tuple(known)
+    near = difflib.get_close_matches(str(given), known, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    shown = ", ".join(known[:8]) + (f", ... ({len(known)} in all)" if len(known) > 8 else "") if known else "none"
+    return f"There is no {kind} {given!r}.{hint} There are: {shown}."

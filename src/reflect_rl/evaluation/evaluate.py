@@ -1,0 +1,161 @@
+"""Evaluate: fixed panels of tasks, greedy and sampled, with intervals; horizon and label budgets in the result."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from reflect_rl.config import Settings
+from reflect_rl.data.annotate import Label
+from reflect_rl.data.collect import make_env
+from reflect_rl.envs.base import SPLITS, TextEnv
+from reflect_rl.intervals import wilson
+from reflect_rl.manifest import total_seconds
+from reflect_rl.players.kept import GUARD, kept_arm
+from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
+from reflect_rl.players.models import parameter_count
+from reflect_rl.players.reflector import LocalReflector
+from reflect_rl.progress import Progress
+from reflect_rl.records import Reflection
+from reflect_rl.run_folder import RunFolder
+from reflect_rl.seeding import stream_seed
+from reflect_rl.training.rollout import EpisodeSpec, Players, Trajectory, play_episodes
+
+SLOTS = 512
+
+
+def evaluate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+    """Play every panel; write results.json and evaluation.jsonl (episodes of the test panel, step by step)."""
+    started = time.perf_counter()
+    world = make_env(settings)
+    players = _players(*kept_arm(run, settings), world)
+    policy, reflector = players.policy, players.reflector
+    shown: list[dict[str, Any]] = []
+    panels: dict[str, Any] = {}
+    plan = [(panel, mode) for panel in panel_tasks(world) for mode in ("greedy", "sampled")]
+    specs = {(panel, mode): panel_episodes(world, settings, panel, mode) for panel, mode in plan}
+    with progress.bar("evaluate", sum(map(len, specs.values())), "episodes") as bar:
+        for panel, mode in plan:
+            most = settings.evaluate.shown_episodes if panel == "test" else 0
+            rollout = play_episodes(
+                lambda: make_env(settings),
+                players,
+                specs[panel, mode],
+                SLOTS,
+                greedy=mode == "greedy",
+                keep=lambda number, most=most: number < most,
+                tick=bar.update,
+            )
+            panels.setdefault(panel, {})[mode] = summarise(rollout.trajectories)
+            shown += [
+                _shown_episode(t, [rollout.log_probs_PN[row] for row in t.rows], panel, mode)
+                for t in rollout.trajectories
+                if t.shown
+            ]
+    local = isinstance(reflector, LocalReflector)
+    results = {
+        "world": settings.env.name,
+        "seed": settings.seed,
+        "horizon": settings.env.horizon,
+        "labels": label_counts(run),
+        "parameters": {
+            "policy": parameter_count(policy.model),
+            "reflector": parameter_count(reflector.model) if local else 0,
+        },
+        "reflector": settings.reflector.kind,
+        "agreement": run.read_json("reflector.json").get("agreement"),
+        "panels": panels,
+        "guard": run.read_json(GUARD) if settings.guard else None,
+        "seconds": round(sum(total_seconds(run).values()) + time.perf_counter() - started, 1),
+    }
+    run.write_jsonl("evaluation.jsonl", shown)
+    run.write_json("results.json", results)
+    return {"episodes": sum(map(len, specs.values()))}
+
+
+def validation(run: RunFolder, settings: Settings) -> dict[str, float]:
+    """Success of a run's policy on the valid tasks, greedy and sampled: what choices may be made on."""
+    world = make_env(settings)
+    players = _players(run, settings, world)
+    success = {}
+    for mode in ("greedy", "sampled"):
+        specs = panel_episodes(world, settings, "valid", mode)
+        rollout = play_episodes(lambda: make_env(settings), players, specs, SLOTS, greedy=mode == "greedy")
+        success[mode] = summarise(rollout.trajectories)["success"]
+    return success
+
+
+def _players(run: RunFolder, settings: Settings, world: TextEnv) -> Players:
+    policy = load_policy(run / "policy", settings)
+    return Players(policy, load_reflector(run, settings, world), policy_prompts(policy, world.task_text, settings))
+
+
+def panel_tasks(world: TextEnv) -> dict[str, tuple[str, ...]]:
+    """The fixed panels: every task, the held-out ones, and those that choices may be made on."""
+    splits = {split: tuple(world.tasks(split)) for split in SPLITS}
+    return {"all": sum(splits.values(), ()), "test": splits["test"], "valid": splits["valid"]}
+
+
+def panel_episodes(world: TextEnv, settings: Settings, panel: str, mode: str) -> list[EpisodeSpec]:
+    """One greedy episode a task, or several sampled ones, each with its own seed by task and repeat."""
+    repeats = settings.evaluate.sampled_episodes if mode == "sampled" else 1
+    tasks = panel_tasks(world)[panel]
+    return [
+        EpisodeSpec(task, stream_seed(settings.seed, f"evaluate {panel} {mode}", index, repeat), sample=repeat)
+        for repeat in range(repeats)
+        for index, task in enumerate(tasks)
+    ]
+
+
+def summarise(played: Sequence[Trajectory]) -> dict[str, Any]:
+    """Episodes, success with Wilson's 95 % interval, mean return (undiscounted), mean steps, stop reasons."""
+    wins = sum(t.success for t in played)
+    return {
+        "episodes": len(played),
+        "success": wins / len(played),
+        "interval": wilson(wins, len(played)),
+        "return_mean": math.fsum(sum(t.rewards) for t in played) / len(played),
+        "steps_mean": sum(len(t.rows) for t in played) / len(played),
+        "stop_reasons": dict(sorted(Counter(str(t.stop) for t in played).items())),
+    }
+
+
+def label_counts(run: RunFolder) -> dict[str, int]:
+    """What was spent: labels bought, and the distinct states among them."""
+    actions = run.read_jsonl("action_labels.jsonl", Label.from_json)
+    reflections = run.read_jsonl("reflections.jsonl", Reflection.from_json)
+    return {
+        "actions": len(actions),
+        "actions_distinct": len({label.state for label in actions}),
+        "reflections": len(reflections),
+        "reflections_distinct": len({label.state for label in reflections}),
+    }
+
+
+def _shown_episode(trajectory: Trajectory, log_probs: Sequence[Any], panel: str, mode: str) -> dict[str, Any]:
+    steps = [
+        {
+            "observation": shown.state.observation,
+            "actions": list(shown.state.actions),
+            "choice": choice,
+            "reflection": shown.reflection,
+            "probabilities": [round(math.exp(value), 6) for value in row_N[: len(shown.state.actions)].tolist()],
+            "reward": reward,
+            "expert": shown.expert,
+        }
+        for shown, choice, reward, row_N in zip(
+            trajectory.shown, trajectory.choices, trajectory.rewards, log_probs, strict=True
+        )
+    ]
+    return {
+        "task": trajectory.spec.task,
+        "panel": panel,
+        "mode": mode,
+        "stop": str(trajectory.stop),
+        "success": trajectory.success,
+        "return": sum(trajectory.rewards),
+        "steps": steps,
+    }

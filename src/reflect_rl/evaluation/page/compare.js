@@ -1,0 +1,76 @@
+// The comparison: in each regime, every seed a dot, the mean and its interval, arms side by side.
+
+function compareSections(data) {
+  const regimes = entries(data.regimes);
+  if (!regimes.length) return [absent("No regime has been measured yet.")];
+  const all = regimes.flatMap(([, regime]) => entries(regime.arms).flatMap(([, arm]) => [...list(arm.success), ...list(arm.interval)])).filter(known);
+  const lowest = all.length ? Math.min(...all) : 0;
+  const domain = [lowest < 0.4 ? 0 : Math.floor(lowest * 10) / 10 - (lowest > 0.1 ? 0.1 : 0), 1];
+  return regimes.map(([name, regime]) => h("div", { class: "regime" }, h("h3", {}, name),
+    h("p", { class: "note" }, `horizon ${count(data.horizon)} · ${budget(regime.labels)}`),
+    entries(regime.arms).length ? [dotChart(name, regime, domain), armTable(name, regime)] : absent("Not run.")));
+}
+
+function armTable(name, regime) {
+  const arms = entries(regime.arms).map(([, arm]) => arm);
+  const columns = [
+    ["arm", (arm, key) => arm.title || key, false],
+    ["seeds", (arm) => String(list(arm.seeds).length || list(arm.success).length), true],
+    ["success", (arm) => percent(arm.mean), true],
+    ["95 % interval", (arm) => interval(arm.interval) || ABSENT, true],
+    ["each seed, %", (arm) => list(arm.success).map((share) => (known(share) ? (100 * share).toFixed(1) : "–")).join("  "), true],
+  ];
+  if (arms.some((arm) => arm.sampled)) {
+    columns.push(["sampled", (arm) => (arm.sampled ? [percent(arm.sampled.mean), h("small", {}, interval(arm.sampled.interval) || "")] : ABSENT), true]);
+  }
+  if (arms.some((arm) => list(arm.valid).length)) {
+    columns.push(["validation", (arm) => (list(arm.valid).some(known) ? percent(sum(arm.valid) / arm.valid.filter(known).length) : ABSENT), true]);
+  }
+  if (arms.some((arm) => known(arm.seconds))) columns.push(["time", (arm) => duration(arm.seconds), true]);
+  return table(columns.map(([title]) => title),
+    entries(regime.arms).map(([key, arm]) => columns.map(([, read]) => read(arm, key))),
+    { numeric: columns.flatMap(([, , numeric], i) => (numeric ? [i] : [])), label: `Arms of ${name}` });
+}
+
+function dotChart(name, regime, [low, high]) {
+  const arms = entries(regime.arms);
+  return chart(null, "Success of episodes. Each dot is a seed; the diamond is the mean, the line its 95 % interval.", (width) => {
+    const narrow = width < 620;
+    const row = narrow ? 56 : 40;
+    const box = { left: narrow ? 8 : 232, right: width - 62, top: 6, bottom: 6 + row * arms.length };
+    const x = (share) => box.left + ((share - low) / (high - low)) * (box.right - box.left);
+    const root = svg("svg", { width, height: box.bottom + 38, role: "img", class: "dots",
+      "aria-label": `Success by arm, ${name}: ${arms.map(([key, arm]) => `${arm.title || key} ${percent(arm.mean)}`).join(", ")}` });
+    for (const mark of ticks(low, high, narrow ? 4 : 6)) {
+      root.append(svg("line", { class: mark === low ? "axis" : "grid", x1: x(mark), x2: x(mark), y1: box.top, y2: box.bottom }),
+        svg("text", { x: x(mark), y: box.bottom + 16, "text-anchor": "middle" }, percent(mark, 0)));
+    }
+    root.append(svg("text", { class: "axis-name", x: box.right, y: box.bottom + 33, "text-anchor": "end" }, "success of episodes"));
+    arms.forEach(([key, arm], index) => {
+      const y = box.top + row * index + (narrow ? 34 : row / 2);
+      const title = arm.title || key;
+      const values = list(arm.success);
+      const lines = [title, ["accent", "mean", percent(arm.mean)], ["accent", "interval", interval(arm.interval) || ABSENT],
+        ...values.map((share, i) => ["quiet", `seed ${list(arm.seeds)[i] ?? i}`, percent(share)])];
+      const group = svg("g", { onpointermove: (event) => tip.show(event.clientX, event.clientY, lines), onpointerleave: tip.hide },
+        svg("rect", { class: "hit", x: 0, y: box.top + row * index, width, height: row }),
+        svg("text", { class: "row-name", x: 0, y: narrow ? y - 16 : y + 4 }, title));
+      if (list(arm.interval).every(known) && list(arm.interval).length === 2) {
+        const [from, to] = arm.interval.map((share) => x(Math.max(low, Math.min(high, share))));
+        group.append(svg("path", { class: "whisker", d: `M${from},${y - 5}H${to}M${from},${y - 9}v8M${to},${y - 9}v8` }));
+      }
+      // Seeds lie under the whisker; those with the same figure lie below one another.
+      const seen = new Map();
+      values.filter(known).forEach((share) => {
+        const place = Math.round(x(share) / 6);
+        const nth = seen.get(place) || 0;
+        seen.set(place, nth + 1);
+        group.append(svg("circle", { class: "seed", cx: x(share), cy: y + 7 + nth * 2.5, r: 3.5 }));
+      });
+      if (known(arm.mean)) group.append(svg("path", { class: "mean", d: `M${x(arm.mean)},${y - 11}l6,6l-6,6l-6,-6z` }));
+      group.append(svg("text", { class: "row-value", x: width, y: y + 4, "text-anchor": "end" }, known(arm.mean) ? percent(arm.mean) : "not run"));
+      root.append(group);
+    });
+    return root;
+  });
+}

@@ -1,0 +1,217 @@
+"""The report: one self-contained HTML page of a run or of a comparison.
+
+The page holds its data in one JSON block and draws itself; it asks for nothing outside itself, and its Content Security
+Policy forbids it to. Whatever a run folder lacks is shown as missing, never made up. Texts of models and worlds
+are untrusted: they live only inside the JSON block and reach the page as text nodes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from reflect_rl.config import Settings, setting_keys
+from reflect_rl.errors import RunFolderError
+from reflect_rl.intervals import wilson
+from reflect_rl.progress import Progress
+from reflect_rl.run_folder import RunFolder
+
+PAGE = Path(__file__).parent / "page"
+SCRIPTS = ("dom.js", "charts.js", "stacks.js", "viewer.js", "reflector.js", "compare.js", "run.js", "page.js")
+STAGES = ("collect", "select", "annotate", "sft_reflector", "sft_policy", "rl", "guard", "evaluate")
+
+# Together with the page itself these keep the file below 1 MB, whatever the run's size.
+MAX_POINTS = 200
+MAX_TEXT = 4_000
+MAX_EXAMPLES = 40
+EXAMPLE_BYTES = 120_000
+EPISODE_BYTES = 600_000
+
+CURVES = (
+    *("iteration", "episodes", "success", "return_mean", "steps_mean", "entropy", "kl", "clip_fraction", "loss"),
+    *("grad_norm", "distinct_prompts", "forwards", "env_steps", "valid_success"),
+)
+
+
+def report(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, int]:
+    """Write `report.html` of a run from whatever its folder holds; counts of what is on the page, for the manifest.
+
+    Raises RunFolderError when a file that is there is damaged, or the page cannot be written.
+    """
+    parts: dict[str, Callable[[], Any]] = {
+        "results": lambda: _optional(run, "results.json"),
+        "metrics": lambda: _curves(_rows(run, "metrics.jsonl")),
+        "reflector": lambda: _reflector(_optional(run, "reflector.json")),
+        "episodes": lambda: _episodes(_rows(run, "evaluation.jsonl")),
+        "guard": lambda: _optional(run, "guard.json"),
+        "selection": lambda: _selection(_rows(run, "selection.jsonl")),
+        "manifests": lambda: _manifests(run),
+        "compare": lambda: _optional(run, "compare.json"),
+        "settings": lambda: _settings(settings),
+    }
+    data: dict[str, Any] = {"kind": "run", "name": run.path.resolve().name, "env": settings.env.name}
+    with progress.bar("report", total=len(parts), unit="part") as bar:
+        for name, read in parts.items():
+            data[name] = read()
+            bar.update()
+    page = render(data, title=f"{data['name']} · reflect-rl")
+    run.write_text("report.html", page)
+    episodes, metrics = data["episodes"], data["metrics"]
+    return {
+        "bytes": len(page.encode()),
+        "iterations": metrics["total"] if metrics else 0,
+        "episodes": len(episodes["shown"]) if episodes else 0,
+    }
+
+
+def report_compare(folder: Path) -> Path:
+    """Write `report.html` of a comparison's folder from its `compare.json`; the page's path.
+
+    Raises RunFolderError when `compare.json` is missing or damaged, or the page cannot be written.
+    """
+    run = RunFolder(folder)
+    data = {"kind": "compare", "name": run.path.resolve().name, "compare": run.read_json("compare.json")}
+    run.write_text("report.html", render(data, title=f"{data['name']} · comparison · reflect-rl"))
+    return run / "report.html"
+
+
+def render(data: Mapping[str, Any], title: str) -> str:
+    """The page as text. `data` is JSON; numbers that are not finite become null."""
+    script = "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
+    block = json.dumps(_clean(data), allow_nan=False, separators=(",", ":"))
+    parts = {
+        "title": html.escape(title),
+        "policy": f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'",
+        "style": (PAGE / "style.css").read_text(encoding="utf-8"),
+        # No "<" at all: neither "</script" nor "<!--" can end or change the block.
+        "data": block.replace("<", "\\u003c"),
+        "script": script,
+    }
+    template = (PAGE / "template.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+
+
+def _optional(run: RunFolder, name: str) -> Any:
+    return run.read_json(name) if (run / name).exists() else None
+
+
+def _rows(run: RunFolder, name: str) -> list[dict[str, Any]]:
+    return run.read_jsonl(name, _mapping) if (run / name).exists() else []
+
+
+def _mapping(row: Any) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise TypeError(f"expected an object, found {type(row).__name__}")
+    return row
+
+
+def _curves(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Columns of the metrics, at most MAX_POINTS rows evenly spaced (first and last kept)."""
+    if not rows:
+        return None
+    kept = _thin(rows)
+    columns: dict[str, Any] = {key: [row.get(key) for row in kept] for key in CURVES}
+    if all(value is None for value in columns["iteration"]):
+        columns["iteration"] = list(range(len(kept)))
+    known = [bool(row.get("episodes")) and row.get("success") is not None for row in kept]
+    bands = [
+        wilson(row["success"] * row["episodes"], row["episodes"]) if ok else (None, None)
+        for row, ok in zip(kept, known, strict=True)
+    ]
+    columns["success_low"], columns["success_high"] = [b[0] for b in bands], [b[1] for b in bands]
+    for group in ("stop_reasons", "seconds"):
+        names = list(dict.fromkeys(name for row in rows for name in row.get(group) or {}))
+        columns[group] = {name: [(row.get(group) or {}).get(name) for row in kept] for name in names}
+    totals = {name: sum((row.get("seconds") or {}).get(name) or 0 for row in rows) for name in columns["seconds"]}
+    return {"total": len(rows), "columns": columns, "seconds": totals}
+
+
+def _thin(rows: list[Any]) -> list[Any]:
+    if len(rows) <= MAX_POINTS:
+        return rows
+    return [rows[round(i * (len(rows) - 1) / (MAX_POINTS - 1))] for i in range(MAX_POINTS)]
+
+
+def _reflector(data: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The reflector's figures with examples, those that differ from the teacher first."""
+    if data is None:
+        return None
+    examples = sorted(data.get("examples") or [], key=lambda example: bool(example.get("same")))
+    shown = _fit(examples[:MAX_EXAMPLES], EXAMPLE_BYTES)
+    return {**data, "examples": shown, "examples_total": len(examples)}
+
+
+def _episodes(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return {"total": len(rows), "shown": _fit(rows, EPISODE_BYTES)} if rows else None
+
+
+def _fit(records: Iterable[Any], budget: int) -> list[Any]:
+    """The records, in order and with long texts cut, that fit into `budget` bytes of JSON."""
+    shown = []
+    for record in map(_clean, records):
+        budget -= len(json.dumps(record, separators=(",", ":")))
+        if budget >= 0:
+            shown.append(record)
+    return shown
+
+
+def _selection(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    if not rows:
+        return None
+    strategies = sorted({str(row["strategy"]) for row in rows if row.get("strategy") is not None})
+    kept = _thin(rows)
+    gains = [row.get("gain") for row in kept]
+    ranks = [row.get("rank", index) for index, row in enumerate(kept)]
+    return {"total": len(rows), "strategies": strategies, "rank": ranks, "gain": gains}
+
+
+def _manifests(run: RunFolder) -> list[dict[str, Any]]:
+    """The stages' manifests in pipeline order. The report's own is left out: it would change the page it describes."""
+    found = []
+    for path in sorted((run / "manifests").glob("*.json")):
+        data = run.read_json(f"manifests/{path.name}")
+        if not isinstance(data, dict):
+            raise RunFolderError(f"{path} should hold an object. Delete it and run the stage '{path.stem}' again.")
+        if path.stem != "report":
+            stage = str(data.get("stage", path.stem))
+            found.append({key: data.get(key) for key in ("seconds", "counts", "versions", "inputs", "outputs")})
+            found[-1]["stage"] = stage
+    order = {stage: index for index, stage in enumerate(STAGES)}
+    return sorted(found, key=lambda manifest: (order.get(manifest["stage"], len(STAGES)), manifest["stage"]))
+
+
+def _settings(settings: Settings) -> list[dict[str, Any]]:
+    """Every setting with its value, its meaning, and whether it differs from the default."""
+    values, defaults = (one.model_dump(mode="json") for one in (settings, Settings.model_validate({})))
+    rows = []
+    for key, info in setting_keys().items():
+        value, default = _get(values, key), _get(defaults, key)
+        rows.append({"key": key, "value": value, "changed": value != default, "about": info.description})
+    return rows
+
+
+def _get(data: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        data = data[part]
+    return data
+
+
+def _clean(data: Any) -> Any:
+    """JSON for the page: six significant digits, null for what is not finite, long texts cut with a mark."""
+    if isinstance(data, Mapping):
+        return {str(key): _clean(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_clean(value) for value in data]
+    if isinstance(data, float):
+        return float(f"{data:.6g}") if math.isfinite(data) else None
+    if isinstance(data, str) and len(data) > MAX_TEXT:
+        return f"{data[:MAX_TEXT]}\n[{len(data) - MAX_TEXT:,} more characters not shown]"
+    return data

@@ -1,0 +1,108 @@
+"""The comparison as text: a Markdown table for documents, an aligned one for the terminal.
+
+Both read the content of `compare.json` (see `compare`); a figure that is not there is written as "not measured".
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ABSENT = "not measured"
+
+
+def compare_markdown(data: Mapping[str, Any]) -> str:
+    """The comparison as Markdown: one table a regime, a row an arm, shares in percent.
+
+    Horizon and label budgets stand in each table's heading, because a success rate means nothing without them.
+    """
+    blocks = [f"## Comparison: {_plain(data.get('recipe', 'unnamed'))}"]
+    if command := data.get("command"):
+        blocks.append(f"```sh\n{_plain(command)}\n```")
+    for name, regime in (data.get("regimes") or {}).items():
+        rows = [[_cell(text) for text in row] for row in _rows(regime)]
+        rule = ["---", "---:"] + ["---"] * (len(rows[0]) - 2)
+        lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
+        blocks += [f"### {_plain(name)}", f"{_conditions(data, regime)}.", "\n".join(lines)]
+    if notes := data.get("notes"):
+        blocks.append("\n".join(f"- {_plain(note)}" for note in notes))
+    return "\n\n".join(blocks) + "\n"
+
+
+def compare_terminal(data: Mapping[str, Any]) -> str:
+    """The comparison as aligned plain text, without a trailing newline. Control characters are removed."""
+    blocks = [f"Comparison: {_plain(data.get('recipe', 'unnamed'))}"]
+    for name, regime in (data.get("regimes") or {}).items():
+        rows = [[_plain(text) for text in row] for row in _rows(regime)]
+        widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+        rows.insert(1, ["-" * width for width in widths])
+        lines = [f"{_plain(name)} ({_conditions(data, regime)})"]
+        for row in rows:
+            padded = (text + " " * (width - _width(text)) for text, width in zip(row, widths, strict=True))
+            lines.append(f"  {'  '.join(padded).rstrip()}")
+        blocks.append("\n".join(lines))
+    if notes := data.get("notes"):
+        blocks.append("\n".join(f"* {_plain(note)}" for note in notes))
+    return "\n\n".join(blocks)
+
+
+def _rows(regime: Mapping[str, Any]) -> list[list[str]]:
+    """Heading and one row an arm. The sampled column is there only if some arm was measured that way."""
+    arms = regime.get("arms") or {}
+    sampled = any(arm.get("sampled") for arm in arms.values())
+    heading = ["arm", "seeds", "success % [95 % interval]", "each seed %"]
+    rows = [heading + ["sampled % [95 % interval]"] * sampled]
+    for name, arm in arms.items():
+        row = [arm.get("title") or name, str(len(arm.get("seeds") or arm.get("success") or []))]
+        row += [_mean(arm), ", ".join(map(_percent, arm.get("success") or [])) or ABSENT]
+        rows.append(row + [_mean(arm.get("sampled") or {})] * sampled)
+    return rows
+
+
+def _mean(figures: Mapping[str, Any]) -> str:
+    if figures.get("mean") is None:
+        return ABSENT
+    interval = figures.get("interval")
+    return _percent(figures["mean"]) + (f" [{_percent(interval[0])}, {_percent(interval[1])}]" if interval else "")
+
+
+def _percent(share: float | None) -> str:
+    return ABSENT if share is None else f"{100 * share:.1f}"
+
+
+def _conditions(data: Mapping[str, Any], regime: Mapping[str, Any]) -> str:
+    """Horizon and label budgets, such as 'horizon 20, 200 action labels, 2,000 reflection labels'."""
+    labels: Mapping[str, Any] = regime.get("labels") or {}
+    parts = [f"horizon {data.get('horizon') or ABSENT}"]
+    parts += [f"{labels[kind]:,} {kind[:-1]} labels" for kind in ("actions", "reflections") if _number(labels, kind)]
+    others = {key: value for key, value in labels.items() if key not in ("actions", "reflections")}
+    parts += [f"{_plain(key).replace('_', ' ')}: {_plain(_scalar(value))}" for key, value in others.items()]
+    return ", ".join(parts if labels else [*parts, f"labels {ABSENT}"])
+
+
+def _number(labels: Mapping[str, Any], key: str) -> bool:
+    return isinstance(labels.get(key), int | float)
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return ", ".join(map(_scalar, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+
+
+def _plain(text: Any) -> str:
+    """One line without control characters, which a terminal would obey."""
+    words = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in str(text)).split()
+    return " ".join(words)
+
+
+def _cell(text: str) -> str:
+    return _plain(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: wide characters take two, combining ones none."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else not unicodedata.combining(c) for c in text)

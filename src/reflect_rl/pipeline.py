@@ -1,0 +1,273 @@
+"""The stages in order: each runs when it has to, is skipped when it is done, and continues where it was killed."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from reflect_rl.config import Settings, load_settings
+from reflect_rl.errors import RunFolderError
+from reflect_rl.manifest import (
+    Manifest,
+    Stage,
+    changes,
+    edited_outputs,
+    flat,
+    hashes,
+    read_manifest,
+    reason_to_run,
+    select,
+    wanted,
+)
+from reflect_rl.progress import Progress
+from reflect_rl.run_folder import RunFolder
+from reflect_rl.store import Store
+
+CONFIG = "config.yaml"
+
+_PLAYERS = ("seed", "env", "prompt", "annotate.teacher", "reflector", "policy", "compute")
+
+STAGES = (
+    Stage(
+        "collect",
+        "reflect_rl.data.collect:collect",
+        settings=("seed", "env", "collect"),
+        outputs=("episodes.jsonl",),
+    ),
+    Stage(
+        "annotate",
+        "reflect_rl.data.annotate:annotate",
+        settings=("seed", "env", "annotate", "prompt", "reflector.kind"),
+        inputs=("episodes.jsonl",),
+        outputs=("action_labels.jsonl", "reflections.jsonl"),
+    ),
+    Stage(
+        "sft_reflector",
+        "reflect_rl.training.sft:sft_reflector",
+        settings=("seed", "env", "annotate.holdout", "prompt", "reflector", "reflector_sft", "policy.head", "compute"),
+        inputs=("episodes.jsonl", "reflections.jsonl"),
+        outputs=("reflector", "reflector.json"),
+        optional=("reflector",),
+        scratch=("checkpoints/sft-reflector",),
+    ),
+    Stage(
+        "sft_policy",
+        "reflect_rl.training.sft:sft_policy",
+        settings=(*_PLAYERS, "policy_sft", "rl.baseline"),
+        inputs=("episodes.jsonl", "action_labels.jsonl", "reflections.jsonl", "reflector", "reflector.json"),
+        outputs=("policy-sft",),
+        optional=("reflector",),
+        scratch=("checkpoints/sft-policy",),
+    ),
+    Stage(
+        "rl",
+        "reflect_rl.training.rl:rl",
+        settings=(*_PLAYERS, "rl"),
+        inputs=("policy-sft", "reflector"),
+        outputs=("policy", "metrics.jsonl"),
+        optional=("reflector",),
+        scratch=("checkpoints/rl",),
+    ),
+    Stage(
+        "guard",
+        "reflect_rl.guard:guard",
+        settings=tuple(name for name in Settings.model_fields if name not in ("track", "evaluate")),
+        inputs=("policy", "reflector"),
+        outputs=("guard.json", "no-reflection/policy"),
+        optional=("reflector",),
+        when="guard",
+    ),
+    Stage(
+        "evaluate",
+        "reflect_rl.evaluation.evaluate:evaluate",
+        settings=(*_PLAYERS, "annotate", "evaluate", "guard"),
+        inputs=("policy", "reflector", "reflector.json", "action_labels.jsonl", "reflections.jsonl", "guard.json"),
+        outputs=("results.json", "evaluation.jsonl"),
+        optional=("reflector", "guard.json"),
+    ),
+    Stage(
+        "report",
+        "reflect_rl.evaluation.report:report",
+        settings=tuple(Settings.model_fields),
+        inputs=("results.json", "metrics.jsonl", "evaluation.jsonl", "reflector.json", "guard.json"),
+        outputs=("report.html",),
+        optional=("results.json", "metrics.jsonl", "evaluation.jsonl", "reflector.json", "guard.json"),
+    ),
+)
+
+
+def run_pipeline(
+    recipe: str | Path | Settings,
+    out: str | Path,
+    progress: Progress | None = None,
+    *,
+    store: str | Path | None = None,
+    until: str | None = None,
+    only: Sequence[str] = (),
+    force: bool = False,
+    stages: Sequence[Stage] = STAGES,
+) -> RunFolder:
+    """Run the stages of a recipe in the folder `out`, skipping what is done; the run folder.
+
+    store: a folder of finished stages shared between runs. until: the last stage to run. only: these stages and no
+    others, whatever their inputs were made with. force: run them even if they are done.
+
+    Raises RunFolderError (the folder is in use, or was made with settings that leave nothing of it to keep; a file is
+    missing, damaged or cannot be written) and whatever the stages raise.
+    """
+    settings = recipe if isinstance(recipe, Settings) else load_settings(recipe)
+    chosen = [stage for stage in _chosen(stages, until, only) if not stage.when or getattr(settings, stage.when)]
+    run = RunFolder(out)
+    runner = Runner(run, settings, progress or Progress(), Store(store) if store else None, force)
+    with run.lock():
+        run.tidy()
+        _claim(run, settings, stages, runner.progress, whole=not only)
+        for stage in chosen:
+            runner.bring_up_to_date(stage)
+    return run
+
+
+def read_config(run: RunFolder) -> Settings:
+    """The settings of an existing run folder. Raises RunFolderError if it is not one."""
+    if not (run / CONFIG).is_file():
+        raise RunFolderError(f"{run.path} is not a run folder (it has no {CONFIG}). `reflect-rl run` makes one.")
+    return load_settings(run / CONFIG)
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Brings single stages of one run up to date."""
+
+    run: RunFolder
+    settings: Settings
+    progress: Progress
+    store: Store | None = None
+    force: bool = False
+
+    def bring_up_to_date(self, stage: Stage) -> None:
+        """Do nothing if the stage is done; else take its outputs from the store, or run it."""
+        self._check_inputs(stage)
+        now = wanted(self.run, stage, self.settings)
+        found = read_manifest(self.run, stage)
+        reason = reason_to_run(self.run, stage, found, now)
+        if reason is None and not self.force:
+            self._clear_scratch(stage)
+            self.progress.say(f"{stage.name}: done before")
+            return
+        if found:
+            self.progress.say(f"{stage.name}: runs again ({reason or 'asked to'})")
+            self._keep_edited(stage, found)
+        self._prepare(stage, now)
+        if not self._take(stage, now):
+            self._execute(stage, now)
+        self._clear_scratch(stage)
+
+    def _check_inputs(self, stage: Stage) -> None:
+        for name in stage.inputs:
+            if name not in stage.optional and not (self.run / name).exists():
+                raise RunFolderError(
+                    f"{stage.name} needs {self.run / name}, which does not exist. Run the stage that writes it, or "
+                    f"`reflect-rl run`, first."
+                )
+
+    def _keep_edited(self, stage: Stage, found: Manifest) -> None:
+        """Someone's own changes are moved aside, not overwritten."""
+        for name in edited_outputs(self.run, stage, found):
+            if (self.run / name).exists():
+                aside = self.run / f"{name}.edited"
+                _remove(aside)
+                (self.run / name).rename(aside)
+                self.progress.warn(f"{self.run / name} was changed by hand; it is kept as {aside.name}.")
+
+    def _prepare(self, stage: Stage, now: Manifest) -> None:
+        """Forget the manifest; unless the same attempt was interrupted before, also what former attempts left."""
+        (self.run / stage.manifest).unlink(missing_ok=True)
+        attempt = self.run / f"checkpoints/{stage.name}.key"
+        if attempt.is_file() and attempt.read_text(encoding="utf-8") == now.key:
+            self.progress.say(f"{stage.name}: continues")
+            return
+        for name in (*stage.scratch, *stage.outputs):
+            _remove(self.run / name)
+        self.run.write_text(f"checkpoints/{stage.name}.key", now.key)
+
+    def _take(self, stage: Stage, now: Manifest) -> bool:
+        manifest = self.store and not self.force and self.store.take(self.run, stage, now.key)
+        if not manifest:
+            return False
+        manifest.write(self.run)
+        self.progress.say(f"{stage.name}: taken from another run")
+        return True
+
+    def _execute(self, stage: Stage, now: Manifest) -> None:
+        started = time.perf_counter()
+        counts = stage.load()(self.run, self.settings, self.progress)
+        seconds = round(time.perf_counter() - started, 3)
+        outputs = hashes(self.run, stage.outputs)
+        for name, digest in outputs.items():
+            if digest is None and name not in stage.optional:
+                raise RunFolderError(f"{stage.name} ended without writing {self.run / name}.")
+        manifest = replace(now, outputs=outputs, counts=counts, seconds=seconds)
+        manifest.write(self.run)
+        if self.store:
+            with _announced(self.progress, f"{stage.name} could not be shared with other runs"):
+                self.store.put(self.run, stage, manifest)
+
+    def _clear_scratch(self, stage: Stage) -> None:
+        for name in (*stage.scratch, f"checkpoints/{stage.name}.key"):
+            _remove(self.run / name)
+
+
+def _chosen(stages: Sequence[Stage], until: str | None, only: Sequence[str]) -> list[Stage]:
+    names = [stage.name for stage in stages]
+    for name in (*only, *([until] if until else [])):
+        if name not in names:
+            raise RunFolderError(f"There is no stage '{name}'; the stages are {', '.join(names)}.")
+    last = names.index(until) if until else len(names)
+    return [stage for index, stage in enumerate(stages) if index <= last and (not only or stage.name in only)]
+
+
+def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress: Progress, whole: bool) -> None:
+    """Write config.yaml, unless the folder is somebody else's.
+
+    A folder with other settings may go on if something of it can be kept: if its first stage is not touched, or if that
+    stage alone was asked for.
+    """
+    if (run / CONFIG).is_file():
+        old = flat(read_config(run))
+        changed = changes(old, flat(settings))
+        first = changes(select(old, stages[0].settings), select(flat(settings), stages[0].settings))
+        if whole and first and (run / stages[0].manifest).is_file():
+            raise RunFolderError(
+                f"{run.path} was made with other settings ({'; '.join(first)}), and nothing of it could be kept. "
+                f"Choose another folder with --out, or delete this one."
+            )
+        if changed:
+            progress.say(f"{run.path} goes on with changed settings: {'; '.join(changed)}")
+    elif others := sorted(path.name for path in run.path.iterdir() if path.name[0] != "."):
+        raise RunFolderError(
+            f"{run.path} is no run folder: it has no {CONFIG}, but {', '.join(others[:3])}. Choose another with --out."
+        )
+    content = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    run.write_text(CONFIG, content)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _announced(progress: Progress, what: str) -> Iterator[None]:
+    """What only saves time may fail, but not in silence."""
+    try:
+        yield
+    except OSError as error:
+        progress.warn(f"{what}: {error}.")

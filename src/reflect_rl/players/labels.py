@@ -1,0 +1,51 @@
+"""Single-token labels: the answers a policy can give, found and verified for any tokenizer.
+
+A label is a string such as " A" that the tokenizer turns into exactly one token both after the answer cue and in front
+of an action's line, so that the answer is the same token that the prompt shows.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+from itertools import product
+from typing import TYPE_CHECKING
+
+from reflect_rl.errors import ModelError
+from reflect_rl.players.prompt import CUE_ACTION
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def candidates() -> Iterator[str]:
+    """Label strings, the plainest first: 26 capitals, 26 small letters, then two-letter ones."""
+    yield from (f" {letter}" for letter in string.ascii_uppercase + string.ascii_lowercase)
+    yield from (f" {a}{b}" for a, b in product(string.ascii_uppercase, repeat=2))
+
+
+def find_labels(tokenizer: PreTrainedTokenizerBase, most: int = 256) -> dict[str, int]:
+    """Label strings with their token ids, `most` at the most. Raises ModelError if there are fewer than two."""
+    cue = _encode(tokenizer, CUE_ACTION)
+    line = _encode(tokenizer, "\n")
+    labels: dict[str, int] = {}
+    for label in candidates():
+        after_cue = _encode(tokenizer, CUE_ACTION + label)
+        if len(after_cue) != len(cue) + 1 or after_cue[:-1] != cue or after_cue[-1] in labels.values():
+            continue
+        before_line = _encode(tokenizer, f"\n{label}) x")
+        if before_line[: len(line) + 1] != [*line, after_cue[-1]] or after_cue[-1] == tokenizer.unk_token_id:
+            continue
+        labels[label] = after_cue[-1]
+        if len(labels) == most:
+            break
+    if len(labels) < 2:
+        raise ModelError(
+            f"The tokenizer of {tokenizer.name_or_path or 'this model'} has no single-token labels: it splits (or does "
+            f"not know) ' A', ' B' and the like. Use policy.head: pointer, or another model."
+        )
+    return labels
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False)

@@ -1,0 +1,73 @@
+"""Reflections remembered on disk: a frozen reflector with greedy decoding is a pure function of its prompt.
+
+Key: the model's fingerprint, the decoding parameters, the prompt, and (sampled decoding) the sample's index. One SQLite
+file in WAL mode, which several runs may share at the same time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from reflect_rl.errors import RunFolderError
+
+
+class Memo:
+    """A persistent dict from (namespace, prompt, sample) to text; `path` None keeps it in memory."""
+
+    def __init__(self, path: Path | None, namespace: str) -> None:
+        self.namespace = namespace
+        self._texts: dict[bytes, str] = {}
+        self._database: sqlite3.Connection | None = None
+        self._path = path
+        if path is None:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=60)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=NORMAL")
+            self._database.execute("CREATE TABLE IF NOT EXISTS memo (key BLOB PRIMARY KEY, text TEXT) WITHOUT ROWID")
+        except sqlite3.Error as error:
+            raise _unusable(path, error) from error
+
+    def get(self, prompts: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
+        """What is remembered of these (prompt, sample) pairs. Raises RunFolderError if the file is damaged."""
+        try:
+            return self._found(prompts)
+        except sqlite3.Error as error:
+            raise _unusable(self._path, error) from error
+
+    def _found(self, prompts: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
+        found = {}
+        for pair in prompts:
+            key = self._key(*pair)
+            text = self._texts.get(key)
+            if text is None and self._database is not None:
+                row = self._database.execute("SELECT text FROM memo WHERE key = ?", (key,)).fetchone()
+                text = row and row[0]
+            if text is not None:
+                found[pair] = self._texts[key] = text
+        return found
+
+    def put(self, texts: Mapping[tuple[str, int], str]) -> None:
+        """Remember texts, which another process may have stored meanwhile. Raises RunFolderError (disk full)."""
+        rows = [(self._key(*pair), text) for pair, text in texts.items()]
+        self._texts.update(rows)
+        if self._database is not None:
+            try:
+                with self._database:
+                    self._database.executemany("INSERT OR IGNORE INTO memo VALUES (?, ?)", rows)
+            except sqlite3.Error as error:
+                raise RunFolderError(f"The reflection memo could not be written: {error}.") from error
+
+    def _key(self, prompt: str, sample: int) -> bytes:
+        return hashlib.blake2b(f"{self.namespace}\0{sample}\0{prompt}".encode(), digest_size=16).digest()
+
+
+def _unusable(path: Path | None, error: sqlite3.Error) -> RunFolderError:
+    return RunFolderError(
+        f"The reflection memo {path} cannot be used ({error}). It only saves time: delete it and run again."
+    )

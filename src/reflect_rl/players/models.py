@@ -1,0 +1,200 @@
+"""Language models and tokenizers: from scratch, from a folder, from the hub. Saved in Hugging Face's layout."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reflect_rl.config import ComputeSettings, ModelSettings
+from reflect_rl.errors import ModelError, SettingsError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PIECES = r" ?[A-Za-z]+| ?[0-9]|-{2,}|[^A-Za-z0-9]"
+"""What the scratch tokenizer never merges across: a word or a digit with the space before it, a rule of dashes, one
+other character."""
+
+
+def set_up_torch(compute: ComputeSettings) -> None:
+    """Threads and determinism of this process. Raises SettingsError if the device is not there."""
+    import torch
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[compute.device]:
+        raise SettingsError(f"compute.device: {compute.device} is not available here. Use compute.device: cpu.")
+    torch.set_num_threads(compute.threads)
+    torch.use_deterministic_algorithms(compute.device == "cpu")
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int = 2000) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer of the run's own texts.
+
+    Words become single tokens, while every digit and grid character stays one, so that a picture keeps its columns.
+    Bytes are the fallback: any text survives the round trip.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
+    core.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    core.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=1,
+        special_tokens=["<pad>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>")
+
+
+def scratch_model(settings: ModelSettings, vocabulary: int, context: int, seed: int, eos: int) -> PreTrainedModel:
+    """A fresh GPT-2-shaped model of `context` positions, float32, without dropout.
+
+    Its initialisation lets a model this narrow learn: embeddings with deviation 0.3, linear layers 1/sqrt(fan-in),
+    against the library's flat 0.02, with which it barely moves.
+    """
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=vocabulary,
+        n_positions=context,
+        n_embd=settings.width,
+        n_layer=settings.layers,
+        n_head=settings.heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        activation_function="gelu_pytorch_tanh",
+        bos_token_id=eos,
+        eos_token_id=eos,
+        pad_token_id=0,
+    )
+    model = GPT2LMHeadModel(config)
+    generator = torch.Generator().manual_seed(seed)
+    residual = (2 * settings.layers) ** -0.5
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("wte.weight", "wpe.weight")):
+                weight.normal_(0, 0.3, generator=generator)
+            elif weight.dim() == 2:  # Conv1D: (fan-in, fan-out)
+                scale = residual if name.endswith("c_proj.weight") else 1.0
+                weight.normal_(0, scale * weight.shape[0] ** -0.5, generator=generator)
+    return model
+
+
+def load_pretrained(settings: ModelSettings, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model and its tokenizer from a local folder or the hub, safetensors only; LoRA and 4/8 bits as set.
+
+    Raises ModelError: not found, not a causal language model, weights only as a pickle, a missing library.
+    """
+    import torch
+
+    if settings.bits in (4, 8) and not torch.cuda.is_available():
+        raise ModelError(f"bits: {settings.bits} needs an NVIDIA GPU and there is none here. Use bits: 32 or 16.")
+    model, tokenizer = _from_pretrained(settings, device)
+    end_id(tokenizer)
+    if settings.lora_rank:
+        model = _with_lora(model, settings.lora_rank)
+    return model, tokenizer
+
+
+def _from_pretrained(settings: ModelSettings, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = settings.source
+    if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
+        raise ModelError(f"There is no model folder {source}. Give an existing folder, a hub name, or 'scratch'.")
+    options: dict[str, object] = {"use_safetensors": True}
+    options["dtype"] = torch.float32 if settings.bits == 32 else torch.bfloat16
+    if settings.bits in (4, 8):
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=settings.bits == 4, load_in_8bit=settings.bits == 8, bnb_4bit_compute_dtype=torch.bfloat16
+        )
+    path = str(Path(source).expanduser()) if source.startswith("~") else source
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, **options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"The model '{source}' could not be loaded: {reason} Give a folder or hub name of a causal language model "
+            f"with safetensors weights."
+        ) from error
+    return model if settings.bits in (4, 8) else model.to(device), tokenizer  # type: ignore[arg-type]
+
+
+def _with_lora(model: PreTrainedModel, rank: int) -> PreTrainedModel:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ModelError("lora_rank needs the peft library: pip install 'reflect-rl[lora]'.") from error
+    import torch
+
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.0
+    )
+    with torch.random.fork_rng():  # peft draws from the global generator; a run may not depend on what was drawn before
+        torch.manual_seed(rank)
+        return get_peft_model(model, config)  # type: ignore[return-value]
+
+
+def base_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The causal LM inside a PEFT wrapper (adapters stay active), or the model itself."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Hugging Face's layout, adapters merged, loadable by AutoModelForCausalLM. A quantised base keeps its adapters."""
+    import copy
+
+    if hasattr(model, "peft_config") and not getattr(base_model(model), "is_quantized", False):
+        model = copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of the end-of-text token. Raises ModelError if there is none."""
+    if not isinstance(tokenizer.eos_token_id, int):
+        raise ModelError(f"The tokenizer of {tokenizer.name_or_path} has no end-of-text token; choose another model.")
+    return tokenizer.eos_token_id
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id to fill rows with, on the right, where nothing reads it: any id will do."""
+    return tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
+
+
+def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of every weight and of the vocabulary: two models with one fingerprint say the same."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+        digest.update(_bytes(weight))
+    for token, index in sorted(tokenizer.get_vocab().items()):
+        digest.update(f"{token}\0{index}\0".encode())
+    return digest.hexdigest()[:20]
+
+
+def _bytes(weight: torch.Tensor) -> bytes:
+    import torch
+
+    return weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def parameter_count(model: PreTrainedModel) -> int:
+    """Number of weights, tied ones once."""
+    return sum(weight.numel() for weight in {id(p): p for p in model.parameters()}.values())

@@ -1,0 +1,250 @@
+"""The policy: one forward pass of a causal LM gives the probabilities of all admissible actions.
+
+`Policy.log_probs` is the same function in rollout, update and evaluation. Two heads:
+
+- labels: the hidden state at the answer cue times the LM head's rows of the label tokens (method: Reflect-RL,
+  single-prompt action enumeration). It equals the full softmax restricted to the labels.
+- pointer: a bilinear score between the hidden state at the cue and the one at the end of each action's line; any
+  number of actions, no labels.
+
+Without gradients, prompts go through in chunks of one fixed shape, so that a prompt's numbers do not depend, to the
+bit, on what it is batched with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from reflect_rl.errors import ModelError, PromptError
+from reflect_rl.players.backbone import Backbone, TokenBatch
+from reflect_rl.players.models import pad_id, save_model
+from reflect_rl.players.prompt import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LENGTH_STEP = 16
+"""Rows are padded to a multiple of this many tokens, which depends on the prompt alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A tokenized prompt: prefix and rest (token ids), positions in the rest to read (the cue last), choices."""
+
+    prefix: tuple[int, ...]
+    rest: tuple[int, ...]
+    read: tuple[int, ...]
+    actions: int
+
+    @property
+    def bucket(self) -> tuple[tuple[int, ...], int, int]:
+        """What one batch must have in common: prefix, padded length, number of read positions."""
+        return self.prefix, -(-len(self.rest) // LENGTH_STEP) * LENGTH_STEP, len(self.read)
+
+
+class Choices(NamedTuple):
+    """log_probs_BN: what the policy does. value_B: 0 without a value head. heads_BHN: the distributions it is made of,
+    H = 1; or H = 2 if hedged: first pi(a | state), then pi(a | state, reflection)."""
+
+    log_probs_BN: Tensor
+    value_B: Tensor
+    heads_BHN: Tensor
+
+
+class Policy(nn.Module):
+    """A causal LM with a choice head and, on request, a value head and a hedge.
+
+    A hedged policy reads the same forward pass twice, where the state is told and where the reflection is: before a
+    causal model has seen the reflection, its hidden state knows the state alone. It acts by a mixture of both choices,
+    so that it can be no more misled by a weak reflector than it trusts it.
+
+    labels: label strings with their token ids (labels head), or None for the pointer head.
+    chunk: rows of a forward pass without gradients. trust: for a hedged policy (labels head), the weight that choices
+    made with the reflection get at first, in (0, 1).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: dict[str, int] | None,
+        value_head: bool = False,
+        chunk: int = 16,
+        trust: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.labels = labels
+        self.chunk = chunk
+        self.backbone = Backbone(model)
+        width = self.backbone.width
+        self.register_buffer("label_ids", torch.tensor(list((labels or {}).values())), persistent=False)
+        self.pointer = nn.Linear(width, width, bias=False) if labels is None else None
+        if self.pointer is not None:
+            nn.init.eye_(self.pointer.weight)
+            self.pointer.weight.data.mul_(width**-0.5)
+        self.value = nn.Linear(width, 1) if value_head else None
+        if self.value is not None:
+            nn.init.zeros_(self.value.weight)
+            nn.init.zeros_(self.value.bias)
+        self.gate = nn.Linear(width, 1) if trust is not None else None
+        if self.gate is not None and trust is not None:
+            nn.init.zeros_(self.gate.weight)
+            nn.init.constant_(self.gate.bias, log(trust / (1 - trust)))
+        self._encoded: dict[str, Encoded] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return self.label_ids.device  # type: ignore[return-value]
+
+    def count(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def encode(self, prompt: Prompt) -> Encoded:
+        """Token ids with the positions to read. Raises PromptError if the model has fewer positions."""
+        known = self._encoded.get(prompt.text)
+        if known is None:
+            if len(self._encoded) > 200_000:
+                self._encoded.clear()
+            known = self._encoded[prompt.text] = self._encode(prompt)
+        return known
+
+    def _encode(self, prompt: Prompt) -> Encoded:
+        out = self.tokenizer(prompt.text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, ends = out["input_ids"], [end for _, end in out["offset_mapping"]]
+        if len(ids) > self.backbone.context:
+            raise PromptError(
+                f"A prompt has {len(ids)} tokens, but the model reads {self.backbone.context} at the most. Set "
+                f"prompt.max_tokens to {self.backbone.context} or less, or use a model with a longer context."
+            )
+        static = sum(end <= prompt.static for end in ends) if self.labels is not None else 0
+        lines = tuple(next(i for i, end in enumerate(ends) if end >= line) for line in prompt.line_ends)
+        if prompt.state_end is not None:
+            lines = (next(i for i, end in enumerate(ends) if end >= prompt.state_end),)
+        read = tuple(place - static for place in (*lines, len(ids) - 1))
+        return Encoded(tuple(ids[:static]), tuple(ids[static:]), read, prompt.actions)
+
+    def batch(self, rows: Sequence[Encoded]) -> TokenBatch:
+        """One padded batch of rows that share their prefix and number of read positions."""
+        prefix = rows[0].prefix
+        length = min(max(row.bucket[1] for row in rows), self.backbone.context - len(prefix))
+        pad = pad_id(self.tokenizer)
+        ids_BL = torch.tensor([row.rest + (pad,) * (length - len(row.rest)) for row in rows])
+        read_BR = torch.tensor([row.read for row in rows])
+        return TokenBatch(torch.tensor(prefix, dtype=torch.long), ids_BL, read_BR).to(self.device)
+
+    def choose(self, batch: TokenBatch, actions_B: Tensor, width: int) -> Choices:
+        """Distributions over N = width choices (-inf beyond each row's actions, float32) and values."""
+        hidden_BRD = self.backbone.hidden(batch)
+        cue_BD = hidden_BRD[:, -1]
+        value_B = self.value(cue_BD.float()).squeeze(-1) if self.value else cue_BD.new_zeros(len(cue_BD)).float()
+        beyond_BN = torch.arange(width, device=cue_BD.device) >= actions_B[:, None]
+        if self.pointer is not None:
+            logits_BN = torch.einsum("bd,bnd->bn", self.pointer(cue_BD.float()), hidden_BRD[:, :-1].float())
+            logits_BHN = nn.functional.pad(logits_BN, (0, width - logits_BN.shape[1])).unsqueeze(1)
+        else:
+            rows_ND = self.backbone.output_rows[self.label_ids[:width]]  # type: ignore[index]
+            logits_BHN = (hidden_BRD @ rows_ND.T).float()
+        heads_BHN = logits_BHN.masked_fill(beyond_BN.unsqueeze(1), -torch.inf).log_softmax(-1)
+        log_probs_BN = heads_BHN[:, -1] if heads_BHN.shape[1] == 1 else self._hedged(heads_BHN, cue_BD)
+        return Choices(log_probs_BN, value_B, heads_BHN)
+
+    def _hedged(self, heads_BHN: Tensor, cue_BD: Tensor) -> Tensor:
+        """log((1 - g) pi(a | state) + g pi(a | state, reflection)), the gate g read at the cue."""
+        assert self.gate is not None
+        gate_B1 = self.gate(cue_BD.float())
+        weights_BH = torch.cat([nn.functional.logsigmoid(-gate_B1), nn.functional.logsigmoid(gate_B1)], dim=1)
+        finite_BHN = heads_BHN.clamp(min=-1e4)
+        mixed_BN = (finite_BHN + weights_BH.unsqueeze(-1)).logsumexp(1)
+        return mixed_BN.masked_fill(~torch.isfinite(heads_BHN[:, -1]), -torch.inf)
+
+    def forward(self, encoded: Sequence[Encoded], width: int) -> Choices:
+        """Distributions and values with gradients, in the order given (all rows with the same number of heads)."""
+        groups: dict[object, list[int]] = defaultdict(list)
+        for index, row in enumerate(encoded):
+            groups[row.prefix, len(row.read)].append(index)
+        order, parts = [], []
+        for rows in groups.values():
+            chosen = [encoded[i] for i in rows]
+            actions_B = torch.tensor([row.actions for row in chosen], device=self.device)
+            parts.append(self.choose(self.batch(chosen), actions_B, width))
+            order += rows
+        back = torch.tensor(order, device=self.device).argsort()
+        return Choices(*(torch.cat(field)[back] for field in zip(*parts, strict=True)))
+
+    @torch.no_grad()
+    def evaluate(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        """log_probs_BN and value_B of any prompts, on the CPU, float32.
+
+        A prompt's row is the same bits whatever it is batched with: rows are grouped by bucket and forwarded in chunks
+        of exactly `chunk` rows, the last one filled up with copies.
+        """
+        width = max(prompt.actions for prompt in prompts)
+        log_probs_BN = torch.full((len(prompts), width), -torch.inf)
+        value_B = torch.zeros(len(prompts))
+        for rows, encoded in self._chunks(prompts):
+            filled = encoded + [encoded[-1]] * (self.chunk - len(encoded))
+            most = self._most(filled)
+            actions_B = torch.tensor([row.actions for row in filled], device=self.device)
+            chosen = self.choose(self.batch(filled), actions_B, most)
+            shown = min(most, width)
+            log_probs_BN[rows, :shown] = chosen.log_probs_BN[: len(rows), :shown].cpu()
+            value_B[rows] = chosen.value_B[: len(rows)].cpu()
+        return log_probs_BN, value_B
+
+    def log_probs(self, prompts: Sequence[Prompt]) -> Tensor:
+        """log_probs_BN of the admissible actions, float32, N the longest action list of the batch."""
+        return self.evaluate(prompts)[0]
+
+    def _chunks(self, prompts: Sequence[Prompt]) -> list[tuple[list[int], list[Encoded]]]:
+        groups: dict[object, list[tuple[int, Encoded]]] = defaultdict(list)
+        for index, prompt in enumerate(prompts):
+            encoded = self.encode(prompt)
+            groups[encoded.bucket].append((index, encoded))
+        chunks = []
+        for members in groups.values():
+            for start in range(0, len(members), self.chunk):
+                part = members[start : start + self.chunk]
+                chunks.append(([index for index, _ in part], [row for _, row in part]))
+        return chunks
+
+    def _most(self, rows: Sequence[Encoded]) -> int:
+        """Width of the choice axis of a chunk: fixed by the prompts' bucket alone."""
+        return len(self.labels) if self.labels is not None else len(rows[0].read) - 1
+
+    def save(self, folder: Path) -> None:
+        """Hugging Face's layout, plus reflect_rl.json and heads.safetensors for what it does not know."""
+        from safetensors.torch import save_file
+
+        save_model(self.model, self.tokenizer, folder)
+        about = {"labels": self.labels, "value_head": self.value is not None, "hedged": self.gate is not None}
+        (folder / "reflect_rl.json").write_text(json.dumps(about, indent=2) + "\n")
+        parts = {"pointer": self.pointer, "value": self.value, "gate": self.gate}
+        weights = {f"{part}.{k}": v for part, head in parts.items() if head for k, v in head.state_dict().items()}
+        if weights:
+            save_file({k: v.contiguous().cpu() for k, v in weights.items()}, folder / "heads.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chunk: int = 16) -> Policy:
+        """Heads from `folder` on a loaded model. Raises ModelError if it was not saved by `save`."""
+        from safetensors.torch import load_file
+
+        try:
+            about = json.loads((folder / "reflect_rl.json").read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise ModelError(f"{folder} is not a policy saved by reflect-rl: {error}") from error
+        policy = cls(model, tokenizer, about["labels"], about["value_head"], chunk, 0.5 if about["hedged"] else None)
+        if (folder / "heads.safetensors").is_file():
+            policy.load_state_dict(load_file(folder / "heads.safetensors"), strict=False)
+        return policy.to(model.device)

@@ -1,0 +1,141 @@
+"""From a state to the text that the players read.
+
+The order is: task, actions, history, observation, reflection, answer cue. Static text stands first, so that its
+computation can be shared by every prompt of a batch; with the pointer head the actions come after the reflection, so
+that the end of each action's line has read everything it is judged by. The reflector's prompt is the policy's up to
+the word "Reflection:". The oldest history is dropped first; task, actions, observation and reflection never are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from reflect_rl.config import PromptSettings
+from reflect_rl.errors import PromptError
+from reflect_rl.records import State
+
+CUE_REFLECTION = "\nReflection:"
+CUE_ACTION = "\nAction:"
+MOST_KNOWN = 200_000
+"""Prompts remembered before the memory is emptied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A text with what the policy needs to know of its parts.
+
+    text: what the model reads. static: the leading characters that every prompt of this world shares.
+    actions: how many choices it offers. line_ends: for the pointer head, the character after each action's line.
+    state_end: for a hedged policy, the character at which the state is told and the reflection's text begins.
+    """
+
+    text: str
+    static: int
+    actions: int
+    line_ends: tuple[int, ...] = ()
+    state_end: int | None = None
+
+
+class PromptBuilder:
+    """Writes the prompts of one world.
+
+    labels: the label strings, in the order of the choices; None for the pointer head, whose lines carry no label.
+    count: tokens of a text, for the budget. hedge: mark where a policy prompt's state ends.
+    """
+
+    def __init__(
+        self,
+        task_text: str,
+        settings: PromptSettings,
+        labels: Sequence[str] | None,
+        count: Callable[[str], int] | None = None,
+        hedge: bool = False,
+    ) -> None:
+        self.task_text = task_text
+        self.settings = settings
+        self.labels = labels
+        self.hedge = hedge
+        self._count = count
+        self._known: dict[object, Prompt] = {}
+
+    def reflector_prompt(self, state: State) -> Prompt:
+        """What the reflector continues."""
+        return self._remember(("reflector",), lambda shown: self._reflector(state, shown), state)
+
+    def policy_prompt(self, state: State, reflection: str | None) -> Prompt:
+        """What the policy answers. `reflection` None leaves the line out; "" leaves it empty.
+
+        Raises PromptError if task, actions, observation and reflection alone exceed the budget, or there are more
+        actions than labels.
+        """
+        return self._remember(("policy", reflection), lambda shown: self._policy(state, reflection, shown), state)
+
+    def _remember(self, kind: tuple[str | None, ...], build: Callable[[int], Prompt], state: State) -> Prompt:
+        """Equal states have equal prompts: building and counting tokens once is enough."""
+        window = state.history[-self.settings.history :] if self.settings.history else ()
+        key = (kind, state.observation, state.actions, window)
+        prompt = self._known.get(key)
+        if prompt is None:
+            if len(self._known) > MOST_KNOWN:
+                self._known.clear()
+            prompt = self._known[key] = self._fit(build, state)
+        return prompt
+
+    def _fit(self, build: Callable[[int], Prompt], state: State) -> Prompt:
+        most, tokens = min(self.settings.history, len(state.history)), 0
+        if self._count is None:
+            return build(most)
+        for shown in range(most, -1, -1):
+            prompt = build(shown)
+            tokens = self._count(prompt.text)
+            if tokens <= self.settings.max_tokens:
+                return prompt
+        raise PromptError(
+            f"A prompt needs {tokens} tokens without any history, over the budget of {self.settings.max_tokens} "
+            f"({len(state.actions)} actions, {len(state.observation)} characters of observation). Raise "
+            f"prompt.max_tokens, or have the environment say less."
+        )
+
+    def _reflector(self, state: State, shown: int) -> Prompt:
+        static = self._static(state) if self.labels is not None else self.task_text
+        text = static + self._history(state, shown) + "\n" + state.observation + CUE_REFLECTION
+        return Prompt(text, len(static), len(state.actions))
+
+    def _policy(self, state: State, reflection: str | None, shown: int) -> Prompt:
+        said = "" if reflection is None else f"{CUE_REFLECTION} {reflection}" if reflection else CUE_REFLECTION
+        if self.labels is not None:
+            static = self._static(state)
+            told = static + self._history(state, shown) + "\n" + state.observation
+            end = len(told + CUE_REFLECTION) if self.hedge and said else None
+            return Prompt(told + said + CUE_ACTION, len(static), len(state.actions), state_end=end)
+        text = self.task_text + self._history(state, shown) + "\n" + state.observation + said + "\nChoices:"
+        ends = []
+        for action in state.actions:
+            text += f"\n- {action}"
+            ends.append(len(text))
+        return Prompt(text + CUE_ACTION, len(self.task_text), len(state.actions), tuple(ends))
+
+    def _static(self, state: State) -> str:
+        labels = self.labels or ()
+        if len(state.actions) > len(labels):
+            raise PromptError(
+                f"A state offers {len(state.actions)} actions, but this tokenizer has {len(labels)} single-token "
+                f"labels. Use policy.head: pointer, which scores each action's line and has no such limit."
+            )
+        lines = "".join(f"\n{label}) {action}" for label, action in zip(labels, state.actions, strict=False))
+        return f"{self.task_text}\nChoices:{lines}"
+
+    def _history(self, state: State, shown: int) -> str:
+        if not self.settings.history:
+            return ""
+        past = state.history[len(state.history) - shown :]
+        if self.settings.history_shows == "actions":
+            return "\nLast: " + (", ".join(action for _, action in past) if past else "none")
+        return "".join(f"\n{observation}\nDone: {action}" for observation, action in past)
+
+
+def state_id(prompt: Prompt) -> str:
+    """The id of the state that a reflector prompt shows: two states with the same text are one state."""
+    return hashlib.blake2b(prompt.text.encode(), digest_size=10).hexdigest()

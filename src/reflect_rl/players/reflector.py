@@ -1,0 +1,147 @@
+"""Reflectors: who writes the text that the policy reads beside the state. All frozen.
+
+`reflect(states, sample=0) -> list[str]`: equal prompts are written once and remembered; `sample` tells apart several
+texts for one state when decoding is sampled, and is ignored when it is greedy.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from reflect_rl.config import ReflectorSettings
+from reflect_rl.errors import PromptError
+from reflect_rl.players.memo import Memo
+from reflect_rl.players.prompt import PromptBuilder
+from reflect_rl.records import State
+from reflect_rl.seeding import stream, stream_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from reflect_rl.envs.base import TextEnv
+
+
+class Reflector(Protocol):
+    """Anything that writes reflections. `sampled`: whether `sample` makes a difference."""
+
+    sampled: bool
+
+    def reflect(self, states: Sequence[State], sample: int = 0) -> list[str | None]:
+        """A text for each state; None where there is no reflection at all."""
+        ...
+
+
+class NoReflector:
+    """The arm without reflection."""
+
+    sampled = False
+
+    def reflect(self, states: Sequence[State], sample: int = 0) -> list[str | None]:
+        return [None] * len(states)
+
+
+class ScriptedReflector:
+    """The world's own teacher writes, from the facts in the state: an upper bound, not a learned reflector."""
+
+    sampled = False
+
+    def __init__(self, world: type[TextEnv], style: str) -> None:
+        self.world = world
+        self.style = style
+
+    def reflect(self, states: Sequence[State], sample: int = 0) -> list[str | None]:
+        return [self.world.teach(state.facts, self.style) for state in states]
+
+
+class LocalReflector:
+    """A causal LM in eval mode that continues the reflector prompt until its end token.
+
+    memo: remembers texts under the model's fingerprint and the decoding parameters. chunk: prompts decoded together;
+    only prompts of one token length share a chunk, so there is no padding and a text does not depend on its company.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: PromptBuilder,
+        settings: ReflectorSettings,
+        memo: Memo,
+        seed: int = 0,
+        chunk: int = 32,
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.prompts = prompts
+        self.settings = settings
+        self.sampled = settings.decoding == "sample"
+        self.memo = memo
+        self.seed = seed
+        self.chunk = chunk
+        self.written = 0
+
+    def reflect(self, states: Sequence[State], sample: int = 0) -> list[str | None]:
+        sample = sample if self.sampled else 0
+        texts = [self.prompts.reflector_prompt(state).text for state in states]
+        wanted = [(text, sample) for text in dict.fromkeys(texts)]
+        known = self.memo.get(wanted)
+        missing = [pair for pair in wanted if pair not in known]
+        if missing:
+            written = self._write([text for text, _ in missing], sample)
+            fresh = dict(zip(missing, written, strict=True))
+            self.memo.put(fresh)
+            known |= fresh
+            self.written += len(fresh)
+        return [known[text, sample] for text in texts]
+
+    def _write(self, prompts: Sequence[str], sample: int) -> list[str]:
+        groups: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
+        for index, prompt in enumerate(prompts):
+            ids = self.tokenizer.encode(prompt, add_special_tokens=False)
+            groups[len(ids)].append((index, ids))
+        texts = [""] * len(prompts)
+        for members in groups.values():
+            for start in range(0, len(members), self.chunk):
+                part = members[start : start + self.chunk]
+                seeds = [stream_seed(self.seed, f"reflection {prompts[index]}", sample) for index, _ in part]
+                filled = [ids for _, ids in part] + [part[-1][1]] * (self.chunk - len(part))
+                for (index, _), ids in zip(part, self._decode(filled, seeds), strict=False):
+                    texts[index] = str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return texts
+
+    def _decode(self, ids: list[list[int]], seeds: list[int]) -> list[list[int]]:
+        """Token ids written after each prompt, cut before the end token; rows of one length."""
+        import torch
+        from transformers import DynamicCache
+
+        room = self.model.config.max_position_embeddings - len(ids[0])
+        if room < 1:
+            raise PromptError(f"A reflector prompt has {len(ids[0])} tokens; the model reads {room + len(ids[0])}.")
+        steps = min(self.settings.max_new_tokens, room)
+        uniforms = [stream(seed, "tokens").random(steps) for seed in seeds]
+        cache, written, end = DynamicCache(), [], self.tokenizer.eos_token_id
+        next_B1 = torch.tensor(ids, device=self.model.device)
+        done_B = torch.arange(len(ids), device=self.model.device) >= len(seeds)
+        with torch.no_grad():
+            for step in range(steps):
+                out = self.model(input_ids=next_B1, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                next_B1 = self._pick(out.logits[:, -1].float(), [row[step] for row in uniforms]).unsqueeze(1)
+                written.append(next_B1)
+                done_B = done_B | (next_B1.squeeze(1) == end)
+                if bool(done_B.all()):
+                    break
+        rows = torch.cat(written, dim=1).tolist()[: len(seeds)]
+        return [row[: row.index(end)] if end in row else row for row in rows]
+
+    def _pick(self, logits_BV: Tensor, uniforms: list[float]) -> Tensor:
+        if self.settings.decoding == "greedy":
+            return logits_BV.argmax(-1)
+        import torch
+
+        cumulative_BV = (logits_BV.double() / self.settings.temperature).softmax(-1).cumsum(-1)
+        below = torch.tensor(uniforms + [0.5] * (len(logits_BV) - len(uniforms)), device=logits_BV.device)
+        picked = torch.searchsorted(cumulative_BV, below.double().unsqueeze(1) * cumulative_BV[:, -1:]).squeeze(1)
+        return picked.clamp(max=logits_BV.shape[1] - 1)

@@ -1,0 +1,72 @@
+"""A shared folder of finished stages: runs that have a stage in common (arms of a comparison) compute it once.
+
+Layout: `<store>/<stage>/<key>/` with the stage's outputs and its manifest. An entry appears by one rename, so that
+several processes can read and write the same store.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from reflect_rl.manifest import Manifest, Stage
+from reflect_rl.run_folder import RunFolder, hash_path
+
+MANIFEST = "manifest.json"
+
+
+class Store:
+    """Stage outputs by key."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def take(self, run: RunFolder, stage: Stage, key: str) -> Manifest | None:
+        """Copy a stage's outputs into a run; its manifest, or None if the store has no whole copy of them."""
+        entry = self._entry(stage, key)
+        try:
+            manifest = Manifest(**json.loads((entry / MANIFEST).read_text(encoding="utf-8")))
+            present = {name: hash_path(entry / name) for name in stage.outputs if (entry / name).exists()}
+        except (OSError, ValueError, TypeError):
+            return None
+        if manifest.key != key or any(present.get(name) != found for name, found in manifest.outputs.items()):
+            shutil.rmtree(entry, ignore_errors=True)
+            return None
+        for name in present:
+            with run.replacing(name) as temporary:
+                _copy(entry / name, temporary)
+        return manifest
+
+    def put(self, run: RunFolder, stage: Stage, manifest: Manifest) -> None:
+        """Keep a finished stage's outputs. Raises OSError (disk full). Another process may have done so meanwhile."""
+        entry = self._entry(stage, manifest.key)
+        if entry.exists():
+            return
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=entry.parent, ignore_cleanup_errors=True) as folder:
+            draft = Path(folder) / "entry"
+            draft.mkdir()
+            for name in stage.outputs:
+                if (run / name).exists():
+                    (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                    _copy(run / name, draft / name)
+            (draft / MANIFEST).write_text(json.dumps(asdict(manifest)), encoding="utf-8")
+            try:
+                draft.rename(entry)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else: another process was first
+                    raise
+
+    def _entry(self, stage: Stage, key: str) -> Path:
+        return self.path / stage.name / key
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)

@@ -1,0 +1,89 @@
+"""Checkpoints: all that an exact resume needs, in safetensors and JSON, never a pickle.
+
+Random numbers need no state: every stream is derived from (seed, purpose, indices).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from reflect_rl.errors import RunFolderError
+from reflect_rl.run_folder import RunFolder
+
+
+@dataclass
+class Checkpoint:
+    """done: units (steps, iterations) finished. extra: anything JSON-able besides weights and optimizer."""
+
+    done: int
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Checkpointer:
+    """Saves to and loads from one folder of a run; only the newest checkpoint is kept."""
+
+    def __init__(self, run: RunFolder, name: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.run = run
+        self.name = name
+        self.module = module
+        self.optimizer = optimizer
+
+    def save(self, done: int, **extra: Any) -> None:
+        """Write atomically; the checkpoint before it stays until this one is complete."""
+        with self.run.replacing(self.name) as folder:
+            folder.mkdir()
+            save_file(_trained(self.module), folder / "weights.safetensors")
+            save_file(self._optimizer_state(), folder / "optimizer.safetensors")
+            (folder / "state.json").write_text(json.dumps({"done": done, "extra": extra}))
+
+    def load(self) -> Checkpoint | None:
+        """Restore weights and optimizer; None if there is no checkpoint. Raises RunFolderError if it is damaged."""
+        folder = self.run / self.name
+        if not (folder / "state.json").is_file():
+            return None
+        try:
+            state = json.loads((folder / "state.json").read_text())
+            weights = load_file(folder / "weights.safetensors")
+            moments = load_file(folder / "optimizer.safetensors")
+            checkpoint = Checkpoint(state["done"], state["extra"])
+            with torch.no_grad():
+                for name, weight in _named(self.module):
+                    weight.copy_(weights[name])
+            self._restore(moments)
+        except Exception as error:
+            raise RunFolderError(f"The checkpoint {folder} is damaged ({error}). Delete it to start anew.") from error
+        return checkpoint
+
+    def remove(self) -> None:
+        shutil.rmtree(self.run / self.name, ignore_errors=True)
+
+    def _optimizer_state(self) -> dict[str, Tensor]:
+        state = self.optimizer.state_dict()["state"]
+        return {
+            f"{index}.{key}": value.detach().cpu().contiguous().clone()
+            for index, values in state.items()
+            for key, value in values.items()
+        }
+
+    def _restore(self, moments: dict[str, Tensor]) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in moments.items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _named(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
+
+
+def _trained(module: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.detach().cpu().contiguous().clone() for name, weight in _named(module)}

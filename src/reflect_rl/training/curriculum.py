@@ -1,0 +1,45 @@
+"""Which start, and which of the world's easier stages, each training episode gets.
+
+Every iteration walks through the train tasks in a fresh seeded order. Stages: "switch" gives each stage, easiest first,
+and then the full task an equal share of the iterations (Reflect-RL's curriculum); "mix" draws a stage for each episode,
+the full task's share growing linearly from an equal share to all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reflect_rl.seeding import stream, stream_seed
+from reflect_rl.training.rollout import EpisodeSpec
+
+
+def training_episodes(
+    tasks: Sequence[str], stages: Sequence[str], curriculum: str, iteration: int, iterations: int, count: int, seed: int
+) -> list[EpisodeSpec]:
+    """The `count` episodes of one iteration."""
+    random = stream(seed, "rl tasks", iteration)
+    order: list[int] = []
+    while len(order) < count:
+        order += random.permutation(len(tasks)).tolist()
+    return [
+        EpisodeSpec(
+            task=tasks[order[number]],
+            seed=stream_seed(seed, "rl episode", iteration, number),
+            stage=_stage(stages, curriculum, iteration, iterations, float(random.random())),
+            sample=number,
+        )
+        for number in range(count)
+    ]
+
+
+def _stage(stages: Sequence[str], curriculum: str, iteration: int, iterations: int, draw: float) -> str | None:
+    levels = [*stages, None]
+    if curriculum == "none" or not stages:
+        return None
+    if curriculum == "switch":
+        return levels[min(iteration * len(levels) // iterations, len(stages))]
+    equal = 1 / len(levels)
+    full = equal + (1 - equal) * iteration / max(1, iterations - 1)
+    if draw < full:
+        return None
+    return stages[min(int((draw - full) / (1 - full) * len(stages)), len(stages) - 1)]

@@ -1,0 +1,80 @@
+"""Policy losses on folded rows.
+
+A prompt met many times in a rollout has one row: within an iteration its old distribution is the same each time, so the
+sums of its positive and of its negative advantages per action give exactly the loss, and the gradient, of the single
+visits. Entropy and KL are exact, from the stored N-way distributions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reflect_rl.training.rollout import Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """P distinct prompts. old_PN: log-probabilities of the rollout. gain_PN, loss_PN: sums of the positive and of the
+    negative advantages of each action. visits_P: how often. return_P, square_P: sums of returns and of their squares.
+    """
+
+    old_PN: Tensor
+    gain_PN: Tensor
+    loss_PN: Tensor
+    visits_P: Tensor
+    return_P: Tensor
+    square_P: Tensor
+
+    def rows(self, indices: Sequence[int] | Tensor) -> Folded:
+        """The same of some prompts only."""
+        return Folded(*(getattr(self, name)[indices] for name in self.__dataclass_fields__))
+
+
+def fold(rollout: Rollout, advantages: Sequence[np.ndarray], returns: Sequence[np.ndarray], device: str) -> Folded:
+    """Sum everything that a prompt's visits have in common."""
+    rows = np.concatenate([t.rows for t in rollout.trajectories]).astype(np.int64)
+    choices = np.concatenate([t.choices for t in rollout.trajectories]).astype(np.int64)
+    advantage, reward = np.concatenate(advantages), np.concatenate(returns)
+    P, N = rollout.log_probs_PN.shape
+    gain_PN, loss_PN = np.zeros((P, N)), np.zeros((P, N))
+    np.add.at(gain_PN, (rows, choices), advantage.clip(min=0))
+    np.add.at(loss_PN, (rows, choices), advantage.clip(max=0))
+    sums = [np.bincount(rows, weights, P) for weights in (None, reward, reward**2)]
+    arrays = [rollout.log_probs_PN, gain_PN, loss_PN, *sums]
+    return Folded(*(torch.tensor(array, dtype=torch.float32, device=device) for array in arrays))
+
+
+def ppo_gain(log_probs_PN: Tensor, rows: Folded, clip: float) -> Tensor:
+    """Sum over visits of PPO's clipped surrogate (Schulman et al. 2017, eq. 7)."""
+    ratio_PN = _finite(log_probs_PN - rows.old_PN).exp()
+    return (ratio_PN.clamp(max=1 + clip) * rows.gain_PN + ratio_PN.clamp(min=1 - clip) * rows.loss_PN).sum()
+
+
+def reinforce_gain(log_probs_PN: Tensor, rows: Folded) -> Tensor:
+    """Sum over visits of log pi(a|s) times the advantage (Williams 1992)."""
+    return (_finite(log_probs_PN) * (rows.gain_PN + rows.loss_PN)).sum()
+
+
+def entropy_P(log_probs_PN: Tensor) -> Tensor:
+    """Exact entropy of each choice distribution, in nats."""
+    return -(log_probs_PN.exp() * _finite(log_probs_PN)).sum(-1)
+
+
+def kl_P(old_PN: Tensor, log_probs_PN: Tensor) -> Tensor:
+    """Exact KL(old || new) of each choice distribution, in nats."""
+    return (old_PN.exp() * _finite(old_PN - log_probs_PN)).sum(-1)
+
+
+def value_error(value_P: Tensor, rows: Folded) -> Tensor:
+    """Sum over visits of (value - return)^2, from the folded sums."""
+    return (rows.visits_P * value_P**2 - 2 * value_P * rows.return_P + rows.square_P).sum()
+
+
+def _finite(x_PN: Tensor) -> Tensor:
+    """0 where an action is not admissible (-inf, or -inf minus -inf)."""
+    return torch.where(torch.isfinite(x_PN), x_PN, torch.zeros_like(x_PN))

@@ -1,0 +1,52 @@
+"""Success replay: the newest successful episodes, one of which is trained on again after each iteration.
+
+Method: Reflect-RL keeps 50 successes and adds one update on one of them an iteration.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from reflect_rl.players.prompt import Prompt
+from reflect_rl.seeding import stream
+from reflect_rl.training.advantages import discounted_returns
+from reflect_rl.training.rollout import Rollout
+
+Success = dict[str, Any]
+"""One remembered episode, JSON-able: "prompts" (fields of Prompt), "choices", "returns" (a step each)."""
+
+
+class SuccessReplay:
+    """A ring of `slots` successful episodes; 0 slots remember nothing."""
+
+    def __init__(self, slots: int, episodes: Sequence[Success] = ()) -> None:
+        self.episodes: deque[Success] = deque(episodes, maxlen=slots)
+
+    def add(self, rollout: Rollout, gamma: float) -> None:
+        """Remember the rollout's successes, in order."""
+        if not self.episodes.maxlen:
+            return
+        for trajectory in [t for t in rollout.trajectories if t.success][-self.episodes.maxlen :]:
+            prompts = [rollout.prompts[row] for row in trajectory.rows]
+            self.episodes.append(
+                {
+                    "prompts": [[p.text, p.static, p.actions, list(p.line_ends)] for p in prompts],
+                    "choices": list(trajectory.choices),
+                    "returns": discounted_returns(trajectory.rewards, gamma).tolist(),
+                }
+            )
+
+    def draw(self, seed: int, iteration: int) -> tuple[list[Prompt], list[int], np.ndarray] | None:
+        """(prompts, choices, returns) of one remembered success, or None if there is none yet."""
+        if not self.episodes:
+            return None
+        success = self.episodes[int(stream(seed, "replay", iteration).integers(len(self.episodes)))]
+        prompts = [Prompt(text, static, actions, tuple(ends)) for text, static, actions, ends in success["prompts"]]
+        return prompts, success["choices"], np.array(success["returns"])
+
+    def to_json(self) -> list[Success]:
+        return list(self.episodes)

@@ -1,0 +1,137 @@
+"""Online RL of the policy, the frozen reflector in the loop: roll out, estimate advantages, fold, update; again.
+
+With `accelerate launch` or torchrun, ranks play their share of the episodes, all see all of the outcome, and gradients
+are reduced by DDP.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from reflect_rl.config import Settings
+from reflect_rl.data.collect import make_env
+from reflect_rl.envs.base import TextEnv
+from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
+from reflect_rl.players.reflector import Reflector
+from reflect_rl.progress import Progress
+from reflect_rl.run_folder import RunFolder
+from reflect_rl.seeding import stream_seed
+from reflect_rl.training.advantages import advantages
+from reflect_rl.training.checkpoint import Checkpointer
+from reflect_rl.training.curriculum import training_episodes
+from reflect_rl.training.losses import fold
+from reflect_rl.training.optimizer import linear_to, make_optimizer, set_lr
+from reflect_rl.training.replay import SuccessReplay
+from reflect_rl.training.rollout import EpisodeSpec, Players, Rollout, play_episodes
+from reflect_rl.training.tracking import open_tracker
+from reflect_rl.training.update import Learner, replay_update, update
+
+
+def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+    """Train the policy of policy-sft/; write policy/ and metrics.jsonl. Resumes from checkpoints/rl."""
+    part = settings.rl
+    accelerator = Accelerator(cpu=settings.compute.device == "cpu")
+    world = make_env(settings)
+    policy = load_policy(run / "policy-sft", settings, adapters=True)
+    reflector = load_reflector(run, settings, world)
+    wrapped = accelerator.prepare_model(policy)
+    optimizer = make_optimizer(policy, part.lr, weight_decay=0.0)
+    learner = Learner(
+        wrapped, policy, optimizer, part, settings.seed, accelerator.process_index, accelerator.num_processes
+    )
+    checkpoint = Checkpointer(run, "checkpoints/rl", policy, optimizer)
+    found = checkpoint.load()
+    rows: list[dict[str, Any]] = found.extra["metrics"] if found else []
+    replay = SuccessReplay(part.replay, found.extra["replay"] if found else ())
+    tracker = open_tracker(run, settings, rows) if accelerator.is_main_process else None
+    with progress.bar("rl", part.iterations, "iterations", done=len(rows)) as bar:
+        for iteration in range(len(rows), part.iterations):
+            rows.append(_iterate(learner, world, reflector, settings, iteration, replay))
+            if tracker is not None:
+                tracker(rows[-1])
+                run.write_jsonl("metrics.jsonl", rows)
+                if (iteration + 1) % part.checkpoint_every == 0:
+                    checkpoint.save(iteration + 1, metrics=rows, replay=replay.to_json())
+            bar.update()
+            bar.note(success=rows[-1]["success"], entropy=rows[-1]["entropy"])
+    if accelerator.is_main_process:
+        run.write_jsonl("metrics.jsonl", rows)
+        policy.eval()
+        with run.replacing("policy") as folder:
+            policy.save(folder)
+    accelerator.wait_for_everyone()
+    return {
+        "iterations": part.iterations,
+        "env_steps": sum(row["env_steps"] for row in rows),
+        "forwards": sum(row["distinct_prompts"] for row in rows),
+        "success": rows[-1]["success"] if rows else None,
+    }
+
+
+def _iterate(
+    learner: Learner, world: TextEnv, reflector: Reflector, settings: Settings, iteration: int, replay: SuccessReplay
+) -> dict[str, Any]:
+    """One iteration; returns its line of metrics."""
+    part = settings.rl
+    set_lr(learner.optimizer, part.lr * linear_to(0.1, iteration, part.iterations))
+    entropy = part.entropy * linear_to(0.0, iteration, part.iterations)
+    specs = training_episodes(
+        world.tasks("train"), world.stages, part.curriculum, iteration, part.iterations, part.episodes, settings.seed
+    )
+    learner.plain.eval()
+    players = Players(learner.plain, reflector, policy_prompts(learner.plain, world.task_text, settings))
+    rollout = _roll_out(learner, players, settings, specs)
+    started = time.perf_counter()
+    advantage, returns = advantages(rollout, part)
+    folded = fold(rollout, advantage, returns, settings.compute.device)
+    figures = update(learner, rollout, folded, iteration, entropy)
+    replay.add(rollout, part.gamma)
+    replay_update(learner, replay, iteration)
+    seconds = {**rollout.seconds, "update": time.perf_counter() - started}
+    validate = (iteration + 1) % part.validate_every == 0 or iteration + 1 == part.iterations
+    return {
+        "iteration": iteration,
+        **_outcome(rollout),
+        **figures,
+        "lr": learner.optimizer.param_groups[0]["lr"],
+        "valid_success": _validate(learner, world, reflector, settings) if validate else None,
+        "seconds": seconds,
+    }
+
+
+def _roll_out(learner: Learner, players: Players, settings: Settings, specs: list[EpisodeSpec]) -> Rollout:
+    """This rank's share of the episodes, then everybody's."""
+    own = specs[learner.rank :: learner.ranks]
+    rollout = play_episodes(lambda: make_env(settings), players, own, settings.rl.slots)
+    if learner.ranks == 1:
+        return rollout
+    from reflect_rl.training.rollout import merge
+
+    return merge(gather_object([rollout]), len(specs))
+
+
+def _validate(learner: Learner, world: TextEnv, reflector: Reflector, settings: Settings) -> float:
+    """Greedy success on the valid tasks."""
+    learner.plain.eval()
+    players = Players(learner.plain, reflector, policy_prompts(learner.plain, world.task_text, settings))
+    specs = [EpisodeSpec(t, stream_seed(settings.seed, "valid", i)) for i, t in enumerate(world.tasks("valid"))]
+    rollout = play_episodes(lambda: make_env(settings), players, specs, settings.rl.slots, greedy=True)
+    return sum(t.success for t in rollout.trajectories) / len(specs)
+
+
+def _outcome(rollout: Rollout) -> dict[str, Any]:
+    played = rollout.trajectories
+    return {
+        "episodes": len(played),
+        "success": sum(t.success for t in played) / len(played),
+        "return_mean": sum(sum(t.rewards) for t in played) / len(played),
+        "steps_mean": rollout.steps / len(played),
+        "stop_reasons": dict(sorted(Counter(str(t.stop) for t in played).items())),
+        "env_steps": rollout.steps,
+        "distinct_prompts": len(rollout.prompts),
+    }

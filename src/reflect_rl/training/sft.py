@@ -1,0 +1,264 @@
+"""SFT warm-up of the two players.
+
+The reflector learns the teacher's text given the state, and is then frozen; its agreement with the teacher on states
+kept aside is measured before anything is built on it. The policy learns the expert's choice given state and reflection,
+with label smoothing, because an overconfident start leaves RL nothing to explore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reflect_rl.config import Settings, SftSettings
+from reflect_rl.data.annotate import Label, PoolState, read_pool
+from reflect_rl.data.collect import make_env
+from reflect_rl.errors import SettingsError
+from reflect_rl.intervals import wilson
+from reflect_rl.players.backbone import Backbone, TokenBatch
+from reflect_rl.players.labels import find_labels
+from reflect_rl.players.load import CHUNK, MOST_LABELS, load_reflector, local_reflector, policy_prompts
+from reflect_rl.players.models import pad_id, parameter_count, save_model, set_up_torch
+from reflect_rl.players.policy import Encoded, Policy
+from reflect_rl.players.reflector import LocalReflector
+from reflect_rl.progress import Progress
+from reflect_rl.records import Reflection
+from reflect_rl.run_folder import RunFolder
+from reflect_rl.seeding import stream
+from reflect_rl.training.checkpoint import Checkpointer
+from reflect_rl.training.optimizer import clip_and_step, make_optimizer, set_lr, warmup_cosine
+from reflect_rl.training.warm_start import start_model
+
+IGNORE = -100
+SAVE_EVERY = 200
+"""Steps between checkpoints of a warm-up."""
+
+
+def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+    """Train the reflector on reflections.jsonl; write reflector/ and reflector.json (agreement with the teacher)."""
+    if settings.reflector.kind != "local":
+        run.write_json("reflector.json", {"kind": settings.reflector.kind})
+        return {"kind": settings.reflector.kind}
+    set_up_torch(settings.compute)
+    pool = read_pool(run, settings)
+    places = {entry.id: entry for entry in pool}
+    labels = run.read_jsonl("reflections.jsonl", Reflection.from_json)
+    train, held = split_held_out(labels, settings.annotate.holdout)
+    task_text = make_env(settings).task_text
+    texts = [label.text for label in labels]
+    model, tokenizer = start_model(settings.reflector.model, settings, task_text, pool, texts, "reflector")
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    reflector = local_reflector(run, settings, task_text, model, tokenizer)
+    # A repeated label was paid for, but teaches nothing new: every distinct pair is one example.
+    pairs = dict.fromkeys((label.state, label.text) for label in train)
+    rows = [_reflection_row(reflector, places[state], text) for state, text in pairs]
+    for weight in trained:  # with adapters not all of them
+        weight.requires_grad_(True)
+    loss = _text_loss(Backbone(model), rows, pad_id(tokenizer))
+    final = fit(loss, len(rows), model, settings.reflector_sft, run, settings.seed, "reflector", progress)
+    with run.replacing("reflector") as folder:
+        save_model(model, tokenizer, folder)
+    # The memo is keyed by the weights, which have changed since the reflector was made.
+    reflector = local_reflector(run, settings, task_text, model, tokenizer)
+    report = agreement(reflector, [(places[label.state], label.text) for label in held])
+    figures = {"kind": "local", "labels": len(train), "parameters": parameter_count(model), "loss": final, **report}
+    run.write_json("reflector.json", figures)
+    _announce(figures, settings, progress)
+    return {key: value for key, value in figures.items() if key != "examples"}
+
+
+def split_held_out(labels: Sequence[Reflection], share: float) -> tuple[list[Reflection], list[Reflection]]:
+    """(train, held out): a share of the labelled states, the last ones bought, is kept aside with all its repeats."""
+    states = list(dict.fromkeys(label.state for label in labels))
+    aside = set(states[len(states) - int(share * len(states)) :])
+    held = {label.state: label for label in labels if label.state in aside}
+    return [label for label in labels if label.state not in aside], list(held.values())
+
+
+def agreement(reflector: LocalReflector, held: Sequence[tuple[PoolState, str]]) -> dict[str, Any]:
+    """How often the reflector says word for word what the teacher said, with Wilson's interval and examples."""
+    said = reflector.reflect([entry.state for entry, _ in held])
+    pairs = [(entry, teacher, text) for (entry, teacher), text in zip(held, said, strict=True)]
+    same = sum(teacher == text for _, teacher, text in pairs)
+    shown = sorted(pairs, key=lambda pair: pair[1] == pair[2])[:12]
+    return {
+        "held_out": len(pairs),
+        "agreement": same / len(pairs) if pairs else None,
+        "agreement_interval": wilson(same, len(pairs)),
+        "examples": [
+            {"prompt": entry.state.observation, "teacher": teacher, "text": text, "same": teacher == text}
+            for entry, teacher, text in shown
+        ],
+    }
+
+
+def _announce(figures: dict[str, Any], settings: Settings, progress: Progress) -> None:
+    if figures["agreement"] is None:
+        progress.warn("No reflection was held out (annotate.holdout), so the reflector's quality is not measured.")
+        return
+    text = f"Reflector agrees with the teacher on {figures['agreement']:.0%} of {figures['held_out']} held-out states"
+    if figures["agreement"] < settings.reflector.warn_below:
+        progress.warn(f"{text}: a weak reflector can do harm. Buy more reflections, or compare with --guard.")
+    else:
+        progress.say(f"{text}.")
+
+
+def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+    """Train the policy on action_labels.jsonl, with the texts that policy_sft.text says; write policy-sft/."""
+    set_up_torch(settings.compute)
+    pool = read_pool(run, settings)
+    at = {(entry.episode, entry.step): entry for entry in pool}
+    labels = run.read_jsonl("action_labels.jsonl", Label.from_json)
+    reflections = run.read_jsonl("reflections.jsonl", Reflection.from_json)
+    env = make_env(settings)
+    texts = [reflection.text for reflection in reflections]
+    model, tokenizer = start_model(settings.policy.model, settings, env.task_text, pool, texts, "policy")
+    names = find_labels(tokenizer, MOST_LABELS) if settings.policy.head == "labels" else None
+    value_head = settings.rl.baseline == "value"
+    trust = _trust(run) if settings.policy.hedge and settings.reflector.kind != "none" else None
+    chunk = CHUNK[settings.compute.device]
+    policy = Policy(model, tokenizer, names, value_head, chunk, trust).to(settings.compute.device)
+    states = [at[label.episode, label.step] for label in labels]
+    said = _reflections_to_read(run, settings, states, reflections, progress)
+    prompts = policy_prompts(policy, env.task_text, settings)
+    examples = dict.fromkeys(
+        (prompts.policy_prompt(entry.state, text), label.action)
+        for entry, text, label in zip(states, said, labels, strict=True)
+    )
+    rows = [policy.encode(prompt) for prompt, _ in examples]
+    loss = _choice_loss(policy, rows, [action for _, action in examples], settings.policy_sft.label_smoothing)
+    final = fit(loss, len(rows), policy, settings.policy_sft, run, settings.seed, "policy", progress)
+    with run.replacing("policy-sft") as folder:
+        policy.save(folder)
+    return {"labels": len(labels), "parameters": parameter_count(model), "loss": final}
+
+
+def _trust(run: RunFolder) -> float:
+    """What a hedged policy's gate begins with: how often the reflector was right on held-out states."""
+    return min(max(run.read_json("reflector.json").get("agreement") or 0.5, 0.05), 0.95)
+
+
+def _reflections_to_read(
+    run: RunFolder, settings: Settings, states: Sequence[PoolState], bought: Sequence[Reflection], progress: Progress
+) -> list[str | None]:
+    """The text beside each labelled state: the teacher's where it was bought, else the reflector's own."""
+    if settings.reflector.kind == "none":
+        return [None] * len(states)
+    teacher = {reflection.state: reflection.text for reflection in bought}
+    own = load_reflector(run, settings, make_env(settings)).reflect([entry.state for entry in states])
+    mode = settings.policy_sft.text
+    coins = stream(settings.seed, "policy sft text").random(len(states)) < 0.5
+    wants_own = [mode == "own" or (mode == "mix" and coin) for coin in coins]
+    missing = sum(entry.id not in teacher and not wants for entry, wants in zip(states, wants_own, strict=True))
+    if missing:
+        progress.warn(
+            f"{missing} of {len(states)} labelled states have no teacher's text: the reflector's own is read."
+        )
+    return [o if wants else teacher.get(e.id, o) for e, o, wants in zip(states, own, wants_own, strict=True)]
+
+
+def fit(
+    loss: Callable[[Sequence[int]], Tensor],
+    examples: int,
+    module: nn.Module,
+    settings: SftSettings,
+    run: RunFolder,
+    seed: int,
+    who: str,
+    progress: Progress,
+) -> float | None:
+    """Minimise `loss(indices of a batch)`; resumes from its checkpoint. Returns the mean loss of the last tenth."""
+    if settings.steps and not examples:
+        raise SettingsError(
+            f"There is no label to train the {who} on. Collect episodes whose steps have an expert's action and a "
+            f"teacher's text, or set {who}_sft.steps: 0."
+        )
+    module.eval()  # no dropout: its masks would come from a global generator, and make two functions of one model
+    optimizer = make_optimizer(module, settings.lr, settings.weight_decay)
+    checkpoint = Checkpointer(run, f"checkpoints/sft-{who}", module, optimizer)
+    found = checkpoint.load()
+    start, losses = (found.done, found.extra["losses"]) if found else (0, [])
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    with progress.bar(f"sft {who}", settings.steps, "steps", done=start) as bar:
+        for step in range(start, settings.steps):
+            set_lr(optimizer, settings.lr * warmup_cosine(step, settings.steps))
+            value = loss(_indices(seed, who, step, settings.batch, examples))
+            value.backward()
+            clip_and_step(optimizer, weights, 1.0)
+            losses.append(float(value.detach()))
+            bar.update()
+            bar.note(loss=losses[-1])
+            if (step + 1) % SAVE_EVERY == 0 and step + 1 < settings.steps:
+                checkpoint.save(step + 1, losses=losses)
+    last = losses[-max(1, len(losses) // 10) :]
+    return sum(last) / len(last) if last else None
+
+
+def _indices(seed: int, who: str, step: int, batch: int, examples: int) -> list[int]:
+    """Examples of a step: epochs are permutations, read on across their ends."""
+    chosen: list[int] = []
+    place = step * batch
+    while len(chosen) < batch:
+        epoch, offset = divmod(place + len(chosen), examples)
+        order = stream(seed, f"sft {who}", epoch).permutation(examples)
+        chosen += order[offset : offset + batch - len(chosen)].tolist()
+    return chosen
+
+
+def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> tuple[Encoded, list[int]]:
+    """A reflector prompt with the text behind it: positions to read, and the token wanted after each."""
+    tokenizer = reflector.tokenizer
+    prompt = reflector.prompts.reflector_prompt(entry.state)
+    static = tokenizer.encode(prompt.text[: prompt.static], add_special_tokens=False)
+    ids = tokenizer.encode(prompt.text, add_special_tokens=False)
+    said = [*tokenizer.encode(f" {text}", add_special_tokens=False), tokenizer.eos_token_id]
+    shared = len(static) if ids[: len(static)] == static else 0
+    rest = ids[shared:]
+    read = tuple(range(len(rest) - 1, len(rest) - 1 + len(said)))
+    return Encoded(tuple(ids[:shared]), tuple(rest + said[:-1]), read, 0), said
+
+
+def _text_loss(backbone: Backbone, rows: Sequence[tuple[Encoded, list[int]]], pad: int) -> Callable[..., Tensor]:
+    """Mean cross-entropy of the text's tokens; the prompt's are never scored."""
+    device = backbone.output_rows.device
+
+    def loss(indices: Sequence[int]) -> Tensor:
+        chosen = [rows[i] for i in indices]
+        prefix = chosen[0][0].prefix
+        bodies = [row.rest if row.prefix == prefix else row.prefix + row.rest for row, _ in chosen]
+        if any(row.prefix != prefix for row, _ in chosen):
+            bodies, prefix = [row.prefix + row.rest for row, _ in chosen], ()
+        shift = [len(body) - len(row.rest) for body, (row, _) in zip(bodies, chosen, strict=True)]
+        length, width = max(map(len, bodies)), max(len(said) for _, said in chosen)
+        ids_BL = torch.tensor([body + (pad,) * (length - len(body)) for body in bodies])
+        reads = [[place + s for place in row.read] for s, (row, _) in zip(shift, chosen, strict=True)]
+        read_BR = torch.tensor([read + [0] * (width - len(read)) for read in reads])
+        want_BR = torch.tensor([said + [IGNORE] * (width - len(said)) for _, said in chosen], device=device)
+        batch = TokenBatch(torch.tensor(prefix, dtype=torch.long), ids_BL, read_BR).to(device)
+        logits_BRV = (backbone.hidden(batch) @ backbone.output_rows.T).float()
+        return F.cross_entropy(logits_BRV.flatten(0, 1), want_BR.flatten(), ignore_index=IGNORE)
+
+    return loss
+
+
+def _choice_loss(
+    policy: Policy, rows: Sequence[Encoded], wanted: Sequence[int], smoothing: float
+) -> Callable[[Sequence[int]], Tensor]:
+    """Cross-entropy of the choice among the admissible actions, smoothed over these; mean over a hedge's heads."""
+
+    def loss(indices: Sequence[int]) -> Tensor:
+        chosen = [rows[i] for i in indices]
+        width = max(row.actions for row in chosen)
+        heads_BHN = policy(chosen, width).heads_BHN
+        allowed_BHN = torch.isfinite(heads_BHN)
+        finite_BHN = heads_BHN.masked_fill(~allowed_BHN, 0.0)
+        want_B = torch.tensor([wanted[i] for i in indices], device=heads_BHN.device)
+        hit_BH = finite_BHN.gather(2, want_B[:, None, None].expand(-1, heads_BHN.shape[1], 1)).squeeze(2)
+        uniform_BH = finite_BHN.sum(2) / allowed_BHN.sum(2)
+        return -((1 - smoothing) * hit_BH + smoothing * uniform_BH).mean()
+
+    return loss

@@ -1,0 +1,98 @@
+"""One iteration's update of the policy: minibatches of distinct prompts, each carrying all its visits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from reflect_rl.config import RlSettings
+from reflect_rl.players.policy import Choices, Policy
+from reflect_rl.seeding import stream
+from reflect_rl.training.losses import Folded, entropy_P, kl_P, ppo_gain, reinforce_gain, value_error
+from reflect_rl.training.optimizer import clip_and_step
+from reflect_rl.training.replay import SuccessReplay
+from reflect_rl.training.rollout import Rollout
+
+MOST_ROWS = 256
+"""Rows of one forward and backward pass; larger minibatches accumulate gradients, equal up to rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """What an update needs. policy: the module, or its distributed wrapper; rank, ranks: this process among all."""
+
+    policy: nn.Module
+    plain: Policy
+    optimizer: torch.optim.Optimizer
+    settings: RlSettings
+    seed: int
+    rank: int = 0
+    ranks: int = 1
+
+
+def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, entropy: float) -> dict[str, float]:
+    """All epochs of one iteration; returns loss, KL(old || new) after it, entropy before it, gradient norm."""
+    settings, plain = learner.settings, learner.plain
+    encoded = [plain.encode(prompt) for prompt in rollout.prompts]
+    width = rollout.log_probs_PN.shape[1]
+    visits = float(folded.visits_P.sum())
+    epochs = settings.epochs if settings.algorithm == "ppo" else 1
+    batches = min(settings.minibatches, len(encoded)) if settings.algorithm == "ppo" else 1
+    losses, norms = [], []
+    for epoch in range(epochs):
+        order = stream(learner.seed, "rl minibatches", iteration, epoch).permutation(len(encoded))
+        for start in range(batches):
+            everybodys = sorted(order[start::batches].tolist())
+            chosen = everybodys[learner.rank :: learner.ranks]
+            total = 0.0
+            # Every rank takes part in every gradient exchange: as many as rank 0 needs, without rows with weight 0.
+            for first in range(0, -(-len(everybodys) // learner.ranks), MOST_ROWS):
+                rows = chosen[first : first + MOST_ROWS]
+                part = rows or [0]
+                choices = learner.policy([encoded[i] for i in part], width)
+                loss = _loss(choices, folded.rows(part), settings, entropy) * batches / visits
+                loss = loss * learner.ranks if rows else loss * 0
+                loss.backward()
+                total += float(loss.detach())
+            norms.append(clip_and_step(learner.optimizer, learner.policy.parameters(), settings.max_grad_norm))
+            losses.append(total)
+    weight_P = folded.visits_P / visits
+    new_PN, _ = plain.evaluate(rollout.prompts)
+    return {
+        "loss": sum(losses) / len(losses),
+        "grad_norm": sum(norms) / len(norms),
+        "entropy": float((weight_P * entropy_P(folded.old_PN)).sum()),
+        "kl": float((weight_P * kl_P(folded.old_PN, new_PN.to(folded.old_PN.device))).sum()),
+    }
+
+
+def _loss(choices: Choices, rows: Folded, settings: RlSettings, entropy: float) -> Tensor:
+    """Summed over visits."""
+    log_probs_PN = choices.log_probs_BN
+    if settings.algorithm == "ppo":
+        gain = ppo_gain(log_probs_PN, rows, settings.clip)
+    else:
+        gain = reinforce_gain(log_probs_PN, rows)
+    loss = -gain - entropy * (rows.visits_P * entropy_P(log_probs_PN)).sum()
+    if settings.baseline == "value":
+        loss = loss + settings.value_weight * value_error(choices.value_B, rows)
+    return loss
+
+
+def replay_update(learner: Learner, replay: SuccessReplay, iteration: int) -> None:
+    """One REINFORCE step on one remembered success, if there is one (every rank the same)."""
+    drawn = replay.draw(learner.seed, iteration)
+    if drawn is None:
+        return
+    prompts, taken, returns = drawn
+    encoded = [learner.plain.encode(prompt) for prompt in prompts]
+    choices = learner.policy(encoded, max(prompt.actions for prompt in prompts))
+    log_probs_TN = choices.log_probs_BN
+    chosen_T = log_probs_TN.gather(1, torch.tensor(taken, device=log_probs_TN.device)[:, None]).squeeze(1)
+    loss = -(chosen_T * torch.tensor(returns, dtype=torch.float32, device=chosen_T.device)).mean()
+    if learner.plain.value is not None:
+        loss = loss + 0 * choices.value_B.sum()  # DDP wants a gradient, if only 0, for every weight
+    loss.backward()
+    clip_and_step(learner.optimizer, learner.policy.parameters(), learner.settings.max_grad_norm)

@@ -1,0 +1,123 @@
+"""What the tests of the players and of the training code share: a tiny world, tiny models, a tiny warmed-up run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+
+from reflect_rl.config import Settings, parse_settings
+from reflect_rl.progress import Progress
+from reflect_rl.run_folder import RunFolder
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small only lose by a second thread
+
+hypothesis_settings.register_profile(
+    "quick",
+    deadline=None,
+    max_examples=25,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+hypothesis_settings.load_profile("quick")
+
+TINY: dict[str, Any] = {
+    "env.name": "corridor:Corridor",
+    "env.horizon": 8,
+    "env.options": {"slip": 0.1},
+    "collect.episodes": 60,
+    "annotate.teacher": "way",
+    "annotate.actions": 60,
+    "annotate.reflections": 150,
+    "prompt.max_tokens": 256,
+    "reflector.model.width": 16,
+    "reflector.model.layers": 2,
+    "reflector.model.heads": 2,
+    "reflector.max_new_tokens": 24,
+    "reflector_sft.steps": 60,
+    "reflector_sft.batch": 16,
+    "reflector_sft.lr": 8e-3,
+    "policy.model.width": 16,
+    "policy.model.layers": 2,
+    "policy.model.heads": 2,
+    "policy_sft.steps": 20,
+    "policy_sft.batch": 16,
+    "rl.iterations": 3,
+    "rl.episodes": 24,
+    "rl.slots": 16,
+    "rl.validate_every": 2,
+    "evaluate.sampled_episodes": 2,
+    "evaluate.shown_episodes": 2,
+    "compute.threads": 1,
+}
+
+
+class Heard(Progress):
+    """Remembers what a stage said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.warned: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warned.append(text)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Settings]:
+    """Settings of the tiny world; overrides by dotted name, given as a dict."""
+    return lambda overrides=None: parse_settings({}, TINY | (overrides or {}))
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture(scope="session")
+def _pool(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Settings]) -> Path:
+    from reflect_rl.data.annotate import annotate
+    from reflect_rl.data.collect import collect
+
+    run = RunFolder(tmp_path_factory.mktemp("pool"))
+    for stage in (collect, annotate):
+        stage(run, tiny(), Progress())
+    return run.path
+
+
+@pytest.fixture(scope="session")
+def _warmed(_pool: Path, tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Settings]) -> Path:
+    from reflect_rl.training.sft import sft_policy, sft_reflector
+
+    path = tmp_path_factory.mktemp("warmed") / "run"
+    shutil.copytree(_pool, path)
+    for stage in (sft_reflector, sft_policy):
+        stage(RunFolder(path), tiny(), Progress())
+    return path
+
+
+@pytest.fixture
+def pooled(_pool: Path, tmp_path: Path) -> RunFolder:
+    """A run of the tiny world after collect and annotate, for this test alone."""
+    return RunFolder(shutil.copytree(_pool, tmp_path / "pooled"))
+
+
+@pytest.fixture
+def warmed(_warmed: Path, tmp_path: Path) -> RunFolder:
+    """A run of the tiny world after SFT of both players, for this test alone."""
+    return RunFolder(shutil.copytree(_warmed, tmp_path / "warmed"))
+
+
+@pytest.fixture(scope="session")
+def warmed_path(_warmed: Path) -> Path:
+    """The same for all tests: only to be read."""
+    return _warmed

@@ -1,0 +1,285 @@
+"""What the command line promises: help at once, settings by name, one message and code 2 for a mistake."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reflect_rl import pipeline
+from reflect_rl.__main__ import run_command
+from reflect_rl.cli import app
+from reflect_rl.cli_overrides import split_overrides
+from reflect_rl.cli_progress import CliProgress
+from reflect_rl.cli_text import table
+from reflect_rl.config import Settings, load_settings, setting_keys
+from reflect_rl.manifest import Stage
+from reflect_rl.progress import Progress
+from reflect_rl.run_folder import RunFolder
+
+COMMANDS = "run collect annotate sft rl evaluate report compare bench play envs recipes check settings".split()
+
+
+def in_own_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "reflect_rl", *arguments], capture_output=True, text=True, timeout=60, **options
+    )
+
+
+def test_help_is_there_in_half_a_second() -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        shown = in_own_process("--help")
+        seconds.append(time.perf_counter() - started)
+        assert shown.returncode == 0
+    assert min(seconds) < 0.5
+    for command in COMMANDS:
+        assert f" {command} " in shown.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from reflect_rl.__main__ import run_command; run_command(['run', '--help']);"
+        "print({'torch', 'transformers', 'gymnasium', 'pydantic', 'numpy', 'yaml'} & set(sys.modules))"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command([command, "--help"]) == 0
+    assert f"reflect-rl {command}" in capsys.readouterr().out
+
+
+OWN = {"out", "until"}
+
+
+@pytest.mark.parametrize(
+    ("line", "rest", "overrides"),
+    [
+        ("taxi", "taxi", {}),
+        ("taxi --out a", "taxi --out a", {}),
+        ("taxi --rl.iterations 30", "taxi", {"rl.iterations": 30}),
+        ("--rl.iterations=30 taxi", "taxi", {"rl.iterations": 30}),
+        ("--rl.iterations 30 taxi --out a", "taxi --out a", {"rl.iterations": 30}),
+        ("--out a taxi --seed 3", "--out a taxi", {"seed": 3}),
+        ("--out=a taxi --rl.lr 1e-3", "--out=a taxi", {"rl.lr": 1e-3}),
+        ("--guard taxi", "taxi", {"guard": True}),
+        ("taxi --guard false --seed 1", "taxi", {"guard": False, "seed": 1}),
+        ("taxi --no-guard", "taxi", {"guard": False}),
+        ("taxi --annotate.distinct --out a", "taxi --out a", {"annotate.distinct": True}),
+        ("taxi --policy-sft.lr .1", "taxi", {"policy_sft.lr": 0.1}),
+        ("taxi --rl.baseline none", "taxi", {"rl.baseline": "none"}),
+        ("taxi --env.options {size:\\ 5}", "taxi", {"env.options": {"size": 5}}),
+        ("taxi --rl.lr -1", "taxi", {"rl.lr": -1}),
+        ("taxi --rl.lr", "taxi", {"rl.lr": True}),
+        ("taxi --env.name a:B", "taxi", {"env.name": "a:B"}),
+        ("taxi --env.name [", "taxi", {"env.name": "["}),
+    ],
+)
+def test_settings_are_read_from_options(line: str, rest: str, overrides: dict[str, Any]) -> None:
+    import shlex
+
+    assert split_overrides(shlex.split(line), OWN) == (shlex.split(rest), overrides)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("run taxi --rl.iteratons 3", "Did you mean 'rl.iterations'?"),
+        ("run taxi --iterations 3", "Did you mean 'rl.iterations'?"),
+        ("run taxi --rl.iterations many", "rl.iterations is 'many'"),
+        ("run taxi --rl.lr", "rl.lr is True"),
+        ("run taxy", "Did you mean 'taxi'?"),
+        ("run", "RECIPE"),
+        ("run taxi extra", "extra"),
+        ("rnu taxi", "rnu"),
+        ("run taxi --until lunch --out {tmp}/x", "the stages are collect, annotate"),
+        ("evaluate {tmp}/missing", "is not a run folder"),
+        ("collect {tmp}/missing --seed 3", "is not a run folder"),
+        ("play taxi --seed x", "seed"),
+        ("compare taxi --seeds 0,x", "whole numbers"),
+    ],
+)
+def test_a_mistake_is_one_message_and_code_2(
+    line: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(line.format(tmp=tmp_path).split()) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_in_a_real_process_has_no_traceback() -> None:
+    shown = in_own_process("run", "taxi", "--rl.iteratons", "3")
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr.startswith("error: ")
+    assert "Traceback" not in shown.stderr
+
+
+def test_every_setting_is_listed_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["settings"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
+    assert list(rows) == list(setting_keys())
+    assert " 0.0005 " in rows["rl.lr"]
+    assert "none|switch|mix" in rows["rl.curriculum"]
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["recipes"]) == 0
+    assert capsys.readouterr().out.startswith("taxi  DangerousTaxi")
+
+
+def test_output_into_a_closed_pipe_is_no_error() -> None:
+    command = [sys.executable, "-m", "reflect_rl", "settings"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+RESULTS = {
+    "horizon": 20,
+    "labels": {"actions": 1000, "reflections": 2000},
+    "panels": {
+        "all": {
+            "greedy": {
+                "episodes": 300,
+                "success": 0.99,
+                "interval": [0.97, 0.997],
+                "return_mean": 1.5,
+                "steps_mean": 13.25,
+                "stop_reasons": {"success": 297, "horizon": 3},
+            }
+        }
+    },
+}
+
+
+def toy_evaluate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+    run.write_json("results.json", RESULTS)
+    return {}
+
+
+def toy_interrupted(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def toy_pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The commands work on one toy stage, in an empty current folder."""
+    stages = (Stage("evaluate", f"{__name__}:toy_evaluate", ("evaluate",), outputs=("results.json",)),)
+    monkeypatch.setitem(pipeline.run_pipeline.__kwdefaults__, "stages", stages)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_ends_with_its_figures(toy_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command("run taxi --seed 3 --rl.iterations 30 --out mine".split()) == 0
+    shown = capsys.readouterr().out
+    for part in (
+        "all     greedy  300       99.0 %   97.0 to 99.7 %",
+        "success 297, horizon 3",
+        "20 steps",
+        "mine/report.html",
+    ):
+        assert part in shown
+    settings = load_settings(toy_pipeline / "mine/config.yaml")
+    assert (settings.seed, settings.rl.iterations) == (3, 30)
+
+
+@pytest.mark.parametrize(
+    ("line", "folder"),
+    [("run taxi", "runs/taxi"), ("run taxi --seed 3", "runs/taxi-seed3"), ("run my.yaml", "runs/my")],
+)
+def test_a_run_has_a_folder_of_its_own(toy_pipeline: Path, line: str, folder: str) -> None:
+    (toy_pipeline / "my.yaml").write_text("seed: 8\n")
+    assert run_command(line.split()) == 0
+    assert (toy_pipeline / folder / "results.json").is_file()
+
+
+def test_a_stage_alone_keeps_the_settings_of_its_run(toy_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_command("run taxi --rl.iterations 30 --out mine".split())
+    assert run_command("evaluate mine --evaluate.shown_episodes 2".split()) == 0
+    assert "evaluate.shown_episodes: 12 -> 2" in capsys.readouterr().err
+    settings = load_settings(toy_pipeline / "mine/config.yaml")
+    assert (settings.rl.iterations, settings.evaluate.shown_episodes) == (30, 2)
+
+
+def test_an_interrupt_says_how_to_continue(
+    toy_pipeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = (Stage("evaluate", f"{__name__}:toy_interrupted", ()),)
+    monkeypatch.setitem(pipeline.run_pipeline.__kwdefaults__, "stages", stages)
+    assert run_command(["run", "taxi"]) == 130
+    assert capsys.readouterr().err.endswith("interrupted; run the same command again to continue\n")
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(toy_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = (Stage("evaluate", "reflect_rl.nothing:here", ()),)
+    monkeypatch.setitem(pipeline.run_pipeline.__kwdefaults__, "stages", stages)
+    with pytest.raises(ModuleNotFoundError):
+        run_command(["run", "taxi"])
+
+
+def test_progress_without_a_terminal_is_one_line_a_bar() -> None:
+    stream = io.StringIO()
+    progress = CliProgress(stream)
+    with progress.bar("collect", 100, "episodes", done=40) as bar:
+        for _ in range(60):
+            bar.update()
+        bar.note(loss=0.12345)
+    progress.warn("a weak reflector")
+    first, second = stream.getvalue().splitlines()
+    assert first.startswith("collect: 100/100 episodes, ")
+    assert first.endswith(", loss 0.123")
+    assert second == "warning: a weak reflector"
+
+
+def test_progress_on_a_terminal_shows_rate_and_time_left() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    with CliProgress(stream).bar("collect", 10, "episodes") as bar:
+        for _ in range(5):
+            bar.update()
+            bar.note(success=0.5)
+            time.sleep(0.06)
+    assert "collect:" in stream.getvalue()
+    assert "episodes/s" in stream.getvalue()
+    assert "success=0.5" in stream.getvalue()
+
+
+def test_tables_are_aligned() -> None:
+    assert table([("a", "bb", "c"), ("long", "b", "")]) == "a     bb  c\nlong  b"
+
+
+def test_the_public_names_are_there_and_cost_nothing() -> None:
+    script = (
+        "import sys, json, reflect_rl; heavy = [m for m in ('torch', 'numpy', 'pydantic') if m in sys.modules];"
+        "print(json.dumps([heavy, reflect_rl.Settings().seed, 'Agent' in dir(reflect_rl)]))"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(shown.stdout) == [[], 0, True]
+    import reflect_rl
+
+    with pytest.raises(AttributeError, match="no attribute 'Agnet'"):
+        _ = reflect_rl.Agnet
+
+
+def test_the_commands_are_those_of_the_manual() -> None:
+    assert sorted(name for name in app if not name.startswith("-")) == sorted(COMMANDS)

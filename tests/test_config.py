@@ -1,0 +1,122 @@
+"""What settings promise: every mistake is one clear message, and what was resolved can be read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reflect_rl.config import Settings, load_settings, parse_settings, parse_yaml, recipe_names, setting_keys
+from reflect_rl.errors import SettingsError
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_is_valid(name: str) -> None:
+    assert load_settings(name).env.horizon >= 1
+
+
+def test_there_is_a_taxi_recipe() -> None:
+    assert load_settings("taxi").env.name == "taxi"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"rl.iteratons": 3}, "unknown setting 'rl.iteratons'. Did you mean 'rl.iterations'?"),
+        ({"iterations": 3}, "unknown setting 'iterations'. Did you mean 'rl.iterations'?"),
+        ({"rl.iterations": "many"}, "rl.iterations is 'many'"),
+        ({"rl.iterations": 1.5}, "rl.iterations is 1.5"),
+        ({"rl.iterations": True}, "rl.iterations is True"),
+        ({"rl.iterations": -1}, "rl.iterations is -1: input should be greater than or equal to 0"),
+        ({"collect.perturb": 1.0}, "collect.perturb is 1.0: input should be less than 1"),
+        ({"guard": "yes please"}, "guard is 'yes please'"),
+        ({"rl": 3}, "rl is 3"),
+        ({"seed.value": 3}, "seed"),
+        ({"rl.algorithm": "dqn"}, "'ppo' or 'reinforce'"),
+        ({"reflector.model.width": 65}, "not a multiple of heads"),
+        ({"reflector.model.bits": 4}, "need a pretrained model"),
+        ({"policy.model.source": "gpt2", "policy.model.bits": 8}, "set lora_rank"),
+        ({"rl.algorithm": "reinforce", "rl.epochs": 2}, "reinforce is on-policy: set epochs: 1"),
+        ({"annotate.reflections": 0}, "reflector.kind: local needs labels"),
+        ({"reflector.kind": "none", "policy_sft.text": "own"}, "needs reflector.kind: local"),
+        ({"reflector.kind": "none", "guard": True}, "guard compares with the arm without reflection"),
+    ],
+)
+def test_a_mistake_is_named(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_settings({}, overrides)
+    assert message in str(caught.value)
+
+
+def test_all_mistakes_are_named_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_settings({"sed": 1, "rl": {"lr": "fast"}, "env": {"horizon": 0}}, source="mine.yaml")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "The settings in mine.yaml cannot be used:"
+    assert {line.split()[1] for line in lines[1:]} == {"unknown", "rl.lr", "env.horizon"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1\n", "not a list"),
+        ("seed: [", "not a readable YAML file"),
+        ("rl:\n  iteration: 3\n", "Did you mean 'rl.iterations'"),
+    ],
+)
+def test_a_recipe_that_cannot_be_used_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_recipe_that_is_not_there_is_named_with_the_nearest() -> None:
+    with pytest.raises(SettingsError, match=r"no recipe 'taxy'.*Did you mean 'taxi'"):
+        load_settings("taxy")
+
+
+def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert load_settings(tmp_path / "empty.yaml") == Settings()
+
+
+def test_overrides_beat_the_recipe_and_leave_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("seed: 4\nrl:\n  lr: 1e-3\n  iterations: 7\n")
+    settings = load_settings(tmp_path / "mine.yaml", {"rl.iterations": 9})
+    assert (settings.seed, settings.rl.lr, settings.rl.iterations) == (4, 1e-3, 9)
+
+
+@pytest.mark.parametrize(
+    "overrides", [{}, {"rl.algorithm": "reinforce"}, {"reflector.kind": "none"}, {"env.options": {"a": [1, None]}}]
+)
+def test_resolved_settings_can_be_read_back(tmp_path: Path, overrides: dict[str, Any]) -> None:
+    settings = parse_settings({}, overrides)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+    assert load_settings(path) == settings
+
+
+def test_every_key_can_be_set_by_its_own_name() -> None:
+    for key, info in setting_keys().items():
+        default = info.get_default(call_default_factory=True)
+        assert parse_settings({}, {key: default}) == Settings(), key
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_yaml_numbers_are_numbers_in_every_notation(number: float) -> None:
+    for text in (repr(number), f"{number:e}", f"{number:.17E}".replace("E+", "E")):
+        value = parse_yaml(text)
+        assert isinstance(value, float)
+        assert value == float(text)
+
+
+@pytest.mark.parametrize("text", ["1e", "e3", "1e-3x", "version 2e5", "0x"])
+def test_text_that_looks_like_a_number_stays_text(text: str) -> None:
+    assert parse_yaml(text) == text

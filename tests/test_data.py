@@ -1,0 +1,175 @@
+"""Collect and annotate: where labels come from, how budgets are spent, and that both are repeatable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Heard
+from corridor import Corridor
+from reflect_rl.config import Settings
+from reflect_rl.data.annotate import Label, annotate, read_pool
+from reflect_rl.data.collect import collect
+from reflect_rl.errors import EnvironmentContractError, RunFolderError, TeacherError
+from reflect_rl.progress import Progress
+from reflect_rl.records import Episode, Reflection, Step, StopReason
+from reflect_rl.run_folder import RunFolder
+
+Tiny = Callable[..., Settings]
+
+
+def episodes_of(path: Path, settings: Settings) -> list[Episode]:
+    run = RunFolder(path)
+    collect(run, settings, Progress())
+    return run.read_jsonl("episodes.jsonl", Episode.from_json)
+
+
+def test_collecting_twice_gives_the_same_bytes_and_another_seed_others(tmp_path: Path, tiny: Tiny) -> None:
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        episodes_of(tmp_path / name, tiny({"seed": seed}))
+    one, same, other = ((tmp_path / name / "episodes.jsonl").read_bytes() for name in ("one", "same", "other"))
+    assert one == same != other
+
+
+def test_more_episodes_begin_with_the_fewer(tmp_path: Path, tiny: Tiny) -> None:
+    few = episodes_of(tmp_path / "few", tiny({"collect.episodes": 10}))
+    assert episodes_of(tmp_path / "many", tiny({"collect.episodes": 30}))[:10] == few
+
+
+def test_only_train_tasks_are_collected_all_of_them_in_turn(tmp_path: Path, tiny: Tiny) -> None:
+    tasks = [episode.task for episode in episodes_of(tmp_path, tiny({"collect.episodes": 36}))]
+    assert sorted(tasks) == sorted(Corridor().tasks("train") * 2)
+    assert tasks[:18] == tasks[18:]
+
+
+def expert_of(step: Step) -> str:
+    """What the expert does, from the picture alone."""
+    if "x" in step.observation:
+        return "take"
+    return "right" if step.observation.index("i") > step.observation.index("P") else "left"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7])
+def test_the_label_is_the_experts_choice_also_where_the_step_was_perturbed(
+    tmp_path: Path, tiny: Tiny, share: float
+) -> None:
+    played = episodes_of(tmp_path, tiny({"collect.perturb": share, "collect.episodes": 400}))
+    steps = [step for episode in played for step in episode.steps]
+    for step in steps:
+        assert step.expert is not None
+        assert step.actions[step.expert] == expert_of(step)
+        assert step.perturbed or step.choice == step.expert
+    assert sum(step.perturbed for step in steps) / len(steps) == pytest.approx(share, abs=0.05)
+    if share:
+        assert any(step.perturbed and step.choice != step.expert for step in steps)
+        assert {episode.stop for episode in played} >= {StopReason.SUCCESS, StopReason.DANGEROUS}
+
+
+def test_collecting_without_an_expert_is_refused_and_leaves_no_file(tmp_path: Path, tiny: Tiny) -> None:
+    with pytest.raises(EnvironmentContractError, match=r"Unguided\.expert\(\) gave nothing.*episodes\.jsonl"):
+        collect(RunFolder(tmp_path), tiny({"env.name": "corridor:Unguided"}), Progress())
+    assert not (tmp_path / "episodes.jsonl").exists()
+
+
+def labels_of(
+    run: RunFolder, settings: Settings, heard: Progress | None = None
+) -> tuple[list[Label], list[Reflection]]:
+    annotate(run, settings, heard or Progress())
+    return (
+        run.read_jsonl("action_labels.jsonl", Label.from_json),
+        run.read_jsonl("reflections.jsonl", Reflection.from_json),
+    )
+
+
+def test_a_label_says_what_expert_and_teacher_say_of_that_very_state(pooled: RunFolder, tiny: Tiny) -> None:
+    settings = tiny()
+    actions, reflections = labels_of(pooled, settings)
+    places = {(entry.episode, entry.step): entry for entry in read_pool(pooled, settings)}
+    by_id = {entry.id: entry for entry in places.values()}
+    for label in actions:
+        entry = places[label.episode, label.step]
+        assert (entry.id, entry.expert) == (label.state, label.action)
+    for reflection in reflections:
+        assert reflection.text == Corridor.teach(by_id[reflection.state].state.facts, "way")
+        assert reflection.teacher == "scripted:way"
+
+
+@pytest.mark.parametrize("distinct", [False, True])
+def test_budgets_are_kept_and_the_smaller_is_part_of_the_larger(
+    pooled: RunFolder, tiny: Tiny, heard: Heard, distinct: bool
+) -> None:
+    def bought(actions: int, reflections: int) -> tuple[list[Label], list[Reflection]]:
+        budget = {"annotate.actions": actions, "annotate.reflections": reflections, "annotate.distinct": distinct}
+        return labels_of(pooled, tiny(budget), heard)
+
+    small, large = bought(10, 25), bought(30, 30)
+    assert [len(part) for part in (*small, *large)] == [10, 25, 30, 30]
+    assert large[0][:10] == small[0]
+    assert large[1][:25] == small[1]
+    assert [label.state for label in large[0]] == [reflection.state for reflection in large[1]]
+    assert not heard.warned
+    states = [label.state for label in large[0]]
+    assert (len(set(states)) == len(states)) == distinct
+
+
+def test_a_budget_over_the_pool_is_announced(pooled: RunFolder, tiny: Tiny, heard: Heard) -> None:
+    settings = tiny({"annotate.actions": 9999, "annotate.reflections": 8888, "annotate.distinct": True})
+    pool = {entry.id for entry in read_pool(pooled, settings)}
+    actions, reflections = labels_of(pooled, settings, heard)
+    assert {label.state for label in actions} == {r.state for r in reflections} == pool
+    assert len(actions) == len(reflections) == len(pool)
+    assert [w for w in heard.warned if "9999 action labels" in w]
+    assert [w for w in heard.warned if "8888 reflection labels" in w]
+
+
+def test_without_a_reflector_no_reflection_is_bought(pooled: RunFolder, tiny: Tiny) -> None:
+    actions, reflections = labels_of(pooled, tiny({"reflector.kind": "none"}))
+    assert (len(actions), len(reflections)) == (60, 0)
+
+
+def test_annotating_twice_gives_the_same_bytes(pooled: RunFolder, tiny: Tiny) -> None:
+    def made(seed: int) -> list[bytes]:
+        labels_of(pooled, tiny({"seed": seed}))
+        return [(pooled / name).read_bytes() for name in ("action_labels.jsonl", "reflections.jsonl")]
+
+    assert made(0) == made(0) != made(1)
+
+
+def test_steps_without_an_experts_choice_are_no_action_labels(pooled: RunFolder, tiny: Tiny) -> None:
+    rows = [json.loads(line) for line in (pooled / "episodes.jsonl").read_text().splitlines()]
+    for row in rows[1:]:
+        for step in row["steps"]:
+            step["expert"] = None
+    pooled.write_jsonl("episodes.jsonl", rows)
+    actions, reflections = labels_of(pooled, tiny())
+    assert len(actions) == len(rows[0]["steps"])
+    assert len(reflections) == 150
+
+
+def test_an_unknown_teacher_and_an_empty_pool_are_refused(pooled: RunFolder, tiny: Tiny) -> None:
+    with pytest.raises(TeacherError, match="no scripted teacher 'rude'"):
+        labels_of(pooled, tiny({"annotate.teacher": "rude"}))
+    pooled.write_jsonl("episodes.jsonl", [])
+    with pytest.raises(RunFolderError, match="holds no step"):
+        labels_of(pooled, tiny())
+
+
+@pytest.mark.parametrize("how", ["cut", "no such key"])
+def test_a_damaged_episodes_file_is_refused(pooled: RunFolder, tiny: Tiny, how: str) -> None:
+    path = pooled / "episodes.jsonl"
+    text = path.read_text()
+    path.write_text(text[:-30] if how == "cut" else text.replace('"stop"', '"end"', 1))
+    with pytest.raises(RunFolderError, match=r"episodes\.jsonl is damaged at line"):
+        labels_of(pooled, tiny())
+
+
+def test_states_know_what_happened_before(pooled: RunFolder, tiny: Tiny) -> None:
+    settings: Any = tiny()
+    episode = pooled.read_jsonl("episodes.jsonl", Episode.from_json)[0]
+    states = [entry.state for entry in read_pool(pooled, settings) if entry.episode == 0]
+    assert [len(state.history) for state in states] == list(range(len(episode.steps)))
+    assert states[-1].history == tuple((s.observation, s.actions[s.choice]) for s in episode.steps[:-1])

@@ -1,0 +1,109 @@
+"""An existing Gymnasium environment becomes a TextEnv."""
+
+from __future__ import annotations
+
+import gymnasium
+import pytest
+
+from reflect_rl.envs.adapt import from_gymnasium
+from reflect_rl.envs.check import check
+from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.records import StopReason
+
+LAKE = ("left", "down", "right", "up")
+
+
+def frozen_lake(**options):
+    return from_gymnasium(
+        lambda: gymnasium.make("FrozenLake-v1", **options),
+        render=lambda observation, env: f"Cell {observation}.",
+        actions=LAKE,
+        tasks=(5, 3, 4),
+        horizon=30,
+        task_text="Cross the lake.",
+        name="FrozenLake",
+    )
+
+
+def cliff():
+    return from_gymnasium(
+        "CliffWalking-v1",
+        render=lambda observation, env: f"Row {observation // 12}, column {observation % 12}.",
+        actions=("up", "right", "down", "left"),
+        success=lambda observation, reward, terminated: terminated,
+        tasks=(2, 1, 1),
+    )
+
+
+@pytest.mark.parametrize("world", [frozen_lake(), frozen_lake(is_slippery=False), cliff()])
+def test_an_adapted_environment_keeps_every_promise(world):
+    assert [str(finding) for finding in check(world) if not finding.ok] == []
+
+
+def test_success_is_a_rewarded_end_and_a_hole_is_a_failure():
+    env = frozen_lake(is_slippery=False)()
+    for path, stop in (("ddrdrr", StopReason.SUCCESS), ("rd", StopReason.FAILURE)):
+        env.reset(seed=0)
+        for letter in path:
+            _, _, terminated, truncated, info = env.step(next(i for i, name in enumerate(LAKE) if name[0] == letter))
+        assert (terminated, truncated, info["stop"]) == (True, False, stop)
+        assert info["success"] == (stop is StopReason.SUCCESS)
+
+
+def test_a_success_of_ones_own_decides():
+    env = cliff()()
+    text, info = env.reset(seed=0)
+    assert text == "Row 3, column 0."
+    for choice in [0, *[1] * 11, 2]:
+        _, reward, _, _, info = env.step(choice)
+    assert reward == -1
+    assert info["stop"] is StopReason.SUCCESS
+
+
+def test_the_horizon_and_the_wrapped_time_limit_both_truncate():
+    env = cliff()(horizon=3)
+    env.reset(seed=0)
+    results = [env.step(0) for _ in range(3)]
+    assert (results[-1][3], results[-1][4]["stop"]) == (True, StopReason.HORIZON)
+    env = frozen_lake(is_slippery=False, max_episode_steps=2)()
+    env.reset(seed=0)
+    results = [env.step(0) for _ in range(2)]
+    assert (results[-1][3], results[-1][4]["stop"]) == (True, StopReason.HORIZON)
+
+
+def test_tasks_are_seeds_and_chance_after_the_start_is_the_episodes_own():
+    env = frozen_lake()()
+    assert env.tasks("train") == ("seed-0", "seed-1", "seed-2", "seed-3", "seed-4")
+    assert env.tasks("test") == ("seed-8", "seed-9", "seed-10", "seed-11")
+
+    def slides(seed: int) -> list[str]:
+        seen = [env.reset(seed=seed, options={"task": "seed-0"})[0]]
+        for _ in range(8):
+            seen.append((result := env.step(0))[0])
+            if result[2]:
+                break
+        return seen
+
+    assert slides(1) == slides(1)
+    assert len({tuple(slides(seed)) for seed in range(12)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"actions": ("left", "left")}, "distinct"),
+        ({"actions": ()}, "distinct"),
+        ({"tasks": (3, 0, 1)}, "tasks is"),
+    ],
+)
+def test_impossible_descriptions_are_refused(change, said):
+    options = {"render": lambda observation, env: "x", "actions": LAKE, **change}
+    with pytest.raises(EnvironmentContractError, match=said):
+        from_gymnasium("FrozenLake-v1", **options)
+
+
+@pytest.mark.parametrize(("env", "actions"), [("FrozenLake-v1", ("left", "right")), ("Pendulum-v1", ("a", "b"))])
+def test_action_names_must_fit_the_action_space(env, actions):
+    world = from_gymnasium(env, render=lambda observation, env: "x", actions=actions)
+    with pytest.raises(EnvironmentContractError, match="one name for each"):
+        world()

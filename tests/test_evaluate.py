@@ -1,0 +1,131 @@
+"""Evaluation: panels fixed by task, the schema of results.json, and intervals against known values."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corridor import Corridor
+from reflect_rl.config import Settings
+from reflect_rl.evaluation.evaluate import evaluate, panel_episodes, panel_tasks, summarise
+from reflect_rl.intervals import mean_interval, wilson
+from reflect_rl.progress import Progress
+from reflect_rl.records import StopReason
+from reflect_rl.run_folder import RunFolder
+from reflect_rl.training.rollout import EpisodeSpec, Trajectory
+
+Tiny = Callable[..., Settings]
+
+
+@pytest.fixture
+def finished(warmed: RunFolder) -> RunFolder:
+    shutil.copytree(warmed / "policy-sft", warmed / "policy")
+    return warmed
+
+
+@pytest.mark.parametrize(
+    ("wins", "episodes", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662), (0, 0, 0.0, 1.0)],
+)
+def test_wilson_against_known_values(wins: int, episodes: int, low: float, high: float) -> None:
+    assert wilson(wins, episodes) == pytest.approx((low, high), abs=1e-4)
+
+
+@given(episodes=st.integers(1, 5000), data=st.data())
+def test_wilson_holds_the_share_and_narrows(episodes: int, data: st.DataObject) -> None:
+    wins = data.draw(st.integers(0, episodes))
+    low, high = wilson(wins, episodes)
+    assert 0 <= low <= wins / episodes + 1e-12
+    assert wins / episodes - 1e-12 <= high <= 1
+    wider = wilson(wins, episodes), wilson(4 * wins, 4 * episodes)
+    assert wider[1][1] - wider[1][0] < wider[0][1] - wider[0][0]
+
+
+def test_the_interval_of_a_mean_over_seeds() -> None:
+    assert mean_interval([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((3 - 1.9633, 3 + 1.9633), abs=1e-3)
+    assert mean_interval([0.9], 0, 1) == (0, 1)
+    assert mean_interval([0.99, 0.9], 0, 1)[1] == 1
+
+
+def test_panels_are_fixed_by_task_and_every_episode_has_its_own_seed(tiny: Tiny) -> None:
+    world, settings = Corridor(), tiny()
+    panels = panel_tasks(world)
+    assert panels["test"] == world.tasks("test")
+    assert sorted(panels["all"]) == sorted(
+        {task for split in ("train", "valid", "test") for task in world.tasks(split)}
+    )
+    assert len(panels["all"]) == 30
+    greedy = panel_episodes(world, settings, "test", "greedy")
+    sampled = panel_episodes(world, settings, "test", "sampled")
+    assert [spec.task for spec in greedy] == list(panels["test"])
+    assert [spec.task for spec in sampled] == list(panels["test"]) * 2
+    assert len({spec.seed for spec in [*greedy, *sampled]}) == 18
+    assert greedy == panel_episodes(Corridor(), settings, "test", "greedy")
+
+
+def test_a_summary_by_hand() -> None:
+    stops = [StopReason.SUCCESS, StopReason.SUCCESS, StopReason.HORIZON, StopReason.DANGEROUS]
+    played = [
+        Trajectory(EpisodeSpec("t", 0), [0] * n, [0] * n, [0.5] * n, stop) for n, stop in enumerate(stops, start=1)
+    ]
+    assert summarise(played) == {
+        "episodes": 4,
+        "success": 0.5,
+        "interval": wilson(2, 4),
+        "return_mean": 0.5 * 10 / 4,
+        "steps_mean": 2.5,
+        "stop_reasons": {"dangerous": 1, "horizon": 1, "success": 2},
+    }
+
+
+def test_results_hold_what_was_promised(finished: RunFolder, tiny: Tiny) -> None:
+    evaluate(finished, tiny(), Progress())
+    results = finished.read_json("results.json")
+    assert results["horizon"] == 8
+    assert {"actions": 60, "reflections": 150}.items() <= results["labels"].items()
+    assert all(count > 0 for count in results["parameters"].values())
+    assert {"all", "test"} <= set(results["panels"])
+    for name, size in (("all", 30), ("test", 6)):
+        for mode, episodes in (("greedy", size), ("sampled", 2 * size)):
+            figures = results["panels"][name][mode]
+            assert set(figures) >= {
+                "episodes", "success", "interval", "return_mean", "steps_mean", "stop_reasons",
+            }  # fmt: skip
+            assert figures["episodes"] == episodes == sum(figures["stop_reasons"].values())
+            assert figures["success"] == figures["stop_reasons"].get("success", 0) / episodes
+            low, high = figures["interval"]
+            assert low <= figures["success"] <= high
+            assert 1 <= figures["steps_mean"] <= 8
+
+
+def test_the_shown_episodes_are_of_the_test_panel_step_by_step(finished: RunFolder, tiny: Tiny) -> None:
+    evaluate(finished, tiny(), Progress())
+    shown = [json.loads(line) for line in (finished / "evaluation.jsonl").read_text().splitlines()]
+    assert [(e["panel"], e["mode"], e["task"]) for e in shown] == [
+        ("test", mode, task) for mode in ("greedy", "sampled") for task in Corridor().tasks("test")[:2]
+    ]
+    for episode in shown:
+        assert episode["return"] == pytest.approx(sum(step["reward"] for step in episode["steps"]))
+        for step in episode["steps"]:
+            assert len(step["probabilities"]) == len(step["actions"])
+            assert sum(step["probabilities"]) == pytest.approx(1, abs=1e-4)
+            assert step["reflection"]
+            assert episode["mode"] == "sampled" or step["probabilities"][step["choice"]] == max(step["probabilities"])
+
+
+def test_evaluating_twice_gives_the_same_figures(finished: RunFolder, tiny: Tiny) -> None:
+    def made() -> tuple[Any, bytes]:
+        evaluate(finished, tiny(), Progress())
+        results = finished.read_json("results.json")
+        assert results.pop("seconds") > 0
+        return results, (finished / "evaluation.jsonl").read_bytes()
+
+    first = made()
+    (finished / "reflections.sqlite").unlink()
+    assert made() == first

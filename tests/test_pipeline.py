@@ -1,0 +1,322 @@
+"""What the pipeline promises: done stages are skipped, stale ones run again and say why, a killed one continues."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reflect_rl import manifest as manifest_module
+from reflect_rl.config import Settings, parse_settings
+from reflect_rl.errors import RunFolderError
+from reflect_rl.manifest import Stage, read_manifest, total_seconds
+from reflect_rl.pipeline import STAGES, read_config, run_pipeline
+from reflect_rl.progress import Progress
+from reflect_rl.run_folder import RunFolder
+
+TOY = __name__
+
+
+def gather(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+    _count(run, "gather")
+    run.write_jsonl("episodes.jsonl", [{"episode": n} for n in range(settings.collect.episodes)])
+    return {"episodes": settings.collect.episodes}
+
+
+def train(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+    """Ten units of work, each remembered; with WAIT in the folder it stops halfway for good."""
+    _count(run, "train")
+    episodes = len(run.read_jsonl("episodes.jsonl", dict))
+    done = run.read_json("checkpoints/train/state.json") if (run / "checkpoints/train/state.json").exists() else []
+    for unit in range(len(done), 10):
+        done.append(unit * episodes * settings.rl.lr)
+        run.write_json("checkpoints/train/state.json", done)
+        if unit == 5 and (run / ".wait").exists():
+            time.sleep(60)
+    with run.replacing("policy") as folder:
+        folder.mkdir()
+        (folder / "weights").write_text(repr(done))
+    return {"started_at": len(done)}
+
+
+def judge(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+    _count(run, "judge")
+    run.write_json("results.json", {"length": len((run / "policy/weights").read_text())})
+    return {}
+
+
+def forgetful(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+    return {}
+
+
+def _count(run: RunFolder, stage: str) -> None:
+    with (run / ".calls").open("a") as file:
+        file.write(f"{stage}\n")
+
+
+TOYS = (
+    Stage("gather", f"{TOY}:gather", ("collect",), outputs=("episodes.jsonl",)),
+    Stage("train", f"{TOY}:train", ("rl",), ("episodes.jsonl",), ("policy",), scratch=("checkpoints/train",)),
+    Stage("judge", f"{TOY}:judge", ("evaluate",), ("policy",), ("results.json",)),
+)
+
+
+class Heard(Progress):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def warn(self, text: str) -> None:
+        self.said.append(f"warning: {text}")
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.said)
+
+
+def go(out: Path, stages: Sequence[Stage] = TOYS, heard: Heard | None = None, **options: Any) -> list[str]:
+    """Run the toy pipeline; the stages that really ran. Settings by dotted name, pipeline options by theirs."""
+    own = {name: options.pop(name) for name in ("store", "until", "only", "force") if name in options}
+    overrides = {name.replace("__", "."): value for name, value in options.items()}
+    calls = out / ".calls"
+    before = len(calls.read_text().split()) if calls.exists() else 0
+    run_pipeline(parse_settings({}, overrides), out, heard or Heard(), stages=stages, **own)
+    return calls.read_text().split()[before:] if calls.exists() else []
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def test_a_finished_run_does_nothing_when_run_again(out: Path) -> None:
+    assert go(out) == ["gather", "train", "judge"]
+    assert go(out) == []
+
+
+def test_only_what_a_setting_touches_runs_again_and_says_so(out: Path) -> None:
+    go(out)
+    heard = Heard()
+    assert go(out, heard=heard, rl__lr=0.25) == ["train", "judge"]
+    assert "train: runs again (rl.lr: 0.0005 -> 0.25)" in heard.said
+    assert "judge: runs again (policy changed)" in heard.said
+    assert go(out, heard=heard, rl__lr=0.25, evaluate__shown_episodes=3) == ["judge"]
+    assert read_config(RunFolder(out)).evaluate.shown_episodes == 3
+
+
+def test_a_stage_that_writes_the_same_again_leaves_the_later_ones_done(out: Path) -> None:
+    go(out)
+    assert go(out, only=("gather",), force=True) == ["gather"]
+    assert go(out) == []
+
+
+def test_settings_that_leave_nothing_to_keep_are_refused(out: Path) -> None:
+    go(out)
+    with pytest.raises(RunFolderError, match=r"other settings \(collect\.episodes: 600 -> 7\).*Choose another folder"):
+        go(out, collect__episodes=7)
+    assert read_config(RunFolder(out)).collect.episodes == 600
+    assert go(out) == []
+    assert go(out, only=("gather",), collect__episodes=7) == ["gather"]  # but one may ask for it
+
+
+def test_a_removed_output_is_made_again(out: Path) -> None:
+    go(out)
+    shutil.rmtree(out / "policy")
+    heard = Heard()
+    assert go(out, heard=heard) == ["train"]
+    assert "train: runs again (policy was changed or removed since)" in heard.said
+
+
+def test_an_edited_output_is_made_again_and_the_edit_is_kept(out: Path) -> None:
+    go(out)
+    original = (out / "episodes.jsonl").read_text()
+    (out / "episodes.jsonl").write_text("mine\n")
+    heard = Heard()
+    assert go(out, heard=heard) == ["gather"]
+    assert (out / "episodes.jsonl").read_text() == original
+    assert (out / "episodes.jsonl.edited").read_text() == "mine\n"
+    assert "kept as episodes.jsonl.edited" in heard.text
+
+
+def test_a_single_stage_uses_the_files_that_are_there(out: Path) -> None:
+    go(out)
+    (out / "episodes.jsonl").write_text('{"episode": 0}\n')
+    assert go(out, only=("train",)) == ["train"]
+    assert (out / "episodes.jsonl").read_text() == '{"episode": 0}\n'
+
+
+def test_a_truncated_file_stops_the_stage_that_reads_it(out: Path) -> None:
+    go(out)
+    cut = (out / "episodes.jsonl").read_text()[:-4]
+    (out / "episodes.jsonl").write_text(cut)
+    with pytest.raises(RunFolderError, match=r"episodes\.jsonl is damaged at line 600"):
+        go(out, only=("train",))
+    assert (out / "episodes.jsonl").read_text() == cut
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"stage": "train"}', "[]", '{"unknown": 1}'])
+def test_a_damaged_manifest_means_not_done(out: Path, content: str) -> None:
+    go(out)
+    (out / "manifests/train.json").write_text(content)
+    assert go(out) == ["train"]
+
+
+def test_another_library_version_runs_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go(out)
+    monkeypatch.setattr(manifest_module, "__version__", "99.0")
+    heard = Heard()
+    assert go(out, heard=heard) == ["gather", "train", "judge"]
+    assert "this is 99.0" in heard.text
+
+
+def test_a_stage_without_its_input_says_which_file(out: Path) -> None:
+    go(out, until="gather")
+    with pytest.raises(RunFolderError, match=r"judge needs .*policy, which does not exist"):
+        go(out, only=("judge",))
+
+
+def test_a_stage_that_fails_is_not_done(out: Path) -> None:
+    broken = (*TOYS[:2], replace(TOYS[2], function=f"{TOY}:forgetful"))
+    with pytest.raises(RunFolderError, match=r"ended without writing .*results\.json"):
+        go(out, broken)
+    assert go(out) == ["judge"]
+
+
+def test_an_unknown_stage_is_refused_with_the_known_ones(out: Path) -> None:
+    with pytest.raises(RunFolderError, match="no stage 'trian'; the stages are gather, train, judge"):
+        go(out, until="trian")
+
+
+def test_a_folder_with_other_things_is_refused(out: Path) -> None:
+    out.mkdir()
+    (out / "thesis.tex").write_text("")
+    with pytest.raises(RunFolderError, match=r"is no run folder: .* thesis\.tex"):
+        go(out)
+    assert [path.name for path in out.iterdir() if path.name[0] != "."] == ["thesis.tex"]
+
+
+def test_a_manifest_says_what_was_made_from_what(out: Path) -> None:
+    go(out)
+    run = RunFolder(out)
+    found = read_manifest(run, TOYS[1])
+    assert found is not None
+    assert found.inputs == {"episodes.jsonl": run.hash("episodes.jsonl")}
+    assert found.outputs == {"policy": run.hash("policy")}
+    assert found.settings["rl.lr"] == 0.0005
+    assert {"python", "torch", "transformers", "reflect_rl"} <= set(found.versions)
+    assert set(total_seconds(run)) == {"gather", "train", "judge"}
+
+
+KILLED = "import sys; sys.path.insert(0, sys.argv[2]); import test_pipeline as t; t.go(t.Path(sys.argv[1]))"
+
+
+def killed_in_training(out: Path) -> None:
+    """Run the toys in a process of their own and SIGKILL it in the middle of training."""
+    out.mkdir()
+    (out / ".wait").touch()
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(out), str(Path(__file__).parent)])
+    state = out / "checkpoints/train/state.json"
+    deadline = time.monotonic() + 30
+    while not (state.exists() and len(RunFolder(out).read_json("checkpoints/train/state.json")) == 6):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (out / ".wait").unlink()
+
+
+def test_a_run_killed_in_a_stage_continues_and_ends_the_same(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    go(whole)
+    killed_in_training(killed)
+    heard = Heard()
+    assert go(killed, heard=heard) == ["train", "judge"]
+    assert "train: continues" in heard.said
+    for name in ("episodes.jsonl", "policy", "results.json"):
+        assert RunFolder(killed).hash(name) == RunFolder(whole).hash(name)
+    assert not (killed / "checkpoints/train").exists()
+
+
+def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path: Path) -> None:
+    fresh, killed = tmp_path / "fresh", tmp_path / "killed"
+    go(fresh, rl__lr=0.25)
+    killed_in_training(killed)
+    heard = Heard()
+    assert go(killed, heard=heard, rl__lr=0.25) == ["train", "judge"]
+    assert "train: continues" not in heard.said
+    assert RunFolder(killed).hash("policy") == RunFolder(fresh).hash("policy")
+
+
+def test_runs_share_the_stages_they_have_in_common(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    assert go(tmp_path / "a", store=store) == ["gather", "train", "judge"]
+    heard = Heard()
+    assert go(tmp_path / "b", heard=heard, store=store, rl__lr=0.25) == ["train", "judge"]
+    assert "gather: taken from another run" in heard.said
+    go(tmp_path / "c", store=store, rl__lr=0.25)
+    assert not (tmp_path / "c/.calls").exists()
+    for name in ("episodes.jsonl", "policy", "results.json"):
+        assert RunFolder(tmp_path / "c").hash(name) == RunFolder(tmp_path / "b").hash(name)
+    assert go(tmp_path / "c", rl__lr=0.25) == []  # what was taken counts as done
+
+
+def test_a_damaged_store_entry_is_not_used(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    go(tmp_path / "a", store=store)
+    next(store.glob("gather/*/episodes.jsonl")).write_text("damaged")
+    assert go(tmp_path / "b", store=store) == ["gather"]
+    assert go(tmp_path / "c", store=store) == []
+
+
+def _share(folder: str) -> None:
+    go(Path(folder), store=Path(folder).parent / "store")
+
+
+def test_processes_that_put_the_same_entry_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    folders = [str(tmp_path / name) for name in "abcd"]
+    with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
+        list(pool.map(_share, folders))
+    assert len({RunFolder(folder).hash("policy") for folder in folders}) == 1
+    entries = list((tmp_path / "store/train").iterdir())
+    assert len(entries) == 1
+    assert entries[0].name[0] != "."
+
+
+def test_a_store_that_cannot_be_written_is_announced(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file, not a folder")
+    heard = Heard()
+    assert go(tmp_path / "a", heard=heard, store=tmp_path / "store") == ["gather", "train", "judge"]
+    assert "warning: gather could not be shared with other runs" in heard.text
+
+
+def test_the_real_stages_are_wired_to_each_other() -> None:
+    """Every input is an output of an earlier stage, and every setting that a stage names exists."""
+    made: set[str] = set()
+    known = set(manifest_module.flat(Settings()))
+    for stage in STAGES:
+        assert set(stage.inputs) <= made
+        assert set(stage.optional) <= {*stage.inputs, *stage.outputs}
+        for section in stage.settings:
+            assert manifest_module.select(dict.fromkeys(known), (section,)), section
+        made |= set(stage.outputs)
+
+
+def test_the_environment_of_the_process_is_left_alone(out: Path) -> None:
+    before, folder = dict(os.environ), Path.cwd()
+    go(out)
+    assert dict(os.environ) == before
+    assert Path.cwd() == folder

@@ -1,0 +1,154 @@
+"""The backbone gives the same hidden states, and gradients, as the library's own forward pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+import tiny_models
+from reflect_rl.config import ModelSettings
+from reflect_rl.players.backbone import Backbone, TokenBatch
+from reflect_rl.players.models import load_pretrained, save_model
+
+
+def random_batch(seed: int, prefix: int, rows: int, length: int, reads: int) -> TokenBatch:
+    generator = torch.Generator().manual_seed(seed)
+    words = len(tiny_models.tokenizer())
+    return TokenBatch(
+        torch.randint(words, (prefix,), generator=generator),
+        torch.randint(words, (rows, length), generator=generator),
+        torch.randint(length, (rows, reads), generator=generator),
+    )
+
+
+def plain(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
+    """The library's forward pass over whole rows."""
+    rows = batch.ids_BL.shape[0]
+    ids_BL = torch.cat([batch.prefix_P.expand(rows, -1), batch.ids_BL], dim=1)
+    hidden_BLD = model(input_ids=ids_BL, output_hidden_states=True).hidden_states[-1]
+    return torch.stack([hidden_BLD[row, batch.read_BR[row] + len(batch.prefix_P)] for row in range(rows)])
+
+
+SHAPES = {
+    "prefix": st.integers(0, 12),
+    "rows": st.integers(1, 5),
+    "length": st.integers(1, 20),
+    "reads": st.integers(1, 4),
+}
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@given(**SHAPES)
+def test_the_fast_path_equals_the_library(layers: int, prefix: int, rows: int, length: int, reads: int) -> None:
+    model, batch = tiny_models.frozen_gpt2(layers), random_batch(length, prefix, rows, length, reads)
+    backbone = Backbone(model)
+    assert backbone.fast
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.hidden(batch), plain(model, batch), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("prefix", [0, 7])
+def test_the_fast_path_has_the_gradients_of_the_library(prefix: int) -> None:
+    model, batch = tiny_models.gpt2(), random_batch(3, prefix, 4, 11, 3)
+    weight = torch.randn(4, 3, 16, generator=torch.Generator().manual_seed(0))
+    grads = []
+    for hidden in (Backbone(model).hidden(batch), plain(model, batch)):
+        model.zero_grad()
+        (hidden * weight).sum().backward()
+        grads.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys() == dict(model.named_parameters()).keys()
+    for name, grad in grads[1].items():
+        torch.testing.assert_close(grads[0][name], grad, rtol=1e-3, atol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize("odd", [{"scale_attn_weights": False}, {"scale_attn_by_inverse_layer_idx": True}])
+def test_a_gpt2_of_unusual_attention_is_not_computed_wrongly(odd: dict[str, bool]) -> None:
+    torch.manual_seed(0)
+    words = len(tiny_models.tokenizer())
+    config = GPT2Config(
+        vocab_size=words, n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=1, **odd
+    )
+    model = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0, 0.5)
+    batch = random_batch(1, 3, 2, 9, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(Backbone(model).hidden(batch), plain(model, batch), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("prefix", [0, 5])
+def test_other_models_go_through_the_library(kind: str, prefix: int) -> None:
+    model, batch = tiny_models.llama(kind), random_batch(2, prefix, 3, 8, 2)
+    backbone = Backbone(model)
+    assert not backbone.fast
+    assert (backbone.width, backbone.context) == (16, tiny_models.CONTEXT)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.hidden(batch), plain(model, batch))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_padding_on_the_right_changes_nothing(kind: str) -> None:
+    model = tiny_models.gpt2() if kind == "gpt2" else tiny_models.llama()
+    batch = random_batch(4, 6, 3, 9, 2)
+    padded = TokenBatch(batch.prefix_P, torch.nn.functional.pad(batch.ids_BL, (0, 13), value=7), batch.read_BR)
+    with torch.no_grad():
+        shown, hidden = Backbone(model).hidden(padded), Backbone(model).hidden(batch)
+    torch.testing.assert_close(shown, hidden, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def adapted(request: pytest.FixtureRequest, tmp_path: Path) -> PreTrainedModel:
+    pytest.importorskip("peft")
+    model = tiny_models.gpt2() if request.param == "gpt2" else tiny_models.llama()
+    save_model(model, tiny_models.tokenizer(), tmp_path / "base")
+    return load_pretrained(ModelSettings(source=str(tmp_path / "base"), lora_rank=4))[0].eval()
+
+
+def turn_on(model: PreTrainedModel) -> None:
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.3, generator=generator)
+
+
+def test_adapters_are_used_and_they_alone_are_trained(adapted: PreTrainedModel) -> None:
+    batch, backbone = random_batch(5, 4, 3, 8, 2), Backbone(adapted)
+    trained = [name for name, weight in adapted.named_parameters() if weight.requires_grad]
+    assert trained
+    assert all("lora_" in name for name in trained)
+    with torch.no_grad():
+        before = backbone.hidden(batch)
+        turn_on(adapted)
+        assert (backbone.hidden(batch) - before).abs().max() > 1e-2
+    backbone.hidden(batch).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for n, p in adapted.named_parameters() if "lora_A" in n)
+
+
+def test_saving_merges_the_adapters_and_leaves_the_model_as_it_was(adapted: PreTrainedModel, tmp_path: Path) -> None:
+    turn_on(adapted)
+    batch = random_batch(5, 4, 3, 8, 2)
+    with torch.no_grad():
+        before = Backbone(adapted).hidden(batch)
+        save_model(adapted, tiny_models.tokenizer(), tmp_path / "merged")
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", use_safetensors=True).eval()
+        assert not hasattr(again, "peft_config")
+        torch.testing.assert_close(plain(again, batch), before, rtol=1e-4, atol=1e-4)
+        assert torch.equal(Backbone(adapted).hidden(batch), before)
+
+
+def test_adapters_start_the_same_in_every_run(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    save_model(tiny_models.gpt2(), tiny_models.tokenizer(), tmp_path / "base")
+    first, second = (
+        load_pretrained(ModelSettings(source=str(tmp_path / "base"), lora_rank=4))[0].state_dict() for _ in range(2)
+    )
+    assert all(torch.equal(weight, second[name]) for name, weight in first.items())

@@ -1,0 +1,292 @@
+"""The report in a real headless browser, on a made-up run and a made-up comparison."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reflect_rl.config import Settings
+from reflect_rl.errors import RunFolderError
+from reflect_rl.evaluation.report import MAX_TEXT, report, report_compare
+from reflect_rl.progress import Progress
+from reflect_rl.run_folder import RunFolder
+from report_data import SETTINGS, comparison, episode, invented_run, manifest, metrics
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    pytest.importorskip("playwright", reason="playwright is not installed")
+    from playwright.sync_api import Error
+
+    path = Path(__file__).parent.parent / "scripts" / "screenshot_report.py"
+    spec = importlib.util.spec_from_file_location("screenshot_report", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        manager = module.chromium()
+        found = manager.__enter__()
+    except Error as error:
+        pytest.skip(f"no Chromium can be started: {str(error).splitlines()[0]}")
+    yield found
+    manager.__exit__(None, None, None)
+
+
+class Opened:
+    """A page, with everything it asked for and complained about."""
+
+    def __init__(self, browser: Any, path: Path, **context: Any) -> None:
+        self.page = browser.new_page(reduced_motion="reduce", **{"viewport": {"width": 1280, "height": 900}} | context)
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on(
+            "console", lambda line: self.errors.append(line.text) if line.type in ("error", "warning") else None
+        )
+        self.page.goto(path.resolve().as_uri())
+        self.page.wait_for_timeout(150)
+
+    def text(self, selector: str) -> str:
+        return self.page.locator(selector).first.inner_text()
+
+    def overflow(self) -> int:
+        return self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+@pytest.fixture(scope="module")
+def invented(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = invented_run(tmp_path_factory.mktemp("runs") / "taxi")
+    counts = report(run, SETTINGS, Progress())
+    assert counts["iterations"] == 20
+    assert counts["episodes"] == 13
+    return run / "report.html"
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Any, invented: Path) -> Opened:
+    return Opened(browser, invented)
+
+
+@pytest.mark.browser
+def test_page_asks_for_nothing_but_itself_and_has_no_errors(opened: Opened, invented: Path) -> None:
+    opened.page.locator("#provenance").scroll_into_view_if_needed()
+    for block in opened.page.locator("details > summary").all():
+        block.click()
+    opened.page.wait_for_timeout(100)
+    assert opened.errors == []
+    assert opened.requests == [invented.resolve().as_uri()]
+    assert invented.stat().st_size < 1_000_000
+
+
+@pytest.mark.browser
+def test_headline_shows_the_results_with_horizon_and_budgets(opened: Opened) -> None:
+    assert opened.page.locator(".tile .big").all_inner_texts() == ["96.7 %", "95.4 %", "99.3 %"]
+    assert opened.text(".tile .note") == "95 % interval 88.6 – 99.1 % · 60 episodes"
+    budget = "horizon 20 · 1,000 action labels (377 distinct) · 2,000 reflection labels (391 distinct)"
+    assert opened.text(".headline > .note") == f"Measured at {budget}"
+    assert budget in opened.text("#result caption")
+
+
+@pytest.mark.browser
+def test_every_curve_is_drawn_with_names_and_units(opened: Opened) -> None:
+    charts = opened.page.locator("#learning .charts").first.locator("figure.chart")
+    assert charts.locator(".name").all_inner_texts() == [
+        "Success",
+        "Return",
+        "Why episodes ended",
+        "Entropy",
+        "KL",
+        "Time",
+    ]
+    for index in range(6):
+        drawing = charts.nth(index).locator("svg")
+        assert len(drawing.locator("text").all()) >= 6
+        assert {"iteration"} < set(drawing.locator("text.axis-name").all_text_contents())
+        assert drawing.locator("path.line, path.area").first.get_attribute("d").count("M") >= 1
+    charts.first.locator("svg").hover()
+    assert "training" in opened.text("#tip")
+    assert "[" in opened.text("#tip")
+
+
+@pytest.mark.browser
+def test_time_is_shown_by_stage_in_the_order_of_the_pipeline(opened: Opened) -> None:
+    names = opened.page.locator("#time .bars > li:not(.nested) .name").all_inner_texts()
+    assert names == ["collect", "annotate", "sft reflector", "sft policy", "rl", "evaluate"]
+    assert "2 min 8 s" in opened.text("#time .note")
+
+
+@pytest.mark.browser
+def test_viewer_steps_by_button_and_by_arrow_keys(browser: Any, invented: Path) -> None:
+    page = Opened(browser, invented)
+    page.page.locator(".viewer").scroll_into_view_if_needed()
+    page.page.locator(".episodes button").nth(1).click()
+    seen = [viewed(page)]
+    for action in ("click", "ArrowRight", "ArrowRight"):
+        page.page.locator("#next").click() if action == "click" else page.page.keyboard.press(action)
+        seen.append(viewed(page))
+    for before, after in pairwise(seen):
+        assert all(x != y for x, y in zip(before, after, strict=True))
+    assert page.page.locator(".observation mark").count() > 0
+    page.page.keyboard.press("ArrowLeft")
+    assert viewed(page) == seen[2]
+    page.page.locator("#previous").click()
+    assert viewed(page) == seen[1]
+    assert page.text(".where").startswith("step 2 of")
+    page.page.locator(".slide input").fill("0")
+    assert viewed(page) == seen[0]
+
+
+def viewed(page: Opened) -> tuple[str, str, tuple[str, ...]]:
+    """Grid, reflection and bars as they are on the page now."""
+    bars = page.page.locator(".actions .fill").evaluate_all("nodes => nodes.map(node => node.style.width)")
+    return page.text(".observation"), page.text(".reflection"), tuple(bars)
+
+
+@pytest.mark.browser
+def test_viewer_marks_choice_and_expert_and_tells_how_the_episode_ended(browser: Any, invented: Path) -> None:
+    page = Opened(browser, invented)
+    last = json.loads((invented.parent / "evaluation.jsonl").read_text(encoding="utf-8").split("\n")[0])["steps"][-1]
+    page.page.locator(".slide input").press("End")
+    assert page.page.locator(".actions .tag.chosen").count() == 1
+    assert page.page.locator(".actions li.chosen").get_attribute("data-action") == str(last["choice"])
+    expert = page.page.locator(".actions li", has=page.page.locator(".tag.expert"))
+    assert expert.get_attribute("data-action") == str(last["expert"])
+    outcome = page.text(".outcome")
+    assert "−1.00" in outcome
+    assert "ends: dangerous" in outcome
+
+
+@pytest.mark.browser
+def test_viewer_filters_by_result_and_mode_and_plays(browser: Any, invented: Path) -> None:
+    page = Opened(browser, invented)
+    page.page.get_by_role("group", name="result").get_by_text("failure").click()
+    page.page.get_by_role("group", name="mode").get_by_text("sampled").click()
+    shown = page.page.locator(".episodes small").all_inner_texts()
+    assert len(shown) == 1
+    assert all("dangerous · sampled" in line for line in shown)
+    page.page.locator("#play").click()
+    page.page.wait_for_timeout(1100)
+    assert page.text(".where").startswith("step 2 of")
+
+
+@pytest.mark.browser
+def test_model_text_is_shown_as_text_and_never_executed(browser: Any, invented: Path) -> None:
+    page = Opened(browser, invented)
+    page.page.locator(".episodes button").first.click()
+    assert "</script><script>window.attacked = true</script><img src=x" in page.text(".reflection")
+    assert page.page.evaluate("window.attacked") is None
+    assert page.page.locator(".stage img, .stage script").count() == 0
+    assert invented.read_text(encoding="utf-8").lower().count("</script") == 2
+
+
+@pytest.mark.browser
+def test_reflector_shows_differing_examples_first_with_the_words_marked(opened: Opened) -> None:
+    first = opened.page.locator(".example").first
+    assert first.locator("mark").all_inner_texts() == ["east.", "west."]
+    assert "97.0 %" in opened.text("#reflector .facts")
+    opened.page.locator("#reflector .more").click()
+    assert opened.page.locator(".example").count() == 9
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 390), ("dark", 1280), ("light", 768)])
+def test_page_fits_phones_and_dark_mode(browser: Any, invented: Path, scheme: str, width: int) -> None:
+    page = Opened(browser, invented, color_scheme=scheme, viewport={"width": width, "height": 800})
+    assert page.overflow() <= 0
+    colours = page.page.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+    )
+    paper, ink = (sum(map(int, colour[4:-1].split(","))) for colour in colours)
+    dark, light = min(paper, ink), max(paper, ink)
+    assert dark < 150
+    assert light > 600
+    assert (paper == dark) == (scheme == "dark")
+    assert page.errors == []
+
+
+@pytest.mark.browser
+def test_empty_run_says_what_is_missing_and_invents_nothing(browser: Any, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "empty")
+    assert report(run, Settings.model_validate({}), Progress())["episodes"] == 0
+    page = Opened(browser, run / "report.html")
+    assert page.errors == []
+    for name in ("result", "episodes", "learning", "reflector", "time"):
+        assert page.page.locator(f"#{name} .absent").count() == 1
+    assert "%" not in page.text("main")
+
+
+@pytest.mark.browser
+def test_half_filled_files_are_accepted(browser: Any, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "half")
+    run.write_json("results.json", {"panels": {"test": {"greedy": {"success": 0.5}}}})
+    run.write_text("metrics.jsonl", '{"iteration": 0, "success": NaN}\n{"iteration": 1, "kl": Infinity}\n')
+    run.write_json("reflector.json", {"kind": "local"})
+    step = {"observation": "x", "actions": [f"open {n}" for n in range(40)], "choice": 39}
+    run.write_jsonl("evaluation.jsonl", [{"task": "a", "stop": "failure", "steps": [step]}, {"task": "b", "steps": []}])
+    run.write_json("manifests/rl.json", {"stage": "rl"})
+    run.write_json("guard.json", {"kept": "no reflection", "valid": {"reflection": 0.9, "none": 0.95}})
+    run.write_jsonl(
+        "selection.jsonl", [{"id": str(n), "rank": n, "gain": 1 / (n + 1), "strategy": "k_center"} for n in range(900)]
+    )
+    run.write_json("compare.json", comparison())
+    report(run, SETTINGS, Progress())
+    page = Opened(browser, run / "report.html")
+    assert page.errors == []
+    assert "50.0 %" in page.text(".tile")
+    assert "not measured" in page.text(".tile:nth-child(2)")
+    assert "28 less likely actions are not shown." in page.text(".mind")
+    assert "900 states were chosen by k center" in page.text("#selection")
+
+
+@pytest.mark.browser
+def test_comparison_page_draws_every_seed_mean_and_interval(browser: Any, tmp_path: Path) -> None:
+    data = comparison()
+    RunFolder(tmp_path).write_json("compare.json", data)
+    page = Opened(browser, report_compare(tmp_path))
+    assert page.errors == []
+    assert len(page.requests) == 1
+    assert page.page.locator(".regime").count() == 2
+    drawing = page.page.locator(".regime").first.locator("svg")
+    assert drawing.locator(".seed").count() == 30
+    assert drawing.locator(".mean").count() == drawing.locator(".whisker").count() == 6
+    assert "horizon 20 · 200 action labels · 2,000 reflection labels" in page.text(".regime")
+    assert "97." in page.text(".regime table tr:nth-child(5)")
+    phone = Opened(browser, tmp_path / "report.html", viewport={"width": 360, "height": 780})
+    assert phone.overflow() <= 0
+    assert phone.errors == []
+
+
+def test_same_folder_gives_the_same_bytes_and_a_large_run_stays_small(tmp_path: Path) -> None:
+    run, rng = invented_run(tmp_path / "run"), np.random.default_rng(0)
+    report(run, SETTINGS, Progress())
+    before = (run / "report.html").read_bytes()
+    run.write_json("manifests/report.json", manifest("report", 1.0))
+    report(run, SETTINGS, Progress())
+    assert (run / "report.html").read_bytes() == before
+
+    long = episode(rng, 0, "greedy", True, "word " * 20_000)
+    run.write_jsonl("evaluation.jsonl", [long] * 60)
+    run.write_jsonl("metrics.jsonl", map(metrics, range(3_000)))
+    counts = report(run, SETTINGS, Progress())
+    assert counts["bytes"] == (run / "report.html").stat().st_size < 1_000_000
+    assert 0 < counts["episodes"] < 60
+    assert counts["iterations"] == 3_000
+    assert f"{'word ' * (MAX_TEXT // 5)}" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_damaged_files_are_refused_with_their_name(tmp_path: Path) -> None:
+    run = invented_run(tmp_path)
+    run.write_text("metrics.jsonl", '{"iteration": 0}\n{"iter')
+    with pytest.raises(RunFolderError, match=r"metrics\.jsonl is damaged at line 2"):
+        report(run, SETTINGS, Progress())
+    with pytest.raises(RunFolderError, match=r"compare\.json does not exist"):
+        report_compare(tmp_path)

@@ -1,0 +1,34 @@
+"""The tables of a comparison: Markdown and terminal."""
+
+from __future__ import annotations
+
+from reflect_rl.evaluation.tables import compare_markdown, compare_terminal
+from report_data import comparison
+
+
+def test_markdown_has_a_table_a_regime_and_escapes_its_cells() -> None:
+    text = compare_markdown(comparison())
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 * (6 + 2)
+    assert all(line.replace("\\|", "").count("|") == 6 for line in rows)
+    assert "no\\|negatives" in text
+    assert "horizon 20, 200 action labels, 2,000 reflection labels." in text
+    assert "```sh\nreflect-rl compare taxi --seeds 0,1,2,3,4\n```" in text
+
+
+def test_terminal_table_is_aligned_and_obeys_no_control_characters() -> None:
+    data = comparison()
+    data["regimes"]["scarce actions"]["arms"]["sft"]["title"] = "sft\x1b[31m 红"
+    lines = compare_terminal(data).splitlines()
+    assert "\x1b" not in "\n".join(lines)
+    assert "not measured" not in "\n".join(lines)
+    plain = [line for line in lines if line.startswith("  ") and "红" not in line]
+    assert len({line.index("5  ") for line in plain if "  5  " in line}) == 1
+
+
+def test_missing_figures_of_a_comparison_are_named_as_such() -> None:
+    data = {"regimes": {"r": {"arms": {"a": {"success": [None, 0.5]}, "b": {}}}}}
+    for text in (compare_markdown(data), compare_terminal(data)):
+        assert text.count("not measured") >= 5
+        assert "50.0" in text
+    assert compare_terminal({}) == "Comparison: unnamed"

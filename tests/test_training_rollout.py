@@ -1,0 +1,179 @@
+"""Rollouts: what an episode does depends on its own seed alone, and each distinct prompt is forwarded once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiny_models
+from corridor import CELLS, Corridor, Endless
+from reflect_rl.config import PromptSettings, ReflectorSettings
+from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.players.memo import Memo
+from reflect_rl.players.policy import Policy
+from reflect_rl.players.prompt import PromptBuilder
+from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector
+from reflect_rl.records import StopReason
+from reflect_rl.training.rollout import EpisodeSpec, Players, Rollout, merge, play_episodes
+
+TASKS = (*Corridor().tasks("train"), *Corridor().tasks("valid"))
+SPECS = [EpisodeSpec(TASKS[n % len(TASKS)], 100 + n, "near" if n % 5 == 0 else None, n % 3) for n in range(40)]
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return tiny_models.policy(value=True)
+
+
+def players(policy: Policy, reflector: Reflector | None = None, history: int = 1) -> Players:
+    assert policy.labels is not None
+    prompts = PromptBuilder(Corridor.task_text, PromptSettings(history=history), list(policy.labels), policy.count)
+    return Players(policy, reflector or NoReflector(), prompts)
+
+
+def sampling_reflector() -> LocalReflector:
+    prompts = PromptBuilder(Corridor.task_text, PromptSettings(), [" A", " B", " C"])
+    settings = ReflectorSettings(decoding="sample", max_new_tokens=4)
+    return LocalReflector(tiny_models.gpt2(3), tiny_models.tokenizer(), prompts, settings, Memo(None, "x"), chunk=2)
+
+
+def play(
+    policy: Policy,
+    slots: int = 16,
+    specs: list[EpisodeSpec] = SPECS,
+    make: Callable[[], Any] | None = None,
+    **more: Any,
+) -> Rollout:
+    own = {name: more.pop(name) for name in ("reflector", "history") if name in more}
+    return play_episodes(make or partial(Corridor, slip=0.2), players(policy, **own), specs, slots, **more)
+
+
+def assert_same(one: Rollout, other: Rollout) -> None:
+    """To the bit, times aside."""
+    assert one.trajectories == other.trajectories
+    assert one.prompts == other.prompts
+    assert one.log_probs_PN.tobytes() == other.log_probs_PN.tobytes()
+    assert one.values_P.tobytes() == other.values_P.tobytes()
+
+
+@pytest.mark.parametrize("reflector", [NoReflector, lambda: ScriptedReflector(Corridor, "way"), sampling_reflector])
+@pytest.mark.parametrize("history", [1, 3])
+def test_the_number_of_slots_never_changes_a_result(policy: Policy, reflector: Any, history: int) -> None:
+    specs = SPECS[:20]
+    rollouts = [play(policy, slots, specs, reflector=reflector(), history=history) for slots in (1, 3, 64)]
+    assert_same(rollouts[0], rollouts[1])
+    assert_same(rollouts[0], rollouts[2])
+
+
+def test_every_episode_is_played_to_its_end_in_its_place(policy: Policy) -> None:
+    ticks: list[int] = []
+    rollout = play(policy, 7, tick=ticks.append)
+    assert [trajectory.spec for trajectory in rollout.trajectories] == SPECS
+    assert sum(ticks) == len(SPECS)
+    for trajectory in rollout.trajectories:
+        assert 1 <= len(trajectory.rows) == len(trajectory.choices) == len(trajectory.rewards) <= 8
+        ended = trajectory.rewards[-1]
+        assert ended == {StopReason.SUCCESS: 0.95, StopReason.DANGEROUS: -1.05}.get(trajectory.stop, -0.05)
+        assert trajectory.stop is not StopReason.HORIZON or len(trajectory.rows) == 8
+        assert trajectory.success == (trajectory.stop is StopReason.SUCCESS)
+    assert {StopReason.SUCCESS, StopReason.DANGEROUS} <= {t.stop for t in rollout.trajectories}
+
+
+def test_a_trajectory_can_be_replayed_in_the_world(policy: Policy) -> None:
+    rollout = play(policy)
+    for trajectory in rollout.trajectories[:10]:
+        env = Corridor(slip=0.2)
+        options = {"task": trajectory.spec.task} | ({"stage": "near"} if trajectory.spec.stage else {})
+        observation, _ = env.reset(seed=trajectory.spec.seed, options=options)
+        for row, choice, reward in zip(trajectory.rows, trajectory.choices, trajectory.rewards, strict=True):
+            assert f"\n{observation}\n" in rollout.prompts[row].text
+            observation, earned, *_ = env.step(choice)
+            assert earned == reward
+
+
+def test_rows_hold_what_the_policy_says_of_their_prompts(policy: Policy) -> None:
+    rollout = play(policy)
+    assert [p.text for p in rollout.prompts] == sorted({p.text for p in rollout.prompts})
+    assert {row for t in rollout.trajectories for row in t.rows} == set(range(len(rollout.prompts)))
+    log_probs_PN, value_P = policy.evaluate(rollout.prompts)
+    assert (log_probs_PN.numpy() == rollout.log_probs_PN).all()
+    assert (value_P.numpy() == rollout.values_P).all()
+
+
+def test_each_distinct_prompt_is_forwarded_once(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    forwarded: Counter[str] = Counter()
+    evaluate = policy.evaluate
+
+    def counting(prompts: Any) -> Any:
+        forwarded.update(prompt.text for prompt in prompts)
+        return evaluate(prompts)
+
+    monkeypatch.setattr(policy, "evaluate", counting)
+    rollout = play(policy, 5)
+    assert set(forwarded.values()) == {1}
+    assert sorted(forwarded) == [p.text for p in rollout.prompts]
+    assert rollout.steps > len(rollout.prompts)
+
+
+def test_choices_follow_the_probabilities(policy: Policy) -> None:
+    specs = [EpisodeSpec(TASKS[n % 3], 10_000 + n) for n in range(3000)]
+    rollout = play(policy, 512, specs, make=Corridor)
+    counts_PN = np.zeros_like(rollout.log_probs_PN, dtype=np.float64)
+    for trajectory in rollout.trajectories:
+        np.add.at(counts_PN, (trajectory.rows, trajectory.choices), 1)
+    chance_PN = np.exp(rollout.log_probs_PN.astype(np.float64))
+    expected_PN = chance_PN * counts_PN.sum(1, keepdims=True)
+    often = expected_PN > 10
+    chi_square = float(((counts_PN - expected_PN)[often] ** 2 / expected_PN[often]).sum())
+    freedom = int(often.sum()) - int(often.any(1).sum())
+    assert freedom > 10
+    assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
+    assert counts_PN[np.isneginf(rollout.log_probs_PN)].sum() == 0
+
+
+def test_greedy_takes_the_likeliest_whatever_the_seed(policy: Policy) -> None:
+    one = play(policy, greedy=True, make=Corridor)
+    for trajectory in one.trajectories:
+        assert trajectory.choices == one.log_probs_PN[trajectory.rows].argmax(1).tolist()
+    moved = [EpisodeSpec(spec.task, spec.seed + 1, spec.stage, spec.sample) for spec in SPECS]
+    other = play(policy, specs=moved, greedy=True, make=Corridor)
+    assert [t.choices for t in one.trajectories] == [t.choices for t in other.trajectories]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 50])
+def test_merged_shares_are_the_rollout_of_one_process(policy: Policy, ranks: int) -> None:
+    whole = play(policy)
+    shares = [play(policy, specs=SPECS[rank::ranks]) for rank in range(ranks)]
+    assert_same(merge(shares, len(SPECS)), whole)
+
+
+def test_only_kept_episodes_hold_what_a_reader_wants(policy: Policy) -> None:
+    reflector = ScriptedReflector(Corridor, "way")
+    rollout = play(policy, 3, reflector=reflector, keep=lambda number: number in (2, 30))
+    assert [n for n, t in enumerate(rollout.trajectories) if t.shown] == [2, 30]
+    trajectory = rollout.trajectories[30]
+    assert len(trajectory.shown) == len(trajectory.rows)
+    for shown, row in zip(trajectory.shown, trajectory.rows, strict=True):
+        assert shown.reflection is not None
+        assert shown.reflection in rollout.prompts[row].text
+        assert shown.expert == shown.state.actions.index(str(shown.state.facts["way"]))
+        assert len(shown.state.observation) == CELLS
+
+
+def test_the_seconds_add_up_and_no_episodes_is_no_error(policy: Policy) -> None:
+    rollout = play(policy)
+    assert set(rollout.seconds) == {"reflect", "policy", "environment"}
+    assert all(value >= 0 for value in rollout.seconds.values())
+    nothing = play(policy, specs=[])
+    assert (nothing.steps, nothing.prompts) == (0, [])
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_a_world_that_never_ends_is_one_clear_error(policy: Policy, greedy: bool) -> None:
+    with pytest.raises(EnvironmentContractError, match=r"Endless went on after its horizon of 8 steps.*truncated"):
+        play(policy, make=Endless, greedy=greedy, specs=SPECS * 3)

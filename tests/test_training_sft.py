@@ -1,0 +1,248 @@
+"""SFT: what is trained on, what is kept aside, and that a resumed warm-up equals an uninterrupted one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+import tiny_models
+from conftest import Heard
+from reflect_rl.config import Settings, SftSettings
+from reflect_rl.data.annotate import Label, read_pool
+from reflect_rl.errors import SettingsError
+from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
+from reflect_rl.players.models import save_model
+from reflect_rl.progress import Bar, Progress
+from reflect_rl.records import Reflection
+from reflect_rl.run_folder import RunFolder
+from reflect_rl.training import sft
+from reflect_rl.training.sft import _indices, fit, sft_policy, sft_reflector, split_held_out
+
+Tiny = Callable[..., Settings]
+
+
+class Killed(Exception):
+    """Stands for a process that dies."""
+
+
+class Killer(Progress):
+    """Dies after so many units of a bar."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    @contextmanager
+    def bar(self, what: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Bar]:
+        yield self
+
+    def update(self, n: int = 1) -> None:
+        self.left -= n
+        if self.left < 0:
+            raise Killed
+
+    def note(self, **values: Any) -> None:
+        pass
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@given(st.lists(st.sampled_from("abcdefghij"), max_size=40), st.sampled_from([0.0, 0.1, 0.3, 0.5]))
+def test_a_held_out_state_is_in_no_training_example(states: list[str], share: float) -> None:
+    labels = [Reflection(state, f"text of {state}", "t") for state in states]
+    train, held = split_held_out(labels, share)
+    distinct = len(set(states))
+    assert not {label.state for label in train} & {label.state for label in held}
+    assert {label.state for label in train} | {label.state for label in held} == set(states)
+    assert len(held) == int(share * distinct)
+    assert train == [label for label in labels if label.state not in {h.state for h in held}]
+
+
+def test_the_reflector_never_reads_a_held_out_state_and_is_judged_on_them_alone(
+    pooled: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, heard: Heard
+) -> None:
+    settings = tiny({"reflector_sft.steps": 1, "annotate.holdout": 0.3})
+    rows, row = [], sft._reflection_row
+    monkeypatch.setattr(sft, "_reflection_row", lambda *a: rows.append(a[1].id) or row(*a))
+    figures = sft_reflector(pooled, settings, heard)
+    bought = pooled.read_jsonl("reflections.jsonl", Reflection.from_json)
+    train, held = split_held_out(bought, 0.3)
+    assert set(rows) == {label.state for label in train}
+    assert figures["held_out"] == len(held) > 10
+    assert heard.warned
+    assert "a weak reflector can do harm" in heard.warned[-1]
+    shown = pooled.read_json("reflector.json")
+    places = {entry.id: entry.state.observation for entry in read_pool(pooled, settings)}
+    assert {e["prompt"] for e in shown["examples"]} <= {places[label.state] for label in held}
+
+
+def test_a_reflector_learns_what_the_teacher_says(pooled: RunFolder, tiny: Tiny, heard: Heard) -> None:
+    settings = tiny({"reflector_sft.steps": 250, "reflector.model.width": 32, "reflector.warn_below": 0.6})
+    figures = sft_reflector(pooled, settings, heard)
+    assert figures["agreement"] >= 0.6
+    assert "agrees with the teacher" in heard.said[-1]
+    model = AutoModelForCausalLM.from_pretrained(pooled / "reflector", use_safetensors=True)
+    assert sum(weight.numel() for weight in model.parameters()) == figures["parameters"]
+
+
+def test_no_holdout_is_announced(pooled: RunFolder, tiny: Tiny, heard: Heard) -> None:
+    figures = sft_reflector(pooled, tiny({"reflector_sft.steps": 1, "annotate.holdout": 0.0}), heard)
+    assert figures["agreement"] is None
+    assert "not measured" in heard.warned[-1]
+
+
+def test_the_policy_learns_the_experts_choice_of_the_labelled_states(warmed: RunFolder, tiny: Tiny) -> None:
+    settings = tiny({"policy_sft.steps": 150, "policy.model.width": 32})
+    sft_policy(warmed, settings, Progress())
+    policy = load_policy(warmed / "policy-sft", settings)
+    prompts = policy_prompts(policy, "Walk to the item and take it.", settings)
+    at = {(entry.episode, entry.step): entry for entry in read_pool(warmed, settings)}
+    teacher = {r.state: r.text for r in warmed.read_jsonl("reflections.jsonl", Reflection.from_json)}
+    labels = warmed.read_jsonl("action_labels.jsonl", Label.from_json)
+    labels = [label for label in labels if label.state in teacher]
+    states = [at[label.episode, label.step] for label in labels]
+    rows_BN = policy.log_probs([prompts.policy_prompt(entry.state, teacher[entry.id]) for entry in states])
+    hits = [int(row.argmax()) == label.action for row, label in zip(rows_BN, labels, strict=True)]
+    assert sum(hits) / len(hits) > 0.9
+
+
+@pytest.mark.parametrize("mode", ["teacher", "own", "mix"])
+def test_the_policy_reads_the_texts_that_the_settings_name(warmed: RunFolder, tiny: Tiny, mode: str) -> None:
+    settings = tiny({"policy_sft.text": mode})
+    states = list({entry.id: entry for entry in read_pool(warmed, settings)}.values())
+    bought = warmed.read_jsonl("reflections.jsonl", Reflection.from_json)
+    teacher = {r.state: r.text for r in bought}
+    states = [entry for entry in states if entry.id in teacher]
+    read = sft._reflections_to_read(warmed, settings, states, bought, Progress())
+    own = load_reflector(warmed, settings, sft.make_env(settings)).reflect([entry.state for entry in states])
+    hers = sum(text == teacher[entry.id] for text, entry in zip(read, states, strict=True))
+    his = sum(text == said for text, said in zip(read, own, strict=True))
+    both = sum(said == teacher[entry.id] for said, entry in zip(own, states, strict=True))
+    assert both < len(states) / 2
+    if mode == "mix":
+        assert len(states) == hers + his - both
+        assert both < hers < len(states)
+        assert both < his
+    else:
+        assert len(states) == (hers if mode == "teacher" else his)
+
+
+def test_states_without_a_teachers_text_are_announced(warmed: RunFolder, tiny: Tiny, heard: Heard) -> None:
+    settings = tiny()
+    states = read_pool(warmed, settings)[:20]
+    bought = [Reflection(states[0].id, "Only one.", "t")]
+    read = sft._reflections_to_read(warmed, settings, states, bought, heard)
+    assert read[0] == "Only one."
+    assert any("have no teacher's text" in warning for warning in heard.warned)
+
+
+@pytest.mark.parametrize("who", ["reflector", "policy"])
+def test_a_resumed_warm_up_equals_an_uninterrupted_one(
+    pooled: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, who: str
+) -> None:
+    monkeypatch.setattr(sft, "SAVE_EVERY", 5)
+    settings = tiny({"reflector.kind": "local" if who == "reflector" else "none", f"{who}_sft.steps": 18})
+    stage, output = (sft_reflector, "reflector") if who == "reflector" else (sft_policy, "policy-sft")
+    whole = RunFolder(shutil.copytree(pooled.path, tmp_path / "whole"))
+    wanted = stage(whole, settings, Progress())
+    for after in (7, 6):
+        with pytest.raises(Killed):
+            stage(pooled, settings, Killer(after))
+    assert (pooled / f"checkpoints/sft-{who}/state.json").exists()
+    torch.manual_seed(1)
+    assert stage(pooled, settings, Progress()) == wanted
+    assert files(pooled / output) == files(whole / output)
+
+
+def test_the_same_seed_gives_the_same_files_and_another_seed_others(pooled: RunFolder, tiny: Tiny) -> None:
+    def made(seed: int) -> dict[str, bytes]:
+        settings = tiny({"seed": seed, "reflector.kind": "none", "policy_sft.steps": 3})
+        shutil.rmtree(pooled / "checkpoints", ignore_errors=True)
+        sft_policy(pooled, settings, Progress())
+        return files(pooled / "policy-sft")
+
+    assert made(0) == made(0) != made(1)
+
+
+@given(batch=st.integers(1, 9), examples=st.integers(1, 7))
+def test_every_epoch_shows_every_example_once(batch: int, examples: int) -> None:
+    shown = [i for step in range(examples * 2) for i in _indices(0, "policy", step, batch, examples)]
+    for epoch in range(len(shown) // examples):
+        assert sorted(shown[epoch * examples : (epoch + 1) * examples]) == list(range(examples))
+
+
+def test_dropout_never_makes_two_functions_of_one_model(tmp_path: Path) -> None:
+    """A model that was published with dropout trains the same whatever the global generator holds."""
+
+    def weights(seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        words = len(tiny_models.tokenizer())
+        model = GPT2LMHeadModel(
+            GPT2Config(vocab_size=words, n_embd=8, n_layer=1, n_head=1, n_positions=32, bos_token_id=1, eos_token_id=1)
+        )
+        assert model.config.resid_pdrop > 0
+        ids = torch.arange(12).view(2, 6)
+        torch.manual_seed(seed)
+        part = SftSettings(steps=3, batch=2)
+        run = RunFolder(tmp_path / str(seed))
+        fit(
+            lambda chosen: model(ids[list(chosen)], labels=ids[list(chosen)]).loss,
+            2,
+            model,
+            part,
+            run,
+            0,
+            "x",
+            Progress(),
+        )
+        return list(model.parameters())
+
+    assert all(torch.equal(one, other) for one, other in zip(weights(1), weights(2), strict=True))
+
+
+def test_with_adapters_the_base_of_both_players_stays_as_it_was(pooled: RunFolder, tiny: Tiny, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    save_model(tiny_models.llama(), tiny_models.tokenizer(), tmp_path / "base")
+    before = AutoModelForCausalLM.from_pretrained(tmp_path / "base").state_dict()
+    adapted = {"source": str(tmp_path / "base"), "lora_rank": 2}
+    settings = tiny(
+        {
+            "reflector.model": adapted,
+            "policy.model": adapted,
+            "reflector_sft.steps": 2,
+            "reflector.max_new_tokens": 2,
+            "policy_sft.steps": 2,
+        }
+    )
+    sft_reflector(pooled, settings, Progress())
+    sft_policy(pooled, settings, Progress())
+    for name in ("reflector", "policy-sft"):
+        after = AutoModelForCausalLM.from_pretrained(pooled / name).state_dict()
+        assert after.keys() == before.keys()
+        same = {key for key, weight in after.items() if torch.equal(weight, before[key])}
+        assert same == {key for key in before if "proj" not in key}
+    rl_policy = load_policy(pooled / "policy-sft", settings, adapters=True)
+    assert all("lora_" in name for name, weight in rl_policy.named_parameters() if weight.requires_grad)
+    assert any("lora_" in name for name, _ in rl_policy.named_parameters())
+
+
+def test_training_on_no_label_is_refused(pooled: RunFolder, tiny: Tiny) -> None:
+    pooled.write_jsonl("action_labels.jsonl", [])
+    with pytest.raises(SettingsError, match=r"no label to train the policy on.*policy_sft\.steps: 0"):
+        sft_policy(pooled, tiny({"reflector.kind": "none"}), Progress())
+
+
+def test_no_steps_is_no_training(pooled: RunFolder, tiny: Tiny) -> None:
+    counts = sft_policy(pooled, tiny({"reflector.kind": "none", "policy_sft.steps": 0}), Progress())
+    assert counts["loss"] is None
+    assert (pooled / "policy-sft/model.safetensors").exists()

@@ -1,0 +1,86 @@
+"""Small random models, tokenizers and states of the tiny world, for tests of the players."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import islice
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from corridor import Corridor
+from reflect_rl.config import ModelSettings, PromptSettings
+from reflect_rl.players.labels import candidates, find_labels
+from reflect_rl.players.models import scratch_model, train_tokenizer
+from reflect_rl.players.policy import Policy
+from reflect_rl.players.prompt import Prompt, PromptBuilder
+from reflect_rl.records import State
+
+CONTEXT = 192
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerBase:
+    labels = list(islice(candidates(), 6))
+    builder = PromptBuilder(Corridor.task_text, PromptSettings(), labels)
+    texts = [builder.policy_prompt(state, "Item 3 away. Go left.").text for state in states()]
+    return train_tokenizer([*texts, *labels, "Item 0 away. Go take. Go right."])
+
+
+@cache
+def frozen_gpt2(layers: int) -> PreTrainedModel:
+    """One model for many examples, which must not change it."""
+    return gpt2(layers=layers)
+
+
+def gpt2(seed: int = 0, width: int = 16, layers: int = 2, context: int = CONTEXT) -> PreTrainedModel:
+    part = ModelSettings(width=width, layers=layers, heads=2)
+    return scratch_model(part, len(tokenizer()), context, seed, tokenizer().eos_token_id).eval()
+
+
+def llama(kind: str = "llama") -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+
+    config = {"llama": LlamaConfig, "qwen2": Qwen2Config}[kind](
+        vocab_size=len(tokenizer()),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=CONTEXT,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
+    torch.manual_seed(5)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def policy(head: str = "labels", value: bool = False, chunk: int = 16, model: PreTrainedModel | None = None) -> Policy:
+    labels = find_labels(tokenizer(), most=6) if head == "labels" else None
+    made = Policy(model if model is not None else gpt2(), tokenizer(), labels, value, chunk)
+    if made.value is not None:
+        torch.nn.init.normal_(made.value.weight, generator=torch.Generator().manual_seed(1))
+    if made.pointer is not None:
+        torch.nn.init.normal_(made.pointer.weight, generator=torch.Generator().manual_seed(2))
+    return made.eval()
+
+
+@cache
+def states() -> tuple[State, ...]:
+    """All 36 states of the corridor, some with a past step, with 2 or 3 actions."""
+    env, found = Corridor(), []
+    for split in ("train", "valid", "test"):
+        for number, task in enumerate(env.tasks(split)):
+            observation, info = env.reset(seed=0, options={"task": task})
+            history = (("seen", "left"),) if number % 2 else ()
+            found.append(State(observation, info["actions"], history, env.describe()))
+    return tuple(found)
+
+
+def prompts(made: Policy) -> list[Prompt]:
+    """Prompts of several lengths, prefixes and numbers of actions."""
+    builder = PromptBuilder(Corridor.task_text, PromptSettings(), made.labels and list(made.labels), made.count)
+    said = (None, "Go left.", "Item 3 away. Go right. " * 4)
+    return [builder.policy_prompt(state, said[number % 3]) for number, state in enumerate(states())]
