@@ -56,7 +56,7 @@ class Corridor(TextEnv):
         info: dict[str, Any] = {"actions": self._actions()}
         if stop or truncated:
             info |= {"stop": stop or StopReason.HORIZON, "success": stop is StopReason.SUCCESS}
-        reward = {StopReason.SUCCESS: 1.0, StopReason.DANGEROUS: -1.0}.get(stop, 0.0) - 0.05  # type: ignore[arg-type]
+        reward = {StopReason.SUCCESS: 1.0, StopReason.DANGEROUS: -0.2}.get(stop, 0.0) - 0.05  # type: ignore[arg-type]
         return self._text(), reward, stop is not None, truncated, info
 
     def expert(self) -> int | None:

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tiny_models
 from reflect_rl.bench import floor, plain, taxi
+from reflect_rl.bench.prepare import MOST_ITERATIONS, Arm
 from reflect_rl.config import Settings
 from reflect_rl.data.collect import make_env
 from reflect_rl.errors import SettingsError
@@ -31,31 +32,29 @@ TinySettings = Callable[..., Settings]
 
 
 @pytest.fixture
-def arm(warmed: RunFolder, tiny: TinySettings) -> taxi.Arm:
+def arm(warmed: RunFolder, tiny: TinySettings) -> Arm:
     settings = tiny({"rl.epochs": 1, "rl.minibatches": 1, "rl.max_grad_norm": 1e9})
     world = make_env(settings)
-    return taxi.Arm(
-        settings, world, load_policy(warmed / "policy-sft", settings), load_reflector(warmed, settings, world)
-    )
+    return Arm(settings, world, load_policy(warmed / "policy-sft", settings), load_reflector(warmed, settings, world))
 
 
 @pytest.fixture
-def rollout(arm: taxi.Arm) -> Rollout:
+def rollout(arm: Arm) -> Rollout:
     return arm.play(0)
 
 
-def plain_policy(arm: taxi.Arm) -> plain.PlainPolicy:
+def plain_policy(arm: Arm) -> plain.PlainPolicy:
     return plain.PlainPolicy.of(arm.policy, arm.prompts())
 
 
-def test_plain_and_ours_give_the_same_choice_probabilities(arm: taxi.Arm, rollout: Rollout) -> None:
+def test_plain_and_ours_give_the_same_choice_probabilities(arm: Arm, rollout: Rollout) -> None:
     with torch.no_grad():
         theirs_PN = plain_policy(arm).log_probs(rollout.prompts).exp()
     assert len({prompt.actions for prompt in rollout.prompts}) > 1
     torch.testing.assert_close(theirs_PN, torch.tensor(rollout.log_probs_PN).exp(), rtol=0, atol=1e-4)
 
 
-def test_plain_and_ours_write_the_same_reflections(arm: taxi.Arm) -> None:
+def test_plain_and_ours_write_the_same_reflections(arm: Arm) -> None:
     assert arm.local is not None
     states = [State(*_start(arm, task)) for task in arm.world.tasks("train")]
     texts = plain.PlainReflector.of(arm.local).reflect(states)
@@ -63,13 +62,13 @@ def test_plain_and_ours_write_the_same_reflections(arm: taxi.Arm) -> None:
     assert any(texts)
 
 
-def _start(arm: taxi.Arm, task: str) -> tuple[str, tuple[str, ...]]:
+def _start(arm: Arm, task: str) -> tuple[str, tuple[str, ...]]:
     observation, info = arm.world.reset(seed=0, options={"task": task})
     return observation, info["actions"]
 
 
 @pytest.mark.parametrize("reflects", [True, False])
-def test_plain_and_ours_play_the_same_episodes(arm: taxi.Arm, reflects: bool) -> None:
+def test_plain_and_ours_play_the_same_episodes(arm: Arm, reflects: bool) -> None:
     own = None if reflects else NoReflector()
     ours = arm.play(0, own).trajectories
     reflector = plain.PlainReflector.of(arm.local) if reflects and arm.local else None
@@ -78,7 +77,8 @@ def test_plain_and_ours_play_the_same_episodes(arm: taxi.Arm, reflects: bool) ->
     assert [episode.rewards for episode in theirs] == [trajectory.rewards for trajectory in ours]
 
 
-def test_plain_and_ours_have_the_same_ppo_gradient(arm: taxi.Arm, rollout: Rollout) -> None:
+def test_plain_and_ours_have_the_same_ppo_gradient(arm: Arm, rollout: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain, "MOST_ROWS", 16)  # accumulates over several passes
     settings, policy = arm.settings, arm.policy
     advantage, returns = advantages(rollout, settings.rl)
     with torch.no_grad():  # away from the old policy, so that ratios differ from 1 and some are clipped
@@ -97,7 +97,7 @@ def test_plain_and_ours_have_the_same_ppo_gradient(arm: taxi.Arm, rollout: Rollo
 
     def theirs(optimizer: torch.optim.Optimizer) -> None:
         samples = plain.samples_of(rollout, advantage)
-        assert len(samples) > plain.MOST_ROWS  # accumulates over several passes
+        assert len(samples) > plain.MOST_ROWS
         plain.update(plain_policy(arm), optimizer, samples, settings.rl, settings.seed, entropy=0.1)
 
     mine, other = gradient(ours), gradient(theirs)
@@ -108,7 +108,9 @@ def test_plain_and_ours_have_the_same_ppo_gradient(arm: taxi.Arm, rollout: Rollo
 
 @pytest.fixture(scope="module")
 def result(tiny: TinySettings) -> dict[str, Any]:
-    return taxi.bench(tiny().model_dump(), "cpu", Progress())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(taxi, "REPEATS", 1)
+        return taxi.bench(tiny({"reflector_sft.steps": 30, "rl.iterations": 1}).model_dump(), "cpu", Progress())
 
 
 def test_ratios_are_the_quotients_of_the_rates(result: dict[str, Any]) -> None:
@@ -131,7 +133,7 @@ def test_the_result_is_json_and_its_table_shows_every_ratio(result: dict[str, An
 
 def test_what_was_prepared_says_how_long_its_texts_are(result: dict[str, Any]) -> None:
     assert 0 < result["texts"]["reflector_tokens_mean"] <= result["settings"]["reflector"]["max_new_tokens"]
-    assert result["settings"]["rl"]["iterations"] <= taxi.CAPS["rl.iterations"]
+    assert result["settings"]["rl"]["iterations"] <= MOST_ITERATIONS
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -153,7 +155,7 @@ def test_settings_that_the_plain_side_does_not_know_are_refused(tiny: TinySettin
         taxi.bench(tiny({key: value, **extra}).model_dump(), "cpu", Progress())
 
 
-def test_the_large_policy_is_measured_as_the_small_one_is(arm: taxi.Arm, rollout: Rollout) -> None:
+def test_the_large_policy_is_measured_as_the_small_one_is(arm: Arm, rollout: Rollout) -> None:
     """The path of --device cuda, with a small config of the same architecture."""
     config = floor.HALF_BILLION | {
         "hidden_size": 28, "num_hidden_layers": 2, "intermediate_size": 40, "vocab_size": len(arm.policy.tokenizer)

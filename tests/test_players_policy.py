@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from reflect_rl.errors import ModelError, PromptError
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt
 
-HEADS = pytest.mark.parametrize("head", ["labels", "pointer"])
+HEADS = pytest.mark.parametrize("head", ["labels", "pointer", "hedged"])
 
 
 @cache
@@ -26,16 +25,8 @@ def acting(head: str, chunk: int = 16) -> Policy:
     return tiny_models.policy(head, value=True, chunk=chunk)
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 @cache
-def alone(head: str, chunk: int, threads: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def alone(head: str, chunk: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Every prompt evaluated by itself."""
     made = acting(head, chunk)
     return [made.evaluate([prompt]) for prompt in tiny_models.prompts(made)]
@@ -45,9 +36,7 @@ def alone(head: str, chunk: int, threads: int) -> list[tuple[torch.Tensor, torch
 @pytest.mark.parametrize("chunk", [3, 16])
 @hypothesis_settings(max_examples=8)
 @given(data=st.data())
-def test_a_prompt_has_the_same_bits_in_any_company_and_order(
-    head: str, chunk: int, threads: int, data: st.DataObject
-) -> None:
+def test_a_prompt_has_the_same_bits_in_any_company_and_order(head: str, chunk: int, data: st.DataObject) -> None:
     made = acting(head, chunk)
     prompts = tiny_models.prompts(made)
     chosen = data.draw(st.lists(st.integers(0, len(prompts) - 1), min_size=1, max_size=40))
@@ -55,11 +44,27 @@ def test_a_prompt_has_the_same_bits_in_any_company_and_order(
     assert log_probs_BN.dtype == torch.float32
     assert log_probs_BN.shape[1] == max(prompts[i].actions for i in chosen)
     for place, i in enumerate(chosen):
-        single_1N, value_1 = alone(head, chunk, threads)[i]
+        single_1N, value_1 = alone(head, chunk)[i]
         actions = prompts[i].actions
         assert torch.equal(log_probs_BN[place, :actions], single_1N[0, :actions])
         assert torch.equal(value_B[place], value_1[0])
         assert bool(log_probs_BN[place, actions:].isneginf().all())
+
+
+def test_the_bits_are_the_same_in_any_place_with_two_threads_too() -> None:
+    made = acting("labels")
+    prompts = tiny_models.prompts(made)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together_BN, value_B = made.evaluate(prompts)
+        for place in range(0, len(prompts), 5):
+            single_1N, value_1 = made.evaluate(prompts[place : place + 1])
+            actions = prompts[place].actions
+            assert torch.equal(together_BN[place, :actions], single_1N[0, :actions])
+            assert torch.equal(value_B[place], value_1[0])
+    finally:
+        torch.set_num_threads(before)
 
 
 @HEADS
@@ -90,7 +95,7 @@ def test_the_choice_is_the_full_softmax_restricted_to_the_labels(kind: str) -> N
 def test_training_and_rollout_are_one_function(head: str) -> None:
     made = acting(head)
     prompts = tiny_models.prompts(made)
-    log_probs_BN, value_B = made([made.encode(p) for p in prompts], 3)
+    log_probs_BN, value_B, _ = made([made.encode(p) for p in prompts], 3)
     rolled_BN, rolled_B = made.evaluate(prompts)
     finite = torch.isfinite(rolled_BN)
     assert torch.equal(torch.isfinite(log_probs_BN), finite)
@@ -109,8 +114,8 @@ def test_padding_never_changes_a_number(head: str, extra: int, seed: int) -> Non
     actions_B = torch.tensor([row.actions for row in rows])
     longer = torch.nn.functional.pad(batch.ids_BL, (0, extra), value=seed + 3)
     with torch.no_grad():
-        before, _ = made.choose(batch, actions_B, 3)
-        after, _ = made.choose(type(batch)(batch.prefix_P, longer, batch.read_BR), actions_B, 3)
+        before = made.choose(batch, actions_B, 3).log_probs_BN
+        after = made.choose(type(batch)(batch.prefix_P, longer, batch.read_BR), actions_B, 3).log_probs_BN
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-6)
 
 
@@ -161,9 +166,24 @@ def test_a_prompt_may_fill_the_context_but_not_overflow_it(context: int) -> None
             same.copy_(weight) if same.shape == weight.shape else same[: len(weight)].copy_(weight)
     full = fitting(made, context)
     torch.testing.assert_close(made.log_probs([full]), roomy.log_probs([full]), rtol=1e-5, atol=1e-6)
-    made([made.encode(full)], 3)[0][0, 0].backward()
+    made([made.encode(full)], 3).log_probs_BN[0, 0].backward()
     with pytest.raises(PromptError, match=f"{context + 1} tokens.*reads {context} at the most"):
         made.log_probs([fitting(made, context + 1)])
+
+
+def test_a_hedged_policy_acts_by_a_mixture_and_its_first_part_never_reads_the_reflection() -> None:
+    made = acting("hedged")
+    prompts = tiny_models.prompts(made)
+    with torch.no_grad():
+        chosen = made([made.encode(p) for p in prompts], 3)
+    heads_BHN, log_probs_BN = chosen.heads_BHN.exp(), chosen.log_probs_BN.exp()
+    low_BN, high_BN = heads_BHN.min(1).values, heads_BHN.max(1).values
+    assert bool(((low_BN - 1e-5 <= log_probs_BN) & (log_probs_BN <= high_BN + 1e-5)).all())
+    told: dict[str, torch.Tensor] = {}
+    for prompt, row_HN in zip(prompts, heads_BHN, strict=True):
+        assert prompt.state_end is not None
+        torch.testing.assert_close(row_HN[0], told.setdefault(prompt.text[: prompt.state_end], row_HN[0]))
+    assert len(told) < len(prompts)
 
 
 def test_thousands_of_actions_are_no_matter_for_the_pointer_head() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ def random_rollout(seed: int, episodes: int = 12) -> Rollout:
         spec = EpisodeSpec(f"task{number % 3}", number)
         trajectories.append(Trajectory(spec, rows, choices, random.normal(size=len(rows)).tolist(), stop))
     log_probs = random_log_probs(seed).log_softmax(-1).numpy()
-    prompts = [Prompt(f"prompt {n}", 3, actions) for n, actions in enumerate(ACTIONS)]
+    prompts = [Prompt(f"prompt {n}", 3, actions, (4, 5), state_end=6) for n, actions in enumerate(ACTIONS)]
     return Rollout(prompts, log_probs, random.normal(size=len(ACTIONS)).astype(np.float32), trajectories, {})
 
 
@@ -199,7 +199,7 @@ def test_replay_holds_the_newest_successes_only_and_survives_json() -> None:
         wins += [(t, rollout) for t in rollout.trajectories if t.success]
     assert len(wins) > 5 == len(replay.episodes)
     for (trajectory, rollout), episode in zip(wins[-5:], replay.episodes, strict=True):
-        assert [text for text, *_ in episode["prompts"]] == [rollout.prompts[row].text for row in trajectory.rows]
+        assert [prompt["text"] for prompt in episode["prompts"]] == [rollout.prompts[row].text for row in trajectory.rows]
         assert episode["choices"] == trajectory.choices
     again = SuccessReplay(5, json.loads(json.dumps(replay.to_json())))
     for iteration in range(10):
@@ -207,6 +207,7 @@ def test_replay_holds_the_newest_successes_only_and_survives_json() -> None:
         assert one is not None
         assert other is not None
         assert one[:2] == other[:2]
+        assert all(prompt in rollout.prompts for prompt in one[0])
         assert (one[2] == other[2]).all()
 
 
@@ -256,7 +257,7 @@ def test_rates_warm_up_and_fall() -> None:
     rates = [warmup_cosine(step, 100) for step in range(100)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[5] == 1.0
-    assert all(a > b for a, b in zip(rates[5:], rates[6:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[5:]))
     assert 0 < rates[-1] < 0.01
     assert [linear_to(0.1, step, 4) for step in range(4)] == pytest.approx([1, 0.7, 0.4, 0.1])
     assert linear_to(0.1, 0, 1) == 1

@@ -78,7 +78,7 @@ def test_every_episode_is_played_to_its_end_in_its_place(policy: Policy) -> None
     for trajectory in rollout.trajectories:
         assert 1 <= len(trajectory.rows) == len(trajectory.choices) == len(trajectory.rewards) <= 8
         ended = trajectory.rewards[-1]
-        assert ended == {StopReason.SUCCESS: 0.95, StopReason.DANGEROUS: -1.05}.get(trajectory.stop, -0.05)
+        assert ended == {StopReason.SUCCESS: 0.95, StopReason.DANGEROUS: -0.25}.get(trajectory.stop, -0.05)
         assert trajectory.stop is not StopReason.HORIZON or len(trajectory.rows) == 8
         assert trajectory.success == (trajectory.stop is StopReason.SUCCESS)
     assert {StopReason.SUCCESS, StopReason.DANGEROUS} <= {t.stop for t in rollout.trajectories}

@@ -30,7 +30,7 @@ from reflect_rl.training.sft import _indices, fit, sft_policy, sft_reflector, sp
 Tiny = Callable[..., Settings]
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a process that dies."""
 
 
@@ -47,7 +47,7 @@ class Killer(Progress):
     def update(self, n: int = 1) -> None:
         self.left -= n
         if self.left < 0:
-            raise Killed
+            raise KilledError
 
     def note(self, **values: Any) -> None:
         pass
@@ -87,7 +87,7 @@ def test_the_reflector_never_reads_a_held_out_state_and_is_judged_on_them_alone(
 
 
 def test_a_reflector_learns_what_the_teacher_says(pooled: RunFolder, tiny: Tiny, heard: Heard) -> None:
-    settings = tiny({"reflector_sft.steps": 250, "reflector.model.width": 32, "reflector.warn_below": 0.6})
+    settings = tiny({"reflector_sft.steps": 150, "reflector.warn_below": 0.6})
     figures = sft_reflector(pooled, settings, heard)
     assert figures["agreement"] >= 0.6
     assert "agrees with the teacher" in heard.said[-1]
@@ -102,7 +102,7 @@ def test_no_holdout_is_announced(pooled: RunFolder, tiny: Tiny, heard: Heard) ->
 
 
 def test_the_policy_learns_the_experts_choice_of_the_labelled_states(warmed: RunFolder, tiny: Tiny) -> None:
-    settings = tiny({"policy_sft.steps": 150, "policy.model.width": 32})
+    settings = tiny({"policy_sft.steps": 80, "policy_sft.lr": 8e-3})
     sft_policy(warmed, settings, Progress())
     policy = load_policy(warmed / "policy-sft", settings)
     prompts = policy_prompts(policy, "Walk to the item and take it.", settings)
@@ -156,7 +156,7 @@ def test_a_resumed_warm_up_equals_an_uninterrupted_one(
     whole = RunFolder(shutil.copytree(pooled.path, tmp_path / "whole"))
     wanted = stage(whole, settings, Progress())
     for after in (7, 6):
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             stage(pooled, settings, Killer(after))
     assert (pooled / f"checkpoints/sft-{who}/state.json").exists()
     torch.manual_seed(1)

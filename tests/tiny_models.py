@@ -58,10 +58,13 @@ def llama(kind: str = "llama") -> PreTrainedModel:
 
 
 def policy(head: str = "labels", value: bool = False, chunk: int = 16, model: PreTrainedModel | None = None) -> Policy:
-    labels = find_labels(tokenizer(), most=6) if head == "labels" else None
-    made = Policy(model if model is not None else gpt2(), tokenizer(), labels, value, chunk)
+    labels = find_labels(tokenizer(), most=6) if head != "pointer" else None
+    trust = 0.6 if head == "hedged" else None
+    made = Policy(model if model is not None else gpt2(), tokenizer(), labels, value, chunk, trust)
     if made.value is not None:
         torch.nn.init.normal_(made.value.weight, generator=torch.Generator().manual_seed(1))
+    if made.gate is not None:
+        torch.nn.init.normal_(made.gate.weight, generator=torch.Generator().manual_seed(3))
     if made.pointer is not None:
         torch.nn.init.normal_(made.pointer.weight, generator=torch.Generator().manual_seed(2))
     return made.eval()
@@ -81,6 +84,8 @@ def states() -> tuple[State, ...]:
 
 def prompts(made: Policy) -> list[Prompt]:
     """Prompts of several lengths, prefixes and numbers of actions."""
-    builder = PromptBuilder(Corridor.task_text, PromptSettings(), made.labels and list(made.labels), made.count)
-    said = (None, "Go left.", "Item 3 away. Go right. " * 4)
-    return [builder.policy_prompt(state, said[number % 3]) for number, state in enumerate(states())]
+    labels, hedged = made.labels and list(made.labels), made.gate is not None
+    builder = PromptBuilder(Corridor.task_text, PromptSettings(), labels, made.count, hedge=hedged)
+    said = ("Take." if hedged else None, "Go left.", "Item 3 away. Go right. " * 4)
+    told = [(state, said[number % 3]) for number, state in enumerate(states())]
+    return [builder.policy_prompt(state, text) for state, text in [*told, (states()[0], said[1])]]

@@ -85,8 +85,10 @@ def run(
 def _summary(finished: RunFolder) -> None:
     from reflect_rl.cli_text import run_summary
     from reflect_rl.manifest import total_seconds
+    from reflect_rl.ranks import Ranks
 
-    print(run_summary(finished, total_seconds(finished)))
+    if Ranks.here(cpu=True).first:  # the others of a launcher may be here before the results are
+        print(run_summary(finished, total_seconds(finished)))
 
 
 def _stages(folder: Path, overrides: dict[str, Any], force: bool, *names: str) -> RunFolder:
@@ -206,7 +208,7 @@ def bench(
         Print everything that was measured as JSON.
     """
     from reflect_rl.bench.taxi import bench as measure
-    from reflect_rl.cli_text import table
+    from reflect_rl.bench.taxi import bench_table
     from reflect_rl.config import load_settings
 
     settings = load_settings(recipe, overrides)
@@ -214,7 +216,7 @@ def bench(
     if json_:
         print(json.dumps(figures, indent=2))
     else:
-        print(table([(name, _figure(value)) for name, value in figures["ratios"].items()]))
+        print(bench_table(figures))
 
 
 @app.command
@@ -281,8 +283,9 @@ def check(env: str, /) -> int:
         module:Class of yours, or a world's name.
     """
     from reflect_rl.envs.check import check as find
-    from reflect_rl.envs.registry import make
+    from reflect_rl.envs.registry import load, make
 
+    load(env)  # that there is none is a mistake in the command, not a broken promise
     findings = [str(finding) for finding in find(lambda: make(env)) if not finding.ok]
     for finding in findings:
         print(f"- {finding}")
@@ -299,7 +302,3 @@ def _integers(text: str) -> list[int]:
 
 def _names(text: str | None) -> list[str] | None:
     return [part.strip() for part in text.split(",") if part.strip()] if text else None
-
-
-def _figure(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,6 +23,7 @@ from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 
 PLAN = RECIPES / "plans" / "compare.yaml"
+POLL_SECONDS = 2.0
 Group = tuple[str, int, dict[str, dict[str, Any]]]
 """One regime and seed, with each arm's settings: what one worker does after another, so that stages are shared."""
 
@@ -46,12 +47,12 @@ def compare(
     plan = read_plan(recipe, regimes, arms)
     folder = RunFolder(out)
     groups = [
-        (regime, seed, {arm: _settings(recipe, plan, regime, arm, seed, overrides) for arm in chosen})
-        for seed in seeds
+        (regime, seed, {arm: _settings(recipe, plan, regime, arm, seed, overrides) for arm in _trained(plan, chosen)})
         for regime, chosen in plan["chosen"].items()
+        for seed in seeds
     ]
     _run_groups(groups, folder.path, workers, progress)
-    data = gather(folder, recipe, plan, seeds, command)
+    data = gather(folder, recipe, plan, seeds, command, overrides)
     folder.write_json("compare.json", data)
     _publish(folder, data)
     return folder / "compare.json"
@@ -72,6 +73,12 @@ def read_plan(recipe: str, regimes: Sequence[str] | None, arms: Sequence[str] | 
     return plan
 
 
+def _trained(plan: Mapping[str, Any], arms: Sequence[str]) -> list[str]:
+    """The arms that are trained: those chosen, and those that a chosen one picks from."""
+    needed = [name for arm in arms for name in plan["arms"][arm].get("better_of", [arm])]
+    return list(dict.fromkeys(needed))
+
+
 def _settings(
     recipe: str, plan: Mapping[str, Any], regime: str, arm: str, seed: int, overrides: Mapping[str, Any] | None
 ) -> dict[str, Any]:
@@ -82,19 +89,31 @@ def _settings(
 
 
 def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Progress) -> None:
-    total = sum(len(arms) for _, _, arms in groups)
-    context = multiprocessing.get_context("spawn")
-    with progress.bar("compare", total, "runs") as bar, ProcessPoolExecutor(workers, mp_context=context) as pool:
-        waiting = {pool.submit(run_group, group, out): group for group in groups}
+    """Every group in a process of its own, `workers` at a time; the bar counts finished runs."""
+    places = [_place(out, regime, arm, seed) for regime, seed, arms in groups for arm in arms]
+    before = shown = _finished(places)
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    with progress.bar("compare", len(places), "runs", done=before) as bar, pool:
+        waiting = {pool.submit(run_group, group, out) for group in groups}
         try:
-            for done in as_completed(waiting):
-                regime, seed, arms = waiting[done]
-                done.result()
-                bar.update(len(arms))
-                bar.note(regime=regime, seed=seed)
+            while waiting:
+                done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                now = _finished(places)
+                bar.update(now - shown)
+                shown = now
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _place(out: Path, regime: str, arm: str, seed: int) -> Path:
+    return out / "runs" / regime / arm / f"seed-{seed}"
+
+
+def _finished(places: Sequence[Path]) -> int:
+    return sum((place / "manifests" / "evaluate.json").is_file() for place in places)
 
 
 def run_group(group: Group, out: Path) -> None:
@@ -103,26 +122,36 @@ def run_group(group: Group, out: Path) -> None:
 
     regime, seed, arms = group
     for arm, settings in arms.items():
-        where = out / "runs" / regime / arm / f"seed-{seed}"
+        where = _place(out, regime, arm, seed)
         run_pipeline(Settings.model_validate(settings), where, store=out / "store", until="evaluate")
 
 
 def gather(
-    folder: RunFolder, recipe: str, plan: Mapping[str, Any], seeds: Sequence[int], command: str
+    folder: RunFolder,
+    recipe: str,
+    plan: Mapping[str, Any],
+    seeds: Sequence[int],
+    command: str,
+    overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The comparison's figures from the run folders: means over seeds with Student's t intervals."""
     regimes: dict[str, Any] = {}
     horizon = None
     for regime, arms in plan["chosen"].items():
-        rows = {}
-        for arm in arms:
-            results = [
+        results = {
+            arm: [
                 RunFolder(folder / "runs" / regime / arm / f"seed-{seed}").read_json("results.json") for seed in seeds
             ]
-            horizon = results[0]["horizon"]
-            rows[arm] = _row(plan["arms"][arm]["title"], results, seeds)
+            for arm in _trained(plan, arms)
+        }
+        for arm in arms:
+            if "better_of" in plan["arms"][arm]:
+                results[arm] = _better(*(results[name] for name in plan["arms"][arm]["better_of"]))
+        horizon = results[arms[0]][0]["horizon"]
+        rows = {arm: _row(plan["arms"][arm]["title"], results[arm], seeds) for arm in arms}
         about = plan["regimes"][regime]
-        regimes[regime] = {"title": about["title"], "settings": about["settings"], "arms": rows}
+        labels = _budgets(_settings(recipe, plan, regime, _trained(plan, arms)[0], seeds[0], overrides))
+        regimes[regime] = {"title": about["title"], "settings": about["settings"], "labels": labels, "arms": rows}
     return {
         "recipe": recipe,
         "command": command,
@@ -131,6 +160,26 @@ def gather(
         "seeds": list(seeds),
         "regimes": regimes,
     }
+
+
+def _budgets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the arms of a regime had in common to learn from."""
+    return {
+        "actions": settings["annotate"]["actions"],
+        "reflections": settings["annotate"]["reflections"],
+        "distinct states": settings["annotate"]["distinct"],
+        "RL episodes": settings["rl"]["iterations"] * settings["rl"]["episodes"],
+    }
+
+
+def _better(*arms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each seed, the first of the arms that is best on the valid tasks: what --guard would have kept."""
+
+    def key(result: Mapping[str, Any]) -> tuple[float, float]:
+        valid = result["panels"]["valid"]
+        return valid["greedy"]["success"], valid["sampled"]["success"]
+
+    return [max(candidates, key=key) for candidates in zip(*arms, strict=True)]
 
 
 def _row(title: str, results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:

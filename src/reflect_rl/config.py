@@ -23,7 +23,7 @@ RECIPES = Path(__file__).parent / "recipes"
 class Section(BaseModel):
     """A group of settings: unknown keys are refused, values are not coerced across types, instances are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class EnvSettings(Section):
@@ -136,8 +136,8 @@ class SftSettings(Section):
     steps: int = Field(default=300, ge=0, description="Optimizer steps; 0 skips the warm-up.")
     batch: int = Field(default=64, ge=1, description="Examples a step.")
     lr: float = Field(default=4e-3, gt=0, description="Peak learning rate (AdamW, linear warm-up of 5 %, cosine to 0).")
-    weight_decay: float = Field(default=0.1, ge=0)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.1, ge=0, description="Of matrices; vectors never decay.")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Of the choice: no effect on a reflector.")
 
 
 class PolicySftSettings(SftSettings):
@@ -155,20 +155,22 @@ class RlSettings(Section):
     iterations: int = Field(default=20, ge=0, description="0 skips RL.")
     episodes: int = Field(default=512, ge=1, description="Episodes an iteration.")
     slots: int = Field(default=512, ge=1, description="Environments stepped side by side; never changes a result.")
-    algorithm: Literal["ppo", "reinforce"] = "ppo"
+    algorithm: Literal["ppo", "reinforce"] = Field(
+        default="ppo", description="'ppo': clipped, several passes; 'reinforce': one pass, one optimizer step."
+    )
     baseline: Literal["none", "value", "state", "task"] = Field(
         default="state",
         description="'value': learned (GAE); 'state': mean return of a prompt; 'task': of the same start.",
     )
-    gamma: float = Field(default=0.98, gt=0, le=1)
+    gamma: float = Field(default=0.98, gt=0, le=1, description="Discount of a step.")
     gae_lambda: float = Field(default=0.95, ge=0, le=1, description="With baseline: value.")
     clip: float = Field(default=0.2, gt=0, description="PPO's clipping range.")
     epochs: int = Field(default=2, ge=1, description="PPO's passes over an iteration's data.")
     minibatches: int = Field(default=4, ge=1, description="Optimizer steps an epoch.")
     lr: float = Field(default=5e-4, gt=0, description="Falls linearly to a tenth.")
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, description="The global gradient norm is clipped to this.")
     entropy: float = Field(default=0.1, ge=0, description="Entropy bonus at the start; falls linearly to 0.")
-    value_weight: float = Field(default=0.5, ge=0)
+    value_weight: float = Field(default=0.5, ge=0, description="Of the squared value error, with baseline: value.")
     replay: int = Field(
         default=0, ge=0, description="Slots of the success-only replay buffer (the paper: 50); 0 turns it off."
     )
@@ -204,7 +206,7 @@ class EvaluateSettings(Section):
 class ComputeSettings(Section):
     """Where it runs."""
 
-    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    device: Literal["cpu", "cuda", "mps"] = Field(default="cpu", description="Where torch computes.")
     threads: int = Field(
         default=2, ge=1, description="CPU threads of torch. Part of the run: another number rounds otherwise."
     )
@@ -213,7 +215,7 @@ class ComputeSettings(Section):
 class Settings(Section):
     """All settings of a run."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="All randomness of the run is derived from it.")
     guard: bool = Field(default=False, description="Also train without reflection; keep the better on the valid tasks.")
     track: Literal["none", "tensorboard", "wandb", "trackio"] = Field(
         default="none", description="Metrics also go there."

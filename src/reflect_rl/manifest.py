@@ -32,7 +32,8 @@ class Stage:
 
     function: "module:name", imported when the stage runs. settings: the dotted keys or sections that it depends on.
     optional: those inputs and outputs that some settings do without. scratch: what it leaves behind when it is killed
-    and continues from. when: a setting that must be true for the stage to be part of a run at all.
+    and continues from. when: a setting that must be true for the stage to be part of a run at all. parallel: every
+    process of a launcher takes part; all other stages are the first one's alone.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Stage:
     optional: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
     when: str = ""
+    parallel: bool = False
 
     def load(self) -> Callable[..., dict[str, Any]]:
         """The stage's function."""

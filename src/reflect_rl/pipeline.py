@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import yaml
 
 from reflect_rl.config import Settings, load_settings
 from reflect_rl.errors import RunFolderError
+from reflect_rl.former import former, former_kept
 from reflect_rl.manifest import (
     Manifest,
     Stage,
@@ -26,7 +26,8 @@ from reflect_rl.manifest import (
     wanted,
 )
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.ranks import ALONE, Ranks
+from reflect_rl.run_folder import RunFolder, remove
 from reflect_rl.store import Store
 
 CONFIG = "config.yaml"
@@ -73,6 +74,7 @@ STAGES = (
         outputs=("policy", "metrics.jsonl"),
         optional=("reflector",),
         scratch=("checkpoints/rl",),
+        parallel=True,
     ),
     Stage(
         "guard",
@@ -123,8 +125,14 @@ def run_pipeline(
     """
     settings = recipe if isinstance(recipe, Settings) else load_settings(recipe)
     chosen = [stage for stage in _chosen(stages, until, only) if not stage.when or getattr(settings, stage.when)]
+    _check_machine(settings)
     run = RunFolder(out)
-    runner = Runner(run, settings, progress or Progress(), Store(store) if store else None, force)
+    ranks = Ranks.here(cpu=settings.compute.device == "cpu")
+    runner = Runner(run, settings, progress or Progress(), Store(store) if store else None, force, ranks)
+    if not ranks.first:
+        for stage in chosen:
+            runner.help_with(stage)
+        return run
     with run.lock():
         run.tidy()
         _claim(run, settings, stages, runner.progress, whole=not only)
@@ -149,6 +157,12 @@ class Runner:
     progress: Progress
     store: Store | None = None
     force: bool = False
+    ranks: Ranks = ALONE
+
+    def help_with(self, stage: Stage) -> None:
+        """What every rank but the first does: take part in parallel stages that have to run, and write nothing."""
+        if stage.parallel and self.ranks.agree():
+            stage.load()(self.run, self.settings, Progress())
 
     def bring_up_to_date(self, stage: Stage) -> None:
         """Do nothing if the stage is done; else take its outputs from the store, or run it."""
@@ -159,14 +173,22 @@ class Runner:
         if reason is None and not self.force:
             self._clear_scratch(stage)
             self.progress.say(f"{stage.name}: done before")
+            self._tell(stage, False)
             return
         if found:
             self.progress.say(f"{stage.name}: runs again ({reason or 'asked to'})")
             self._keep_edited(stage, found)
-        self._prepare(stage, now)
-        if not self._take(stage, now):
-            self._execute(stage, now)
+        with former_kept(self.run, stage):
+            self._prepare(stage, now)
+            taken = self._take(stage, now)
+            self._tell(stage, not taken)
+            if not taken:
+                self._execute(stage, now)
         self._clear_scratch(stage)
+
+    def _tell(self, stage: Stage, runs: bool) -> None:
+        if stage.parallel:
+            self.ranks.agree(runs)
 
     def _check_inputs(self, stage: Stage) -> None:
         for name in stage.inputs:
@@ -181,19 +203,18 @@ class Runner:
         for name in edited_outputs(self.run, stage, found):
             if (self.run / name).exists():
                 aside = self.run / f"{name}.edited"
-                _remove(aside)
+                remove(aside)
                 (self.run / name).rename(aside)
                 self.progress.warn(f"{self.run / name} was changed by hand; it is kept as {aside.name}.")
 
     def _prepare(self, stage: Stage, now: Manifest) -> None:
-        """Forget the manifest; unless the same attempt was interrupted before, also what former attempts left."""
-        (self.run / stage.manifest).unlink(missing_ok=True)
+        """Unless the same attempt was interrupted before, forget what former attempts left."""
         attempt = self.run / f"checkpoints/{stage.name}.key"
         if attempt.is_file() and attempt.read_text(encoding="utf-8") == now.key:
             self.progress.say(f"{stage.name}: continues")
             return
         for name in (*stage.scratch, *stage.outputs):
-            _remove(self.run / name)
+            remove(self.run / name)
         self.run.write_text(f"checkpoints/{stage.name}.key", now.key)
 
     def _take(self, stage: Stage, now: Manifest) -> bool:
@@ -219,8 +240,8 @@ class Runner:
                 self.store.put(self.run, stage, manifest)
 
     def _clear_scratch(self, stage: Stage) -> None:
-        for name in (*stage.scratch, f"checkpoints/{stage.name}.key"):
-            _remove(self.run / name)
+        for name in (*stage.scratch, former(stage), f"checkpoints/{stage.name}.key"):
+            remove(self.run / name)
 
 
 def _chosen(stages: Sequence[Stage], until: str | None, only: Sequence[str]) -> list[Stage]:
@@ -230,6 +251,17 @@ def _chosen(stages: Sequence[Stage], until: str | None, only: Sequence[str]) -> 
             raise RunFolderError(f"There is no stage '{name}'; the stages are {', '.join(names)}.")
     last = names.index(until) if until else len(names)
     return [stage for index, stage in enumerate(stages) if index <= last and (not only or stage.name in only)]
+
+
+def _check_machine(settings: Settings) -> None:
+    """What this machine lacks is said before anything is touched. Raises SettingsError."""
+    from reflect_rl.training.tracking import check_tracker
+
+    check_tracker(settings)
+    if settings.compute.device != "cpu":
+        from reflect_rl.players.models import set_up_torch
+
+        set_up_torch(settings.compute)
 
 
 def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress: Progress, whole: bool) -> None:
@@ -255,13 +287,6 @@ def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress
         )
     content = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     run.write_text(CONFIG, content)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 @contextmanager

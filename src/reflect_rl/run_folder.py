@@ -144,6 +144,14 @@ class RunFolder:
         return path
 
 
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with everything in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def hash_path(path: Path) -> str:
     """sha256 of a file's bytes, or of a folder's files with their relative names (hidden files left out)."""
     digest = hashlib.sha256()

@@ -9,9 +9,11 @@ What is measured, with one process, the same models, prompts, episodes and torch
   (`rl.episodes` fresh episodes each), the policy held still. Reflections remembered before stay remembered; what the
   policy decided is forgotten after every iteration, as it must be once the policy has been updated. `ours_cold` is one
   iteration with nothing remembered at all. The plain side plays the first PLAIN_EPISODES episodes of the same
-  iterations as one lock-step batch, which is what it keeps doing however many there are.
-- update: samples/s, a sample being one step of an episode in one epoch; folding is part of our time. The plain side
-  learns from PLAIN_SAMPLES of the same samples, drawn at random.
+  iterations as one lock-step batch; `plain_live_share` is the share of its rows whose episode had not ended.
+- update: PPO's samples/s, a sample being one step of an episode in one epoch; folding and the KL after the update are
+  part of our time. The plain side learns from PLAIN_SAMPLES of the same samples, drawn at random.
+
+A hedged policy and the success replay are left out: the plain implementation has neither.
 
 The sides take turns, so that a busy machine slows both; figures are medians.
 """
@@ -23,73 +25,37 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from reflect_rl.bench import floor, plain
-from reflect_rl.config import Settings, parse_settings
-from reflect_rl.data.annotate import annotate
-from reflect_rl.data.collect import collect, make_env
-from reflect_rl.envs.base import TextEnv
-from reflect_rl.errors import SettingsError
-from reflect_rl.players.load import CHUNK, load_policy, load_reflector, policy_prompts
+from reflect_rl.bench.prepare import Arm, bench_settings, prepare, text_lengths, without_reflection
+from reflect_rl.config import Settings
+from reflect_rl.data.collect import make_env
+from reflect_rl.players.load import CHUNK
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.models import set_up_torch
 from reflect_rl.players.policy import Policy
-from reflect_rl.players.prompt import PromptBuilder
-from reflect_rl.players.reflector import LocalReflector, Reflector
+from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Bar, Progress
-from reflect_rl.records import Reflection, State
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream
 from reflect_rl.training.advantages import advantages
-from reflect_rl.training.curriculum import training_episodes
 from reflect_rl.training.losses import fold
 from reflect_rl.training.optimizer import make_optimizer
-from reflect_rl.training.rl import rl
-from reflect_rl.training.rollout import EpisodeSpec, Players, Rollout, play_episodes
-from reflect_rl.training.sft import sft_policy, sft_reflector
+from reflect_rl.training.rollout import Rollout
 from reflect_rl.training.update import Learner, update
 
 REPEATS = 3
 """Measurements of each side."""
-PLAIN_EPISODES = 32
+SHORT = 5
+"""Mean steps of an episode under which a rollout says little about training."""
+PLAIN_EPISODES = 64
 PLAIN_SAMPLES = 512
-CAPS = {"reflector_sft.steps": 120, "policy_sft.steps": 120, "rl.iterations": 6}
-"""Most preparation: enough for texts and episodes of a realistic length."""
-UNITS = 10 + 2 * REPEATS * 2 + REPEATS
+UNITS = 2 * 5 + 2 * 2 * REPEATS + REPEATS + 2
 NO_GPU = "not measured: no NVIDIA GPU here"
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """Players of one arm, ready to measure. reflector: None in the arm without reflection."""
-
-    settings: Settings
-    world: TextEnv
-    policy: Policy
-    reflector: Reflector
-
-    @property
-    def local(self) -> LocalReflector | None:
-        return self.reflector if isinstance(self.reflector, LocalReflector) else None
-
-    def episodes(self, iteration: int) -> list[EpisodeSpec]:
-        """The episodes of one training iteration."""
-        part, tasks = self.settings.rl, self.world.tasks("train")
-        return training_episodes(tasks, (), "none", iteration, part.iterations, part.episodes, self.settings.seed)
-
-    def prompts(self) -> PromptBuilder:
-        """A fresh builder of the policy's prompts."""
-        return policy_prompts(self.policy, self.world.task_text, self.settings)
-
-    def play(self, iteration: int, reflector: Reflector | None = None) -> Rollout:
-        """One training iteration's rollout."""
-        players = Players(self.policy, reflector or self.reflector, self.prompts())
-        return play_episodes(lambda: make_env(self.settings), players, self.episodes(iteration), self.settings.rl.slots)
 
 
 def bench(settings_overrides: Mapping[str, Any], device: str, progress: Progress) -> dict[str, Any]:
@@ -100,17 +66,20 @@ def bench(settings_overrides: Mapping[str, Any], device: str, progress: Progress
     implementation does not know, no such device) and ModelError (out of GPU memory).
     """
     started = time.perf_counter()
-    settings = _settings(settings_overrides, device)
+    settings = bench_settings(settings_overrides, device)
     set_up_torch(settings.compute)
     with tempfile.TemporaryDirectory() as folder, progress.bar("bench", UNITS, "parts") as bar:
         arms = {
             "rollout_with_reflection": prepare(RunFolder(Path(folder) / "with"), settings, bar),
-            "rollout_without_reflection": prepare(RunFolder(Path(folder) / "without"), _without(settings), bar),
+            "rollout_without_reflection": prepare(
+                RunFolder(Path(folder) / "without"), without_reflection(settings), bar
+            ),
         }
-        texts = _text_lengths(RunFolder(Path(folder) / "with"), arms["rollout_with_reflection"])
+        texts = text_lengths(RunFolder(Path(folder) / "with"), arms["rollout_with_reflection"])
         rates, rollouts = {}, {}
         for name, arm in arms.items():
             rates[name], rollouts[name] = measure_rollouts(arm, bar)
+            _warn_if_short(name, rollouts[name], progress)
         trained = arms["rollout_with_reflection"]
         rollout = rollouts["rollout_with_reflection"]
         rates["update"] = measure_update(trained, rollout, bar)
@@ -136,60 +105,13 @@ def bench(settings_overrides: Mapping[str, Any], device: str, progress: Progress
     }
 
 
-def _settings(overrides: Mapping[str, Any], device: str) -> Settings:
-    """The settings measured: preparation capped, the rest as given. Raises SettingsError."""
-    if device not in ("cpu", "cuda"):
-        raise SettingsError(f"The benchmark cannot run on '{device}'; it measures cpu or cuda.")
-    given = parse_settings({}, overrides)
-    refused = {
-        "reflector.kind": given.reflector.kind != "local",
-        "reflector.decoding": given.reflector.decoding != "greedy",
-        "policy.head": given.policy.head != "labels",
-        "rl.algorithm": given.rl.algorithm != "ppo",
-        "rl.baseline": given.rl.baseline == "value",
-    }
-    if any(refused.values()):
-        keys = ", ".join(key for key, is_refused in refused.items() if is_refused)
-        raise SettingsError(
-            f"The plain implementation that the benchmark compares with has greedy local reflections, the labels head "
-            f"and PPO without a value head only. Leave out {keys}."
+def _warn_if_short(name: str, rollout: Rollout, progress: Progress) -> None:
+    mean = rollout.steps / len(rollout.trajectories)
+    if mean < SHORT:
+        progress.warn(
+            f"{name}: the prepared policy's episodes end after {mean:.1f} steps on average. Trained ones last longer "
+            f"and repeat more prompts, so this ratio is not representative of training."
         )
-    asked = {"reflector_sft.steps": given.reflector_sft.steps, "policy_sft.steps": given.policy_sft.steps}
-    asked["rl.iterations"] = given.rl.iterations
-    capped = {key: min(value, CAPS[key]) for key, value in asked.items()}
-    return parse_settings(given.model_dump(), {"compute.device": device, "track": "none", "guard": False, **capped})
-
-
-def _without(settings: Settings) -> Settings:
-    return parse_settings(settings.model_dump(), {"reflector.kind": "none", "policy_sft.text": "teacher"})
-
-
-def prepare(run: RunFolder, settings: Settings, bar: Bar) -> Arm:
-    """Make the players with the real stages, in a folder of their own; four parts of the bar."""
-    run.path.mkdir(parents=True, exist_ok=True)
-    for stage in (collect, annotate, sft_reflector, sft_policy, rl):
-        stage(run, settings, Progress())
-        if stage is not collect:
-            bar.update()
-    world = make_env(settings)
-    return Arm(settings, world, load_policy(run / "policy", settings), load_reflector(run, settings, world))
-
-
-def _text_lengths(run: RunFolder, arm: Arm) -> dict[str, float]:
-    """Mean tokens of the teacher's and of the reflector's texts: `generate` takes time by the token."""
-    assert arm.local is not None
-    teacher = [label.text for label in run.read_jsonl("reflections.jsonl", Reflection.from_json)]
-    states = []
-    for task in arm.world.tasks("valid"):
-        observation, info = arm.world.reset(seed=0, options={"task": task})
-        states.append(State(observation, info["actions"]))
-    own = [text or "" for text in arm.local.reflect(states)]
-    tokenizer = arm.local.tokenizer
-    mean = {
-        name: statistics.fmean(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
-        for name, texts in (("teacher", teacher), ("reflector", own))
-    }
-    return {f"{name}_tokens_mean": value for name, value in mean.items()}
 
 
 def measure_rollouts(arm: Arm, bar: Bar) -> tuple[dict[str, Any], Rollout]:

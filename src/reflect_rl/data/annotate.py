@@ -13,6 +13,7 @@ from typing import Any
 
 from reflect_rl.config import Settings
 from reflect_rl.data.collect import make_env
+from reflect_rl.envs.contract import taught
 from reflect_rl.errors import RunFolderError
 from reflect_rl.players.prompt import PromptBuilder, state_id
 from reflect_rl.progress import Progress
@@ -66,7 +67,7 @@ def annotate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
     texts = []
     with progress.bar("annotate", len(asked), "reflections") as bar:
         for entry in asked:
-            text = env.teach(entry.state.facts, settings.annotate.teacher)
+            text = taught(type(env), entry.state.facts, settings.annotate.teacher)
             texts.append((entry, text))
             bar.update()
     run.write_jsonl(

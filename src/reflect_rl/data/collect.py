@@ -11,6 +11,7 @@ from typing import Any
 
 from reflect_rl.config import Settings
 from reflect_rl.envs.base import TextEnv
+from reflect_rl.envs.contract import advance, begin, check_horizon, check_tasks, expert_choice, facts_of
 from reflect_rl.envs.registry import make
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.progress import Progress
@@ -20,8 +21,9 @@ from reflect_rl.seeding import stream, stream_seed
 
 
 def collect(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
-    """Write episodes.jsonl. Raises EnvironmentContractError if the world has no expert."""
+    """Write episodes.jsonl. Raises EnvironmentContractError: the world has no expert, or breaks its contract."""
     env = make_env(settings)
+    check_tasks(env)
     tasks = env.tasks("train")
     order = stream(settings.seed, "collect tasks").permutation(len(tasks))
     episodes = []
@@ -49,20 +51,20 @@ def make_env(settings: Settings) -> TextEnv:
 
 def _episode(env: TextEnv, task: str, seed: int, index: int, perturb: float) -> Episode:
     random = stream(seed, "collect", index)
-    observation, info = env.reset(seed=stream_seed(seed, "collect env", index), options={"task": task})
-    steps, ended = [], False
-    while not ended:
-        expert = env.expert()
+    observation, actions = begin(env, stream_seed(seed, "collect env", index), {"task": task})
+    steps: list[Step] = []
+    stop = None
+    while stop is None:
+        check_horizon(env, len(steps), task)
+        expert = expert_choice(env, actions)
         if expert is None:
             raise EnvironmentContractError(
                 f"{type(env).__name__}.expert() gave nothing in task {task}: collecting needs an expert. Write one, or "
                 f"put episodes of your own into episodes.jsonl and start with `reflect-rl annotate`."
             )
         perturbed = bool(random.random() < perturb)
-        choice = int(random.integers(len(info["actions"]))) if perturbed else expert
-        facts, actions = dict(env.describe()), info["actions"]
-        before = observation
-        observation, reward, terminated, truncated, info = env.step(choice)
-        steps.append(Step(before, actions, choice, float(reward), expert, perturbed, facts))
-        ended = terminated or truncated
-    return Episode(task, tuple(steps), info["stop"])
+        choice = int(random.integers(len(actions))) if perturbed else expert
+        facts, before, offered = facts_of(env), observation, actions
+        observation, actions, reward, stop = advance(env, choice)
+        steps.append(Step(before, offered, choice, reward, expert, perturbed, facts))
+    return Episode(task, tuple(steps), stop)

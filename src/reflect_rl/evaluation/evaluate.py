@@ -12,6 +12,7 @@ from reflect_rl.config import Settings
 from reflect_rl.data.annotate import Label
 from reflect_rl.data.collect import make_env
 from reflect_rl.envs.base import SPLITS, TextEnv
+from reflect_rl.envs.contract import check_tasks
 from reflect_rl.intervals import wilson
 from reflect_rl.manifest import total_seconds
 from reflect_rl.players.kept import GUARD, kept_arm
@@ -95,6 +96,7 @@ def _players(run: RunFolder, settings: Settings, world: TextEnv) -> Players:
 
 def panel_tasks(world: TextEnv) -> dict[str, tuple[str, ...]]:
     """The fixed panels: every task, the held-out ones, and those that choices may be made on."""
+    check_tasks(world)
     splits = {split: tuple(world.tasks(split)) for split in SPLITS}
     return {"all": sum(splits.values(), ()), "test": splits["test"], "valid": splits["valid"]}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,8 +93,12 @@ def scratch_model(settings: ModelSettings, vocabulary: int, context: int, seed: 
     return model
 
 
-def load_pretrained(settings: ModelSettings, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_pretrained(
+    settings: ModelSettings, device: str = "cpu", seed: int = 0
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model and its tokenizer from a local folder or the hub, safetensors only; LoRA and 4/8 bits as set.
+
+    `seed` decides how fresh adapters begin.
 
     Raises ModelError: not found, not a causal language model, weights only as a pickle, a missing library.
     """
@@ -104,7 +109,7 @@ def load_pretrained(settings: ModelSettings, device: str = "cpu") -> tuple[PreTr
     model, tokenizer = _from_pretrained(settings, device)
     end_id(tokenizer)
     if settings.lora_rank:
-        model = _with_lora(model, settings.lora_rank)
+        model = _with_lora(model, settings.lora_rank, seed)
     return model, tokenizer
 
 
@@ -125,18 +130,19 @@ def _from_pretrained(settings: ModelSettings, device: str) -> tuple[PreTrainedMo
         )
     path = str(Path(source).expanduser()) if source.startswith("~") else source
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+        with _no_bars() if Path(path).is_dir() else nullcontext():  # a download keeps its bar
+            tokenizer = AutoTokenizer.from_pretrained(path)
+            model = AutoModelForCausalLM.from_pretrained(path, **options)
+    except Exception as error:  # a foreign folder can break its loaders in any way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ModelError(
-            f"The model '{source}' could not be loaded: {reason} Give a folder or hub name of a causal language model "
+            f"The model '{source}' could not be loaded: {reason}. Give a folder or hub name of a causal language model "
             f"with safetensors weights."
         ) from error
     return model if settings.bits in (4, 8) else model.to(device), tokenizer  # type: ignore[arg-type]
 
 
-def _with_lora(model: PreTrainedModel, rank: int) -> PreTrainedModel:
+def _with_lora(model: PreTrainedModel, rank: int, seed: int) -> PreTrainedModel:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
@@ -147,13 +153,13 @@ def _with_lora(model: PreTrainedModel, rank: int) -> PreTrainedModel:
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.0
     )
     with torch.random.fork_rng():  # peft draws from the global generator; a run may not depend on what was drawn before
-        torch.manual_seed(rank)
+        torch.manual_seed(seed)
         return get_peft_model(model, config)  # type: ignore[return-value]
 
 
 def base_model(model: PreTrainedModel) -> PreTrainedModel:
     """The causal LM inside a PEFT wrapper (adapters stay active), or the model itself."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -162,8 +168,23 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
     if hasattr(model, "peft_config") and not getattr(base_model(model), "is_quantized", False):
         model = copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with _no_bars():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the bars of transformers, which would come between those of the stages."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def end_id(tokenizer: PreTrainedTokenizerBase) -> int:

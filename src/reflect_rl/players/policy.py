@@ -237,14 +237,16 @@ class Policy(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chunk: int = 16) -> Policy:
-        """Heads from `folder` on a loaded model. Raises ModelError if it was not saved by `save`."""
+        """Heads from `folder` on a loaded model. Raises ModelError if it was not saved by `save`, or is damaged."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
             about = json.loads((folder / "reflect_rl.json").read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise ModelError(f"{folder} is not a policy saved by reflect-rl: {error}") from error
-        policy = cls(model, tokenizer, about["labels"], about["value_head"], chunk, 0.5 if about["hedged"] else None)
-        if (folder / "heads.safetensors").is_file():
-            policy.load_state_dict(load_file(folder / "heads.safetensors"), strict=False)
+            trust = 0.5 if about["hedged"] else None
+            policy = cls(model, tokenizer, about["labels"], about["value_head"], chunk, trust)
+            if (folder / "heads.safetensors").is_file():
+                policy.load_state_dict(load_file(folder / "heads.safetensors"), strict=False)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"{folder} is not a policy saved by reflect-rl, or damaged: {error}.") from error
         return policy.to(model.device)

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from reflect_rl.config import ReflectorSettings
+from reflect_rl.envs.contract import taught
 from reflect_rl.errors import PromptError
 from reflect_rl.players.memo import Memo
+from reflect_rl.players.models import end_id
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.records import State
 from reflect_rl.seeding import stream, stream_seed
@@ -53,7 +55,7 @@ class ScriptedReflector:
         self.style = style
 
     def reflect(self, states: Sequence[State], sample: int = 0) -> list[str | None]:
-        return [self.world.teach(state.facts, self.style) for state in states]
+        return [taught(self.world, state.facts, self.style) for state in states]
 
 
 class LocalReflector:
@@ -122,15 +124,16 @@ class LocalReflector:
             raise PromptError(f"A reflector prompt has {len(ids[0])} tokens; the model reads {room + len(ids[0])}.")
         steps = min(self.settings.max_new_tokens, room)
         uniforms = [stream(seed, "tokens").random(steps) for seed in seeds]
-        cache, written, end = DynamicCache(), [], self.tokenizer.eos_token_id
+        cache, written, end = DynamicCache(), [], end_id(self.tokenizer)
         next_B1 = torch.tensor(ids, device=self.model.device)
         done_B = torch.arange(len(ids), device=self.model.device) >= len(seeds)
         with torch.no_grad():
             for step in range(steps):
                 out = self.model(input_ids=next_B1, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                next_B1 = self._pick(out.logits[:, -1].float(), [row[step] for row in uniforms]).unsqueeze(1)
+                next_B = self._pick(out.logits[:, -1].float(), [row[step] for row in uniforms])
+                next_B1 = next_B.masked_fill(done_B, end).unsqueeze(1)
                 written.append(next_B1)
-                done_B = done_B | (next_B1.squeeze(1) == end)
+                done_B = done_B | (next_B == end)
                 if bool(done_B.all()):
                     break
         rows = torch.cat(written, dim=1).tolist()[: len(seeds)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class SuccessReplay:
             prompts = [rollout.prompts[row] for row in trajectory.rows]
             self.episodes.append(
                 {
-                    "prompts": [[p.text, p.static, p.actions, list(p.line_ends)] for p in prompts],
+                    "prompts": [asdict(prompt) for prompt in prompts],
                     "choices": list(trajectory.choices),
                     "returns": discounted_returns(trajectory.rewards, gamma).tolist(),
                 }
@@ -45,7 +46,7 @@ class SuccessReplay:
         if not self.episodes:
             return None
         success = self.episodes[int(stream(seed, "replay", iteration).integers(len(self.episodes)))]
-        prompts = [Prompt(text, static, actions, tuple(ends)) for text, static, actions, ends in success["prompts"]]
+        prompts = [Prompt(**{**fields, "line_ends": tuple(fields["line_ends"])}) for fields in success["prompts"]]
         return prompts, success["choices"], np.array(success["returns"])
 
     def to_json(self) -> list[Success]:

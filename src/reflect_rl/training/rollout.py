@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from reflect_rl.envs.base import TextEnv
-from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.envs.contract import advance, begin, check_horizon, expert_choice, facts_of
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.players.reflector import Reflector, ScriptedReflector
@@ -142,7 +142,7 @@ def play_episodes(
         following = []
         for slot, state, row, text, choice in zip(active, states, rows, texts, choices, strict=True):
             if keep(slot.number):
-                slot.trajectory.shown.append(Shown(state, text, slot.env.expert()))
+                slot.trajectory.shown.append(Shown(state, text, expert_choice(slot.env, slot.actions)))
             if _step(slot, row, choice, window):
                 following.append(slot)
                 continue
@@ -164,14 +164,14 @@ def _refill(env: TextEnv, waiting: Iterator[tuple[int, EpisodeSpec]]) -> _Slot |
         return None
     number, spec = entry
     options = {"task": spec.task} | ({"stage": spec.stage} if spec.stage else {})
-    observation, info = env.reset(seed=spec.seed, options=options)
+    observation, actions = begin(env, spec.seed, options)
     uniforms = stream(spec.seed, "choices").random(env.horizon)
-    return _Slot(env, number, Trajectory(spec), uniforms, observation, info["actions"])
+    return _Slot(env, number, Trajectory(spec), uniforms, observation, actions)
 
 
 def _state(slot: _Slot, window: int, facts: bool) -> State:
     history = tuple(slot.history[-window:]) if window else ()
-    return State(slot.observation, slot.actions, history, slot.env.describe() if facts else {})
+    return State(slot.observation, slot.actions, history, facts_of(slot.env) if facts else {})
 
 
 def _read(players: Players, active: Sequence[_Slot], states: Sequence[State]) -> tuple[list[int], list[str | None]]:
@@ -205,23 +205,15 @@ def _step(slot: _Slot, row: int, choice: int, window: int) -> bool:
     trajectory.rows.append(row)
     trajectory.choices.append(choice)
     before = slot.observation
-    slot.observation, reward, terminated, truncated, info = slot.env.step(choice)
-    trajectory.rewards.append(float(reward))
+    taken = slot.actions[choice]
+    slot.observation, slot.actions, reward, stop = advance(slot.env, choice)
+    trajectory.rewards.append(reward)
     if window:
-        slot.history = (
-            [*slot.history[1 - window :], (before, slot.actions[choice])]
-            if window > 1
-            else [(before, slot.actions[choice])]
-        )
-    slot.actions = info["actions"]
-    if terminated or truncated:
-        trajectory.stop = info["stop"]
+        slot.history = [*slot.history[1 - window :], (before, taken)] if window > 1 else [(before, taken)]
+    if stop is not None:
+        trajectory.stop = stop
         return False
-    if len(trajectory.rows) >= slot.env.horizon:
-        raise EnvironmentContractError(
-            f"{type(slot.env).__name__} went on after its horizon of {slot.env.horizon} steps in task "
-            f"{trajectory.spec.task}. Its step() has to return truncated=True there; see reflect-rl check."
-        )
+    check_horizon(slot.env, len(trajectory.rows), trajectory.spec.task)
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from reflect_rl.config import Settings
@@ -16,15 +17,19 @@ def open_tracker(run: RunFolder, settings: Settings, past: Sequence[dict[str, An
     """A function that takes one line of metrics; `past` lines of a resumed run are logged first."""
     if settings.track == "none":
         return lambda row: None
-    try:
-        log = _tensorboard(run) if settings.track == "tensorboard" else _service(run, settings)
-    except ImportError as error:
-        raise SettingsError(
-            f"track: {settings.track} needs its library: pip install {settings.track}. metrics.jsonl is written anyway."
-        ) from error
+    check_tracker(settings)
+    log = _tensorboard(run) if settings.track == "tensorboard" else _service(run, settings)
     for row in past:
         log(row)
     return log
+
+
+def check_tracker(settings: Settings) -> None:
+    """Raise SettingsError if the library that `track` names is not installed."""
+    if settings.track != "none" and find_spec(settings.track) is None:
+        raise SettingsError(
+            f"track: {settings.track} needs its library: pip install {settings.track}. metrics.jsonl is written anyway."
+        )
 
 
 def _numbers(row: dict[str, Any], prefix: str = "") -> dict[str, float]:

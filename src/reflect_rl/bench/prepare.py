@@ -1,0 +1,119 @@
+"""What the benchmark measures: the recipe's players, made by the real stages with capped preparation."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reflect_rl.config import Settings, parse_settings
+from reflect_rl.data.annotate import annotate
+from reflect_rl.data.collect import collect, make_env
+from reflect_rl.envs.base import TextEnv
+from reflect_rl.errors import SettingsError
+from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
+from reflect_rl.players.policy import Policy
+from reflect_rl.players.prompt import PromptBuilder
+from reflect_rl.players.reflector import LocalReflector, Reflector
+from reflect_rl.progress import Bar, Progress
+from reflect_rl.records import Reflection, State
+from reflect_rl.run_folder import RunFolder
+from reflect_rl.training.curriculum import training_episodes
+from reflect_rl.training.rl import rl
+from reflect_rl.training.rollout import EpisodeSpec, Players, Rollout, play_episodes
+from reflect_rl.training.sft import sft_policy, sft_reflector
+
+MOST_REFLECTOR_STEPS = 600
+MOST_POLICY_STEPS = 400
+MOST_ITERATIONS = 8
+"""Most preparation: texts as long as the teacher's, and episodes about as long as in the middle of training. With a
+worse reflector the policy learns to end its episodes at once, which is no rollout to measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Players of one arm, ready to measure. reflector: None in the arm without reflection."""
+
+    settings: Settings
+    world: TextEnv
+    policy: Policy
+    reflector: Reflector
+
+    @property
+    def local(self) -> LocalReflector | None:
+        return self.reflector if isinstance(self.reflector, LocalReflector) else None
+
+    def episodes(self, iteration: int) -> list[EpisodeSpec]:
+        """The episodes of one training iteration."""
+        part, tasks = self.settings.rl, self.world.tasks("train")
+        return training_episodes(tasks, (), "none", iteration, part.iterations, part.episodes, self.settings.seed)
+
+    def prompts(self) -> PromptBuilder:
+        """A fresh builder of the policy's prompts."""
+        return policy_prompts(self.policy, self.world.task_text, self.settings)
+
+    def play(self, iteration: int, reflector: Reflector | None = None) -> Rollout:
+        """One training iteration's rollout."""
+        players = Players(self.policy, reflector or self.reflector, self.prompts())
+        return play_episodes(lambda: make_env(self.settings), players, self.episodes(iteration), self.settings.rl.slots)
+
+
+def bench_settings(overrides: Mapping[str, Any], device: str) -> Settings:
+    """The settings measured: preparation capped, the rest as given. Raises SettingsError."""
+    if device not in ("cpu", "cuda"):
+        raise SettingsError(f"The benchmark cannot run on '{device}'; it measures cpu or cuda.")
+    given = parse_settings({}, overrides)
+    refused = {
+        "reflector.kind": given.reflector.kind != "local",
+        "reflector.decoding": given.reflector.decoding != "greedy",
+        "policy.head": given.policy.head != "labels",
+        "rl.algorithm": given.rl.algorithm != "ppo",
+        "rl.baseline": given.rl.baseline == "value",
+    }
+    if any(refused.values()):
+        keys = ", ".join(key for key, is_refused in refused.items() if is_refused)
+        raise SettingsError(
+            f"The plain implementation that the benchmark compares with has greedy local reflections, the labels head "
+            f"and PPO without a value head only. Leave out {keys}."
+        )
+    capped: dict[str, Any] = {
+        "reflector_sft.steps": min(given.reflector_sft.steps, MOST_REFLECTOR_STEPS),
+        "policy_sft.steps": min(given.policy_sft.steps, MOST_POLICY_STEPS),
+        "rl.iterations": min(given.rl.iterations, MOST_ITERATIONS),
+        "rl.validate_every": MOST_ITERATIONS,
+    }
+    fixed = {"compute.device": device, "track": "none", "guard": False, "policy.hedge": False, "rl.replay": 0}
+    return parse_settings(given.model_dump(), fixed | capped)
+
+
+def without_reflection(settings: Settings) -> Settings:
+    """The same for the arm that has no reflector."""
+    return parse_settings(settings.model_dump(), {"reflector.kind": "none", "policy_sft.text": "teacher"})
+
+
+def prepare(run: RunFolder, settings: Settings, bar: Bar) -> Arm:
+    """Make the players with the real stages, in a folder of their own; five parts of the bar."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    for stage in (collect, annotate, sft_reflector, sft_policy, rl):
+        stage(run, settings, Progress())
+        bar.update()
+    world = make_env(settings)
+    return Arm(settings, world, load_policy(run / "policy", settings), load_reflector(run, settings, world))
+
+
+def text_lengths(run: RunFolder, arm: Arm) -> dict[str, float]:
+    """Mean tokens of the teacher's and of the reflector's texts: `generate` takes time by the token."""
+    assert arm.local is not None
+    teacher = [label.text for label in run.read_jsonl("reflections.jsonl", Reflection.from_json)]
+    states = []
+    for task in arm.world.tasks("valid"):
+        observation, info = arm.world.reset(seed=0, options={"task": task})
+        states.append(State(observation, info["actions"]))
+    own = [text or "" for text in arm.local.reflect(states)]
+    tokenizer = arm.local.tokenizer
+    mean = {
+        name: statistics.fmean(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+        for name, texts in (("teacher", teacher), ("reflector", own))
+    }
+    return {f"{name}_tokens_mean": value for name, value in mean.items()}

@@ -1,0 +1,370 @@
+"""What the documents say is true: the example runs, commands parse, files, fields and floors are those there are."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from inspect import signature
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reflect_rl.cli import app
+from reflect_rl.cli_overrides import split_overrides
+from reflect_rl.compare import read_plan
+from reflect_rl.config import PromptSettings, parse_settings, read_recipe, recipe_names, setting_keys
+from reflect_rl.envs.check import check
+from reflect_rl.envs.registry import make
+from reflect_rl.players.labels import candidates
+from reflect_rl.players.prompt import PromptBuilder
+from reflect_rl.records import State
+
+ROOT = Path(__file__).parents[1]
+SRC = ROOT / "src" / "reflect_rl"
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+README, METHOD, FILES, ENVIRONMENTS, ARCHITECTURE = (
+    (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/method.md", "docs/files.md", "docs/environments.md", "docs/architecture.md")
+)
+WORLD = "examples.my_environment:Corridor"
+MOST_LINES = 350
+
+
+def page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The contents of a page's fenced code blocks."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def block_after(text: str, mark: str) -> str:
+    """The code block below a marking comment."""
+    return re.findall(rf"<!-- {re.escape(mark)} -->\n```\w+\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)[0]
+
+
+# The example world
+
+
+def test_the_readme_shows_the_example_as_it_is() -> None:
+    source = (ROOT / "examples" / "my_environment.py").read_text(encoding="utf-8")
+    world, optional = (
+        block_after(README, f"examples/my_environment.py: {part}") for part in ("the world", "expert and teacher")
+    )
+    assert f"{world}\n{optional}" == source[source.index("from reflect_rl") :]
+    assert sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in world.splitlines()) <= 35
+
+
+def test_the_example_keeps_every_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert [str(finding) for finding in check(lambda: make(WORLD)) if not finding.ok] == []
+
+
+@pytest.fixture(scope="module")
+def corridor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that the README's commands make of the example."""
+    out = tmp_path_factory.mktemp("runs") / "corridor"
+    command = [sys.executable, "-m", "reflect_rl", "run", "examples/my_recipe.yaml", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "report.html" in done.stdout
+    return out
+
+
+def test_the_example_recipe_trains_an_agent(corridor: Path) -> None:
+    results = json.loads((corridor / "results.json").read_text())
+    assert results["agreement"] > 0.8
+    assert results["panels"]["test"]["greedy"]["success"] > 0.6
+
+
+def test_the_python_example_plays_an_episode(
+    corridor: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    code = (
+        block_after_heading("## From Python").replace('"taxi"', repr(WORLD)).replace('"runs/taxi"', repr(str(corridor)))
+    )
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102  our own example
+    assert "stop" in names["info"]
+    assert "The key is" in capsys.readouterr().out
+
+
+def block_after_heading(heading: str) -> str:
+    return blocks(README[README.index(heading) :], "python")[0]
+
+
+# Gymnasium
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        block_after(README, "from_gymnasium"),
+        next(code for code in blocks(ENVIRONMENTS, "python") if "Blackjack" in code),
+    ],
+    ids=["readme", "environments"],
+)
+def test_an_adapted_environment_of_the_documents_keeps_every_promise(code: str) -> None:
+    names: dict[str, Any] = {"__name__": "documents"}
+    exec(code, names)  # noqa: S102  our own example
+    assert [str(finding) for finding in check(names["Blackjack"]) if not finding.ok] == []
+
+
+# What a run writes
+
+
+def keys(data: Any) -> Iterator[str]:
+    """Every key of nested JSON, but for counts by reason and settings, which are named elsewhere."""
+    if isinstance(data, list):
+        for item in data[:3]:
+            yield from keys(item)
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            yield key
+            if key not in ("stop_reasons", "settings", "facts", "counts", "inputs", "outputs", "versions"):
+                yield from keys(value)
+
+
+def named(text: str) -> set[str]:
+    """The words of a page's inline code."""
+    code = re.findall(r"`([^`\n]+)`", text)
+    return {word for part in code for word in [part, *re.split(r"[.*\[\]/…]+", part)]}
+
+
+def test_every_file_of_a_run_is_explained(corridor: Path) -> None:
+    found = {f"{path.name}/" if path.is_dir() else path.name for path in corridor.iterdir()}
+    found |= {path.name for folder in ("policy", "reflector") for path in (corridor / folder).iterdir()}
+    found -= {"reflections.sqlite-wal", "reflections.sqlite-shm"}
+    assert sorted(found - named(FILES)) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("episodes.jsonl", "action_labels.jsonl", "reflections.jsonl", "reflector.json", "metrics.jsonl"),
+        *("results.json", "evaluation.jsonl", "manifests/rl.json", "policy/reflect_rl.json"),
+    ],
+)
+def test_every_field_of_a_file_is_explained(corridor: Path, name: str) -> None:
+    lines = (corridor / name).read_text(encoding="utf-8")
+    data = [json.loads(line) for line in lines.splitlines()] if name.endswith(".jsonl") else json.loads(lines)
+    data = {key: data[key] for key in data if key != "labels"} if name == "policy/reflect_rl.json" else data
+    assert sorted(set(keys(data)) - named(FILES)) == []
+
+
+@pytest.mark.parametrize("module", ["compare.py", "guard.py"])
+def test_every_field_that_a_module_writes_is_explained(module: str) -> None:
+    tree = ast.parse((SRC / module).read_text(encoding="utf-8"))
+    returned = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return | ast.Assign) and node.value]
+    literals = [node for value in returned for node in ast.walk(value) if isinstance(node, ast.Dict)]
+    written = {str(key.value) for node in literals for key in node.keys if isinstance(key, ast.Constant)}
+    assert sorted(written - named(FILES) - set(setting_keys())) == []
+
+
+# Settings and commands
+
+
+def test_the_table_of_settings_is_up_to_date() -> None:
+    page = runpy.run_path(str(ROOT / "scripts" / "write_settings_doc.py"))["settings_page"]()
+    shown = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert shown == page, "run: python scripts/write_settings_doc.py"
+
+
+def test_every_setting_has_a_meaning() -> None:
+    assert [key for key, info in setting_keys().items() if not info.description] == []
+
+
+def commands() -> list[str]:
+    """Every reflect-rl command line that a page shows, in a block or in a sentence."""
+    found: list[str] = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        shown = [
+            line for language in ("sh", "console") for block in blocks(text, language) for line in block.splitlines()
+        ]
+        prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+        shown += re.findall(r"`([^`\n]+)`", prose)
+        for line in shown:
+            command = re.match(r"(?:\$ )?(?:\S*bin/)?(?:.* -m reflect_rl|reflect-rl) (.+)", line)
+            if command:
+                found.append(command[1])
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_that_is_shown_can_be_given(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    name, *tokens = shlex.split(line, comments=True)
+    function = app[name].default_command
+    assert function is not None
+    own = {parameter.rstrip("_") for parameter in signature(function).parameters}
+    overrides: dict[str, Any] = {}
+    if "overrides" in own:
+        tokens, overrides = split_overrides(tokens, own)
+    _, bound, _ = app.parse_args([name, *tokens], exit_on_error=False, print_error=False)
+    recipe = str(bound.arguments.get("recipe", ""))
+    known = recipe in recipe_names() or Path(recipe).is_file()
+    parse_settings(read_recipe(recipe) if known else {}, overrides)
+    if name == "compare":
+        given = [bound.arguments.get(key) for key in ("regimes", "arms")]
+        read_plan(recipe, *(value.split(",") if value else None for value in given))
+    if name == "run" and (until := bound.arguments.get("until")):
+        from reflect_rl.pipeline import STAGES
+
+        assert until in [stage.name for stage in STAGES]
+
+
+def test_every_command_is_in_the_readme() -> None:
+    shown = {line.split()[0] for line in commands()}
+    assert {name for name in app if not name.startswith("-")} <= shown
+
+
+def test_the_prompt_that_is_shown_is_the_prompt() -> None:
+    env = make("taxi")
+    before, info = env.reset(seed=0, options={"task": "taxi-r2c1-G-B"})
+    observation, *_ = env.step(1)
+    state = State(observation, info["actions"], ((before, info["actions"][1]),), env.describe())
+    builder = PromptBuilder(env.task_text, PromptSettings(), list(islice(candidates(), 9)))
+    text = builder.policy_prompt(state, env.teach(env.describe(), "blocked")).text
+    assert f"{text}\n" in blocks(METHOD, "text")
+
+
+# Pages
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    local = [target.partition("#")[0] for target in targets if "://" not in target]
+    assert [target for target in local if target and not (page.parent / target).exists()] == []
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    pages = {page_id(page) for page in PAGES} - {"README.md"}
+    assert sorted(page for page in pages if f"({page})" not in README) == []
+
+
+@pytest.mark.parametrize("folder", ["docs", "examples", "scripts", "src"])
+def test_no_path_of_some_machine_is_in_a_text(folder: str) -> None:
+    files = [path for path in (ROOT / folder).rglob("*") if path.suffix in {".md", ".py", ".yaml", ".js", ".json"}]
+    machine = re.compile(r"(?<![\w.~])/(?:work|root|home|tmp|Users|mnt)/|\b[A-Z]:\\")
+    texts = [ROOT / "README.md", ROOT / "CHANGELOG.md", *files]
+    assert [page_id(path) for path in texts if machine.search(path.read_text(encoding="utf-8"))] == []
+
+
+# The house
+
+
+def tree() -> tuple[set[str], list[str]]:
+    """(files named in the README's tree, lines without an explanation)."""
+    files, bare, folders = set(), [], []
+    for line in block_after(README, "TREE").splitlines():
+        name, _, about = line.strip().partition(" ")
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders = folders[:depth]
+        path = "".join([*folders, name])
+        if name.endswith("/"):
+            folders.append(name)
+        else:
+            files.add(path)
+            if not about.strip() and name != "__init__.py":
+                bare.append(path)
+    return files, bare
+
+
+def test_the_tree_in_the_readme_is_the_tree_on_disk() -> None:
+    files, bare = tree()
+    present = [path for path in SRC.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    present += [path for folder in ("examples", "scripts") for path in (ROOT / folder).glob("*.*")]
+    on_disk = {page_id(path) for path in present}
+    assert (sorted(files - on_disk), sorted(on_disk - files), bare) == ([], [], [])
+
+
+def floors() -> dict[str, int]:
+    """Floor of each top-level module and package, from the table in docs/architecture.md."""
+    table = ARCHITECTURE.partition("<!-- FLOORS -->")[2].partition("<!-- /FLOORS -->")[0]
+    found = {}
+    for line in table.splitlines():
+        if row := re.match(r"\| (\d+) \| ([^|]+) \|", line):
+            found |= {name: int(row[1]) for name in re.findall(r"`(\w+)`", row[2])}
+    return found
+
+
+def modules() -> list[Path]:
+    return sorted(SRC.rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def unit(path: Path) -> str:
+    """The top-level module or package that a file belongs to."""
+    return path.relative_to(SRC).parts[0].removesuffix(".py")
+
+
+def test_every_module_has_a_floor() -> None:
+    assert sorted({unit(path) for path in modules()} ^ {*floors(), "__init__"}) == []
+
+
+@pytest.mark.parametrize("path", modules(), ids=page_id)
+def test_imports_go_down(path: Path) -> None:
+    if (own := unit(path)) == "__init__":
+        return
+    table = floors()
+    upward = []
+    for name in imported(path):
+        package, _, rest = name.partition(".")
+        other = rest.split(".")[0]
+        if package != "reflect_rl" or other in (own, "__version__"):
+            continue
+        if table[other] >= table[own]:
+            upward.append(name)
+    assert upward == []
+
+
+def test_worlds_know_nothing_of_models() -> None:
+    heavy = {"torch", "transformers", "tokenizers", "accelerate", "peft", "safetensors"}
+    found = {(page_id(p), n) for p in modules() if unit(p) == "envs" for n in imported(p) if n.split(".")[0] in heavy}
+    assert found == set()
+    code = """
+import sys, reflect_rl.envs.adapt, reflect_rl.envs.check, reflect_rl.envs.contract
+from reflect_rl import make
+make("taxi").reset(seed=0)
+sys.exit("torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_only_the_command_line_prints() -> None:
+    allowed = {"cli", "cli_progress", "__main__"}
+    printing = {
+        page_id(path)
+        for path in modules()
+        if unit(path) not in allowed
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Name) and node.id == "print")
+        or (isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stdout", "sys.stderr"))
+    }
+    assert printing == set()
+
+
+def test_no_module_is_long() -> None:
+    lengths = {page_id(path): len(path.read_text(encoding="utf-8").splitlines()) for path in modules()}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}

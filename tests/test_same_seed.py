@@ -1,0 +1,70 @@
+"""The same seed gives the same bytes, wherever, however often and however many at a time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from end_to_end import contents, differences, options, reference, reflect_rl, run_small
+
+MADE = ("episodes.jsonl", "reflections.jsonl", "reflector/model.safetensors", "policy/model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return reference(tmp_path_factory)
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, for this test alone."""
+    return shutil.copytree(whole, tmp_path / "copy")
+
+
+def test_another_process_in_another_folder_makes_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    """The command as it is, with other hashes and without the checkpoints that the reference made on its way."""
+    command = [sys.executable, "-m", "reflect_rl", "run", "taxi", "--out", "elsewhere/mine", *options()]
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C", "HOME": str(tmp_path)}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert differences(tmp_path / "elsewhere/mine", whole) == []
+
+
+def test_another_seed_makes_others(whole: Path, tmp_path: Path) -> None:
+    ended = run_small(tmp_path / "run", {"seed": 1}, None, "--until", "rl")
+    assert ended.code == 0, ended.err
+    one, other = contents(whole), contents(tmp_path / "run")
+    assert [name for name in (*MADE, "metrics.jsonl") if one[name] == other[name]] == []
+
+
+def test_the_number_of_slots_changes_nothing(whole: Path, run: Path) -> None:
+    ended = run_small(run, {"rl.slots": 7})
+    assert "rl: runs again (rl.slots: 512 -> 7)" in ended.err
+    assert ended.code == 0, ended.err
+    says_slots = ["config.yaml", "manifests/report.json", "manifests/rl.json", "report.html"]
+    assert [name for name in differences(run, whole) if name not in says_slots] == []
+
+
+def test_the_memo_only_saves_time(whole: Path, run: Path) -> None:
+    for stage in ("rl", "evaluate"):
+        for path in run.glob("reflections.sqlite*"):
+            path.unlink()
+        ended = reflect_rl(stage, str(run), "--force")
+        assert ended.code == 0, ended.err
+        assert f"{stage}: runs again (asked to)" in ended.err
+    assert reflect_rl("report", str(run)).code == 0
+    assert differences(run, whole) == []
+
+
+def test_a_run_in_pieces_equals_one_in_one_go(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert run_small(run, None, None, "--until", "collect").code == 0
+    for command in ("annotate", "sft", "rl", "evaluate", "report"):
+        ended = reflect_rl(command, str(run))
+        assert ended.code == 0, ended.err
+    assert differences(run, whole) == []

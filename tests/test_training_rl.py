@@ -1,0 +1,265 @@
+"""Online RL: it learns, it is repeatable to the bit, and it continues where it was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_models
+from corridor import Corridor
+from reflect_rl.config import PromptSettings, RlSettings, Settings, parse_settings
+from reflect_rl.players.load import load_policy
+from reflect_rl.players.prompt import PromptBuilder
+from reflect_rl.players.reflector import NoReflector
+from reflect_rl.progress import Progress
+from reflect_rl.run_folder import RunFolder
+from reflect_rl.training import update as update_module
+from reflect_rl.training.advantages import advantages
+from reflect_rl.training.losses import fold
+from reflect_rl.training.optimizer import make_optimizer
+from reflect_rl.training.rl import rl
+from reflect_rl.training.rollout import EpisodeSpec, Players, Rollout, play_episodes
+from reflect_rl.training.sft import sft_policy
+from reflect_rl.training.update import Learner, update
+from test_training_sft import KilledError, Killer, files
+
+Tiny = Callable[..., Settings]
+
+ARMS: dict[str, dict[str, Any]] = {
+    "ppo+state": {"rl.baseline": "state"},
+    "ppo+value": {"rl.baseline": "value", "rl.curriculum": "mix"},
+    "reinforce+replay": {
+        "rl.algorithm": "reinforce",
+        "rl.baseline": "task",
+        "rl.replay": 5,
+        "policy.hedge": True,
+    },
+}
+
+
+def outcome(run: RunFolder) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+    """The policy's files and the metrics, times aside."""
+    metrics = run.read_jsonl("metrics.jsonl", dict)
+    return files(run / "policy"), [{k: v for k, v in row.items() if k != "seconds"} for row in metrics]
+
+
+def start(warmed: RunFolder, settings: Settings) -> RunFolder:
+    """The arms with a value head or a hedge need a warm-up that has one."""
+    if settings.rl.baseline == "value" or settings.policy.hedge:
+        sft_policy(warmed, settings, Progress())
+    return warmed
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
+    warmed: RunFolder, tiny: Tiny, tmp_path: Path, arm: str
+) -> None:
+    settings = tiny(ARMS[arm])
+    start(warmed, settings)
+    whole = RunFolder(shutil.copytree(warmed.path, tmp_path / "whole"))
+    counts = rl(whole, settings, Progress())
+    for done in (1, 2):
+        with pytest.raises(KilledError):
+            rl(warmed, settings, Killer(0))
+        assert warmed.read_json("checkpoints/rl/state.json")["done"] == done
+    (warmed / "reflections.sqlite").unlink()
+    torch.manual_seed(7)
+    assert rl(warmed, settings, Progress()) == counts
+    assert outcome(warmed) == outcome(whole)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
+    warmed: RunFolder, tiny: Tiny, tmp_path: Path
+) -> None:
+    made = []
+    for name, seed, slots in (("one", 0, 16), ("same", 0, 3), ("other", 1, 16)):
+        run = RunFolder(shutil.copytree(warmed.path, tmp_path / name))
+        rl(run, tiny({"seed": seed, "rl.slots": slots, "rl.iterations": 2}), Progress())
+        made.append(outcome(run))
+    one, same, other = made
+    assert one == same
+    assert one[0]["model.safetensors"] != other[0]["model.safetensors"]
+
+
+def test_checkpoints_may_be_rarer_than_iterations(warmed: RunFolder, tiny: Tiny, tmp_path: Path) -> None:
+    settings = tiny({"rl.checkpoint_every": 2})
+    whole = RunFolder(shutil.copytree(warmed.path, tmp_path / "whole"))
+    rl(whole, settings, Progress())
+    with pytest.raises(KilledError):
+        rl(warmed, settings, Killer(2))
+    rl(warmed, settings, Progress())
+    assert outcome(warmed) == outcome(whole)
+
+
+@pytest.mark.parametrize("arm", ["ppo+state", "ppo+value", "reinforce+replay"])
+def test_rl_makes_a_weak_policy_better(warmed: RunFolder, tiny: Tiny, arm: str) -> None:
+    learning = {
+        "reflector.kind": "scripted",
+        "env.options": {},
+        "policy_sft.steps": 40,
+        "policy_sft.lr": 8e-3,
+        "rl.iterations": 16 if arm == "reinforce+replay" else 7,
+        "rl.episodes": 64,
+        "rl.lr": 5e-3,
+        "rl.entropy": 0.02,
+        "rl.validate_every": 20,
+        "rl.checkpoint_every": 20,
+        "rl.curriculum": "none",
+    }
+    settings = tiny(ARMS[arm] | learning)
+    sft_policy(warmed, settings, Progress())
+    rl(warmed, settings, Progress())
+    rows = warmed.read_jsonl("metrics.jsonl", dict)
+    success = [row["success"] for row in rows]
+    assert success[0] < 0.6
+    assert sum(success[-3:]) / 3 > success[0] + 0.25
+    assert rows[-1]["return_mean"] > rows[0]["return_mean"]
+
+
+def test_a_line_of_metrics_says_what_happened(warmed: RunFolder, tiny: Tiny) -> None:
+    counts = rl(warmed, tiny(), Progress())
+    rows = warmed.read_jsonl("metrics.jsonl", dict)
+    assert [row["iteration"] for row in rows] == [0, 1, 2]
+    assert [row["valid_success"] is None for row in rows] == [True, False, False]
+    for row in rows:
+        assert row["episodes"] == 16 == sum(row["stop_reasons"].values())
+        assert 0 < row["distinct_prompts"] <= row["env_steps"] == round(row["steps_mean"] * 16)
+        assert row["kl"] > 0
+        assert 0 < row["entropy"] < 1.1
+        assert row["grad_norm"] > 0
+    assert [row["lr"] for row in rows] == pytest.approx([5e-4, 2.75e-4, 5e-5])
+    assert counts["env_steps"] == sum(row["env_steps"] for row in rows)
+    assert files(warmed / "policy")["model.safetensors"] != files(warmed / "policy-sft")["model.safetensors"]
+
+
+def test_no_iterations_leave_the_policy_as_it_was(warmed: RunFolder, tiny: Tiny) -> None:
+    assert rl(warmed, tiny({"rl.iterations": 0}), Progress())["success"] is None
+    assert files(warmed / "policy")["model.safetensors"] == files(warmed / "policy-sft")["model.safetensors"]
+
+
+# One update
+
+
+def played() -> tuple[Rollout, Any]:
+    policy = tiny_models.policy(value=True)
+    assert policy.labels is not None
+    prompts = PromptBuilder(Corridor.task_text, PromptSettings(), list(policy.labels), policy.count)
+    specs = [EpisodeSpec(task, n) for n, task in enumerate(Corridor().tasks("train") * 2)]
+    return play_episodes(Corridor, Players(policy, NoReflector(), prompts), specs, 16), policy
+
+
+def updated(settings: RlSettings, ranks: int = 1) -> tuple[list[torch.Tensor], dict[str, float], int]:
+    rollout, policy = played()
+    advantage, returns = advantages(rollout, settings)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)  # linear in the gradient: shows what it was
+    learner = Learner(policy, policy, optimizer, settings, seed=0, ranks=ranks)
+    figures = update(learner, rollout, fold(rollout, advantage, returns, "cpu"), 0, 0.01)
+    return [weight.detach().clone() for weight in policy.parameters()], figures, len(rollout.prompts)
+
+
+@pytest.mark.parametrize("most", [1, 7])
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
+def test_accumulating_gradients_changes_nothing_but_rounding(
+    monkeypatch: pytest.MonkeyPatch, most: int, algorithm: Any
+) -> None:
+    settings = RlSettings.model_validate(
+        {"algorithm": algorithm, "baseline": "value", "minibatches": 2, "max_grad_norm": 0.5}
+    )
+    at_once, figures, _ = updated(settings)
+    monkeypatch.setattr(update_module, "MOST_ROWS", most)
+    in_parts, same_figures, _ = updated(settings)
+    for one, other in zip(at_once, in_parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    assert figures == pytest.approx(same_figures, rel=1e-3, abs=1e-5)
+
+
+def test_more_minibatches_than_prompts_make_no_empty_step() -> None:
+    weights, figures, prompts = updated(RlSettings(baseline="state", minibatches=10_000, epochs=1))
+    as_many, same_figures, _ = updated(RlSettings(baseline="state", minibatches=prompts, epochs=1))
+    assert figures == same_figures
+    assert all(torch.equal(one, other) for one, other in zip(weights, as_many, strict=True))
+
+
+def test_the_first_step_of_ppo_is_that_of_reinforce() -> None:
+    """At the old policy the ratio is 1, so both have the same gradient."""
+    one = updated(RlSettings(algorithm="ppo", baseline="state", epochs=1, minibatches=1, max_grad_norm=1e9))
+    other = updated(RlSettings(algorithm="reinforce", baseline="state", epochs=1, max_grad_norm=1e9))
+    for weight, same in zip(one[0], other[0], strict=True):
+        torch.testing.assert_close(weight, same, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("most", [3, 256])
+def test_every_rank_takes_part_in_every_gradient_exchange(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Ranks that exchanged gradients a different number of times would wait for each other for ever."""
+    monkeypatch.setattr(update_module, "MOST_ROWS", most)
+    rollout, policy = played()
+    settings = RlSettings(baseline="state", minibatches=7, epochs=1)
+    folded = fold(rollout, *advantages(rollout, settings), "cpu")
+    exchanges = []
+    for ranks in (1, 2, 3, 5):
+        of_rank = []
+        for rank in range(ranks):
+            calls: list[int] = []
+            hook = policy.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+            optimizer = make_optimizer(policy, 0.0, 0.0)
+            update(Learner(policy, policy, optimizer, settings, 0, rank, ranks), rollout, folded, 0, 0.0)
+            hook.remove()
+            of_rank.append(len(calls))
+        exchanges.append(set(of_rank))
+    assert [len(counts) for counts in exchanges] == [1, 1, 1, 1]
+
+
+# Two processes
+
+LAUNCHED = """
+import sys
+from conftest import TINY
+from reflect_rl.config import parse_settings
+from reflect_rl.progress import Progress
+from reflect_rl.run_folder import RunFolder
+from reflect_rl.training.rl import rl
+import json
+rl(RunFolder(sys.argv[1]), parse_settings({}, TINY | json.loads(sys.argv[2])), Progress())
+"""
+
+
+def test_two_processes_train_one_policy(warmed: RunFolder, tiny: Tiny, tmp_path: Path) -> None:
+    overrides = ARMS["ppo+value"] | {"rl.iterations": 2, "rl.episodes": 25, "rl.replay": 3}
+    settings = tiny(overrides)
+    start(warmed, settings)
+    alone = RunFolder(shutil.copytree(warmed.path, tmp_path / "alone"))
+    rl(alone, settings, Progress())
+    script = tmp_path / "launched.py"
+    script.write_text(LAUNCHED)
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    env = os.environ | {"PYTHONPATH": here, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(script), str(warmed.path), json.dumps(overrides)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    if "EADDR" in done.stderr or ("gloo" in done.stderr.lower() and "not available" in done.stderr):
+        pytest.skip("this machine lets no two processes talk to each other")
+    assert done.returncode == 0, done.stderr[-3000:]
+    (_, rows), (_, single) = outcome(warmed), outcome(alone)
+    rollout = ("episodes", "success", "return_mean", "steps_mean", "stop_reasons", "distinct_prompts", "entropy")
+    assert {key: rows[0][key] for key in rollout} == {key: single[0][key] for key in rollout}
+    assert rows[0]["grad_norm"] == pytest.approx(single[0]["grad_norm"], rel=1e-2)
+    assert rows[0]["kl"] == pytest.approx(single[0]["kl"], rel=1e-2)
+    two, one = (
+        load_policy(run / "policy", parse_settings({"env": settings.env.model_dump()})) for run in (warmed, alone)
+    )
+    for weight, other in zip(two.parameters(), one.parameters(), strict=True):
+        assert (weight - other).abs().max() < 5e-3
