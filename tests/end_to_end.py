@@ -221,3 +221,25 @@ def leftovers(folder: Path) -> list[str]:
             if (path.name.startswith(".") and path.name != ".lock") or path.parent.name == "checkpoints"
         ]
     return []
+
+
+def refused(ended: Ended, *parts: str) -> str:
+    """The one message, which has all of these parts in it."""
+    assert ended.code == 2, ended
+    assert "Traceback" not in ended.err
+    assert ended.out == ""
+    _, found, message = f"\n{ended.err}".partition("\nerror: ")
+    assert found, ended.err
+    assert "\nerror: " not in message
+    for part in parts:
+        assert part in message
+    return message
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file, but for the lock and the memo, which is only a cache."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock" and not path.name.startswith("reflections.sqlite")
+    }

@@ -199,7 +199,8 @@ def test_replay_holds_the_newest_successes_only_and_survives_json() -> None:
         wins += [(t, rollout) for t in rollout.trajectories if t.success]
     assert len(wins) > 5 == len(replay.episodes)
     for (trajectory, rollout), episode in zip(wins[-5:], replay.episodes, strict=True):
-        assert [prompt["text"] for prompt in episode["prompts"]] == [rollout.prompts[row].text for row in trajectory.rows]
+        texts = [rollout.prompts[row].text for row in trajectory.rows]
+        assert [prompt["text"] for prompt in episode["prompts"]] == texts
         assert episode["choices"] == trajectory.choices
     again = SuccessReplay(5, json.loads(json.dumps(replay.to_json())))
     for iteration in range(10):

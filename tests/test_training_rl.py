@@ -113,6 +113,7 @@ def test_rl_makes_a_weak_policy_better(warmed: RunFolder, tiny: Tiny, arm: str) 
         "rl.entropy": 0.02,
         "rl.validate_every": 20,
         "rl.checkpoint_every": 20,
+        "policy.hedge": False,
         "rl.curriculum": "none",
     }
     settings = tiny(ARMS[arm] | learning)

@@ -87,7 +87,7 @@ def test_the_reflector_never_reads_a_held_out_state_and_is_judged_on_them_alone(
 
 
 def test_a_reflector_learns_what_the_teacher_says(pooled: RunFolder, tiny: Tiny, heard: Heard) -> None:
-    settings = tiny({"reflector_sft.steps": 150, "reflector.warn_below": 0.6})
+    settings = tiny({"reflector_sft.steps": 400, "reflector.model.width": 32, "reflector.warn_below": 0.6})
     figures = sft_reflector(pooled, settings, heard)
     assert figures["agreement"] >= 0.6
     assert "agrees with the teacher" in heard.said[-1]

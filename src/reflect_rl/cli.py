@@ -153,6 +153,7 @@ def compare(
     arms: str | None = None,
     workers: int = 1,
     out: Path | None = None,
+    gather_only: Annotated[bool, Parameter(negative="")] = False,
     overrides: Overrides,
 ) -> None:
     """Compare the method with its ablations, over seeds; an interrupted comparison continues.
@@ -174,6 +175,8 @@ def compare(
         Runs side by side.
     out
         The comparison's folder; runs/RECIPE-compare by default.
+    gather_only
+        Train nothing; publish what is finished so far.
     """
     numbers = _integers(seeds)
     from reflect_rl.compare import compare as run_comparison
@@ -182,7 +185,7 @@ def compare(
     folder = out or Path("runs") / f"{Path(recipe).stem}-compare"
     asked = shlex.join(["reflect-rl", *sys.argv[1:]])
     path = run_comparison(
-        recipe, folder, numbers, _names(regimes), _names(arms), overrides, workers, CliProgress(), command=asked
+        recipe, folder, numbers, _names(regimes), _names(arms), overrides, workers, CliProgress(), asked, gather_only
     )
     print(compare_terminal(json.loads(path.read_text(encoding="utf-8"))))
 

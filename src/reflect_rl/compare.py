@@ -23,6 +23,8 @@ from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 
 PLAN = RECIPES / "plans" / "compare.yaml"
+Results = dict[int, dict[str, Any]]
+"""results.json by seed."""
 POLL_SECONDS = 2.0
 Group = tuple[str, int, dict[str, dict[str, Any]]]
 """One regime and seed, with each arm's settings: what one worker does after another, so that stages are shared."""
@@ -38,8 +40,11 @@ def compare(
     workers: int = 1,
     progress: Progress | None = None,
     command: str = "",
+    gather_only: bool = False,
 ) -> Path:
     """Train and evaluate every arm; write compare.json, compare.md and report.html; the path of compare.json.
+
+    gather_only: train nothing, publish what is finished; an arm then has the seeds that are there.
 
     Raises SettingsError for an unknown regime or arm.
     """
@@ -51,7 +56,8 @@ def compare(
         for regime, chosen in plan["chosen"].items()
         for seed in seeds
     ]
-    _run_groups(groups, folder.path, workers, progress)
+    if not gather_only:
+        _run_groups(groups, folder.path, workers, progress)
     data = gather(folder, recipe, plan, seeds, command, overrides)
     folder.write_json("compare.json", data)
     _publish(folder, data)
@@ -138,19 +144,16 @@ def gather(
     regimes: dict[str, Any] = {}
     horizon = None
     for regime, arms in plan["chosen"].items():
-        results = {
-            arm: [
-                RunFolder(folder / "runs" / regime / arm / f"seed-{seed}").read_json("results.json") for seed in seeds
-            ]
-            for arm in _trained(plan, arms)
-        }
+        results = {arm: _results(folder.path, regime, arm, seeds) for arm in _trained(plan, arms)}
         for arm in arms:
             if "better_of" in plan["arms"][arm]:
-                results[arm] = _better(*(results[name] for name in plan["arms"][arm]["better_of"]))
-        horizon = results[arms[0]][0]["horizon"]
-        rows = {arm: _row(plan["arms"][arm]["title"], results[arm], seeds) for arm in arms}
+                results[arm] = _better([results[name] for name in plan["arms"][arm]["better_of"]])
+        rows = {arm: _row(plan["arms"][arm]["title"], results[arm]) for arm in arms if results[arm]}
+        if not rows:
+            continue
+        horizon = next(result["horizon"] for found in results.values() for result in found.values())
         about = plan["regimes"][regime]
-        labels = _budgets(_settings(recipe, plan, regime, _trained(plan, arms)[0], seeds[0], overrides))
+        labels = _budgets([_settings(recipe, plan, regime, arm, seeds[0], overrides) for arm in _trained(plan, arms)])
         regimes[regime] = {"title": about["title"], "settings": about["settings"], "labels": labels, "arms": rows}
     return {
         "recipe": recipe,
@@ -162,28 +165,35 @@ def gather(
     }
 
 
-def _budgets(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the arms of a regime had in common to learn from."""
+def _budgets(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the arms of a regime had in common to learn from; an arm without RL or reflection uses less."""
     return {
-        "actions": settings["annotate"]["actions"],
-        "reflections": settings["annotate"]["reflections"],
-        "distinct states": settings["annotate"]["distinct"],
-        "RL episodes": settings["rl"]["iterations"] * settings["rl"]["episodes"],
+        "actions": max(settings["annotate"]["actions"] for settings in arms),
+        "reflections": max(settings["annotate"]["reflections"] for settings in arms),
+        "distinct states": arms[0]["annotate"]["distinct"],
+        "RL episodes": max(settings["rl"]["iterations"] * settings["rl"]["episodes"] for settings in arms),
     }
 
 
-def _better(*arms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _results(out: Path, regime: str, arm: str, seeds: Sequence[int]) -> Results:
+    """What has been measured of one arm, by seed."""
+    folders = {seed: RunFolder(_place(out, regime, arm, seed)) for seed in seeds}
+    return {seed: run.read_json("results.json") for seed, run in folders.items() if _finished([run.path])}
+
+
+def _better(arms: Sequence[Results]) -> Results:
     """For each seed, the first of the arms that is best on the valid tasks: what --guard would have kept."""
 
     def key(result: Mapping[str, Any]) -> tuple[float, float]:
         valid = result["panels"]["valid"]
         return valid["greedy"]["success"], valid["sampled"]["success"]
 
-    return [max(candidates, key=key) for candidates in zip(*arms, strict=True)]
+    return {seed: max((arm[seed] for arm in arms), key=key) for seed in arms[0] if all(seed in arm for arm in arms)}
 
 
-def _row(title: str, results: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+def _row(title: str, found: Results) -> dict[str, Any]:
     """Greedy on all starts first; the other panels beside it."""
+    results = list(found.values())
 
     def figures(panel: str, mode: str) -> dict[str, Any]:
         success = [result["panels"][panel][mode]["success"] for result in results]
@@ -191,7 +201,7 @@ def _row(title: str, results: Sequence[Mapping[str, Any]], seeds: Sequence[int])
 
     return {
         "title": title,
-        "seeds": list(seeds),
+        "seeds": list(found),
         **figures("all", "greedy"),
         "sampled": figures("all", "sampled"),
         "test": figures("test", "greedy"),

@@ -1,0 +1,104 @@
+"""Worlds that break their contract: one clear message that names the world, what it did and how to look closer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from end_to_end import Ended, reference, reflect_rl, refused, run_small
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return reference(tmp_path_factory)
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, for this test alone."""
+    return shutil.copytree(whole, tmp_path / "run")
+
+
+OWN = {"env.options": {}, "annotate.teacher": "way", "env.horizon": 8}
+
+
+def run_world(out: Path, world: str, overrides: dict[str, Any] | None = None, until: str = "annotate") -> Ended:
+    return run_small(out, OWN | {"env.name": world} | (overrides or {}), None, "--until", until)
+
+
+@pytest.mark.parametrize(
+    ("world", "parts"),
+    [
+        ("ExpertOutOfRange", ["expert() gave 99, not an index from 0 to"]),
+        ("ExpertSaysAName", ["expert() gave 'left', not an index"]),
+        ("ExpertRaises", ["expert() raised KeyError: 'way'", "broken_worlds.py, line"]),
+        ("ObservationIsNoText", ["reset(", "observation [0, 1], not text"]),
+        ("ResetGivesTextAlone", ["reset(", "not (observation, info)"]),
+        ("NoActions", ['no info["actions"]', "non-empty tuple of strings"]),
+        ("ActionsAreAList", ["info[\"actions\"] as ['left', 'right']"]),
+        ("NoStop", ['info["stop"] None', "StopReason"]),
+        ("NoSuccess", ['info["success"] None']),
+        ("StepGivesFour", ["step(", "not (observation, reward, terminated, truncated, info)"]),
+        ("StepRaises", ["raised ZeroDivisionError: no fuel", "broken_worlds.py, line"]),
+        ("RewardIsNotANumber", ["reward nan, not a finite number"]),
+        ("NoTasks", ["tasks('train') gave ()"]),
+        ("NoTestTasks", ["tasks('test') gave ()"]),
+        ("FactsAreNoJson", ["describe() gave", "no JSON"]),
+        ("NeverEnds", ["went on after its horizon of 8 steps"]),
+        ("TeacherSaysNothing", ["teach(", "gave None, not text"]),
+    ],
+)
+def test_a_world_that_breaks_its_contract_is_named_with_what_it_did(
+    world: str, parts: list[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    message = refused(run_world(run, f"broken_worlds:{world}"), *parts)
+    assert "NeverEnds" in world or f"`reflect-rl check broken_worlds:{world}`" in message
+    assert (run / "config.yaml").is_file()
+    assert not list((run / "manifests").glob("annotate.json"))
+
+
+@pytest.mark.parametrize(
+    ("world", "parts"),
+    [
+        ("taxy", ["no world 'taxy'", "Did you mean 'taxi'?"]),
+        ("nothing_here:World", ["no module 'nothing_here'", "nothing_here.py"]),
+        ("corridor:Coridor", ["no class 'Coridor'", "Did you mean 'Corridor'?"]),
+        ("corridor:CELLS", ["is not a TextEnv"]),
+        ("corridor:", ["module:Class"]),
+    ],
+)
+def test_a_world_that_is_not_there_is_refused(world: str, parts: list[str], tmp_path: Path) -> None:
+    refused(run_world(tmp_path / "run", world), *parts)
+    refused(reflect_rl("check", world), *parts)
+
+
+def test_options_and_teachers_that_a_world_does_not_know_are_refused(tmp_path: Path) -> None:
+    ended = run_world(tmp_path / "run", "corridor:Corridor", {"env.options": {"slipp": 0.1}})
+    refused(ended, "no option 'slipp'", "Did you mean 'slip'?")
+    ended = run_world(tmp_path / "other", "corridor:Corridor", {"annotate.teacher": "poem"})
+    refused(ended, "no scripted teacher 'poem'", "way")
+
+
+def test_check_ends_with_1_and_says_what_to_mend() -> None:
+    ended = reflect_rl("check", "broken_worlds:ExpertOutOfRange")
+    assert (ended.code, ended.err) == (1, "")
+    assert "expert() gave 99" in ended.out
+    assert "expert() must give an index" in ended.out
+    ended = reflect_rl("check", "broken_worlds:StepRaises")
+    assert (ended.code, ended.err) == (1, "")
+    assert "ZeroDivisionError: no fuel" in ended.out
+
+
+def test_more_actions_than_labels_are_refused(models: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    world = {"annotate.teacher": "next", "reflector.kind": "none", "policy.model.source": str(models / "sound")}
+    ended = run_world(run, "broken_worlds:ManyActions", world, until="sft_policy")
+    refused(ended, "60 actions", "52 single-token labels", "policy.head: pointer")
+    assert (run / "manifests/annotate.json").is_file()
+    pointer = {"policy.head": "pointer", "policy.hedge": False}
+    ended = run_world(run, "broken_worlds:ManyActions", world | pointer, until="sft_policy")
+    assert ended.code == 0, ended.err
