@@ -1,5 +1,7 @@
 """Worlds that break the contract, each in one way, for the tests of what a user is then told."""
 
+# pyright: reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
 from corridor import Corridor

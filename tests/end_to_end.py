@@ -226,13 +226,13 @@ def leftovers(folder: Path) -> list[str]:
 def refused(ended: Ended, *parts: str) -> str:
     """The one message, which has all of these parts in it."""
     assert ended.code == 2, ended
-    assert "Traceback" not in ended.err
-    assert ended.out == ""
+    assert "Traceback" not in ended.err, ended.err
+    assert ended.out == "", ended.out
     _, found, message = f"\n{ended.err}".partition("\nerror: ")
     assert found, ended.err
-    assert "\nerror: " not in message
+    assert "\nerror: " not in message, message
     for part in parts:
-        assert part in message
+        assert part in message, message
     return message
 
 

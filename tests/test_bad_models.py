@@ -117,3 +117,19 @@ def test_a_prompt_over_the_budget_is_refused(run: Path) -> None:
     refused(reflect_rl("sft", str(run), "--prompt.max_tokens=20"), "over the budget of 20", "prompt.max_tokens")
     after = files(run)
     assert {path for path in before if after.get(path) != before[path]} == {"config.yaml"}
+
+
+def test_more_actions_than_labels_are_refused(models: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    world = {
+        "env.name": "broken_worlds:ManyActions",
+        "annotate.teacher": "next",
+        "reflector.kind": "none",
+        "policy.model.source": str(models / "sound"),
+    }
+    ended = run_small(run, world, None, "--until", "sft_policy")
+    refused(ended, "60 actions", "52 single-token labels", "policy.head: pointer")
+    assert (run / "manifests/annotate.json").is_file()
+    pointer = {"policy.head": "pointer", "policy.hedge": False}
+    ended = run_small(run, world | pointer, None, "--until", "sft_policy")
+    assert ended.code == 0, ended.err

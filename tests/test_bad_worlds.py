@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from end_to_end import Ended, reference, reflect_rl, refused, run_small
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return reference(tmp_path_factory)
-
-
-@pytest.fixture
-def run(whole: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, for this test alone."""
-    return shutil.copytree(whole, tmp_path / "run")
-
+from end_to_end import Ended, reflect_rl, refused, run_small
 
 OWN = {"env.options": {}, "annotate.teacher": "way", "env.horizon": 8}
 
@@ -91,14 +78,3 @@ def test_check_ends_with_1_and_says_what_to_mend() -> None:
     ended = reflect_rl("check", "broken_worlds:StepRaises")
     assert (ended.code, ended.err) == (1, "")
     assert "ZeroDivisionError: no fuel" in ended.out
-
-
-def test_more_actions_than_labels_are_refused(models: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    world = {"annotate.teacher": "next", "reflector.kind": "none", "policy.model.source": str(models / "sound")}
-    ended = run_world(run, "broken_worlds:ManyActions", world, until="sft_policy")
-    refused(ended, "60 actions", "52 single-token labels", "policy.head: pointer")
-    assert (run / "manifests/annotate.json").is_file()
-    pointer = {"policy.head": "pointer", "policy.hedge": False}
-    ended = run_world(run, "broken_worlds:ManyActions", world | pointer, until="sft_policy")
-    assert ended.code == 0, ended.err
