@@ -8,10 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from reflect_rl.errors import RunFolderError
+
+
+PATIENCE = 60.0
+"""Seconds to wait for another process that is writing."""
+
+
+def _switch_to_wal(database: sqlite3.Connection) -> None:
+    """SQLite's own time-out does not cover the change of the journal's mode, which two new processes may try at once."""
+    given_up = time.monotonic() + PATIENCE
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > given_up:
+                raise
+            time.sleep(0.02)
 
 
 class Memo:
@@ -26,8 +44,8 @@ class Memo:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=60)
-            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database = sqlite3.connect(path, timeout=PATIENCE)
+            _switch_to_wal(self._database)
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.execute("CREATE TABLE IF NOT EXISTS memo (key BLOB PRIMARY KEY, text TEXT) WITHOUT ROWID")
         except sqlite3.Error as error:
