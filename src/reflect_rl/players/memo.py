@@ -14,13 +14,12 @@ from pathlib import Path
 
 from reflect_rl.errors import RunFolderError
 
-
 PATIENCE = 60.0
 """Seconds to wait for another process that is writing."""
 
 
 def _switch_to_wal(database: sqlite3.Connection) -> None:
-    """SQLite's own time-out does not cover the change of the journal's mode, which two new processes may try at once."""
+    """SQLite's own time-out does not cover the change of the journal's mode, which two processes may try at once."""
     given_up = time.monotonic() + PATIENCE
     while True:
         try:
