@@ -7,12 +7,12 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from reflect_rl.config import Settings, setting_keys
+from reflect_rl.settings import Settings, setting_keys
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 HEAD = """\
-<!-- Written by scripts/write_settings_doc.py: change src/reflect_rl/config.py and run it again. -->
+<!-- Written by scripts/write_settings_doc.py: change src/reflect_rl/settings.py and run it again. -->
 
 # Settings
 

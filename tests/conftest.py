@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from reflect_rl.config import Settings, parse_settings
+from reflect_rl.config import parse_settings
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import Settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small only lose by a second thread
 
@@ -121,3 +122,17 @@ def warmed(_warmed: Path, tmp_path: Path) -> RunFolder:
 def warmed_path(_warmed: Path) -> Path:
     """The same for all tests: only to be read."""
     return _warmed
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished small run of the real command line; tests must not change it."""
+    from end_to_end import reference
+
+    return reference(tmp_path_factory)
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, for this test alone."""
+    return shutil.copytree(whole, tmp_path / "run")

@@ -10,20 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from end_to_end import Kill, differences, files, leftovers, reference, reflect_rl, refused, run_small
+from end_to_end import Kill, differences, files, leftovers, reflect_rl, refused, run_small
 
 IN_RL = Kill("reflect_rl.training.rl:update", 2)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return reference(tmp_path_factory)
-
-
-@pytest.fixture
-def run(whole: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, for this test alone."""
-    return shutil.copytree(whole, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
-from end_to_end import files, options, reference, reflect_rl, refused, run_small
+from end_to_end import files, options, reflect_rl, refused, run_small
 from reflect_rl import Agent
 from reflect_rl.errors import RunFolderError
 
 STAGES = ("collect", "annotate", "sft", "rl", "evaluate", "report")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return reference(tmp_path_factory)
-
-
-@pytest.fixture
-def run(whole: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, for this test alone."""
-    return shutil.copytree(whole, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

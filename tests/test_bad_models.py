@@ -13,21 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from end_to_end import Ended, files, leftovers, reference, reflect_rl, refused, run_small
-from reflect_rl.config import ModelSettings
+from end_to_end import Ended, files, leftovers, reflect_rl, refused, run_small
 from reflect_rl.players.models import save_model, scratch_model, train_tokenizer
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return reference(tmp_path_factory)
-
-
-@pytest.fixture
-def run(whole: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, for this test alone."""
-    return shutil.copytree(whole, tmp_path / "run")
-
+from reflect_rl.settings import ModelSettings
 
 LETTERS = [f" {letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"]
 

@@ -14,18 +14,18 @@ from torch.utils.flop_counter import FlopCounterMode
 import tiny_models
 from reflect_rl.bench import floor, plain, taxi
 from reflect_rl.bench.prepare import MOST_ITERATIONS, Arm
-from reflect_rl.config import Settings
 from reflect_rl.data.collect import make_env
 from reflect_rl.errors import SettingsError
-from reflect_rl.players.load import load_policy, load_reflector
+from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
 from reflect_rl.players.policy import Encoded
 from reflect_rl.players.reflector import NoReflector
 from reflect_rl.progress import Progress
 from reflect_rl.records import State
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import Settings
 from reflect_rl.training.advantages import advantages
 from reflect_rl.training.losses import fold
-from reflect_rl.training.rollout import Rollout
+from reflect_rl.training.rollout import Players, Rollout
 from reflect_rl.training.update import Learner, update
 
 TinySettings = Callable[..., Settings]
@@ -33,9 +33,10 @@ TinySettings = Callable[..., Settings]
 
 @pytest.fixture
 def arm(warmed: RunFolder, tiny: TinySettings) -> Arm:
-    settings = tiny({"rl.epochs": 1, "rl.minibatches": 1, "rl.max_grad_norm": 1e9})
+    settings = tiny({"rl.epochs": 1, "rl.minibatches": 1, "rl.max_grad_norm": 1e9, "rl.warmup": 0})
     world = make_env(settings)
-    return Arm(settings, world, load_policy(warmed / "policy-sft", settings), load_reflector(warmed, settings, world))
+    policy, reflector = load_policy(warmed / "policy-sft", settings), load_reflector(warmed, settings, world)
+    return Arm(settings, world, Players(policy, reflector, policy_prompts(policy, world.task_text, settings)))
 
 
 @pytest.fixture

@@ -18,10 +18,11 @@ from reflect_rl.cli import app
 from reflect_rl.cli_overrides import split_overrides
 from reflect_rl.cli_progress import CliProgress
 from reflect_rl.cli_text import table
-from reflect_rl.config import Settings, load_settings, setting_keys
+from reflect_rl.config import load_settings
 from reflect_rl.manifest import Stage
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import Settings, setting_keys
 
 COMMANDS = "run collect annotate sft rl evaluate report compare bench play envs recipes check settings".split()
 

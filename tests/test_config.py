@@ -10,8 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflect_rl.config import Settings, load_settings, parse_settings, parse_yaml, recipe_names, setting_keys
+from reflect_rl.config import load_settings, parse_settings, parse_yaml, recipe_names
 from reflect_rl.errors import SettingsError
+from reflect_rl.settings import Settings, setting_keys
 
 
 @pytest.mark.parametrize("name", recipe_names())

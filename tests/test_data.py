@@ -11,13 +11,13 @@ import pytest
 
 from conftest import Heard
 from corridor import Corridor
-from reflect_rl.config import Settings
 from reflect_rl.data.annotate import Label, annotate, read_pool
 from reflect_rl.data.collect import collect
 from reflect_rl.errors import EnvironmentContractError, RunFolderError, TeacherError
 from reflect_rl.progress import Progress
 from reflect_rl.records import Episode, Reflection, Step, StopReason
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import Settings
 
 Tiny = Callable[..., Settings]
 

@@ -20,12 +20,13 @@ import pytest
 from reflect_rl.cli import app
 from reflect_rl.cli_overrides import split_overrides
 from reflect_rl.compare import read_plan
-from reflect_rl.config import PromptSettings, parse_settings, read_recipe, recipe_names, setting_keys
+from reflect_rl.config import parse_settings, read_recipe, recipe_names
 from reflect_rl.envs.check import check
 from reflect_rl.envs.registry import make
 from reflect_rl.players.labels import candidates
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.records import State
+from reflect_rl.settings import PromptSettings, setting_keys
 
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "reflect_rl"
@@ -221,7 +222,7 @@ def test_a_command_that_is_shown_can_be_given(line: str, monkeypatch: pytest.Mon
         given = [bound.arguments.get(key) for key in ("regimes", "arms")]
         read_plan(recipe, *(value.split(",") if value else None for value in given))
     if name == "run" and (until := bound.arguments.get("until")):
-        from reflect_rl.pipeline import STAGES
+        from reflect_rl.stages import STAGES
 
         assert until in [stage.name for stage in STAGES]
 

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corridor import Corridor
-from reflect_rl.config import Settings
 from reflect_rl.evaluation.evaluate import evaluate, panel_episodes, panel_tasks, summarise
 from reflect_rl.intervals import mean_interval, wilson
 from reflect_rl.progress import Progress
 from reflect_rl.records import StopReason
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import Settings
 from reflect_rl.training.rollout import EpisodeSpec, Trajectory
 
 Tiny = Callable[..., Settings]

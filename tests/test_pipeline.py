@@ -18,12 +18,14 @@ from typing import Any
 import pytest
 
 from reflect_rl import manifest as manifest_module
-from reflect_rl.config import Settings, parse_settings
+from reflect_rl.config import parse_settings
 from reflect_rl.errors import RunFolderError
 from reflect_rl.manifest import Stage, read_manifest, total_seconds
-from reflect_rl.pipeline import STAGES, read_config, run_pipeline
+from reflect_rl.pipeline import read_config, run_pipeline
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import Settings
+from reflect_rl.stages import STAGES
 
 TOY = __name__
 
@@ -193,6 +195,23 @@ def test_a_stage_that_fails_is_not_done(out: Path) -> None:
     with pytest.raises(RunFolderError, match=r"ended without writing .*results\.json"):
         go(out, broken)
     assert go(out) == ["judge"]
+
+
+def test_settings_that_a_stage_refuses_are_not_kept(out: Path) -> None:
+    go(out)
+    broken = (TOYS[0], replace(TOYS[1], function=f"{TOY}:forgetful"), TOYS[2])
+    with pytest.raises(RunFolderError, match="ended without writing"):
+        go(out, broken, rl__lr=0.25)
+    assert read_config(RunFolder(out)).rl.lr == parse_settings({}).rl.lr
+    assert go(out) == []
+
+
+def test_settings_that_an_earlier_stage_has_used_stay_when_a_later_one_refuses(out: Path) -> None:
+    broken = (*TOYS[:2], replace(TOYS[2], function=f"{TOY}:forgetful"))
+    go(out)
+    with pytest.raises(RunFolderError, match="ended without writing"):
+        go(out, broken, rl__lr=0.25)
+    assert read_config(RunFolder(out)).rl.lr == 0.25
 
 
 def test_an_unknown_stage_is_refused_with_the_known_ones(out: Path) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 import tiny_models
-from reflect_rl.config import ModelSettings
 from reflect_rl.players.backbone import Backbone, TokenBatch
 from reflect_rl.players.models import load_pretrained, save_model
+from reflect_rl.settings import ModelSettings
 
 
 def random_batch(seed: int, prefix: int, rows: int, length: int, reads: int) -> TokenBatch:

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from reflect_rl.config import PromptSettings
 from reflect_rl.errors import ModelError, PromptError
 from reflect_rl.players.labels import find_labels
 from reflect_rl.players.models import train_tokenizer
 from reflect_rl.players.prompt import CUE_ACTION, PromptBuilder, state_id
 from reflect_rl.records import State
+from reflect_rl.settings import PromptSettings
 
 WORDS = "Walk to the item and take it. Choices left right Reflection Action Last none".split()
 LABELS = [" A", " B", " C", " D"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ from transformers import PreTrainedModel
 
 import tiny_models
 from corridor import Corridor
-from reflect_rl.config import PromptSettings, ReflectorSettings
 from reflect_rl.errors import PromptError, RunFolderError, TeacherError
+from reflect_rl.players.backbone import Backbone
+from reflect_rl.players.decoding import decoding_steps
 from reflect_rl.players.labels import candidates
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.models import fingerprint
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, ScriptedReflector
 from reflect_rl.records import State
+from reflect_rl.settings import PromptSettings, ReflectorSettings
 
 STATES = list(tiny_models.states())
 LABELS = [label for label, _ in zip(candidates(), range(3), strict=False)]
@@ -42,7 +45,7 @@ def reflector(
 def forwards(made: LocalReflector) -> list[int]:
     """Counts what goes through the model from now on."""
     calls: list[int] = []
-    made.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    made.model.transformer.ln_f.register_forward_pre_hook(lambda *_: calls.append(1))
     return calls
 
 
@@ -81,6 +84,18 @@ def test_greedy_text_is_what_the_library_generates() -> None:
         ids = torch.tensor([tokenizer.encode(made.prompts.reflector_prompt(state).text)])
         out = made.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
         assert text == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("build", [tiny_models.gpt2, tiny_models.llama])
+def test_logits_step_by_step_are_those_of_the_whole_text(build: Callable[[], PreTrainedModel]) -> None:
+    model = build()
+    ids_BL = torch.randint(0, len(tiny_models.tokenizer()), (3, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole_BLV = model(ids_BL).logits
+    steps = decoding_steps(Backbone(model), 3, 20)
+    parts = [ids_BL[:, :12], *(ids_BL[:, i : i + 1] for i in range(12, 20))]
+    for part, place in zip(parts, range(11, 20), strict=True):
+        torch.testing.assert_close(steps(part), whole_BLV[:, place], rtol=0, atol=1e-5)
 
 
 def test_equal_prompts_are_written_once_and_remembered() -> None:
@@ -185,7 +200,11 @@ class Parrot(torch.nn.Module):
         super().__init__()
         self.says, self.at = says, 0
         self.config = tiny_models.gpt2().config
+        self.head = torch.nn.Linear(4, len(tiny_models.tokenizer()))
         self.device = torch.device("cpu")
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.head
 
     def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
         logits = torch.zeros(len(input_ids), 1, len(tiny_models.tokenizer()))

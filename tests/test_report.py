@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reflect_rl.config import Settings
 from reflect_rl.errors import RunFolderError
 from reflect_rl.evaluation.report import MAX_TEXT, report, report_compare
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import Settings
 from report_data import SETTINGS, comparison, episode, invented_run, manifest, metrics
 
 

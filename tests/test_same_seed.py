@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from end_to_end import contents, differences, options, reference, reflect_rl, run_small
+from end_to_end import contents, differences, options, reflect_rl, run_small
 
 MADE = ("episodes.jsonl", "reflections.jsonl", "reflector/model.safetensors", "policy/model.safetensors")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return reference(tmp_path_factory)
-
-
-@pytest.fixture
-def run(whole: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, for this test alone."""
-    return shutil.copytree(whole, tmp_path / "copy")
 
 
 def test_another_process_in_another_folder_makes_the_same_bytes(whole: Path, tmp_path: Path) -> None:

@@ -16,6 +16,15 @@ def test_markdown_has_a_table_a_regime_and_escapes_its_cells() -> None:
     assert "```sh\nreflect-rl compare taxi --seeds 0,1,2,3,4\n```" in text
 
 
+def test_gains_over_the_reference_have_columns_of_their_own() -> None:
+    data = comparison() | {"reference": "SFT + RL"}
+    arms = data["regimes"]["scarce actions"]["arms"]
+    arms["sft"]["gain"] = {"mean": -0.125, "interval": [-0.2, -0.05], "sampled": {}}
+    first, *rows = [line for line in compare_markdown(data).splitlines() if line.startswith("|")]
+    assert "points over SFT + RL, paired by seed" in first
+    assert [row.endswith("| -12.5 [-20.0, -5.0] | not measured |") for row in rows[1:6]].count(True) == 1
+
+
 def test_terminal_table_is_aligned_and_obeys_no_control_characters() -> None:
     data = comparison()
     data["regimes"]["scarce actions"]["arms"]["sft"]["title"] = "sft\x1b[31m 红"

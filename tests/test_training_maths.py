@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reflect_rl.config import RlSettings
 from reflect_rl.errors import RunFolderError
 from reflect_rl.players.prompt import Prompt
 from reflect_rl.records import StopReason
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import RlSettings
 from reflect_rl.training.advantages import advantages, discounted_returns, generalized_advantages
 from reflect_rl.training.checkpoint import Checkpointer
 from reflect_rl.training.curriculum import training_episodes

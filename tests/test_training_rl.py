@@ -16,12 +16,13 @@ import torch
 
 import tiny_models
 from corridor import Corridor
-from reflect_rl.config import PromptSettings, RlSettings, Settings, parse_settings
+from reflect_rl.config import parse_settings
 from reflect_rl.players.load import load_policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import NoReflector
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import PromptSettings, RlSettings, Settings
 from reflect_rl.training import update as update_module
 from reflect_rl.training.advantages import advantages
 from reflect_rl.training.losses import fold

@@ -12,13 +12,13 @@ import pytest
 
 import tiny_models
 from corridor import CELLS, Corridor, Endless
-from reflect_rl.config import PromptSettings, ReflectorSettings
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector
 from reflect_rl.records import StopReason
+from reflect_rl.settings import PromptSettings, ReflectorSettings
 from reflect_rl.training.rollout import EpisodeSpec, Players, Rollout, merge, play_episodes
 
 TASKS = (*Corridor().tasks("train"), *Corridor().tasks("valid"))

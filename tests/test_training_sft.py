@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import tiny_models
 from conftest import Heard
-from reflect_rl.config import Settings, SftSettings
 from reflect_rl.data.annotate import Label, read_pool
 from reflect_rl.errors import SettingsError
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
@@ -24,6 +23,7 @@ from reflect_rl.players.models import save_model
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.records import Reflection
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import Settings, SftSettings
 from reflect_rl.training import sft
 from reflect_rl.training.sft import _indices, fit, sft_policy, sft_reflector, split_held_out
 

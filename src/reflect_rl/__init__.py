@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from reflect_rl.config import Settings as Settings
     from reflect_rl.config import load_settings as load_settings
     from reflect_rl.envs.base import TextEnv as TextEnv
     from reflect_rl.envs.registry import make as make
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from reflect_rl.errors import SettingsError as SettingsError
     from reflect_rl.errors import TeacherError as TeacherError
     from reflect_rl.players.agent import Agent as Agent
+    from reflect_rl.settings import Settings as Settings
 
 _HOMES = {
     "Agent": "players.agent",

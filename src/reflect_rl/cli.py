@@ -271,7 +271,7 @@ def recipes() -> None:
 def settings() -> None:
     """List every setting with its type, default and meaning."""
     from reflect_rl.cli_text import settings_table
-    from reflect_rl.config import setting_keys
+    from reflect_rl.settings import setting_keys
 
     print(settings_table(setting_keys()))
 

@@ -17,7 +17,7 @@ def split_overrides(tokens: Sequence[str], own: set[str]) -> tuple[list[str], di
     """
     if not any(_is_override(token, own) for token in tokens):
         return list(tokens), {}
-    from reflect_rl.config import setting_keys
+    from reflect_rl.settings import setting_keys
 
     switches = {key for key, info in setting_keys().items() if info.annotation is bool}
     rest: list[str] = []

@@ -16,11 +16,12 @@ from typing import Any
 
 import yaml
 
-from reflect_rl.config import RECIPES, Settings, parse_settings, read_recipe
+from reflect_rl.config import RECIPES, parse_settings, read_recipe
 from reflect_rl.errors import SettingsError
 from reflect_rl.intervals import mean_interval
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import Settings
 
 PLAN = RECIPES / "plans" / "compare.yaml"
 Results = dict[int, dict[str, Any]]
@@ -151,6 +152,9 @@ def gather(
         rows = {arm: _row(plan["arms"][arm]["title"], results[arm]) for arm in arms if results[arm]}
         if not rows:
             continue
+        for arm in rows:
+            if arm != plan["reference"] and results.get(plan["reference"]):
+                rows[arm]["gain"] = _gain(results[arm], results[plan["reference"]])
         horizon = next(result["horizon"] for found in results.values() for result in found.values())
         about = plan["regimes"][regime]
         labels = _budgets([_settings(recipe, plan, regime, arm, seeds[0], overrides) for arm in _trained(plan, arms)])
@@ -161,6 +165,7 @@ def gather(
         "horizon": horizon,
         "panel": "all",
         "seeds": list(seeds),
+        "reference": plan["arms"][plan["reference"]]["title"],
         "regimes": regimes,
     }
 
@@ -209,6 +214,21 @@ def _row(title: str, found: Results) -> dict[str, Any]:
         "labels": {key: [result["labels"][key] for result in results] for key in results[0]["labels"]},
         "agreement": [result["agreement"] for result in results],
     }
+
+
+def _gain(found: Results, reference: Results) -> dict[str, Any]:
+    """How much better than the reference, seed by seed: a seed's arms share pool, labels and reflector."""
+
+    def figures(mode: str) -> dict[str, Any]:
+        success = {
+            seed: [results[seed]["panels"]["all"][mode]["success"] for results in (found, reference)]
+            for seed in found
+            if seed in reference
+        }
+        each = [ours - theirs for ours, theirs in success.values()]
+        return {"mean": fmean(each), "interval": mean_interval(each, -1, 1)} if each else {}
+
+    return {**figures("greedy"), "sampled": figures("sampled")}
 
 
 def _publish(folder: RunFolder, data: Mapping[str, Any]) -> None:

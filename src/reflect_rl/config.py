@@ -1,7 +1,7 @@
-"""Typed settings of a run: what a recipe may say, with ranges and meanings; impossible combinations are refused here.
+"""Recipes: one YAML file each, with the sections of `settings`; every key has a default.
 
-A recipe is one YAML file with these sections; every key has a default. `load_settings` merges recipe and overrides and
-turns every mistake into one SettingsError that names the key and suggests the nearest known one.
+`load_settings` merges recipe and overrides and turns every mistake into one SettingsError that names the key and
+suggests the nearest known one.
 """
 
 from __future__ import annotations
@@ -10,240 +10,15 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from reflect_rl.errors import SettingsError
+from reflect_rl.settings import Settings, setting_keys
 
 RECIPES = Path(__file__).parent / "recipes"
-
-
-class Section(BaseModel):
-    """A group of settings: unknown keys are refused, values are not coerced across types, instances are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
-
-
-class EnvSettings(Section):
-    """Which world."""
-
-    name: str = Field(default="taxi", description="A registered world, or module:Class for your own.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the environment.")
-    horizon: int = Field(default=20, ge=1, description="Steps after which an episode is cut.")
-
-
-class CollectSettings(Section):
-    """Which trajectories become the pool of states."""
-
-    episodes: int = Field(default=600, ge=1, description="Episodes to collect, over the train tasks in turn.")
-    perturb: float = Field(
-        default=0.5, ge=0, lt=1, description="Share of steps that are random (negative examples); 0 turns them off."
-    )
-
-
-class AnnotateSettings(Section):
-    """What the teacher is asked, and how often."""
-
-    teacher: str = Field(default="blocked", description="Style of the world's scripted teacher.")
-    actions: int = Field(default=1000, ge=1, description="Budget of action labels (the expert's choice in a state).")
-    reflections: int = Field(
-        default=2000, ge=0, description="Budget of reflection labels (the teacher's text for a state)."
-    )
-    distinct: bool = Field(
-        default=False,
-        description="Spend the budgets on distinct states; otherwise as the trajectories come, repeats included.",
-    )
-    holdout: float = Field(
-        default=0.1, ge=0, le=0.5, description="Share of the reflection labels kept aside to measure the reflector."
-    )
-
-
-class PromptSettings(Section):
-    """How a state becomes text."""
-
-    history: int = Field(default=1, ge=0, description="Most past steps shown; the oldest are dropped first.")
-    history_shows: Literal["actions", "steps"] = Field(
-        default="actions", description="'actions': the past actions only; 'steps': past observations too."
-    )
-    max_tokens: int = Field(default=1024, ge=16, description="Token budget of a policy prompt.")
-
-
-class ModelSettings(Section):
-    """A causal language model: from scratch, from a folder, or from the hub."""
-
-    source: str = Field(default="scratch", description="'scratch', a local folder, or a hub name such as gpt2-xl.")
-    width: int = Field(default=64, ge=8, description="From scratch: hidden size.")
-    layers: int = Field(default=2, ge=1, description="From scratch: number of blocks.")
-    heads: int = Field(default=4, ge=1, description="From scratch: attention heads.")
-    lora_rank: int = Field(default=0, ge=0, description="Rank of LoRA adapters; 0 trains all weights.")
-    bits: Literal[4, 8, 16, 32] = Field(
-        default=32, description="4 and 8 quantise the base (GPU, LoRA only); 16 is bfloat16."
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> ModelSettings:
-        if self.source == "scratch" and self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}; choose e.g. heads: 4")
-        if self.source == "scratch" and (self.lora_rank or self.bits < 32):
-            raise ValueError("lora_rank and bits need a pretrained model; set source, or drop them")
-        if self.bits in (4, 8) and not self.lora_rank:
-            raise ValueError(f"bits: {self.bits} cannot be trained by itself; set lora_rank (for example 16)")
-        return self
-
-
-class ReflectorSettings(Section):
-    """Who writes the reflections that the policy reads."""
-
-    kind: Literal["none", "scripted", "local"] = Field(
-        default="local",
-        description="'none'; 'scripted': the world's teacher itself; 'local': a model trained on its texts.",
-    )
-    model: ModelSettings = Field(default_factory=ModelSettings)
-    max_new_tokens: int = Field(default=100, ge=1, description="Longest reflection, in tokens.")
-    decoding: Literal["greedy", "sample"] = Field(default="greedy", description="How a reflection is decoded.")
-    temperature: float = Field(default=1.0, gt=0, description="Of sampled decoding.")
-    warn_below: float = Field(
-        default=0.95, ge=0, le=1, description="Announce a weak reflector under this agreement with the teacher."
-    )
-
-
-class PolicySettings(Section):
-    """Who acts."""
-
-    model: ModelSettings = Field(default_factory=ModelSettings)
-    head: Literal["labels", "pointer"] = Field(
-        default="labels", description="'labels': one token a choice; 'pointer': scores the end of each action's line."
-    )
-
-    hedge: bool = Field(
-        default=False,
-        description="Act by a mixture of the choice with and without the reflection, weighted by a learned gate that "
-        "starts at the reflector's held-out agreement. Labels head only.",
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> PolicySettings:
-        if self.hedge and self.head == "pointer":
-            raise ValueError("hedge needs head: labels (a pointer reads the actions after the reflection)")
-        return self
-
-
-class SftSettings(Section):
-    """One supervised warm-up."""
-
-    steps: int = Field(default=300, ge=0, description="Optimizer steps; 0 skips the warm-up.")
-    batch: int = Field(default=64, ge=1, description="Examples a step.")
-    lr: float = Field(default=4e-3, gt=0, description="Peak learning rate (AdamW, linear warm-up of 5 %, cosine to 0).")
-    weight_decay: float = Field(default=0.1, ge=0, description="Of matrices; vectors never decay.")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Of the choice: no effect on a reflector.")
-
-
-class PolicySftSettings(SftSettings):
-    """The policy's warm-up."""
-
-    label_smoothing: float = Field(default=0.2, ge=0, lt=1, description="Keeps the exploration that RL needs.")
-    text: Literal["teacher", "own", "mix"] = Field(
-        default="teacher", description="Reflections to read: the teacher's, the reflector's own, or half of each."
-    )
-
-
-class RlSettings(Section):
-    """Online RL of the policy with the frozen reflector in the loop."""
-
-    iterations: int = Field(default=20, ge=0, description="0 skips RL.")
-    episodes: int = Field(default=512, ge=1, description="Episodes an iteration.")
-    slots: int = Field(default=512, ge=1, description="Environments stepped side by side; never changes a result.")
-    algorithm: Literal["ppo", "reinforce"] = Field(
-        default="ppo", description="'ppo': clipped, several passes; 'reinforce': one pass, one optimizer step."
-    )
-    baseline: Literal["none", "value", "state", "task"] = Field(
-        default="state",
-        description="'value': learned (GAE); 'state': mean return of a prompt; 'task': of the same start.",
-    )
-    gamma: float = Field(default=0.98, gt=0, le=1, description="Discount of a step.")
-    gae_lambda: float = Field(default=0.95, ge=0, le=1, description="With baseline: value.")
-    clip: float = Field(default=0.2, gt=0, description="PPO's clipping range.")
-    epochs: int = Field(default=2, ge=1, description="PPO's passes over an iteration's data.")
-    minibatches: int = Field(default=4, ge=1, description="Optimizer steps an epoch.")
-    lr: float = Field(default=5e-4, gt=0, description="Falls linearly to a tenth.")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="The global gradient norm is clipped to this.")
-    entropy: float = Field(default=0.1, ge=0, description="Entropy bonus at the start; falls linearly to 0.")
-    value_weight: float = Field(default=0.5, ge=0, description="Of the squared value error, with baseline: value.")
-    replay: int = Field(
-        default=0, ge=0, description="Slots of the success-only replay buffer (the paper: 50); 0 turns it off."
-    )
-    curriculum: Literal["none", "switch", "mix"] = Field(
-        default="none", description="The world's easier stages: one after the other, or mixed with the full task."
-    )
-    validate_every: int = Field(default=5, ge=1, description="Iterations between greedy runs over the valid tasks.")
-    checkpoint_every: int = Field(default=1, ge=1, description="Iterations between checkpoints.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _on_policy(cls, data: Any) -> Any:
-        """REINFORCE makes one pass, unless someone asks for more (and is refused)."""
-        is_reinforce = isinstance(data, Mapping) and data.get("algorithm") == "reinforce"
-        return {"epochs": 1, **data} if is_reinforce else data
-
-    @model_validator(mode="after")
-    def _check(self) -> RlSettings:
-        if self.algorithm == "reinforce" and self.epochs > 1:
-            raise ValueError("reinforce is on-policy: set epochs: 1, or algorithm: ppo")
-        return self
-
-
-class EvaluateSettings(Section):
-    """How the agent is measured."""
-
-    sampled_episodes: int = Field(default=4, ge=1, description="Sampled episodes a task (greedy: one).")
-    shown_episodes: int = Field(
-        default=12, ge=0, description="Episodes of the test panel kept step by step for the report."
-    )
-
-
-class ComputeSettings(Section):
-    """Where it runs."""
-
-    device: Literal["cpu", "cuda", "mps"] = Field(default="cpu", description="Where torch computes.")
-    threads: int = Field(
-        default=2, ge=1, description="CPU threads of torch. Part of the run: another number rounds otherwise."
-    )
-
-
-class Settings(Section):
-    """All settings of a run."""
-
-    seed: int = Field(default=0, ge=0, description="All randomness of the run is derived from it.")
-    guard: bool = Field(default=False, description="Also train without reflection; keep the better on the valid tasks.")
-    track: Literal["none", "tensorboard", "wandb", "trackio"] = Field(
-        default="none", description="Metrics also go there."
-    )
-    env: EnvSettings = Field(default_factory=EnvSettings)
-    collect: CollectSettings = Field(default_factory=CollectSettings)
-    annotate: AnnotateSettings = Field(default_factory=AnnotateSettings)
-    prompt: PromptSettings = Field(default_factory=PromptSettings)
-    reflector: ReflectorSettings = Field(default_factory=ReflectorSettings)
-    reflector_sft: SftSettings = Field(default_factory=SftSettings)
-    policy: PolicySettings = Field(default_factory=PolicySettings)
-    policy_sft: PolicySftSettings = Field(default_factory=PolicySftSettings)
-    rl: RlSettings = Field(default_factory=RlSettings)
-    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
-    compute: ComputeSettings = Field(default_factory=ComputeSettings)
-
-    @model_validator(mode="after")
-    def _check(self) -> Settings:
-        if self.reflector.kind == "local" and self.annotate.reflections == 0:
-            raise ValueError(
-                "reflector.kind: local needs labels to learn from; set annotate.reflections above 0, "
-                "or reflector.kind: none"
-            )
-        if self.policy_sft.text != "teacher" and self.reflector.kind != "local":
-            raise ValueError(f"policy_sft.text: {self.policy_sft.text} needs reflector.kind: local")
-        if self.guard and self.reflector.kind == "none":
-            raise ValueError("guard compares with the arm without reflection; reflector.kind: none is that arm already")
-        return self
 
 
 def recipe_names() -> list[str]:
@@ -302,17 +77,6 @@ def parse_settings(data: Mapping[str, Any], overrides: Mapping[str, Any] | None 
         return Settings.model_validate(merged)
     except ValidationError as error:
         raise SettingsError(_explain(error, source)) from error
-
-
-def setting_keys(section: type[BaseModel] = Settings, prefix: str = "") -> dict[str, Any]:
-    """Every dotted key with its pydantic FieldInfo, in the order of the recipe file."""
-    keys: dict[str, Any] = {}
-    for name, info in section.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            keys |= setting_keys(info.annotation, f"{prefix}{name}.")
-        else:
-            keys[f"{prefix}{name}"] = info
-    return keys
 
 
 def _deep_copy(data: Any) -> Any:

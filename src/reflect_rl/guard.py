@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reflect_rl.config import Settings
 from reflect_rl.evaluation.evaluate import validation
 from reflect_rl.players.kept import GUARD, PLAIN_ARM
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.run_folder import RunFolder, remove
+from reflect_rl.settings import Settings
 
 
 def guard(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
@@ -21,9 +21,12 @@ def guard(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, A
 
     Greedy success on the valid tasks decides; if it is equal, sampled success; if that is too, the reflection stays.
     """
-    from reflect_rl.pipeline import run_pipeline
+    from reflect_rl.pipeline import CONFIG, read_config, run_pipeline
 
     plain = plain_settings(settings)
+    if (run / PLAIN_ARM / CONFIG).is_file() and not _same_pool(read_config(RunFolder(run / PLAIN_ARM)), plain):
+        progress.say("guard: the arm without reflection begins anew, from the run's new pool")
+        remove(run / PLAIN_ARM)
     progress.say("guard: training the arm without reflection")
     other = run_pipeline(plain, run / PLAIN_ARM, progress, until="rl")
     valid = {"reflection": validation(run, settings), "no-reflection": validation(other, plain)}
@@ -42,6 +45,10 @@ def plain_settings(settings: Settings) -> Settings:
     off = settings.policy_sft.model_copy(update={"text": "teacher"})
     reflector = settings.reflector.model_copy(update={"kind": "none"})
     return settings.model_copy(update={"guard": False, "reflector": reflector, "policy_sft": off})
+
+
+def _same_pool(one: Settings, other: Settings) -> bool:
+    return (one.seed, one.env, one.collect) == (other.seed, other.env, other.collect)
 
 
 def _key(valid: Mapping[str, float]) -> tuple[float, float]:

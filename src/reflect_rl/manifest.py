@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from reflect_rl import __version__
-from reflect_rl.config import Settings, setting_keys
 from reflect_rl.errors import RunFolderError
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import Settings, setting_keys
 
 Hashes = dict[str, str | None]
 """sha256 by file or folder name; None: it is not there."""

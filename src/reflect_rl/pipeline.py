@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from reflect_rl.config import Settings, load_settings
-from reflect_rl.errors import RunFolderError
+from reflect_rl.config import load_settings
+from reflect_rl.errors import ReflectRLError, RunFolderError
 from reflect_rl.former import former, former_kept
 from reflect_rl.manifest import (
     Manifest,
@@ -28,80 +28,11 @@ from reflect_rl.manifest import (
 from reflect_rl.progress import Progress
 from reflect_rl.ranks import ALONE, Ranks
 from reflect_rl.run_folder import RunFolder, remove
+from reflect_rl.settings import Settings
+from reflect_rl.stages import STAGES
 from reflect_rl.store import Store
 
 CONFIG = "config.yaml"
-
-_PLAYERS = ("seed", "env", "prompt", "annotate.teacher", "reflector", "policy", "compute")
-
-STAGES = (
-    Stage(
-        "collect",
-        "reflect_rl.data.collect:collect",
-        settings=("seed", "env", "collect"),
-        outputs=("episodes.jsonl",),
-    ),
-    Stage(
-        "annotate",
-        "reflect_rl.data.annotate:annotate",
-        settings=("seed", "env", "annotate", "prompt", "reflector.kind"),
-        inputs=("episodes.jsonl",),
-        outputs=("action_labels.jsonl", "reflections.jsonl"),
-    ),
-    Stage(
-        "sft_reflector",
-        "reflect_rl.training.sft:sft_reflector",
-        settings=("seed", "env", "annotate.holdout", "prompt", "reflector", "reflector_sft", "policy.head", "compute"),
-        inputs=("episodes.jsonl", "reflections.jsonl"),
-        outputs=("reflector", "reflector.json"),
-        optional=("reflector",),
-        scratch=("checkpoints/sft-reflector",),
-    ),
-    Stage(
-        "sft_policy",
-        "reflect_rl.training.sft:sft_policy",
-        settings=(*_PLAYERS, "policy_sft", "rl.baseline"),
-        inputs=("episodes.jsonl", "action_labels.jsonl", "reflections.jsonl", "reflector", "reflector.json"),
-        outputs=("policy-sft",),
-        optional=("reflector",),
-        scratch=("checkpoints/sft-policy",),
-    ),
-    Stage(
-        "rl",
-        "reflect_rl.training.rl:rl",
-        settings=(*_PLAYERS, "rl"),
-        inputs=("policy-sft", "reflector"),
-        outputs=("policy", "metrics.jsonl"),
-        optional=("reflector",),
-        scratch=("checkpoints/rl",),
-        parallel=True,
-    ),
-    Stage(
-        "guard",
-        "reflect_rl.guard:guard",
-        settings=tuple(name for name in Settings.model_fields if name not in ("track", "evaluate")),
-        inputs=("policy", "reflector"),
-        outputs=("guard.json", "no-reflection/policy"),
-        optional=("reflector",),
-        when="guard",
-    ),
-    Stage(
-        "evaluate",
-        "reflect_rl.evaluation.evaluate:evaluate",
-        settings=(*_PLAYERS, "annotate", "evaluate", "guard"),
-        inputs=("policy", "reflector", "reflector.json", "action_labels.jsonl", "reflections.jsonl", "guard.json"),
-        outputs=("results.json", "evaluation.jsonl"),
-        optional=("reflector", "guard.json"),
-    ),
-    Stage(
-        "report",
-        "reflect_rl.evaluation.report:report",
-        settings=tuple(Settings.model_fields),
-        inputs=("results.json", "metrics.jsonl", "evaluation.jsonl", "reflector.json", "guard.json"),
-        outputs=("report.html",),
-        optional=("results.json", "metrics.jsonl", "evaluation.jsonl", "reflector.json", "guard.json"),
-    ),
-)
 
 
 def run_pipeline(
@@ -135,9 +66,15 @@ def run_pipeline(
         return run
     with run.lock():
         run.tidy()
-        _claim(run, settings, stages, runner.progress, whole=not only)
-        for stage in chosen:
-            runner.bring_up_to_date(stage)
+        former_config = _claim(run, settings, stages, runner.progress, whole=not only)
+        went_on = False
+        try:
+            for stage in chosen:
+                went_on = runner.bring_up_to_date(stage) or went_on
+        except ReflectRLError:
+            if former_config and not went_on:  # settings that were refused leave the folder as it was
+                run.write_text(CONFIG, former_config)
+            raise
     return run
 
 
@@ -164,8 +101,8 @@ class Runner:
         if stage.parallel and self.ranks.agree():
             stage.load()(self.run, self.settings, Progress())
 
-    def bring_up_to_date(self, stage: Stage) -> None:
-        """Do nothing if the stage is done; else take its outputs from the store, or run it."""
+    def bring_up_to_date(self, stage: Stage) -> bool:
+        """Do nothing if the stage is done; else take its outputs from the store, or run it, and return True."""
         self._check_inputs(stage)
         now = wanted(self.run, stage, self.settings)
         found = read_manifest(self.run, stage)
@@ -174,7 +111,7 @@ class Runner:
             self._clear_scratch(stage)
             self.progress.say(f"{stage.name}: done before")
             self._tell(stage, False)
-            return
+            return False
         if found:
             self.progress.say(f"{stage.name}: runs again ({reason or 'asked to'})")
             self._keep_edited(stage, found)
@@ -185,6 +122,7 @@ class Runner:
             if not taken:
                 self._execute(stage, now)
         self._clear_scratch(stage)
+        return True
 
     def _tell(self, stage: Stage, runs: bool) -> None:
         if stage.parallel:
@@ -264,13 +202,15 @@ def _check_machine(settings: Settings) -> None:
         set_up_torch(settings.compute)
 
 
-def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress: Progress, whole: bool) -> None:
-    """Write config.yaml, unless the folder is somebody else's.
+def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress: Progress, whole: bool) -> str | None:
+    """Write config.yaml, unless the folder is somebody else's; the former one's text, if there was one.
 
     A folder with other settings may go on if something of it can be kept: if its first stage is not touched, or if that
     stage alone was asked for.
     """
+    former_text = None
     if (run / CONFIG).is_file():
+        former_text = (run / CONFIG).read_text(encoding="utf-8")
         old = flat(read_config(run))
         changed = changes(old, flat(settings))
         first = changes(select(old, stages[0].settings), select(flat(settings), stages[0].settings))
@@ -287,6 +227,7 @@ def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress
         )
     content = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     run.write_text(CONFIG, content)
+    return former_text
 
 
 @contextmanager

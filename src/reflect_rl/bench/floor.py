@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from reflect_rl.config import Settings
 from reflect_rl.errors import ModelError
 from reflect_rl.players.models import base_model, parameter_count
 from reflect_rl.players.policy import Encoded, Policy
 from reflect_rl.seeding import stream_seed
+from reflect_rl.settings import Settings
 from reflect_rl.training.losses import Folded
 from reflect_rl.training.optimizer import make_optimizer
 from reflect_rl.training.rollout import Rollout

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reflect_rl.config import RlSettings
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.records import State
 from reflect_rl.seeding import stream
+from reflect_rl.settings import RlSettings
 from reflect_rl.training.optimizer import clip_and_step
 from reflect_rl.training.rollout import EpisodeSpec, Rollout
 

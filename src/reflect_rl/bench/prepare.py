@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reflect_rl.config import Settings, parse_settings
+from reflect_rl.config import parse_settings
 from reflect_rl.data.annotate import annotate
 from reflect_rl.data.collect import collect, make_env
 from reflect_rl.envs.base import TextEnv
@@ -19,6 +19,7 @@ from reflect_rl.players.reflector import LocalReflector, Reflector
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.records import Reflection, State
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import Settings
 from reflect_rl.training.curriculum import training_episodes
 from reflect_rl.training.rl import rl
 from reflect_rl.training.rollout import EpisodeSpec, Players, Rollout, play_episodes
@@ -37,8 +38,15 @@ class Arm:
 
     settings: Settings
     world: TextEnv
-    policy: Policy
-    reflector: Reflector
+    players: Players
+
+    @property
+    def policy(self) -> Policy:
+        return self.players.policy
+
+    @property
+    def reflector(self) -> Reflector:
+        return self.players.reflector
 
     @property
     def local(self) -> LocalReflector | None:
@@ -55,7 +63,8 @@ class Arm:
 
     def play(self, iteration: int, reflector: Reflector | None = None) -> Rollout:
         """One training iteration's rollout."""
-        players = Players(self.policy, reflector or self.reflector, self.prompts())
+        players = self.players if reflector is None else Players(self.policy, reflector, self.prompts())
+        players.forget()
         return play_episodes(lambda: make_env(self.settings), players, self.episodes(iteration), self.settings.rl.slots)
 
 
@@ -99,7 +108,8 @@ def prepare(run: RunFolder, settings: Settings, bar: Bar) -> Arm:
         stage(run, settings, Progress())
         bar.update()
     world = make_env(settings)
-    return Arm(settings, world, load_policy(run / "policy", settings), load_reflector(run, settings, world))
+    policy, reflector = load_policy(run / "policy", settings), load_reflector(run, settings, world)
+    return Arm(settings, world, Players(policy, reflector, policy_prompts(policy, world.task_text, settings)))
 
 
 def text_lengths(run: RunFolder, arm: Arm) -> dict[str, float]:

@@ -32,7 +32,6 @@ import torch
 
 from reflect_rl.bench import floor, plain
 from reflect_rl.bench.prepare import Arm, bench_settings, prepare, text_lengths, without_reflection
-from reflect_rl.config import Settings
 from reflect_rl.data.collect import make_env
 from reflect_rl.players.load import CHUNK
 from reflect_rl.players.memo import Memo
@@ -42,6 +41,7 @@ from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream
+from reflect_rl.settings import Settings
 from reflect_rl.training.advantages import advantages
 from reflect_rl.training.losses import fold
 from reflect_rl.training.optimizer import make_optimizer

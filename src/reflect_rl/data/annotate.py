@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from reflect_rl.config import Settings
 from reflect_rl.data.collect import make_env
 from reflect_rl.envs.contract import taught
 from reflect_rl.errors import RunFolderError
@@ -20,6 +19,7 @@ from reflect_rl.progress import Progress
 from reflect_rl.records import Episode, Reflection, State
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream
+from reflect_rl.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

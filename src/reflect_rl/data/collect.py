@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from reflect_rl.config import Settings
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.contract import advance, begin, check_horizon, check_tasks, expert_choice, facts_of
 from reflect_rl.envs.registry import make
@@ -18,6 +17,7 @@ from reflect_rl.progress import Progress
 from reflect_rl.records import Episode, Step
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream, stream_seed
+from reflect_rl.settings import Settings
 
 
 def collect(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:

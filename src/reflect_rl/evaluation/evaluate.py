@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from reflect_rl.config import Settings
 from reflect_rl.data.annotate import Label
 from reflect_rl.data.collect import make_env
 from reflect_rl.envs.base import SPLITS, TextEnv
@@ -23,6 +22,7 @@ from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream_seed
+from reflect_rl.settings import Settings
 from reflect_rl.training.rollout import EpisodeSpec, Players, Trajectory, play_episodes
 
 SLOTS = 512

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from reflect_rl.config import Settings, setting_keys
 from reflect_rl.errors import RunFolderError
 from reflect_rl.intervals import wilson
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import Settings, setting_keys
 
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("dom.js", "charts.js", "stacks.js", "viewer.js", "reflector.js", "compare.js", "run.js", "page.js")

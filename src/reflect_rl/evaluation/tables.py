@@ -21,7 +21,7 @@ def compare_markdown(data: Mapping[str, Any]) -> str:
     if command := data.get("command"):
         blocks.append(f"```sh\n{_plain(command)}\n```")
     for name, regime in (data.get("regimes") or {}).items():
-        rows = [[_cell(text) for text in row] for row in _rows(regime)]
+        rows = [[_cell(text) for text in row] for row in _rows(regime, data.get("reference"))]
         rule = ["---", "---:"] + ["---"] * (len(rows[0]) - 2)
         lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
         blocks += [f"### {_plain(name)}", f"{_conditions(data, regime)}.", "\n".join(lines)]
@@ -34,7 +34,7 @@ def compare_terminal(data: Mapping[str, Any]) -> str:
     """The comparison as aligned plain text, without a trailing newline. Control characters are removed."""
     blocks = [f"Comparison: {_plain(data.get('recipe', 'unnamed'))}"]
     for name, regime in (data.get("regimes") or {}).items():
-        rows = [[_plain(text) for text in row] for row in _rows(regime)]
+        rows = [[_plain(text) for text in row] for row in _rows(regime, data.get("reference"))]
         widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
         rows.insert(1, ["-" * width for width in widths])
         lines = [f"{_plain(name)} ({_conditions(data, regime)})"]
@@ -47,16 +47,20 @@ def compare_terminal(data: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
-def _rows(regime: Mapping[str, Any]) -> list[list[str]]:
-    """Heading and one row an arm. The sampled column is there only if some arm was measured that way."""
+def _rows(regime: Mapping[str, Any], reference: Any = None) -> list[list[str]]:
+    """Heading and one row an arm. The columns of sampled success and of gains are there only if some arm has them."""
     arms = regime.get("arms") or {}
     sampled = any(arm.get("sampled") for arm in arms.values())
     heading = ["arm", "seeds", "success % [95 % interval]", "each seed %"]
-    rows = [heading + ["sampled % [95 % interval]"] * sampled]
+    gains = any(arm.get("gain") for arm in arms.values())
+    over = f"points over {reference or 'the reference'}, paired by seed"
+    rows = [heading + ["sampled % [95 % interval]"] * sampled + [over, "the same, sampled"] * gains]
     for name, arm in arms.items():
         row = [arm.get("title") or name, str(len(arm.get("seeds") or arm.get("success") or []))]
         row += [_mean(arm), ", ".join(map(_percent, arm.get("success") or [])) or ABSENT]
-        rows.append(row + [_mean(arm.get("sampled") or {})] * sampled)
+        gain = arm.get("gain")
+        compared = [_mean(gain), _mean(gain.get("sampled") or {})] if gain else ["", ""]
+        rows.append(row + [_mean(arm.get("sampled") or {})] * sampled + compared * gains)
     return rows
 
 

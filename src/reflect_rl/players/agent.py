@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reflect_rl.config import Settings, load_settings
+from reflect_rl.config import load_settings
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.registry import make
 from reflect_rl.errors import RunFolderError
@@ -17,6 +17,7 @@ from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
 from reflect_rl.players.reflector import Reflector
 from reflect_rl.records import State
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

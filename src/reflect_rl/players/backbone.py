@@ -81,13 +81,13 @@ def gpt2_hidden(body: Any, batch: TokenBatch) -> Tensor:
     for block in blocks[:-1]:
         keys, values = [], []
         if P:
-            q, k, v = _project(block, p_1PD, block.attn.num_heads)
-            p_1PD = _finish(block, p_1PD, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+            q, k, v = block_project(block, p_1PD, block.attn.num_heads)
+            p_1PD = block_finish(block, p_1PD, F.scaled_dot_product_attention(q, k, v, is_causal=True))
             keys, values = [k.expand(B, -1, -1, -1)], [v.expand(B, -1, -1, -1)]
-        q, k, v = _project(block, x_BLD, block.attn.num_heads)
+        q, k, v = block_project(block, x_BLD, block.attn.num_heads)
         keys, values = torch.cat([*keys, k], dim=2), torch.cat([*values, v], dim=2)
         mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=causal_LK, is_causal=causal_LK is None)
-        x_BLD = _finish(block, x_BLD, mixed)
+        x_BLD = block_finish(block, x_BLD, mixed)
     return body.ln_f(_last_block(blocks[-1], p_1PD, x_BLD, batch.read_BR, places))
 
 
@@ -105,7 +105,7 @@ def _last_block(block: Any, p_1PD: Tensor, x_BLD: Tensor, read_BR: Tensor, place
         shared = [_heads(part, heads).expand(x_BLD.shape[0], -1, -1, -1) for part in kv.chunk(2, dim=-1)]
         k, v = torch.cat([shared[0], k], dim=2), torch.cat([shared[1], v], dim=2)
     seen_B1RK = (places[None, None, :] <= (read_BR + P)[..., None]).unsqueeze(1)
-    return _finish(block, read_BRD, F.scaled_dot_product_attention(q, k, v, attn_mask=seen_B1RK))
+    return block_finish(block, read_BRD, F.scaled_dot_product_attention(q, k, v, attn_mask=seen_B1RK))
 
 
 def _heads(x_BLD: Tensor, heads: int) -> Tensor:
@@ -113,13 +113,14 @@ def _heads(x_BLD: Tensor, heads: int) -> Tensor:
     return x_BLD.view(B, L, heads, D // heads).transpose(1, 2)
 
 
-def _project(block: Any, x_BLD: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def block_project(block: Any, x_BLD: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of a GPT-2 block, each (B, heads, L, D / heads)."""
     qkv = block.attn.c_attn(block.ln_1(x_BLD))
     q, k, v = (_heads(part, heads) for part in qkv.chunk(3, dim=-1))
     return q, k, v
 
 
-def _finish(block: Any, x_BLD: Tensor, mixed_BHLE: Tensor) -> Tensor:
+def block_finish(block: Any, x_BLD: Tensor, mixed_BHLE: Tensor) -> Tensor:
     """Attention's output projection and the MLP, each added to the residual stream."""
     mixed = mixed_BHLE.transpose(1, 2).reshape(x_BLD.shape)
     x_BLD = x_BLD + block.attn.c_proj(mixed)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from reflect_rl.config import Settings, load_settings
+from reflect_rl.config import load_settings
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import Settings
 
 GUARD = "guard.json"
 PLAIN_ARM = "no-reflection"

@@ -6,7 +6,6 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reflect_rl.config import ModelSettings, Settings
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.players.labels import candidates
 from reflect_rl.players.memo import Memo
@@ -15,6 +14,7 @@ from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector
 from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import ModelSettings, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -71,8 +71,7 @@ def local_reflector(
         namespace += f" {part.temperature} {settings.seed}"
     prompts = reflector_prompts(task_text, settings, tokenizer)
     memo = Memo(run / MEMO, namespace)
-    chunk = 2 * CHUNK[settings.compute.device]
-    return LocalReflector(model, tokenizer, prompts, part, memo, settings.seed, chunk)
+    return LocalReflector(model, tokenizer, prompts, part, memo, settings.seed, CHUNK[settings.compute.device])
 
 
 def _saved(folder: Path, part: ModelSettings) -> ModelSettings:

@@ -12,9 +12,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from reflect_rl.config import PromptSettings
 from reflect_rl.errors import PromptError
 from reflect_rl.records import State
+from reflect_rl.settings import PromptSettings
 
 CUE_REFLECTION = "\nReflection:"
 CUE_ACTION = "\nAction:"

@@ -10,17 +10,21 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from reflect_rl.config import ReflectorSettings
+import torch
+from torch import Tensor
+
 from reflect_rl.envs.contract import taught
 from reflect_rl.errors import PromptError
+from reflect_rl.players.backbone import Backbone
+from reflect_rl.players.decoding import decoding_steps
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.models import end_id
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.records import State
 from reflect_rl.seeding import stream, stream_seed
+from reflect_rl.settings import ReflectorSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from reflect_rl.envs.base import TextEnv
@@ -73,9 +77,10 @@ class LocalReflector:
         settings: ReflectorSettings,
         memo: Memo,
         seed: int = 0,
-        chunk: int = 32,
+        chunk: int = 16,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
+        self.backbone = Backbone(model)
         self.tokenizer = tokenizer
         self.prompts = prompts
         self.settings = settings
@@ -116,34 +121,28 @@ class LocalReflector:
 
     def _decode(self, ids: list[list[int]], seeds: list[int]) -> list[list[int]]:
         """Token ids written after each prompt, cut before the end token; rows of one length."""
-        import torch
-        from transformers import DynamicCache
-
-        room = self.model.config.max_position_embeddings - len(ids[0])
+        room = self.backbone.context - len(ids[0])
         if room < 1:
             raise PromptError(f"A reflector prompt has {len(ids[0])} tokens; the model reads {room + len(ids[0])}.")
-        steps = min(self.settings.max_new_tokens, room)
-        uniforms = [stream(seed, "tokens").random(steps) for seed in seeds]
-        cache, written, end = DynamicCache(), [], end_id(self.tokenizer)
-        next_B1 = torch.tensor(ids, device=self.model.device)
+        most = min(self.settings.max_new_tokens, room)
+        uniforms = [stream(seed, "tokens").random(most) for seed in seeds]
+        written, end = [], end_id(self.tokenizer)
+        steps = decoding_steps(self.backbone, len(ids), len(ids[0]) + most)
+        next_BL = torch.tensor(ids, device=self.model.device)
         done_B = torch.arange(len(ids), device=self.model.device) >= len(seeds)
-        with torch.no_grad():
-            for step in range(steps):
-                out = self.model(input_ids=next_B1, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                next_B = self._pick(out.logits[:, -1].float(), [row[step] for row in uniforms])
-                next_B1 = next_B.masked_fill(done_B, end).unsqueeze(1)
-                written.append(next_B1)
-                done_B = done_B | (next_B == end)
-                if bool(done_B.all()):
-                    break
+        for step in range(most):
+            next_B = self._pick(steps(next_BL), [row[step] for row in uniforms])
+            next_BL = next_B.masked_fill(done_B, end).unsqueeze(1)
+            written.append(next_BL)
+            done_B = done_B | (next_B == end)
+            if bool(done_B.all()):
+                break
         rows = torch.cat(written, dim=1).tolist()[: len(seeds)]
         return [row[: row.index(end)] if end in row else row for row in rows]
 
     def _pick(self, logits_BV: Tensor, uniforms: list[float]) -> Tensor:
         if self.settings.decoding == "greedy":
             return logits_BV.argmax(-1)
-        import torch
-
         cumulative_BV = (logits_BV.double() / self.settings.temperature).softmax(-1).cumsum(-1)
         below = torch.tensor(uniforms + [0.5] * (len(logits_BV) - len(uniforms)), device=logits_BV.device)
         picked = torch.searchsorted(cumulative_BV, below.double().unsqueeze(1) * cumulative_BV[:, -1:]).squeeze(1)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reflect_rl.config import RlSettings
+from reflect_rl.settings import RlSettings
 from reflect_rl.training.rollout import Rollout
 
 

@@ -30,6 +30,11 @@ def linear_to(floor: float, step: int, steps: int) -> float:
     return 1 - (1 - floor) * step / max(1, steps - 1)
 
 
+def rising(done: float, warmup: float) -> float:
+    """Factor that rises linearly to 1 while `done` goes from 0 to `warmup`."""
+    return min(1.0, done / warmup) if warmup else 1.0
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr

@@ -13,14 +13,13 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from reflect_rl.config import Settings
 from reflect_rl.data.collect import make_env
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
-from reflect_rl.players.reflector import Reflector
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream_seed
+from reflect_rl.settings import Settings
 from reflect_rl.training.advantages import advantages
 from reflect_rl.training.checkpoint import Checkpointer
 from reflect_rl.training.curriculum import training_episodes
@@ -39,6 +38,7 @@ def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]
     world = make_env(settings)
     policy = load_policy(run / "policy-sft", settings, adapters=True)
     reflector = load_reflector(run, settings, world)
+    players = Players(policy, reflector, policy_prompts(policy, world.task_text, settings))
     wrapped = accelerator.prepare_model(policy)
     optimizer = make_optimizer(policy, part.lr, weight_decay=0.0)
     learner = Learner(
@@ -51,7 +51,7 @@ def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]
     tracker = open_tracker(run, settings, rows) if accelerator.is_main_process else None
     with progress.bar("rl", part.iterations, "iterations", done=len(rows)) as bar:
         for iteration in range(len(rows), part.iterations):
-            rows.append(_iterate(learner, world, reflector, settings, iteration, replay))
+            rows.append(_iterate(learner, world, players, settings, iteration, replay))
             if tracker is not None:
                 tracker(rows[-1])
                 run.write_jsonl("metrics.jsonl", rows)
@@ -74,7 +74,7 @@ def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]
 
 
 def _iterate(
-    learner: Learner, world: TextEnv, reflector: Reflector, settings: Settings, iteration: int, replay: SuccessReplay
+    learner: Learner, world: TextEnv, players: Players, settings: Settings, iteration: int, replay: SuccessReplay
 ) -> dict[str, Any]:
     """One iteration; returns its line of metrics."""
     part = settings.rl
@@ -84,7 +84,7 @@ def _iterate(
         world.tasks("train"), world.stages, part.curriculum, iteration, part.iterations, part.episodes, settings.seed
     )
     learner.plain.eval()
-    players = Players(learner.plain, reflector, policy_prompts(learner.plain, world.task_text, settings))
+    players.forget()
     rollout = _roll_out(learner, players, settings, specs)
     started = time.perf_counter()
     advantage, returns = advantages(rollout, part)
@@ -99,7 +99,7 @@ def _iterate(
         **_outcome(rollout),
         **figures,
         "lr": learner.optimizer.param_groups[0]["lr"],
-        "valid_success": _validate(learner, world, reflector, settings) if validate else None,
+        "valid_success": _validate(players, world, settings) if validate else None,
         "seconds": seconds,
     }
 
@@ -115,10 +115,10 @@ def _roll_out(learner: Learner, players: Players, settings: Settings, specs: lis
     return merge(gather_object([rollout]), len(specs))
 
 
-def _validate(learner: Learner, world: TextEnv, reflector: Reflector, settings: Settings) -> float:
+def _validate(players: Players, world: TextEnv, settings: Settings) -> float:
     """Greedy success on the valid tasks."""
-    learner.plain.eval()
-    players = Players(learner.plain, reflector, policy_prompts(learner.plain, world.task_text, settings))
+    players.policy.eval()
+    players.forget()
     specs = [EpisodeSpec(t, stream_seed(settings.seed, "valid", i)) for i, t in enumerate(world.tasks("valid"))]
     rollout = play_episodes(lambda: make_env(settings), players, specs, settings.rl.slots, greedy=True)
     return sum(t.success for t in rollout.trajectories) / len(specs)

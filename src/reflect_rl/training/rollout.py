@@ -81,11 +81,15 @@ class Players:
         self.policy = policy
         self.reflector = reflector
         self.prompts = prompts
+        self.seconds = {"reflect": 0.0, "policy": 0.0}
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what has been decided: the policy has changed. Prompts, and what the reflector wrote, stay."""
         self.index: dict[str, int] = {}
         self.met: list[Prompt] = []
         self.log_probs: list[np.ndarray] = []
         self.values: list[float] = []
-        self.seconds = {"reflect": 0.0, "policy": 0.0}
 
     def read(self, states: Sequence[State], sample: int = 0) -> tuple[list[int], list[str | None]]:
         """Row of each state's prompt in `met`, `log_probs`, `values`, and the reflection read."""

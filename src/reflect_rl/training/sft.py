@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reflect_rl.config import Settings, SftSettings
 from reflect_rl.data.annotate import Label, PoolState, read_pool
 from reflect_rl.data.collect import make_env
 from reflect_rl.errors import SettingsError
@@ -29,6 +28,7 @@ from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream
+from reflect_rl.settings import Settings, SftSettings
 from reflect_rl.training.checkpoint import Checkpointer
 from reflect_rl.training.optimizer import clip_and_step, make_optimizer, set_lr, warmup_cosine
 from reflect_rl.training.warm_start import start_model

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from reflect_rl.config import RlSettings
-from reflect_rl.players.policy import Choices, Policy
+from reflect_rl.players.policy import Choices, Encoded, Policy
 from reflect_rl.seeding import stream
+from reflect_rl.settings import RlSettings
 from reflect_rl.training.losses import Folded, entropy_P, kl_P, ppo_gain, reinforce_gain, value_error
-from reflect_rl.training.optimizer import clip_and_step
+from reflect_rl.training.optimizer import clip_and_step, rising, set_lr
 from reflect_rl.training.replay import SuccessReplay
 from reflect_rl.training.rollout import Rollout
 
@@ -33,31 +34,25 @@ class Learner:
 
 
 def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, entropy: float) -> dict[str, float]:
-    """All epochs of one iteration; returns loss, KL(old || new) after it, entropy before it, gradient norm."""
+    """All epochs of one iteration; returns loss, KL(old || new) after it, entropy before it, gradient norm.
+
+    The optimizer's rate is the iteration's, which the first steps of all approach from 0: Adam's first steps are as
+    long as the rate whatever the gradient is, and can undo SFT.
+    """
     settings, plain = learner.settings, learner.plain
     encoded = [plain.encode(prompt) for prompt in rollout.prompts]
     width = rollout.log_probs_PN.shape[1]
     visits = float(folded.visits_P.sum())
-    epochs = settings.epochs if settings.algorithm == "ppo" else 1
-    batches = min(settings.minibatches, len(encoded)) if settings.algorithm == "ppo" else 1
+    is_ppo = settings.algorithm == "ppo"
+    epochs = settings.epochs if is_ppo else 1
+    batches = min(settings.minibatches, len(encoded)) if is_ppo else 1
+    lr = learner.optimizer.param_groups[0]["lr"]
     losses, norms = [], []
-    for epoch in range(epochs):
-        order = stream(learner.seed, "rl minibatches", iteration, epoch).permutation(len(encoded))
-        for start in range(batches):
-            everybodys = sorted(order[start::batches].tolist())
-            chosen = everybodys[learner.rank :: learner.ranks]
-            total = 0.0
-            # Every rank takes part in every gradient exchange: as many as rank 0 needs, without rows with weight 0.
-            for first in range(0, -(-len(everybodys) // learner.ranks), MOST_ROWS):
-                rows = chosen[first : first + MOST_ROWS]
-                part = rows or [0]
-                choices = learner.policy([encoded[i] for i in part], width)
-                loss = _loss(choices, folded.rows(part), settings, entropy) * batches / visits
-                loss = loss * learner.ranks if rows else loss * 0
-                loss.backward()
-                total += float(loss.detach())
-            norms.append(clip_and_step(learner.optimizer, learner.policy.parameters(), settings.max_grad_norm))
-            losses.append(total)
+    for step, rows in enumerate(_minibatches(learner.seed, iteration, len(encoded), epochs, batches)):
+        loss = _accumulate(learner, encoded, folded, rows, width, batches / visits, entropy)
+        set_lr(learner.optimizer, lr * rising(iteration + (step + 1) / (epochs * batches), settings.warmup))
+        norms.append(clip_and_step(learner.optimizer, learner.policy.parameters(), settings.max_grad_norm))
+        losses.append(loss)
     weight_P = folded.visits_P / visits
     new_PN, _ = plain.evaluate(rollout.prompts)
     return {
@@ -66,6 +61,32 @@ def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, e
         "entropy": float((weight_P * entropy_P(folded.old_PN)).sum()),
         "kl": float((weight_P * kl_P(folded.old_PN, new_PN.to(folded.old_PN.device))).sum()),
     }
+
+
+def _minibatches(seed: int, iteration: int, prompts: int, epochs: int, batches: int) -> Iterator[list[int]]:
+    """Each epoch's prompts in a new order, in `batches` equal parts."""
+    for epoch in range(epochs):
+        order = stream(seed, "rl minibatches", iteration, epoch).permutation(prompts)
+        for start in range(batches):
+            yield sorted(order[start::batches].tolist())
+
+
+def _accumulate(
+    learner: Learner, encoded: list[Encoded], folded: Folded, rows: list[int], width: int, scale: float, entropy: float
+) -> float:
+    """Gradients of one minibatch; this rank's loss."""
+    own = rows[learner.rank :: learner.ranks]
+    total = 0.0
+    # Every rank takes part in every gradient exchange: as many as rank 0 needs, without rows with weight 0.
+    for first in range(0, -(-len(rows) // learner.ranks), MOST_ROWS):
+        chosen = own[first : first + MOST_ROWS]
+        part = chosen or [0]
+        choices = learner.policy([encoded[i] for i in part], width)
+        loss = _loss(choices, folded.rows(part), learner.settings, entropy) * scale
+        loss = loss * learner.ranks if chosen else loss * 0
+        loss.backward()
+        total += float(loss.detach())
+    return total
 
 
 def _loss(choices: Choices, rows: Folded, settings: RlSettings, entropy: float) -> Tensor:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from reflect_rl.config import ModelSettings, Settings
 from reflect_rl.data.annotate import PoolState
 from reflect_rl.players.labels import candidates, find_labels
 from reflect_rl.players.models import end_id, load_pretrained, scratch_model, train_tokenizer
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.seeding import stream_seed
+from reflect_rl.settings import ModelSettings, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -1,0 +1,80 @@
+"""The stages of a run in order: which settings, inputs and outputs each has, and where its function is.
+
+A stage is named as text and loaded when it runs: heavy imports wait until then, and a stage may stand above this floor.
+"""
+
+from __future__ import annotations
+
+from reflect_rl.manifest import Stage
+from reflect_rl.settings import Settings
+
+_PLAYERS = ("seed", "env", "prompt", "annotate.teacher", "reflector", "policy", "compute")
+
+STAGES = (
+    Stage(
+        "collect",
+        "reflect_rl.data.collect:collect",
+        settings=("seed", "env", "collect"),
+        outputs=("episodes.jsonl",),
+    ),
+    Stage(
+        "annotate",
+        "reflect_rl.data.annotate:annotate",
+        settings=("seed", "env", "annotate", "prompt", "reflector.kind"),
+        inputs=("episodes.jsonl",),
+        outputs=("action_labels.jsonl", "reflections.jsonl"),
+    ),
+    Stage(
+        "sft_reflector",
+        "reflect_rl.training.sft:sft_reflector",
+        settings=("seed", "env", "annotate.holdout", "prompt", "reflector", "reflector_sft", "policy.head", "compute"),
+        inputs=("episodes.jsonl", "reflections.jsonl"),
+        outputs=("reflector", "reflector.json"),
+        optional=("reflector",),
+        scratch=("checkpoints/sft-reflector",),
+    ),
+    Stage(
+        "sft_policy",
+        "reflect_rl.training.sft:sft_policy",
+        settings=(*_PLAYERS, "policy_sft", "rl.baseline"),
+        inputs=("episodes.jsonl", "action_labels.jsonl", "reflections.jsonl", "reflector", "reflector.json"),
+        outputs=("policy-sft",),
+        optional=("reflector",),
+        scratch=("checkpoints/sft-policy",),
+    ),
+    Stage(
+        "rl",
+        "reflect_rl.training.rl:rl",
+        settings=(*_PLAYERS, "rl"),
+        inputs=("policy-sft", "reflector"),
+        outputs=("policy", "metrics.jsonl"),
+        optional=("reflector",),
+        scratch=("checkpoints/rl",),
+        parallel=True,
+    ),
+    Stage(
+        "guard",
+        "reflect_rl.guard:guard",
+        settings=tuple(name for name in Settings.model_fields if name not in ("track", "evaluate")),
+        inputs=("policy", "reflector"),
+        outputs=("guard.json", "no-reflection/policy"),
+        optional=("reflector",),
+        when="guard",
+    ),
+    Stage(
+        "evaluate",
+        "reflect_rl.evaluation.evaluate:evaluate",
+        settings=(*_PLAYERS, "annotate", "evaluate", "guard"),
+        inputs=("policy", "reflector", "reflector.json", "action_labels.jsonl", "reflections.jsonl", "guard.json"),
+        outputs=("results.json", "evaluation.jsonl"),
+        optional=("reflector", "guard.json"),
+    ),
+    Stage(
+        "report",
+        "reflect_rl.evaluation.report:report",
+        settings=tuple(Settings.model_fields),
+        inputs=("results.json", "metrics.jsonl", "evaluation.jsonl", "reflector.json", "guard.json"),
+        outputs=("report.html",),
+        optional=("results.json", "metrics.jsonl", "evaluation.jsonl", "reflector.json", "guard.json"),
+    ),
+)
