@@ -74,9 +74,9 @@ def test_every_row_is_a_distribution_and_the_prompts_differ(head: str) -> None:
     assert len({tuple(row) for row in log_probs_BN.tolist()}) > len(log_probs_BN) // 2
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", ["gpt2", "lookup", "llama"])
 def test_the_choice_is_the_full_softmax_restricted_to_the_labels(kind: str) -> None:
-    model = tiny_models.gpt2() if kind == "gpt2" else tiny_models.llama()
+    model = tiny_models.of_kind(kind)
     made = tiny_models.policy(model=model)
     prompts = tiny_models.prompts(made)
     ids = list((made.labels or {}).values())

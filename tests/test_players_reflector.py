@@ -86,7 +86,7 @@ def test_greedy_text_is_what_the_library_generates() -> None:
         assert text == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
 
 
-@pytest.mark.parametrize("build", [tiny_models.gpt2, tiny_models.llama])
+@pytest.mark.parametrize("build", [tiny_models.gpt2, tiny_models.lookup, tiny_models.llama])
 def test_logits_step_by_step_are_those_of_the_whole_text(build: Callable[[], PreTrainedModel]) -> None:
     model = build()
     ids_BL = torch.randint(0, len(tiny_models.tokenizer()), (3, 20), generator=torch.Generator().manual_seed(0))

@@ -224,17 +224,33 @@ def test_replay_of_no_slots_or_no_success_draws_nothing() -> None:
 TASKS = [f"t{n}" for n in range(7)]
 
 
+def drawn(
+    stages: tuple[str, ...], curriculum: str, iteration: int, iterations: int, count: int, group: int = 1
+) -> list[EpisodeSpec]:
+    settings = RlSettings.model_validate(
+        {"curriculum": curriculum, "iterations": iterations, "episodes": count, "group": group}
+    )
+    return training_episodes(TASKS, stages, settings, iteration, 0)
+
+
 def stages_of(curriculum: str, iteration: int, iterations: int = 9, count: int = 3000) -> Counter[str | None]:
-    return Counter(s.stage for s in training_episodes(TASKS, ("a", "b"), curriculum, iteration, iterations, count, 0))
+    return Counter(s.stage for s in drawn(("a", "b"), curriculum, iteration, iterations, count))
 
 
 def test_without_a_curriculum_every_task_is_played_equally_often() -> None:
-    specs = training_episodes(TASKS, ("a",), "none", 2, 5, 70, 0)
+    specs = drawn(("a",), "none", 2, 5, 70)
     assert Counter(spec.task for spec in specs) == dict.fromkeys(TASKS, 10)
     assert {spec.stage for spec in specs} == {None}
     assert len({spec.seed for spec in specs}) == 70
-    assert specs == training_episodes(TASKS, ("a",), "none", 2, 5, 70, 0)
-    assert [s.task for s in specs] != [s.task for s in training_episodes(TASKS, ("a",), "none", 3, 5, 70, 0)]
+    assert specs == drawn(("a",), "none", 2, 5, 70)
+    assert [s.task for s in specs] != [s.task for s in drawn(("a",), "none", 3, 5, 70)]
+
+
+def test_a_group_plays_one_start_several_times() -> None:
+    specs = drawn((), "none", 2, 5, 20, group=4)
+    assert [len(set(tasks)) for tasks in zip(*[iter(spec.task for spec in specs)] * 4, strict=True)] == [1] * 5
+    assert len({spec.task for spec in specs}) == 5
+    assert len({spec.seed for spec in specs}) == 20
 
 
 def test_switching_gives_every_stage_its_share_of_the_iterations_easiest_first() -> None:

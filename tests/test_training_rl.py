@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,7 +27,7 @@ from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import PromptSettings, RlSettings, Settings
 from reflect_rl.training import update as update_module
 from reflect_rl.training.advantages import advantages
-from reflect_rl.training.losses import fold
+from reflect_rl.training.losses import fold, kl_P
 from reflect_rl.training.optimizer import make_optimizer
 from reflect_rl.training.rl import rl
 from reflect_rl.training.rollout import EpisodeSpec, Players, Rollout, play_episodes
@@ -197,6 +199,26 @@ def test_the_first_step_of_ppo_is_that_of_reinforce() -> None:
     other = updated(RlSettings(algorithm="reinforce", baseline="state", epochs=1, max_grad_norm=1e9))
     for weight, same in zip(one[0], other[0], strict=True):
         torch.testing.assert_close(weight, same, rtol=1e-3, atol=1e-5)
+
+
+def test_an_anchor_pulls_towards_it_and_nothing_else_does_at_it() -> None:
+    """With no other gradient the step goes towards the anchor; at the anchor itself there is none."""
+    rollout, policy = played()
+    settings = RlSettings(baseline="state", epochs=1, minibatches=1, anchor=1.0, warmup=0, max_grad_norm=1e9)
+    nothing = [np.zeros(len(t.rows)) for t in rollout.trajectories]
+    folded = fold(rollout, nothing, nothing, "cpu")
+    before = [weight.detach().clone() for weight in policy.parameters()]
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.02)
+    at_it = replace(folded, anchor_PN=folded.old_PN)
+    figures = update(Learner(policy, policy, optimizer, settings, 0), rollout, at_it, 0, 0.0)
+    assert figures["kl_sft"] < 1e-6
+    for weight, old in zip(policy.parameters(), before, strict=True):
+        torch.testing.assert_close(weight.detach(), old, rtol=0, atol=1e-5)
+    away = torch.where(torch.isfinite(folded.old_PN), torch.randn(folded.old_PN.shape), folded.old_PN).log_softmax(-1)
+    weight_P = folded.visits_P / folded.visits_P.sum()
+    distance = float((weight_P * kl_P(folded.old_PN, away)).sum())
+    figures = update(Learner(policy, policy, optimizer, settings, 0), rollout, replace(folded, anchor_PN=away), 0, 0.0)
+    assert figures["kl_sft"] < distance
 
 
 @pytest.mark.parametrize("most", [3, 256])

@@ -38,6 +38,11 @@ def gpt2(seed: int = 0, width: int = 16, layers: int = 2, context: int = CONTEXT
     return scratch_model(part, len(tokenizer()), context, seed, tokenizer().eos_token_id).eval()
 
 
+def lookup(seed: int = 0) -> PreTrainedModel:
+    part = ModelSettings(architecture="lookup", width=16, heads=2, kernel=3)
+    return scratch_model(part, len(tokenizer()), CONTEXT, seed, tokenizer().eos_token_id).eval()
+
+
 def llama(kind: str = "llama") -> PreTrainedModel:
     from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
@@ -55,6 +60,10 @@ def llama(kind: str = "llama") -> PreTrainedModel:
     )
     torch.manual_seed(5)
     return AutoModelForCausalLM.from_config(config).eval()
+
+
+def of_kind(kind: str) -> PreTrainedModel:
+    return {"gpt2": gpt2, "lookup": lookup}[kind]() if kind in ("gpt2", "lookup") else llama(kind)
 
 
 def policy(head: str = "labels", value: bool = False, chunk: int = 16, model: PreTrainedModel | None = None) -> Policy:

@@ -62,6 +62,12 @@ class ModelSettings(Section):
     """A causal language model: from scratch, from a folder, or from the hub."""
 
     source: str = Field(default="scratch", description="'scratch', a local folder, or a hub name such as gpt2-xl.")
+    architecture: Literal["gpt2", "lookup"] = Field(
+        default="gpt2",
+        description="From scratch: 'gpt2'; 'lookup': no positions and a short causal convolution, which learns far "
+        "sooner to find things again in its prompt.",
+    )
+    kernel: int = Field(default=8, ge=1, description="From scratch, lookup: tokens that the convolution sees.")
     width: int = Field(default=64, ge=8, description="From scratch: hidden size.")
     layers: int = Field(default=2, ge=1, description="From scratch: number of blocks.")
     heads: int = Field(default=4, ge=1, description="From scratch: attention heads.")
@@ -141,6 +147,11 @@ class RlSettings(Section):
 
     iterations: int = Field(default=20, ge=0, description="0 skips RL.")
     episodes: int = Field(default=512, ge=1, description="Episodes an iteration.")
+    group: int = Field(
+        default=1,
+        ge=1,
+        description="Episodes of each start drawn; with baseline: task, more than one where starts are many.",
+    )
     slots: int = Field(default=512, ge=1, description="Environments stepped side by side; never changes a result.")
     algorithm: Literal["ppo", "reinforce"] = Field(
         default="ppo", description="'ppo': clipped, several passes; 'reinforce': one pass, one optimizer step."
@@ -158,6 +169,9 @@ class RlSettings(Section):
     warmup: int = Field(default=1, ge=0, description="Iterations over whose optimizer steps lr rises linearly from 0.")
     max_grad_norm: float = Field(default=1.0, gt=0, description="The global gradient norm is clipped to this.")
     entropy: float = Field(default=0.1, ge=0, description="Entropy bonus at the start; falls linearly to 0.")
+    anchor: float = Field(
+        default=0.0, ge=0, description="Weight of KL(policy || policy after SFT), which keeps RL near its start."
+    )
     value_weight: float = Field(default=0.5, ge=0, description="Of the squared value error, with baseline: value.")
     replay: int = Field(
         default=0, ge=0, description="Slots of the success-only replay buffer (the paper: 50); 0 turns it off."

@@ -54,8 +54,7 @@ class Arm:
 
     def episodes(self, iteration: int) -> list[EpisodeSpec]:
         """The episodes of one training iteration."""
-        part, tasks = self.settings.rl, self.world.tasks("train")
-        return training_episodes(tasks, (), "none", iteration, part.iterations, part.episodes, self.settings.seed)
+        return training_episodes(self.world.tasks("train"), (), self.settings.rl, iteration, self.settings.seed)
 
     def prompts(self) -> PromptBuilder:
         """A fresh builder of the policy's prompts."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reflect_rl.players.models import base_model
+from reflect_rl.players.models import LOOKUP, base_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,6 +44,7 @@ class Backbone:
         plain = base_model(model)
         adapted = hasattr(model, "peft_config") or getattr(plain, "is_quantized", False)
         self.fast = fast and isinstance(plain, GPT2LMHeadModel) and not adapted and _plain_attention(plain.config)
+        self.lookup = plain.config.model_type == LOOKUP
         self.output_rows: Tensor = plain.get_output_embeddings().weight  # type: ignore[union-attr, assignment]
         self.width: int = plain.config.hidden_size
         self.context: int = getattr(plain.config, "max_position_embeddings", None) or getattr(
@@ -56,9 +57,11 @@ class Backbone:
             return gpt2_hidden(base_model(self.model).transformer, batch)  # type: ignore[arg-type]
         rows = batch.ids_BL.shape[0]
         ids_BL = torch.cat([batch.prefix_P.expand(rows, -1), batch.ids_BL], dim=1)
-        out = base_model(self.model).base_model(input_ids=ids_BL, use_cache=False)
         read_BR = batch.read_BR + batch.prefix_P.shape[0]
-        return _gather(out.last_hidden_state, read_BR)
+        body: Any = base_model(self.model).base_model
+        if self.lookup:
+            return body.at(ids_BL, read_BR)
+        return _gather(body(input_ids=ids_BL, use_cache=False).last_hidden_state, read_BR)
 
 
 def _plain_attention(config: Any) -> bool:

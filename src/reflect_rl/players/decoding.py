@@ -25,6 +25,10 @@ Steps = Callable[[Tensor], Tensor]
 
 def decoding_steps(backbone: Backbone, rows: int, longest: int) -> Steps:
     """Begin to decode `rows` texts of at most `longest` tokens, their prompts included."""
+    if backbone.lookup:
+        from reflect_rl.players.lookup_lm import LookupSteps
+
+        return LookupSteps(base_model(backbone.model), rows, longest)  # type: ignore[arg-type]
     return Gpt2Steps(backbone, rows, longest) if backbone.fast else HubSteps(backbone.model)
 
 

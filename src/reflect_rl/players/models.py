@@ -20,6 +20,10 @@ PIECES = r" ?[A-Za-z]+| ?[0-9]|-{2,}|[^A-Za-z0-9]"
 other character."""
 
 
+LOOKUP = "reflect-rl-lookup"
+"""The model type of `lookup_lm`, which transformers does not know before that module is imported."""
+
+
 def set_up_torch(compute: ComputeSettings) -> None:
     """Threads and determinism of this process. Raises SettingsError if the device is not there."""
     import gc
@@ -61,11 +65,32 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 2000) -> PreTrainedT
 
 
 def scratch_model(settings: ModelSettings, vocabulary: int, context: int, seed: int, eos: int) -> PreTrainedModel:
-    """A fresh GPT-2-shaped model of `context` positions, float32, without dropout.
+    """A fresh model of `context` positions, float32, without dropout: GPT-2-shaped, or see `lookup_lm`.
 
     Its initialisation lets a model this narrow learn: embeddings with deviation 0.3, linear layers 1/sqrt(fan-in),
     against the library's flat 0.02, with which it barely moves.
     """
+    if settings.architecture == "lookup":
+        from reflect_rl.players.lookup_lm import LookupConfig, fresh_lookup_lm
+
+        return fresh_lookup_lm(
+            LookupConfig(
+                vocab_size=vocabulary,
+                hidden_size=settings.width,
+                num_hidden_layers=settings.layers,
+                num_attention_heads=settings.heads,
+                kernel=settings.kernel,
+                max_position_embeddings=context,
+                bos_token_id=eos,
+                eos_token_id=eos,
+                pad_token_id=0,
+            ),
+            seed,
+        )
+    return _scratch_gpt2(settings, vocabulary, context, seed, eos)
+
+
+def _scratch_gpt2(settings: ModelSettings, vocabulary: int, context: int, seed: int, eos: int) -> PreTrainedModel:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -131,6 +156,8 @@ def _from_pretrained(settings: ModelSettings, device: str) -> tuple[PreTrainedMo
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=settings.bits == 4, load_in_8bit=settings.bits == 8, bnb_4bit_compute_dtype=torch.bfloat16
         )
+    from reflect_rl.players import lookup_lm  # noqa: F401  registers its model type
+
     path = str(Path(source).expanduser()) if source.startswith("~") else source
     try:
         with _no_bars() if Path(path).is_dir() else nullcontext():  # a download keeps its bar

@@ -148,7 +148,10 @@ class Policy(nn.Module):
         """Distributions over N = width choices (-inf beyond each row's actions, float32) and values."""
         hidden_BRD = self.backbone.hidden(batch)
         cue_BD = hidden_BRD[:, -1]
-        value_B = self.value(cue_BD.float()).squeeze(-1) if self.value else cue_BD.new_zeros(len(cue_BD)).float()
+        # Detached: a value head that starts at random would otherwise pull at what the choice is made of.
+        value_B = (
+            self.value(cue_BD.detach().float()).squeeze(-1) if self.value else cue_BD.new_zeros(len(cue_BD)).float()
+        )
         beyond_BN = torch.arange(width, device=cue_BD.device) >= actions_B[:, None]
         if self.pointer is not None:
             logits_BN = torch.einsum("bd,bnd->bn", self.pointer(cue_BD.float()), hidden_BRD[:, :-1].float())

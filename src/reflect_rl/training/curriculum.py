@@ -10,25 +10,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reflect_rl.seeding import stream, stream_seed
+from reflect_rl.settings import RlSettings
 from reflect_rl.training.rollout import EpisodeSpec
 
 
 def training_episodes(
-    tasks: Sequence[str], stages: Sequence[str], curriculum: str, iteration: int, iterations: int, count: int, seed: int
+    tasks: Sequence[str], stages: Sequence[str], settings: RlSettings, iteration: int, seed: int
 ) -> list[EpisodeSpec]:
-    """The `count` episodes of one iteration."""
+    """The episodes of one iteration; `rl.group` of each task drawn."""
     random = stream(seed, "rl tasks", iteration)
     order: list[int] = []
-    while len(order) < count:
+    while len(order) * settings.group < settings.episodes:
         order += random.permutation(len(tasks)).tolist()
     return [
         EpisodeSpec(
-            task=tasks[order[number]],
+            task=tasks[order[number // settings.group]],
             seed=stream_seed(seed, "rl episode", iteration, number),
-            stage=_stage(stages, curriculum, iteration, iterations, float(random.random())),
+            stage=_stage(stages, settings.curriculum, iteration, settings.iterations, float(random.random())),
             sample=number,
         )
-        for number in range(count)
+        for number in range(settings.episodes)
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from accelerate import Accelerator
@@ -41,8 +42,9 @@ def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]
     players = Players(policy, reflector, policy_prompts(policy, world.task_text, settings))
     wrapped = accelerator.prepare_model(policy)
     optimizer = make_optimizer(policy, part.lr, weight_decay=0.0)
+    anchor = load_policy(run / "policy-sft", settings) if part.anchor else None
     learner = Learner(
-        wrapped, policy, optimizer, part, settings.seed, accelerator.process_index, accelerator.num_processes
+        wrapped, policy, optimizer, part, settings.seed, accelerator.process_index, accelerator.num_processes, anchor
     )
     checkpoint = Checkpointer(run, "checkpoints/rl", policy, optimizer)
     found = checkpoint.load()
@@ -80,15 +82,15 @@ def _iterate(
     part = settings.rl
     set_lr(learner.optimizer, part.lr * linear_to(0.1, iteration, part.iterations))
     entropy = part.entropy * linear_to(0.0, iteration, part.iterations)
-    specs = training_episodes(
-        world.tasks("train"), world.stages, part.curriculum, iteration, part.iterations, part.episodes, settings.seed
-    )
+    specs = training_episodes(world.tasks("train"), world.stages, part, iteration, settings.seed)
     learner.plain.eval()
     players.forget()
     rollout = _roll_out(learner, players, settings, specs)
     started = time.perf_counter()
     advantage, returns = advantages(rollout, part)
     folded = fold(rollout, advantage, returns, settings.compute.device)
+    if learner.anchor is not None:
+        folded = replace(folded, anchor_PN=learner.anchor.log_probs(rollout.prompts).to(folded.old_PN.device))
     figures = update(learner, rollout, folded, iteration, entropy)
     replay.add(rollout, part.gamma)
     replay_update(learner, replay, iteration)

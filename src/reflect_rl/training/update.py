@@ -22,7 +22,8 @@ MOST_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """What an update needs. policy: the module, or its distributed wrapper; rank, ranks: this process among all."""
+    """What an update needs. policy: the module, or its distributed wrapper; rank, ranks: this process among all;
+    anchor: the frozen policy to stay near, if there is one."""
 
     policy: nn.Module
     plain: Policy
@@ -31,6 +32,7 @@ class Learner:
     seed: int
     rank: int = 0
     ranks: int = 1
+    anchor: Policy | None = None
 
 
 def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, entropy: float) -> dict[str, float]:
@@ -54,13 +56,16 @@ def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, e
         norms.append(clip_and_step(learner.optimizer, learner.policy.parameters(), settings.max_grad_norm))
         losses.append(loss)
     weight_P = folded.visits_P / visits
-    new_PN, _ = plain.evaluate(rollout.prompts)
-    return {
+    new_PN = plain.log_probs(rollout.prompts).to(folded.old_PN.device)
+    figures = {
         "loss": sum(losses) / len(losses),
         "grad_norm": sum(norms) / len(norms),
         "entropy": float((weight_P * entropy_P(folded.old_PN)).sum()),
-        "kl": float((weight_P * kl_P(folded.old_PN, new_PN.to(folded.old_PN.device))).sum()),
+        "kl": float((weight_P * kl_P(folded.old_PN, new_PN)).sum()),
     }
+    if folded.anchor_PN is not None:
+        figures["kl_sft"] = float((weight_P * kl_P(new_PN, folded.anchor_PN)).sum())
+    return figures
 
 
 def _minibatches(seed: int, iteration: int, prompts: int, epochs: int, batches: int) -> Iterator[list[int]]:
@@ -97,6 +102,8 @@ def _loss(choices: Choices, rows: Folded, settings: RlSettings, entropy: float) 
     else:
         gain = reinforce_gain(log_probs_PN, rows)
     loss = -gain - entropy * (rows.visits_P * entropy_P(log_probs_PN)).sum()
+    if rows.anchor_PN is not None:
+        loss = loss + settings.anchor * (rows.visits_P * kl_P(log_probs_PN, rows.anchor_PN)).sum()
     if settings.baseline == "value":
         loss = loss + settings.value_weight * value_error(choices.value_B, rows)
     return loss
