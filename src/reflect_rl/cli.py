@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from reflect_rl import __version__
+from reflect_rl.cli_alfworld import app as alfworld
 from reflect_rl.cli_progress import CliProgress
 from reflect_rl.errors import ReflectRLError
 
@@ -31,6 +32,8 @@ app = App(
 - `reflect-rl settings` — every setting, with its default and meaning
 """,
 )
+
+app.command(alfworld)
 
 Overrides = Annotated[dict[str, Any], Parameter(parse=False)]
 """Settings given as options, such as --rl.lr 1e-3; put in by `__main__`."""
@@ -201,25 +204,31 @@ def bench(
 ) -> None:
     """Measure speed against a plain implementation of the same method, as ratios measured in one run.
 
+    `reflect-rl bench alfworld` measures the fast ALFWorld engine, against the real one where it is installed.
+
     Parameters
     ----------
     recipe
-        Whose players and world are measured.
+        Whose players and world are measured; alfworld: the engine.
     device
         Where; the recipe's compute.device by default.
     json_
         Print everything that was measured as JSON.
     """
-    from reflect_rl.bench.taxi import bench as measure
-    from reflect_rl.bench.taxi import bench_table
     from reflect_rl.config import load_settings
 
     settings = load_settings(recipe, overrides)
+    if recipe == "alfworld":
+        from reflect_rl.bench.alfworld import bench_engine, engine_table
+
+        figures = bench_engine(settings.env.options, CliProgress())
+        print(json.dumps(figures, indent=2) if json_ else engine_table(figures))
+        return
+    from reflect_rl.bench.taxi import bench as measure
+    from reflect_rl.bench.taxi import bench_table
+
     figures = measure(settings.model_dump(), device or settings.compute.device, CliProgress())
-    if json_:
-        print(json.dumps(figures, indent=2))
-    else:
-        print(bench_table(figures))
+    print(json.dumps(figures, indent=2) if json_ else bench_table(figures))
 
 
 @app.command

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from reflect_rl.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from reflect_rl.envs.alfworld.sweep import Total
+    from reflect_rl.envs.alfworld.verify import Plan, Report
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -67,3 +71,24 @@ def _type_name(annotation: Any) -> str:
     if options and all(isinstance(option, str | int) for option in options):
         return "|".join(map(str, options))
     return getattr(annotation, "__name__", str(annotation))
+
+
+def verify_lines(plan: Plan, total: Total, wrong: Sequence[Report]) -> list[str]:
+    """What a comparison of ALFWorld's engines found, its first differences spelled out."""
+    engine = "patched real engine" if plan.patched else "unmodified real engine"
+    lines = [
+        f"{total.games:,} games, {' and '.join(plan.grammars)}, {plan.steps} steps a walk, seed {plan.seed}, against "
+        f"the {engine}: {total.states:,} states compared, {total.differences} differences, {total.errors} errors; "
+        f"{total.wins:,} walks won",
+        f"the real engine: {total.real_steps_per_second:,.1f} steps/s, "
+        f"{1000 * total.real_load_seconds / max(1, total.games * len(plan.grammars)):,.0f} ms a start",
+    ]
+    for report in wrong[:20]:
+        lines += [f"{report.game}: {error}" for error in report.errors]
+        for each in report.differences:
+            lines += [
+                f"{report.game}, {each.grammar}, step {each.step}, after {each.command!r}: {each.what} differs",
+                f"  fast: {each.fast!r}",
+                f"  real: {each.real!r}",
+            ]
+    return lines

@@ -16,7 +16,10 @@ from reflect_rl.errors import EnvironmentContractError, ReflectRLError
 if TYPE_CHECKING:
     from reflect_rl.envs.base import TextEnv
 
-_WORLDS: dict[str, str | type[TextEnv]] = {"taxi": "reflect_rl.envs.taxi:DangerousTaxi"}
+_WORLDS: dict[str, str | type[TextEnv]] = {
+    "alfworld": "reflect_rl.envs.alfworld.world:Alfworld",
+    "taxi": "reflect_rl.envs.taxi:DangerousTaxi",
+}
 
 
 def register(name: str, world: str | type[TextEnv]) -> None:

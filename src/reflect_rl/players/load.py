@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MEMO = "reflections.sqlite"
 MOST_LABELS = 256
-CHUNK = {"cpu": 16, "mps": 64, "cuda": 256}
+CHUNK = {"cpu": 8, "mps": 64, "cuda": 256}
 """Rows of a forward pass without gradients, by device."""
 
 

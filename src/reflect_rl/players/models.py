@@ -36,6 +36,7 @@ def set_up_torch(compute: ComputeSettings) -> None:
         raise SettingsError(f"compute.device: {compute.device} is not available here. Use compute.device: cpu.")
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(compute.device == "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  nothing here reads it
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 2000) -> PreTrainedTokenizerBase:

@@ -7,6 +7,7 @@ What an episode does depends on its own seed alone: not on the number of slots, 
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -89,6 +90,7 @@ class Players:
         self.index: dict[str, int] = {}
         self.met: list[Prompt] = []
         self.log_probs: list[np.ndarray] = []
+        self.cumulative: list[list[float]] = []
         self.values: list[float] = []
 
     def read(self, states: Sequence[State], sample: int = 0) -> tuple[list[int], list[str | None]]:
@@ -104,6 +106,7 @@ class Players:
                 self.index[prompt.text] = len(self.met)
                 self.met.append(prompt)
                 self.log_probs.append(row_N[: prompt.actions])
+                self.cumulative.append(np.exp(self.log_probs[-1].astype(np.float64)).cumsum().tolist())
                 self.values.append(value)
         self.seconds["reflect"] += reflected - started
         self.seconds["policy"] += time.perf_counter() - reflected
@@ -197,9 +200,9 @@ def _choose(players: Players, active: Sequence[_Slot], rows: Sequence[int], gree
         return [int(players.log_probs[row].argmax()) for row in rows]
     choices = []
     for slot, row in zip(active, rows, strict=True):
-        cumulative_N = np.exp(players.log_probs[row].astype(np.float64)).cumsum()
-        uniform = slot.uniforms[len(slot.trajectory.rows)] * cumulative_N[-1]
-        choices.append(min(int(cumulative_N.searchsorted(uniform, side="right")), len(cumulative_N) - 1))
+        cumulative = players.cumulative[row]
+        uniform = float(slot.uniforms[len(slot.trajectory.rows)]) * cumulative[-1]
+        choices.append(min(bisect_right(cumulative, uniform), len(cumulative) - 1))
     return choices
 
 

@@ -1,0 +1,96 @@
+"""`reflect-rl alfworld`: what is there of ALFWorld's games, and the fast engine against the real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from reflect_rl.cli_progress import CliProgress
+
+app = App(name="alfworld", help="ALFWorld: its games, and the fast engine against the real one.")
+Data = Annotated[
+    str | None, Parameter(help="The folder of the games; $ALFWORLD_DATA, or where alfworld-download puts them.")
+]
+
+
+@app.command
+def data(*, data: Data = None) -> None:
+    """List the games that are there, by split and task type, beside the published counts.
+
+    Example: `reflect-rl alfworld data --data ~/alfworld`
+    """
+    from reflect_rl.cli_text import table
+    from reflect_rl.envs.alfworld.data import AlfworldData
+
+    print(table(AlfworldData(data).table()))
+
+
+@app.command
+def verify(
+    *,
+    games: int | None = None,
+    steps: int = 50,
+    seed: int = 0,
+    split: str | None = None,
+    grammars: str = "move,put",
+    patched: bool = False,
+    workers: int = 1,
+    out: Path | None = None,
+    data: Data = None,
+) -> int:
+    """Play games on the fast engine and on ALFWorld's own, and compare every text, action list and outcome.
+
+    Walks mix random commands, invalid ones and stretches of the planner's. Needs textworld and alfworld:
+    `pip install "reflect-rl[alfworld]"`. Exit code 1 if anything differs.
+
+    **Examples**
+
+    - `reflect-rl alfworld verify --games 20`
+    - `reflect-rl alfworld verify --patched --out runs/sweep.jsonl` — every game; continues where it was interrupted
+
+    Parameters
+    ----------
+    games
+        How many, drawn by seed from all that are there; every one by default.
+    steps
+        Commands a walk; each game is walked through once in each grammar.
+    split
+        train, valid_train, valid_seen or valid_unseen; all by default.
+    grammars
+        move, put, or both.
+    patched
+        Remember what the real engine parses again at every step: the same texts, several times as fast.
+    workers
+        Real engines at a time, a process each.
+    out
+        A file for the reports; with it the sweep can be interrupted and continued.
+    """
+    from reflect_rl.cli_text import verify_lines
+    from reflect_rl.envs.alfworld.data import AlfworldData
+    from reflect_rl.envs.alfworld.sweep import Total, sweep
+    from reflect_rl.envs.alfworld.verify import Plan
+    from reflect_rl.envs.alfworld.verify import verify as compare
+    from reflect_rl.seeding import stream
+
+    progress, found = CliProgress(), AlfworldData(data)
+    ids = list(found.games(split))
+    chosen = [ids[i] for i in stream(seed, "verify games").permutation(len(ids))[: games or len(ids)]]
+    plan = Plan(grammars=tuple(part.strip() for part in grammars.split(",")), steps=steps, seed=seed, patched=patched)
+    reports = (
+        sweep(out, chosen, plan, load=found.load, workers=workers)
+        if out
+        else compare(found.load, chosen, plan, workers=workers)
+    )
+    total, wrong = Total(), []
+    with progress.bar("verify", len(chosen), "games") as bar:
+        for report in reports:
+            total.add(report)
+            if not report.same:
+                wrong.append(report)
+                progress.warn(f"{report.game} differs")
+            bar.update()
+            bar.note(states=total.states, differences=total.differences)
+    print("\n".join(verify_lines(plan, total, wrong)))
+    return 1 if wrong else 0

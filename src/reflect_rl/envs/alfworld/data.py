@@ -1,0 +1,215 @@
+"""ALFWorld's games on disk: found, listed by split and task type, counted against the published figures, and read.
+
+Two layouts are known. The folder that `alfworld-download` makes: `json_2.1.1/<split>/<task>/<trial>/game.tw-pddl` with
+`traj_data.json` beside it. And one archive, `alfworld*_games.tar.xz`, of `<split>/<task>/<trial>.json`, each with the
+problem and the trajectory alone. A folder that has both gives the games of both; the file of the first layout counts.
+The folder's name does not tell the version of what is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reflect_rl.envs.alfworld.archive import Archive
+from reflect_rl.errors import ReflectRLError
+
+if TYPE_CHECKING:
+    from reflect_rl.envs.alfworld.game import GameFile
+
+TASK_TYPES = {
+    "pick_and_place_simple": "pick and place",
+    "look_at_obj_in_light": "examine in light",
+    "pick_clean_then_place_in_recep": "clean and place",
+    "pick_heat_then_place_in_recep": "heat and place",
+    "pick_cool_then_place_in_recep": "cool and place",
+    "pick_two_obj_and_place": "pick two and place",
+}
+"""The six task types in the order in which ALFWorld numbers them, with readable names."""
+PUBLISHED: Mapping[str, tuple[int, ...]] = {
+    "train": (790, 308, 650, 459, 533, 813),
+    "valid_seen": (35, 13, 27, 16, 25, 24),
+    "valid_unseen": (24, 18, 31, 23, 17, 21),
+    "valid_train": (46, 19, 37, 25, 28, 44),
+}
+"""Solvable games by split and task type (Shridhar et al. 2021, table 1; valid_train counted from the release)."""
+SPLITS = tuple(PUBLISHED)
+GAME = "game.tw-pddl"
+SOLVABLE = re.compile(rb'(?<!\\)"solvable"\s*:\s*(true|false)\s*[,}]')
+MAX_GAME_BYTES = 20_000_000
+"""Real games have at most 0.2 MB."""
+HOW_TO_GET = (
+    'Get it by: pip install "reflect-rl[alfworld]" && alfworld-download (into $ALFWORLD_DATA, else ~/.cache/alfworld). '
+    "If you have it elsewhere, give its path or set ALFWORLD_DATA."
+)
+
+
+class AlfworldDataError(ReflectRLError):
+    """ALFWorld's game files are absent, incomplete or damaged."""
+
+
+def find_data(path: str | Path | None = None) -> Path:
+    """The folder (or archive) with the games: `path`, else $ALFWORLD_DATA, else ~/.cache/alfworld.
+
+    Raises AlfworldDataError, saying where it looked and how to get the games, if there are none.
+    """
+    given = path if path is not None else os.environ.get("ALFWORLD_DATA") or Path.home() / ".cache" / "alfworld"
+    place = Path(given).expanduser()
+    if not place.exists():
+        raise AlfworldDataError(f"ALFWorld's games are not at {place}: there is no such folder. {HOW_TO_GET}")
+    if not split_folders(place) and find_archive(place) is None:
+        raise AlfworldDataError(
+            f"There are no ALFWorld games in {place}: neither json_2.1.1/ with the splits ({', '.join(SPLITS)}), nor "
+            f"an archive alfworld*_games.tar.xz. {HOW_TO_GET}"
+        )
+    return place
+
+
+def split_folders(place: Path) -> dict[str, Path]:
+    """The folders of the splits that there are, in `place` or in a folder json_* of it (the last by name)."""
+    for folder in (place, *sorted(place.glob("json_*"), reverse=True)):
+        found = {split: folder / split for split in SPLITS if (folder / split).is_dir()}
+        if found:
+            return found
+    return {}
+
+
+def find_archive(place: Path) -> Path | None:
+    """The archive that `place` is or holds (the last by name), if any."""
+    if place.is_file():
+        return place if place.name.endswith(".tar.xz") else None
+    return next(iter(sorted(place.glob("alfworld*_games.tar.xz"), reverse=True)), None)
+
+
+class AlfworldData:
+    """The solvable games of a data folder. An id reads split/task/trial.
+
+    path: as for `find_data`. Listing reads the end of every game file once (some seconds for the full release); an
+    archive is repacked once into a file in the cache, from which single games are read.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = find_data(path)
+        found = find_archive(self.path)
+        self.archive = Archive(found) if found is not None else None
+
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        """The game files of the folder layout by id, solvable ones of a known task type."""
+        found: dict[str, Path] = {}
+        for split, folder in split_folders(self.path).items():
+            for file in sorted(folder.glob(f"*/*/{GAME}")):
+                task, trial = file.parent.parent.name, file.parent.name
+                if _playable(task, trial) and (file.parent / "traj_data.json").is_file() and _solvable(file):
+                    found[f"{split}/{task}/{trial}"] = file
+        return found
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """All ids: split by split in the order of SPLITS, sorted within a split."""
+        packed = () if self.archive is None else self.archive.ids
+        known = {*self._files, *(each for each in packed if _playable(*each.split("/")[1:]))}
+        return tuple(sorted(known, key=lambda each: (SPLITS.index(each.split("/")[0]), each)))
+
+    def games(self, split: str | None = None, types: Iterable[str] | None = None) -> tuple[str, ...]:
+        """The ids of a split (default: all), of these task types (default: all six).
+
+        Raises AlfworldDataError for an unknown split or type, and for a split of which there is no game here.
+        """
+        from reflect_rl.envs.simple import unknown
+
+        if split is not None and split not in SPLITS:
+            raise AlfworldDataError(unknown("ALFWorld split", split, SPLITS))
+        wanted = tuple(TASK_TYPES) if types is None else tuple(types)
+        for each in wanted:
+            if each not in TASK_TYPES:
+                raise AlfworldDataError(unknown("ALFWorld task type", each, TASK_TYPES))
+        of_split = self.ids if split is None else tuple(each for each in self.ids if each.startswith(f"{split}/"))
+        if not of_split:
+            raise AlfworldDataError(f"There is no solvable game of the split {split} in {self.path}. {HOW_TO_GET}")
+        return tuple(each for each in of_split if task_type(each) in wanted)
+
+    def load(self, game_id: str) -> GameFile:
+        """Read one game. Raises AlfworldDataError for an unknown id or a damaged file."""
+        from reflect_rl.envs.alfworld.game import GameFile, read_game
+        from reflect_rl.envs.simple import unknown
+
+        if game_id in self._files:
+            return read_game(self._files[game_id], id=game_id)
+        if self.archive is None or game_id not in self.ids:
+            raise AlfworldDataError(unknown("ALFWorld game", game_id, self.ids))
+        record = self.archive.read(game_id)
+        domain, grammar = self._old_rules
+        return GameFile(
+            id=game_id,
+            problem=record["pddl_problem"],
+            traj=record["traj"],
+            walkthrough=record.get("walkthrough"),
+            domain=domain,
+            grammar=grammar,
+        )
+
+    @cached_property
+    def _old_rules(self) -> tuple[str | None, str | None]:
+        """Domain and grammar for the archive's games, which have none: those of any game file, the task left open."""
+        from reflect_rl.envs.alfworld.game import read_game
+        from reflect_rl.envs.alfworld.real import mask_task
+
+        for game_id, file in self._files.items():
+            game = read_game(file, id=game_id)
+            if game.domain and game.grammar:
+                return game.domain, mask_task(game.grammar)
+        return None, None
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Games by split and task type."""
+        counted = Counter((each.split("/")[0], task_type(each)) for each in self.ids)
+        return {split: {kind: counted[split, kind] for kind in TASK_TYPES} for split in SPLITS}
+
+    def complete(self, split: str) -> bool:
+        """Whether a split has exactly the published number of games of every type."""
+        return tuple(self.counts()[split].values()) == PUBLISHED[split]
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Counts beside the published ones, heading first: a row a split."""
+        rows = [("split", *TASK_TYPES.values(), "games", "published", "")]
+        for split, by_type in self.counts().items():
+            total, published = sum(by_type.values()), sum(PUBLISHED[split])
+            verdict = "complete" if self.complete(split) else "absent" if not total else "incomplete"
+            if total > published:
+                verdict = "more than published"
+            rows.append((split, *map(str, by_type.values()), str(total), str(published), verdict))
+        return rows
+
+
+def task_type(game_id: str) -> str:
+    """The task type of a game, which its task's name begins with."""
+    return game_id.split("/")[1].partition("-")[0]
+
+
+def _playable(task: str, trial: str) -> bool:
+    """Whether ALFWorld plays this task: one of the six types, nothing sliced, no movable receptacle."""
+    name = f"{task}/{trial}"
+    return task.partition("-")[0] in TASK_TYPES and "movable" not in name and "Sliced" not in name
+
+
+def _solvable(file: Path) -> bool:
+    """Whether the file says that its game is solvable. The flag stands at the end: the rest is read only if needed."""
+    try:
+        with file.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            if size > MAX_GAME_BYTES:
+                raise AlfworldDataError(f"{file} has {size / 1e6:,.0f} MB; ALFWorld's games have 0.2 MB. Remove it.")
+            stream.seek(max(0, size - 512))
+            found = SOLVABLE.findall(stream.read())
+            if not found:
+                stream.seek(0)
+                found = SOLVABLE.findall(stream.read())
+    except OSError as error:
+        raise AlfworldDataError(f"{file} cannot be read ({error.strerror}).") from error
+    return bool(found) and found[-1] == b"true"

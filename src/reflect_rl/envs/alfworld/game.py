@@ -1,0 +1,102 @@
+"""What a game is: the content of its file, and what both engines offer to whoever plays it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from reflect_rl.errors import ReflectRLError
+
+MAX_GAME_BYTES = 20_000_000
+"""Released games have 0.2 MB."""
+
+
+class GameFileError(ReflectRLError):
+    """A game file that cannot be played: truncated, malformed, of another domain, too large."""
+
+
+class TextGame(Protocol):
+    """One game under way, on either engine.
+
+    `reset` and `step` give the engine's text, byte for byte; a command that is not admissible is answered too, and no
+    string raises. admissible: the commands that do something now, sorted. score: 1 while the goal holds, else 0.
+    """
+
+    task: str
+    steps: int
+
+    def reset(self) -> str: ...
+
+    def step(self, command: str) -> str: ...
+
+    @property
+    def admissible(self) -> tuple[str, ...]: ...
+
+    @property
+    def won(self) -> bool: ...
+
+    @property
+    def score(self) -> int: ...
+
+    @property
+    def done(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GameFile:
+    """A game's content. problem: PDDL. traj: ALFRED's trajectory, of which task type and parameters are read.
+
+    walkthrough: commands that win, where the release has them. domain, grammar: the rules that the game carries.
+    """
+
+    id: str
+    problem: str
+    traj: Mapping[str, Any] = field(default_factory=dict)
+    walkthrough: tuple[str, ...] | list[str] | None = None
+    domain: str | None = None
+    grammar: str | None = None
+
+
+def read_game(path: str | Path, id: str | None = None) -> GameFile:  # noqa: A002 - the record's own name
+    """The game of a file game.tw-pddl, with traj_data.json beside it if there is one. Raises GameFileError."""
+    file = Path(path)
+    data = _json(file)
+    problem = data.get("pddl_problem")
+    if not isinstance(problem, str):
+        raise GameFileError(f"{file} holds no 'pddl_problem', so it is no ALFWorld game. Give a file game.tw-pddl.")
+    beside = file.parent / "traj_data.json"
+    traj = _json(beside) if beside.is_file() else {}
+    texts = {name: data.get(name) for name in ("pddl_domain", "grammar")}
+    for name, text in texts.items():
+        if text is not None and not isinstance(text, str):
+            raise GameFileError(f"{file} has {type(text).__name__} for '{name}', not text: it is damaged.")
+    return GameFile(
+        id=id or str(file),
+        problem=problem,
+        traj=traj,
+        walkthrough=data.get("walkthrough"),
+        domain=texts["pddl_domain"],
+        grammar=texts["grammar"],
+    )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > MAX_GAME_BYTES:
+            size = file.stat().st_size / 1e6
+            raise GameFileError(f"{file} has {size:,.0f} MB; a game has 0.2 MB. This is something else.")
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GameFileError(f"{file} cannot be read ({error.strerror}). Give the path of a game.tw-pddl.") from error
+    except (ValueError, RecursionError) as error:
+        raise GameFileError(
+            f"{file} is not a whole JSON file ({error}): truncated or damaged. Fetch it anew."
+        ) from error
+    if not isinstance(data, dict):
+        raise GameFileError(f"{file} holds a {type(data).__name__}, not a game. Give a file game.tw-pddl.")
+    return data

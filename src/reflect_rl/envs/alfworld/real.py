@@ -1,0 +1,209 @@
+"""RealAlfred: ALFWorld's own engine (textworld and alfworld, unmodified) behind the interface of the fast one.
+
+It is what `verify` compares with, and the engine to use for rules that the fast one does not know. It needs the extra
+`reflect-rl[alfworld]`. Steps take about 0.1 s and loading some seconds: for anything but comparisons take FastAlfred.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reflect_rl.envs.alfworld.real_process import RealEngineError, RealProcess, missing_packages, require_packages
+
+if TYPE_CHECKING:
+    from reflect_rl.envs.alfworld.game import GameFile
+
+__all__ = ["RealAlfred", "RealEngineError", "RealProcess", "missing_packages", "require_packages"]
+
+GRAMMARS = ("move", "put")
+TASK = re.compile(r"Your task is to: (.*?)(?:\n|$)")
+TASK_RULE = re.compile(r'("rhs": "Your task is to: )([^"\\{}#\[\]|]*)(\.")')
+"""The rule of a grammar that states the task, with a sentence in which the engine finds nothing to evaluate."""
+PARAMETER = re.compile(r"[A-Za-z0-9_]*")
+RULES = {
+    "d955e6db384c68ac5797e881b795fd36d788e87a03547f9a87e48fbd7c5b361b": "put",
+    "c5b22f0f73309a7fd7c8e5b71de42ad4803b60766ab4a51cc2feb34162be036b": "move",
+}
+"""The known grammar files by SHA-256 (task sentence masked): those of release 2.1.1 and of alfworld 0.4.2."""
+
+
+class RealAlfred:
+    """One game on ALFWorld's own engine, in a process of its own.
+
+    game_file: the path of a game.tw-pddl with its traj_data.json beside it, or a GameFile.
+    grammar: "put" plays by the game's own, older rules. "move" plays by the newer ones: the game's own if it carries
+        them (with its own task sentence), else those of the installed alfworld package.
+    seed: what the engine's generator starts from, before it draws the task's wording and shuffles names.
+    shuffle: give out the numbers in names in a random order (alfworld's domain randomisation).
+    expert: "shipped" or "fixed" has the handcoded expert watch the game and say its next command (`self.expert`).
+    process: an engine process to play in, kept open afterwards, for many games in turn; else one of its own.
+    trust_rules: allow a game's own rules even when they are not those of the released games. The engine evaluates
+        expressions in them as Python code: only for files whose origin you trust.
+
+    Raises RealEngineError: packages missing, rules unknown, game malformed, engine crashed, `timeout` seconds passed.
+    """
+
+    def __init__(
+        self,
+        game_file: str | Path | GameFile,
+        *,
+        grammar: str = "move",
+        seed: int = 0,
+        shuffle: bool = False,
+        expert: str | None = None,
+        process: RealProcess | None = None,
+        timeout: float = 120.0,
+        trust_rules: bool = False,
+    ) -> None:
+        from reflect_rl.envs.alfworld.game import read_game
+
+        if grammar not in GRAMMARS:
+            raise RealEngineError(f"There is no grammar {grammar!r}; there are: {', '.join(GRAMMARS)}.")
+        game = read_game(game_file) if isinstance(game_file, str | Path) else game_file
+        own_rules = _plays_own_rules(game, grammar, trust_rules)
+        self._files = _game_files(game, own_rules)
+        self._load: dict[str, Any] = {
+            "installed": not own_rules,
+            "seed": seed,
+            "shuffle": shuffle,
+            "expert": expert,
+        }
+        self._own = process is None
+        self._process = process or RealProcess(timeout=timeout)
+        self._started = False
+        self._state: dict[str, Any] = {}
+        self.task = ""
+        self.steps = 0
+        try:
+            self._ensure_loaded()
+        except RealEngineError:
+            self.close()
+            raise
+
+    def reset(self) -> str:
+        """Begin anew: the intro, with the task. A new process takes over if the last one ended."""
+        self._ensure_loaded()
+        self._ask(do="reset")
+        self._started, self.steps = True, 0
+        found = TASK.search(self._state["feedback"])
+        self.task = found[1] if found else ""
+        return self._state["feedback"]
+
+    def step(self, command: str) -> str:
+        """The engine's answer to a command, admissible or not."""
+        if not self._started or self._process.player is not self:
+            raise RealEngineError("step() was called without a game under way. Call reset() to begin one.")
+        self._ask(do="step", command=command)
+        self.steps += 1
+        return self._state["feedback"]
+
+    @property
+    def admissible(self) -> tuple[str, ...]:
+        """The commands that do something now, in the engine's order."""
+        return tuple(self._state.get("admissible", ()))
+
+    @property
+    def won(self) -> bool:
+        """Whether the goal holds now."""
+        return bool(self._state.get("won"))
+
+    @property
+    def score(self) -> int:
+        """1 while the goal holds, else 0."""
+        return int(self._state.get("score", 0))
+
+    @property
+    def done(self) -> bool:
+        """Whether the engine calls the game over."""
+        return bool(self._state.get("done"))
+
+    @property
+    def expert(self) -> str | None:
+        """The command that the handcoded expert proposes, if one was asked for."""
+        return self._state.get("expert")
+
+    @property
+    def gave_up(self) -> str | None:
+        """Why the handcoded expert gave up, if it did."""
+        return self._state.get("gave_up")
+
+    def close(self) -> None:
+        """Let go of the game, and of the process if it is this game's own. Safe to call twice."""
+        self._started = False
+        if self._own:
+            self._process.close()
+
+    def _ensure_loaded(self) -> None:
+        if self._process.alive and self._process.player is self:
+            return
+        for name, text in self._files.items():
+            (self._process.folder / name).write_text(text, encoding="utf-8")
+        self._ask(do="load", folder=str(self._process.folder), **self._load)
+        self._process.player = self
+
+    def _ask(self, **request: Any) -> None:
+        try:
+            self._state = self._process.ask(**request)
+        except RealEngineError:
+            self._started = False
+            raise
+
+
+def mask_task(grammar: str) -> str:
+    """The grammar with `UNKNOWN GOAL` for its task sentence, as it was before a game was made of it.
+
+    Raises RealEngineError if it does not state a task exactly once, in plain words.
+    """
+    masked, count = TASK_RULE.subn(r"\1UNKNOWN GOAL\3", grammar)
+    if count != 1:
+        raise RealEngineError(
+            f"The game's own grammar states its task {count} times in plain words; it should do so once. The file is "
+            f"damaged, or not a game of ALFWorld's."
+        )
+    return masked
+
+
+def rules_of(grammar: str) -> str | None:
+    """Which of the known grammars this is, "move" or "put", whatever task it states in plain words; None: another."""
+    masked, count = TASK_RULE.subn(r"\1UNKNOWN GOAL\3", grammar)
+    return RULES.get(sha256(masked.encode()).hexdigest()) if count == 1 else None
+
+
+def _plays_own_rules(game: GameFile, grammar: str, trust_rules: bool) -> bool:
+    """Whether the game is played by rules of its own; raises RealEngineError for rules that must not be played."""
+    own = bool(game.domain and game.grammar)
+    known = rules_of(game.grammar or "") if own else None
+    if grammar == "move":
+        return known == "move"
+    if not own:
+        raise RealEngineError(
+            f"The game {game.id} carries no rules of its own, so that it cannot be played with grammar='put'. Use "
+            f"grammar='move', or a game.tw-pddl file of ALFWorld's release."
+        )
+    if known == "move":
+        raise RealEngineError(f"The game {game.id} carries the newer rules. Play it with grammar='move'.")
+    if known is None and not trust_rules:
+        raise RealEngineError(
+            f"The game {game.id} carries a grammar that is not ALFWorld's. Its own engine would run expressions in it "
+            f"as Python code. If you trust the file, say trust_rules=True."
+        )
+    return True
+
+
+def _game_files(game: GameFile, own_rules: bool) -> dict[str, str]:
+    """The texts of game.tw-pddl and traj_data.json; raises RealEngineError for what it would evaluate."""
+    for name, value in game.traj.get("pddl_params", {}).items():
+        if isinstance(value, str) and not PARAMETER.fullmatch(value):
+            raise RealEngineError(f"In the trajectory of {game.id}, {name} is {value!r}; it should be a plain name.")
+    rules = (game.domain, game.grammar) if own_rules else ("", "")
+    whole = {
+        "pddl_domain": rules[0],
+        "grammar": rules[1],
+        "pddl_problem": game.problem,
+        "walkthrough": game.walkthrough,
+    }
+    return {"game.tw-pddl": json.dumps(whole), "traj_data.json": json.dumps(game.traj)}

@@ -1,0 +1,184 @@
+"""A scene: everything about a game that never changes, compiled once and shared by all who play it."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from threading import Lock
+
+from reflect_rl.envs.alfworld.game import GameFile, GameFileError
+from reflect_rl.envs.alfworld.goals import Test, compile_goal
+from reflect_rl.envs.alfworld.problem import Problem, read_problem
+from reflect_rl.envs.alfworld.rules import Rules
+
+SCENES_KEPT = 512
+"""Compiled scenes kept in memory; about 0.1 MB each."""
+STATUS = ("isclean", "ishot", "iscool", "istoggled", "ison", "issliced")
+APPLIANCES = {
+    "move": {"clean": ("sinkbasintype",), "heat": ("microwavetype",), "cool": ("fridgetype",)},
+    "put": {"clean": ("sinktype", "sinkbasintype"), "heat": ("microwavetype",), "cool": ("fridgetype",)},
+}
+"""The receptacle types that each treatment works at, by grammar."""
+ABLE = {"clean": "cleanable", "heat": "heatable", "cool": "coolable"}
+KNIVES = ("knifetype", "butterknifetype")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """ids: all that facts are about, sorted. receptacles: sorted. places: their locations. at: receptacles by location.
+
+    accepts: for each object, the receptacles that may hold it. treats: for each receptacle, its treatments. able:
+    objects by flag ("openable" for receptacles). types: of objects. The rest is the state at the start.
+    """
+
+    problem: Problem
+    goal: Test
+    ids: tuple[str, ...]
+    receptacles: tuple[str, ...]
+    places: dict[str, tuple[str, ...]]
+    at: dict[str, tuple[str, ...]]
+    accepts: dict[str, frozenset[str]]
+    treats: dict[str, tuple[str, ...]]
+    able: dict[str, frozenset[str]]
+    types: dict[str, frozenset[str]]
+    location: str
+    held: str | None
+    contents: dict[str, frozenset[str]]
+    lies: frozenset[tuple[str, str]]
+    opened: frozenset[str]
+    status: dict[str, frozenset[str]]
+    inside: dict[str, tuple[str, ...]]
+    names: dict[int, dict[str, str]] = field(default_factory=dict)
+    """Display names by order of ids, filled as they are needed."""
+
+
+_scenes: OrderedDict[bytes, Scene] = OrderedDict()
+_lock = Lock()
+
+
+def scene_of(game: GameFile, rules: Rules) -> Scene:
+    """The compiled scene of a game, from the cache if it is there. Raises GameFileError."""
+    key = blake2b(f"{rules.grammar}\0{game.problem}".encode(), digest_size=16).digest()
+    with _lock:
+        if key in _scenes:
+            _scenes.move_to_end(key)
+            return _scenes[key]
+    scene = _compile(read_problem(game.problem, game.id), rules, game.id)
+    with _lock:
+        _scenes[key] = scene
+        while len(_scenes) > SCENES_KEPT:
+            _scenes.popitem(last=False)
+    return scene
+
+
+def forget_scenes() -> None:
+    """Empty the cache."""
+    with _lock:
+        _scenes.clear()
+
+
+def _compile(problem: Problem, rules: Rules, name: str) -> Scene:
+    facts = problem.facts
+    if len({place for _, place in facts["atlocation"]}) != 1:
+        raise GameFileError(f"The problem of {name} puts the agent at more than one place.")
+    places: dict[str, list[str]] = {}
+    for receptacle, place in dict.fromkeys(facts["receptacleatlocation"]):
+        places.setdefault(receptacle, []).append(place)
+    at: dict[str, list[str]] = {}
+    for receptacle in sorted(places):
+        for place in places[receptacle]:
+            at.setdefault(place, []).append(receptacle)
+    kinds: dict[str, set[str]] = {}
+    for receptacle, kind in facts["receptacletype"]:
+        kinds.setdefault(receptacle, set()).add(kind)
+    types: dict[str, set[str]] = {}
+    for thing, kind in facts["objecttype"]:
+        types.setdefault(thing, set()).add(kind)
+    holders: dict[str, set[str]] = {}
+    for receptacle, its in kinds.items():
+        for kind in its:
+            holders.setdefault(kind, set()).add(receptacle)
+    contents: dict[str, set[str]] = {}
+    for thing, receptacle in facts["inreceptacle"]:
+        contents.setdefault(receptacle, set()).add(thing)
+    inside: dict[str, set[str]] = {}
+    for inner, outer in facts["inreceptacleobject"]:
+        inside.setdefault(outer, set()).add(inner)
+    treated = APPLIANCES[rules.grammar].items()
+    flags = ("openable", "pickupable", "toggleable", "sliceable", "isreceptacleobject", *ABLE.values())
+    ids = {argument for its in facts.values() for arguments in its for argument in arguments}
+    return Scene(
+        problem=problem,
+        goal=compile_goal(problem.goal, problem, name),
+        ids=tuple(sorted(ids)),
+        receptacles=tuple(sorted(places)),
+        places={receptacle: tuple(its) for receptacle, its in places.items()},
+        at={place: tuple(its) for place, its in at.items()},
+        accepts=_accepts(facts["cancontain"], types, holders),
+        treats={r: tuple(verb for verb, wanted in treated if its & set(wanted)) for r, its in kinds.items()},
+        able={flag: frozenset(name for (name,) in facts[flag]) for flag in flags},
+        types={thing: frozenset(its) for thing, its in types.items()},
+        location=facts["atlocation"][0][1],
+        held=facts["holds"][0][1] if facts["holds"] else None,
+        contents={receptacle: frozenset(its) for receptacle, its in contents.items()},
+        lies=frozenset((thing, place) for thing, place in facts["objectatlocation"]),
+        opened=frozenset(name for (name,) in facts["opened"]),
+        status={flag: frozenset(name for (name,) in facts[flag]) for flag in STATUS},
+        inside={outer: tuple(sorted(inner)) for outer, inner in inside.items()},
+    )
+
+
+def _accepts(
+    can_contain: list[tuple[str, ...]], types: dict[str, set[str]], holders: dict[str, set[str]]
+) -> dict[str, frozenset[str]]:
+    by_type: dict[str, set[str]] = {}
+    for receptacle_type, object_type in can_contain:
+        by_type.setdefault(object_type, set()).update(holders.get(receptacle_type, ()))
+    return {
+        thing: frozenset(name for kind in kinds for name in by_type.get(kind, ())) for thing, kinds in types.items()
+    }
+
+
+def names_of(scene: Scene, shuffler: random.Random | None) -> dict[str, str]:
+    """Display names: a class and a number, the highest number for the first id.
+
+    shuffler: gives out the numbers in the order into which it shuffles the ids; None: in the ids' own order.
+    """
+    if shuffler is None:
+        if 0 not in scene.names:
+            scene.names[0] = _names(list(scene.ids))
+        return scene.names[0]
+    ids = list(scene.ids)
+    shuffler.shuffle(ids)
+    return _names(ids)
+
+
+def _names(ids: list[str]) -> dict[str, str]:
+    counts = Counter(kind for name in ids if (kind := _kind(name)) is not None)
+    names = {}
+    for name in ids:
+        kind = _kind(name)
+        if kind is None:  # an id without a position keeps its own name, and a space after it
+            names[name] = f"{_spelled(name)} "
+        else:
+            names[name] = f"{kind} {counts[kind]}"
+            counts[kind] -= 1
+    return names
+
+
+@lru_cache(maxsize=65_536)
+def _kind(name: str) -> str | None:
+    """The class in an id, None if it has no position. A basin is told from its sink."""
+    kind, bar, _ = _spelled(name).partition("|")
+    if not bar:
+        return None
+    return f"{kind}basin" if "basin" in name else kind
+
+
+def _spelled(name: str) -> str:
+    for word, sign in (("_bar_", "|"), ("_minus_", "-"), ("_plus_", "+"), ("_dot_", "."), ("_comma_", ",")):
+        name = name.replace(word, sign)
+    return name

@@ -1,0 +1,83 @@
+"""Long comparisons of the engines, kept in a file and resumed game by game."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from reflect_rl.envs.alfworld.real import RealEngineError
+from reflect_rl.envs.alfworld.verify import Difference, Plan, Report, verify
+
+
+def sweep(path: str | Path, games: Sequence[str], plan: Plan, **options: Any) -> Iterator[Report]:
+    """`verify` with its reports kept in a file, a JSON line each, and games that it has already left out.
+
+    path: the file; its first line states the plan. options: those of `verify`, `load` among them. Yields the reports of
+    former runs first. Raises RealEngineError if the file belongs to another plan or is damaged.
+    """
+    file = Path(path)
+    known = read_reports(file, plan) if file.exists() else {}
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"plan": asdict(plan)}) + "\n", encoding="utf-8")
+    yield from (known[game] for game in games if game in known)
+    left = [game for game in games if game not in known]
+    with file.open("a", encoding="utf-8") as stream:
+        for report in verify(options.pop("load"), left, plan, **options):
+            stream.write(json.dumps(asdict(report)) + "\n")
+            stream.flush()
+            yield report
+
+
+def read_reports(file: Path, plan: Plan) -> dict[str, Report]:
+    """The reports of a sweep's file by game. A last line that was cut off is removed from the file."""
+    text = file.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        file.write_text(whole, encoding="utf-8")
+    head, *lines = whole.splitlines() or [""]
+    try:
+        same = json.loads(head)["plan"] == json.loads(json.dumps(asdict(plan)))
+        reports = [_report(json.loads(line)) for line in lines]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RealEngineError(f"{file} is not a file of reports, or is damaged ({error}). Name another one.") from error
+    if not same:
+        raise RealEngineError(f"{file} holds reports of another plan ({head}). Name another file, or use that plan.")
+    return {report.game: report for report in reports}
+
+
+def _report(data: dict[str, Any]) -> Report:
+    differences = tuple(Difference(**each) for each in data.pop("differences"))
+    return Report(**data | {"differences": differences, "errors": tuple(data["errors"])})
+
+
+@dataclass
+class Total:
+    """What a number of reports add up to."""
+
+    games: int = 0
+    same: int = 0
+    states: int = 0
+    wins: int = 0
+    differences: int = 0
+    errors: int = 0
+    real_steps: int = 0
+    real_step_seconds: float = 0.0
+    real_load_seconds: float = 0.0
+
+    def add(self, report: Report) -> None:
+        """Count one more report."""
+        self.games += 1
+        self.same += report.same
+        self.differences += len(report.differences)
+        self.errors += len(report.errors)
+        for name in ("states", "wins", "real_steps", "real_step_seconds", "real_load_seconds"):
+            setattr(self, name, getattr(self, name) + getattr(report, name))
+
+    @property
+    def real_steps_per_second(self) -> float:
+        """Steps of the real engine a second of its own time, loading apart."""
+        return self.real_steps / self.real_step_seconds if self.real_step_seconds else 0.0

@@ -1,0 +1,276 @@
+"""Alfworld: ALFWorld's household games as a TextEnv, on the fast engine or on ALFWorld's own."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import gymnasium
+
+from reflect_rl.envs.alfworld import generator
+from reflect_rl.envs.alfworld.data import TASK_TYPES, AlfworldData
+from reflect_rl.envs.alfworld.facts import split_intro
+from reflect_rl.envs.alfworld.prior import NO_PRIOR, train_prior
+from reflect_rl.envs.alfworld.searcher import Reader, Searcher
+from reflect_rl.envs.alfworld.teacher import STYLES, describe, teach
+from reflect_rl.envs.simple import SimpleTextEnv, unknown
+from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.records import StopReason
+
+if TYPE_CHECKING:
+    from reflect_rl.envs.alfworld.game import GameFile, TextGame
+    from reflect_rl.envs.alfworld.real import RealProcess
+
+ENGINES = ("fast", "textworld")
+GRAMMARS = ("move", "put")
+EXPERTS = ("searcher", "planner")
+TEST_SPLITS = ("valid_seen", "valid_unseen")
+GENERATED = "generated"
+TOMATO = "pick_and_place_simple-Tomato-None-Microwave"
+"""The task family of Reflect-RL (arXiv 2402.12621)."""
+MOST_ACTIONS = 1000
+"""More than any released scene offers at once (under 100)."""
+GAMES_KEPT = 256
+"""Game files kept in memory, over all instances; some 0.1 MB each."""
+
+
+class Alfworld(SimpleTextEnv):
+    """Household tasks in text: find an object, heat, cool, clean or light it, and put it where it belongs.
+
+    ## Description
+    The text games of ALFWorld (arXiv 2010.03768), byte for byte as its own engine tells them. engine: "fast", or
+    "textworld" for ALFWorld's own (a process of its own, some ten steps a second). grammar: "move" as alfworld tells
+    games since 0.4.0, "put" as before. data: the folder of the games, else $ALFWORLD_DATA, else where
+    `alfworld-download` puts them; "generated" takes small generated games, which are no part of ALFWorld. task_types:
+    "all", "tomato" (the paper's family), or any of the six types and their families (named like
+    pick_and_place_simple-Tomato-None-Microwave), as a list or with commas. shuffle: numbers in names in a random order,
+    as alfworld's domain randomisation does.
+
+    ## Actions
+    The engine's admissible commands, in its order (sorted as strings).
+
+    ## Observations
+    Text: a line with the task, then what the engine answered to the last command; at first, what one sees.
+
+    ## Starting state
+    A game of the split: "train" is ALFWorld's train, "valid" its valid_train (apart from train, in the same rooms),
+    "test" the one named by test_split, "valid_seen" or "valid_unseen"; solvable games only, named split/task/trial.
+    Any game of the data can be asked for by name. The wording of the task (one of two) is drawn at reset.
+
+    ## Rewards
+    success_reward 1 at the end of a game that is won, and step_reward 0 for every step.
+
+    ## End
+    Terminated: SUCCESS, as soon as the goal holds. Truncated: HORIZON, after `horizon` steps, 50 by default.
+
+    ## Experts
+    "searcher" knows only what the player is told, "planner" the whole game; `prior`: whether the searcher knows where
+    things tend to be in train games.
+
+    ## Version history
+    v1: first version.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}  # type: ignore[misc]
+    task_text = (
+        "You are in a room. Do the task: find what it names, go to places, open what is closed, take one thing at a "
+        "time. Heat with the microwave, cool with the fridge, clean with the sinkbasin, use the desklamp."
+    )
+    teachers = tuple(STYLES)
+
+    def __init__(
+        self,
+        engine: str = "fast",
+        grammar: str = "move",
+        data: str | None = None,
+        task_types: str | Iterable[str] = "all",
+        expert: str = "searcher",
+        test_split: str = "valid_seen",
+        horizon: int = 50,
+        prior: bool = True,
+        shuffle: bool = False,
+        success_reward: float = 1.0,
+        step_reward: float = 0.0,
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(horizon)
+        named = (("engine", engine, ENGINES), ("grammar", grammar, GRAMMARS), ("expert", expert, EXPERTS))
+        for option, given, known in (*named, ("test_split", test_split, TEST_SPLITS)):
+            if given not in known:
+                raise EnvironmentContractError(unknown(option, given, known))
+        self.render_mode = render_mode
+        self.engine, self.grammar, self.data, self.expert_name = engine, grammar, data, expert
+        self.families = _families(task_types)
+        self.test_split = test_split
+        self.shuffle = shuffle
+        self.success_reward, self.step_reward = success_reward, step_reward
+        self.observation_space = gymnasium.spaces.Text(100_000, charset=string.printable)
+        self.action_space = gymnasium.spaces.Discrete(MOST_ACTIONS)  # type: ignore[assignment]
+        self.searcher = Searcher(train_prior() if prior else NO_PRIOR)
+        self.game_seed = 0
+        """What the engine draws the task's wording and the order of names from; drawn at reset."""
+        self.transcript: list[tuple[str, str, tuple[str, ...]]] = []
+        """Of the episode: each command ("" at first), the engine's text, and the commands admissible after it."""
+        self._game: TextGame | None = None
+        self._process: RealProcess | None = None
+        self._task_line = self._text = ""
+        self._reader: Reader | None = None
+
+    def tasks(self, split: str) -> tuple[str, ...]:
+        """The games of a split, sorted.
+
+        Raises EnvironmentContractError for another name than train, valid or test, and if the task types leave no
+        game; AlfworldDataError if there are no games.
+        """
+        self.check_split(split)
+        tasks = _tasks(self.data, split if self.data == GENERATED else self._official(split), self.families)
+        if not tasks:
+            raise EnvironmentContractError(
+                f"The split {split} has no game of {', '.join(self.families)}. The types are {', '.join(TASK_TYPES)}; "
+                f"a family is named like {TOMATO}."
+            )
+        return tasks
+
+    def knows_task(self, task: str) -> bool:
+        """Whether there is such a game, of whatever type and split."""
+        if self.data == GENERATED:
+            return any(task in generator.ids(split) for split in generator.SPLITS)
+        return task in _every(self.data)
+
+    def begin(self, task: str, stage: str | None) -> None:
+        self.game_seed = int(self.np_random.integers(2**31))
+        self._game = game = self._start(_load(self.data, task))
+        first = game.reset()
+        self._text, self._task_line = split_intro(first)
+        self.transcript = [("", first, game.admissible)]
+        self._reader = Reader(self.searcher, first, game.admissible)
+
+    def observe(self) -> str:
+        return f"{self._task_line}\n{self._text}"
+
+    def admissible(self) -> tuple[str, ...]:
+        return self.game.admissible
+
+    def act(self, choice: int) -> tuple[float, StopReason | None]:
+        game, command = self.game, self._admissible[choice]
+        self._text = game.step(command)
+        self.transcript.append((command, self._text, game.admissible))
+        self.reader.hear(*self.transcript[-1])
+        if game.won:
+            return self.step_reward + self.success_reward, StopReason.SUCCESS
+        return self.step_reward, None
+
+    @property
+    def game(self) -> TextGame:
+        """The engine with the game under way. Raises EnvironmentContractError before the first reset."""
+        if self._game is None:
+            raise EnvironmentContractError("There is no game before reset(). Call reset() to begin one.")
+        return self._game
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The observation now, with render_mode "ansi"."""
+        return self.observe() if self.render_mode == "ansi" else None
+
+    def close(self) -> None:
+        """End the engine's process, if it has one."""
+        if self._game is not None:
+            self._game.close()
+        if self._process is not None:
+            self._process.close()
+        self._game = self._process = None
+        self._playing = False
+
+    def expert(self) -> int | None:
+        """The index of the expert's action; the first of them if several are equally good. None: it knows no way."""
+        best = self.best_actions()
+        return self._admissible.index(best[0]) if best else None
+
+    def expert_set(self) -> frozenset[int]:
+        """The indices of all actions that the expert thinks equally good."""
+        best = set(self.best_actions())
+        return frozenset(index for index, action in enumerate(self._admissible) if action in best)
+
+    def best_actions(self) -> tuple[str, ...]:
+        """The commands that the expert thinks equally good: all of the searcher's, at most one of the planner's."""
+        self.require_playing("expert")
+        if self.expert_name == "searcher":
+            return self.reader.best()
+        from reflect_rl.envs.alfworld.planner import plan
+
+        return tuple(plan(self.game)[:1])
+
+    @property
+    def reader(self) -> Reader:
+        """What a reader of the transcript knows now. Raises EnvironmentContractError before the first reset."""
+        if self._reader is None:
+            raise EnvironmentContractError("There is no transcript before reset(). Call reset() to begin one.")
+        return self._reader
+
+    def describe(self) -> dict[str, Any]:
+        """Facts that a reader of the transcript could know, JSON-able; see `teacher.describe`."""
+        self.require_playing("describe")
+        return describe(self.reader.memory(), self._admissible, self.reader.best(), self.reader.helped())
+
+    @classmethod
+    def teach(cls, facts: Mapping[str, Any], style: str) -> str:
+        """A reflection, in one of the styles of `teacher`. Raises TeacherError for another style."""
+        return teach(facts, style)
+
+    def _official(self, split: str) -> str:
+        """ALFWorld's name of a split."""
+        return {"train": "train", "valid": "valid_train", "test": self.test_split}[split]
+
+    def _start(self, game: GameFile) -> TextGame:
+        """The engine with a game in it. The real one keeps its process from game to game."""
+        if self.engine == "fast":
+            from reflect_rl.envs.alfworld.engine import FastAlfred
+
+            return FastAlfred(game, grammar=self.grammar, seed=self.game_seed, shuffle=self.shuffle)
+        from reflect_rl.envs.alfworld.real import RealAlfred, RealProcess
+
+        self._process = self._process or RealProcess()
+        return RealAlfred(game, grammar=self.grammar, seed=self.game_seed, shuffle=self.shuffle, process=self._process)
+
+
+def _families(task_types: str | Iterable[str]) -> tuple[str, ...]:
+    """The types and families named, "all" and "tomato" spelled out. Raises EnvironmentContractError for others."""
+    named = task_types.split(",") if isinstance(task_types, str) else list(task_types)
+    families: list[str] = []
+    for name in named:
+        name = name.strip() if isinstance(name, str) else name
+        if name == "all":
+            families += TASK_TYPES
+        elif name == "tomato":
+            families.append(TOMATO)
+        elif isinstance(name, str) and name.partition("-")[0] in TASK_TYPES:
+            families.append(name)
+        else:
+            raise EnvironmentContractError(unknown("task type", name, ("all", "tomato", *TASK_TYPES)))
+    if not families:
+        raise EnvironmentContractError("task_types names no task type; leave it out for all six.")
+    return tuple(dict.fromkeys(families))
+
+
+@lru_cache(maxsize=4)
+def _games(data: str | None) -> AlfworldData:
+    """A data folder is listed once, for all instances."""
+    return AlfworldData(data)
+
+
+@lru_cache(maxsize=4)
+def _every(data: str | None) -> frozenset[str]:
+    return frozenset(_games(data).ids)
+
+
+@lru_cache(maxsize=64)
+def _tasks(data: str | None, split: str, families: tuple[str, ...]) -> tuple[str, ...]:
+    """The games of a split (by its name in the data) that belong to one of the families."""
+    games = generator.ids(split) if data == GENERATED else _games(data).games(split)
+    return tuple(game for game in games if f"{game.split('/')[-2]}-".startswith(tuple(f"{name}-" for name in families)))
+
+
+@lru_cache(maxsize=GAMES_KEPT)
+def _load(data: str | None, task: str) -> GameFile:
+    return generator.load(task) if data == GENERATED else _games(data).load(task)
