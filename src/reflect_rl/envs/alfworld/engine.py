@@ -44,6 +44,20 @@ FEEDBACK = {
     "cool": "coolObject.feedback",
     "slice": "sliceObject.feedback",
 }
+_MOVED = ("inreceptacle", "objectatlocation", "holds", "holdsany")
+CHANGES = {
+    "go": ("atlocation",),
+    "open": ("opened",),
+    "close": ("opened",),
+    "take": _MOVED,
+    "put": _MOVED,
+    "use": ("ison", "istoggled"),
+    "heat": ("ishot", "iscool"),
+    "cool": ("ishot", "iscool"),
+    "clean": ("isclean",),
+    "slice": ("issliced",),
+}
+"""The predicates that each action changes: a goal that depends on none of them is as it was."""
 Action = tuple[str, str, str]
 """Verb, object, receptacle (or knife); "" for what it does not have."""
 
@@ -86,7 +100,7 @@ class FastAlfred:
             sentence = _worded(game, drawn)
         self.task = f"{sentence}."
         self.names = names_of(self.scene, drawn if shuffle else None)
-        self._words = _Words(self.rules, self.names, self.scene)
+        self._words = _Words(self.rules, self.names, self.scene) if shuffle else _usual_words(self.scene, self.rules)
         self.steps = 0
         self._begin()
 
@@ -215,7 +229,22 @@ class FastAlfred:
             return words.seen(receptacle, state, self.scene)
         if verb == "examine object":
             return words.examined(thing, state, self.scene)
-        self._won = self._cached = None
+        self._change(verb, thing, receptacle)
+        if verb in ("go", "open"):
+            seen = words.seen(receptacle, state, self.scene)
+            place = self.names[state.location]
+            return words.told(verb, r=self.names[receptacle], lend=place, seen=seen)
+        if verb == "slice":
+            return words.told(verb, co=self.names[thing], ko=self.names[receptacle])
+        if verb == "use":
+            return words.used(thing, state, self.scene)
+        return words.told(verb, o=self.names.get(thing, ""), r=self.names[receptacle])
+
+    def _change(self, verb: str, thing: str, receptacle: str) -> None:
+        state = self.state
+        self._cached = None
+        if not self.scene.watched.isdisjoint(CHANGES[verb]):
+            self._won = None
         if verb == "go":
             state.location = self.scene.places[receptacle][0]
         elif verb == "open":
@@ -234,15 +263,6 @@ class FastAlfred:
             state.held = None
         else:
             self._treat(verb, thing)
-        if verb in ("go", "open"):
-            seen = words.seen(receptacle, state, self.scene)
-            place = self.names[state.location]
-            return words.told(verb, r=self.names[receptacle], lend=place, seen=seen)
-        if verb == "slice":
-            return words.told(verb, co=self.names[thing], ko=self.names[receptacle])
-        if verb == "use":
-            return words.used(thing, state, self.scene)
-        return words.told(verb, o=self.names.get(thing, ""), r=self.names[receptacle])
 
     def _treat(self, verb: str, thing: str) -> None:
         status = self.state.status
@@ -279,6 +299,13 @@ def _worded(game: GameFile, drawn: random.Random) -> str:
             f"traj_data.json of a game beside its game.tw-pddl."
         ) from error
     return drawn.choice(wordings).format(**targets)
+
+
+def _usual_words(scene: Scene, rules: Rules) -> _Words:
+    """The sentences with the usual names, made once a scene."""
+    if not scene.words:
+        scene.words.append(_Words(rules, names_of(scene, None), scene))
+    return scene.words[0]
 
 
 class _Words:

@@ -6,7 +6,8 @@ only the few candidates that its static conditions leave.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reflect_rl.envs.alfworld.game import GameFileError
@@ -39,18 +40,37 @@ def compile_goal(goal: Expression, problem: Problem, name: str) -> Test:
     return _Compiler(problem.objects, statics, name).compile(goal, frozenset())
 
 
-Step = tuple[str, bool, list[str], list[Test]]
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One variable of an exists. candidates: all it can be. follows: another variable chosen before, with the
+    candidates that each value of it leaves ("" if there is none). tests: what can be tested once it is chosen."""
+
+    variable: str
+    is_place: bool
+    candidates: tuple[str, ...]
+    follows: str
+    leaves: Mapping[str, tuple[str, ...]]
+    tests: tuple[Test, ...]
 
 
-def _search(state: State, binding: dict[str, str], steps: list[Step], depth: int) -> bool:
+def _search(state: State, binding: dict[str, str], steps: Sequence[_Step], depth: int) -> bool:
     """Whether the variables from this depth on can be chosen so that all tests hold."""
     if depth == len(steps):
         return True
-    variable, is_place, candidates, tests = steps[depth]
-    for candidate in (state.location,) if is_place else candidates:
-        binding[variable] = candidate
-        if all(test(state, binding) for test in tests) and _search(state, binding, steps, depth + 1):
-            return True
+    step = steps[depth]
+    candidates = step.candidates
+    if step.is_place:
+        candidates = (state.location,)
+    elif step.follows:
+        candidates = step.leaves.get(binding[step.follows], ())
+    for candidate in candidates:
+        binding[step.variable] = candidate
+        for test in step.tests:
+            if not test(state, binding):
+                break
+        else:
+            if _search(state, binding, steps, depth + 1):
+                return True
     return False
 
 
@@ -61,6 +81,11 @@ def _words(part: Expression) -> Iterator[str]:
     else:
         for inner in part:
             yield from _words(inner)
+
+
+def watched(goal: Expression) -> frozenset[str]:
+    """What actions can change and the goal depends on: names of predicates."""
+    return frozenset(_words(goal)) & frozenset(DYNAMIC)
 
 
 class _Compiler:
@@ -76,7 +101,8 @@ class _Compiler:
             raise self._refused(expression)
         head, *rest = expression
         if head == "and":
-            tests = [self.compile(part, bound) for part in rest]
+            # What has the fewest words is settled soonest, and settles the rest if it does not hold.
+            tests = [self.compile(part, bound) for part in sorted(rest, key=lambda part: len(list(_words(part))))]
             return lambda state, binding: all(test(state, binding) for test in tests)
         if head == "not" and len(rest) == 1:
             test = self.compile(rest[0], bound)
@@ -99,12 +125,33 @@ class _Compiler:
         places = {part[2] for part in rest if isinstance(part, list) and part[0] == "atlocation" and len(part) == 3}
         # Where the agent is comes first, then whatever has the fewest candidates: what cannot be is left early.
         order = sorted(types, key=lambda variable: (variable not in places, len(candidates[variable])))
-        tests: list[list[Test]] = [[] for _ in order]
-        for part in rest:
-            last = max((order.index(word) for word in _words(part) if word in types), default=0)
-            tests[last].append(self.compile(part, bound | set(types)))
-        steps = [(variable, variable in places, candidates[variable], tests[n]) for n, variable in enumerate(order)]
+        steps = []
+        for depth, variable in enumerate(order):
+            follows, leaves, linking = self._link(rest, variable, order[:depth], candidates[variable])
+            rest = [part for part in rest if part is not linking]
+            ready = [part for part in rest if not set(_words(part)) & set(order[depth + 1 :])]
+            rest = [part for part in rest if part not in ready]
+            tests = tuple(self.compile(part, bound | set(types)) for part in ready)
+            steps.append(_Step(variable, variable in places, tuple(candidates[variable]), follows, leaves, tests))
         return lambda state, binding: _search(state, dict(binding), steps, 0)
+
+    def _link(
+        self, parts: list[Expression], variable: str, before: list[str], candidates: list[str]
+    ) -> tuple[str, Mapping[str, tuple[str, ...]], Expression | None]:
+        """A condition that never changes and ties a variable to one chosen before: (the other, what each of its values
+        leaves, the condition)."""
+        for part in parts:
+            if not isinstance(part, list) or len(part) != 3 or part[0] in DYNAMIC or part[0] in ("=", "exists"):
+                continue
+            for here, there in ((1, 2), (2, 1)):
+                other = part[there]
+                if part[here] == variable and isinstance(other, str) and other in before:
+                    leaves: dict[str, list[str]] = {}
+                    for fact in sorted(self.statics.get(str(part[0]), ())):
+                        if fact[here - 1] in candidates:
+                            leaves.setdefault(fact[there - 1], []).append(fact[here - 1])
+                    return other, {value: tuple(names) for value, names in leaves.items()}, part
+        return "", {}, None
 
     def _types(self, declared: list[Expression]) -> dict[str, str]:
         types: dict[str, str] = {}

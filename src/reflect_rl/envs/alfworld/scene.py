@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from threading import Lock
+from typing import Any
 
 from reflect_rl.envs.alfworld.game import GameFile, GameFileError
-from reflect_rl.envs.alfworld.goals import Test, compile_goal
+from reflect_rl.envs.alfworld.goals import Test, compile_goal, watched
 from reflect_rl.envs.alfworld.problem import Problem, read_problem
 from reflect_rl.envs.alfworld.rules import Rules
 
@@ -36,6 +37,7 @@ class Scene:
 
     problem: Problem
     goal: Test
+    watched: frozenset[str]
     ids: tuple[str, ...]
     receptacles: tuple[str, ...]
     places: dict[str, tuple[str, ...]]
@@ -51,8 +53,10 @@ class Scene:
     opened: frozenset[str]
     status: dict[str, frozenset[str]]
     inside: dict[str, tuple[str, ...]]
-    names: dict[int, dict[str, str]] = field(default_factory=dict)
-    """Display names by order of ids, filled as they are needed."""
+    names: dict[str, str] = field(default_factory=dict)
+    """The usual display names, filled when they are needed."""
+    words: list[Any] = field(default_factory=list)
+    """The engine's sentences with the usual names, kept here so that they live as long as the scene."""
 
 
 _scenes: OrderedDict[bytes, Scene] = OrderedDict()
@@ -113,6 +117,7 @@ def _compile(problem: Problem, rules: Rules, name: str) -> Scene:
     return Scene(
         problem=problem,
         goal=compile_goal(problem.goal, problem, name),
+        watched=watched(problem.goal),
         ids=tuple(sorted(ids)),
         receptacles=tuple(sorted(places)),
         places={receptacle: tuple(its) for receptacle, its in places.items()},
@@ -148,9 +153,9 @@ def names_of(scene: Scene, shuffler: random.Random | None) -> dict[str, str]:
     shuffler: gives out the numbers in the order into which it shuffles the ids; None: in the ids' own order.
     """
     if shuffler is None:
-        if 0 not in scene.names:
-            scene.names[0] = _names(list(scene.ids))
-        return scene.names[0]
+        if not scene.names:
+            scene.names.update(_names(list(scene.ids)))
+        return scene.names
     ids = list(scene.ids)
     shuffler.shuffle(ids)
     return _names(ids)
