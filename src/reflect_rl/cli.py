@@ -215,15 +215,15 @@ def bench(
     json_
         Print everything that was measured as JSON.
     """
-    from reflect_rl.config import load_settings
+    from reflect_rl.config import load_settings, parse_settings
 
-    settings = load_settings(recipe, overrides)
     if recipe == "alfworld":
         from reflect_rl.bench.alfworld import bench_engine, engine_table
 
-        figures = bench_engine(settings.env.options, CliProgress())
+        figures = bench_engine(parse_settings({}, overrides).env.options, CliProgress())
         print(json.dumps(figures, indent=2) if json_ else engine_table(figures))
         return
+    settings = load_settings(recipe, overrides)
     from reflect_rl.bench.taxi import bench as measure
     from reflect_rl.bench.taxi import bench_table
 

@@ -82,7 +82,10 @@ def describe_all() -> list[tuple[str, ...]]:
     rows = [("world", f"tasks ({'/'.join(SPLITS)})", "horizon", "teachers", "stages", "what it is")]
     for name in names():
         world = make(name)
-        counts = "/".join(str(len(world.tasks(split))) for split in SPLITS)
+        try:
+            counts = "/".join(str(len(world.tasks(split))) for split in SPLITS)
+        except ReflectRLError:  # its games have to be fetched first
+            counts = "no data here"
         line = (inspect.getdoc(type(world)) or "").partition("\n")[0]
         teachers, stages = ", ".join(world.teachers) or "none", ", ".join(world.stages) or "none"
         rows.append((name, counts, str(world.horizon), teachers, stages, line))

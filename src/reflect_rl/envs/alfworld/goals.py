@@ -14,7 +14,7 @@ from reflect_rl.envs.alfworld.game import GameFileError
 from reflect_rl.envs.alfworld.problem import Expression, Problem
 
 if TYPE_CHECKING:
-    from reflect_rl.envs.alfworld.engine import State
+    from reflect_rl.envs.alfworld.state import State
 
 Test = Callable[["State", Mapping[str, str]], bool]
 DYNAMIC = {

@@ -42,7 +42,7 @@ def patch() -> None:
         original(self, _WithoutReplan(library), *args)
         self.downward_lib = library
 
-    logic.PddlState.__init__ = without_planner
+    logic.PddlState.__init__ = without_planner  # type: ignore[method-assign]  # pyright: ignore
 
 
 def patch_grammar(textgen: Any) -> None:
