@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,7 +73,8 @@ def run_pipeline(
                 went_on = runner.bring_up_to_date(stage) or went_on
         except ReflectRLError:
             if former_config and not went_on:  # settings that were refused leave the folder as it was
-                run.write_text(CONFIG, former_config)
+                with suppress(RunFolderError):  # what went wrong first is what has to be told
+                    run.write_text(CONFIG, former_config)
             raise
     return run
 
