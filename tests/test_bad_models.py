@@ -68,7 +68,7 @@ def test_a_model_that_will_not_do_is_refused(name: str, parts: list[str], models
     before = files(run)
     refused(reflect_rl("sft", str(run), f"--policy.model.source={models / name}"), name, *parts)
     after = files(run)
-    assert {path for path in before if after.get(path) != before[path]} == {"config.yaml"}  # the setting itself
+    assert [path for path in before if after.get(path) != before[path]] == []  # nor is the refused setting kept
     assert leftovers(run) == ["checkpoints/sft_policy.key"]
 
 
@@ -104,7 +104,7 @@ def test_a_prompt_over_the_budget_is_refused(run: Path) -> None:
     before = files(run)
     refused(reflect_rl("sft", str(run), "--prompt.max_tokens=20"), "over the budget of 20", "prompt.max_tokens")
     after = files(run)
-    assert {path for path in before if after.get(path) != before[path]} == {"config.yaml"}
+    assert [path for path in before if after.get(path) != before[path]] == []
 
 
 def test_more_actions_than_labels_are_refused(models: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reflect_rl.envs.alfworld.game import GameFileError
-from reflect_rl.envs.alfworld.problem import Expression, Problem
+from reflect_rl.envs.alfworld.problem import ARITY, TYPES, Expression, Problem
 
 if TYPE_CHECKING:
     from reflect_rl.envs.alfworld.state import State
@@ -32,12 +32,15 @@ DYNAMIC = {
     "issliced": lambda state, name: name in state.status["issliced"],
 }
 """What an action can change, with its value in a state."""
+UNTRACKED = frozenset({"checked"})
+"""What actions change but no text tells, so that the state does not keep it."""
 
 
 def compile_goal(goal: Expression, problem: Problem, name: str) -> Test:
     """The goal as a function (state, {}) -> bool. Raises GameFileError for conditions of another kind."""
+    _Checker(problem.objects, name).check(goal, frozenset())
     statics = {predicate: frozenset(facts) for predicate, facts in problem.facts.items() if predicate not in DYNAMIC}
-    return _Compiler(problem.objects, statics, name).compile(goal, frozenset())
+    return _Compiler(problem.objects, statics).compile(goal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def _search(state: State, binding: dict[str, str], steps: Sequence[_Step], depth
     step = steps[depth]
     candidates = step.candidates
     if step.is_place:
-        candidates = (state.location,)
+        candidates = (state.location,) if state.location in candidates else ()
     elif step.follows:
         candidates = step.leaves.get(binding[step.follows], ())
     for candidate in candidates:
@@ -88,39 +91,91 @@ def watched(goal: Expression) -> frozenset[str]:
     return frozenset(_words(goal)) & frozenset(DYNAMIC)
 
 
-class _Compiler:
-    def __init__(
-        self, objects: Mapping[str, str], statics: Mapping[str, frozenset[tuple[str, ...]]], name: str
-    ) -> None:
+class _Checker:
+    """Refuses whatever the compiler does not know, so that the compiler meets nothing else."""
+
+    def __init__(self, objects: Mapping[str, str], name: str) -> None:
         self.objects = objects
-        self.statics = statics
         self.name = name
 
-    def compile(self, expression: Expression, bound: frozenset[str]) -> Test:
+    def check(self, expression: Expression, bound: frozenset[str]) -> None:
         if not isinstance(expression, list) or not expression or not isinstance(expression[0], str):
             raise self._refused(expression)
         head, *rest = expression
+        if head == "and" or (head == "not" and len(rest) == 1):
+            for part in rest:
+                self.check(part, bound)
+        elif head == "exists" and len(rest) == 2 and isinstance(rest[0], list):
+            types = declared_types(rest[0])
+            if not types or not set(types.values()) <= TYPES:
+                raise self._refused(expression)
+            self.check(rest[1], bound | set(types))
+        else:
+            self._check_atom(head, rest, bound, expression)
+
+    def _check_atom(self, head: str, rest: list[Expression], bound: frozenset[str], atom: Expression) -> None:
+        if head in UNTRACKED or len(rest) != (2 if head == "=" else ARITY.get(head)):
+            raise self._refused(atom)
+        for word in rest:
+            if not isinstance(word, str) or not (word in bound or word in self.objects):
+                raise self._refused(atom)
+
+    def _refused(self, expression: Expression) -> GameFileError:
+        return GameFileError(
+            f"The goal of {self.name} has a part that the fast engine does not know: {str(expression)[:120]}. It knows "
+            f"exists, and, not, = and the domain's predicates. Play the game on the real engine: engine='textworld'."
+        )
+
+
+def declared_types(declared: list[Expression]) -> dict[str, str]:
+    """Type by variable of "?a ?b - type ?c - type"; empty if that is not what it is."""
+    types: dict[str, str] = {}
+    waiting: list[str] = []
+    words = iter(declared)
+    for word in words:
+        if not isinstance(word, str):
+            return {}
+        if word == "-":
+            kind = next(words, None)
+            if not isinstance(kind, str):
+                return {}
+            types.update(dict.fromkeys(waiting, kind))
+            waiting = []
+        else:
+            waiting.append(word)
+    return {} if waiting else types
+
+
+class _Compiler:
+    """Compiles a goal that has been checked."""
+
+    def __init__(self, objects: Mapping[str, str], statics: Mapping[str, frozenset[tuple[str, ...]]]) -> None:
+        self.objects = objects
+        self.statics = statics
+
+    def compile(self, expression: Expression) -> Test:
+        head, *rest = expression
         if head == "and":
             # What has the fewest words is settled soonest, and settles the rest if it does not hold.
-            tests = [self.compile(part, bound) for part in sorted(rest, key=lambda part: len(list(_words(part))))]
+            tests = [self.compile(part) for part in sorted(rest, key=lambda part: len(list(_words(part))))]
             return lambda state, binding: all(test(state, binding) for test in tests)
-        if head == "not" and len(rest) == 1:
-            test = self.compile(rest[0], bound)
+        if head == "not":
+            test = self.compile(rest[0])
             return lambda state, binding: not test(state, binding)
-        if head == "exists" and len(rest) == 2 and isinstance(rest[0], list):
-            return self._exists(rest[0], rest[1], bound)
-        return self._atom(expression, bound)
+        if head == "exists":
+            return self._exists(rest[0], rest[1])
+        return self._atom(str(head), tuple(map(str, rest)))
 
-    def _exists(self, declared: list[Expression], body: Expression, bound: frozenset[str]) -> Test:
-        types = self._types(declared)
-        parts = body[1:] if isinstance(body, list) and body and body[0] == "and" else [body]
+    def _exists(self, declared: Expression, body: Expression) -> Test:
+        types = declared_types(list(declared))
+        parts = list(body[1:]) if body[0] == "and" else [body]
         rest, candidates = [], {variable: self._of_type(kind) for variable, kind in types.items()}
         for part in parts:
             variable = self._static_variable(part, types)
             if variable is None:
                 rest.append(part)
             else:
-                fits = self.compile(part, frozenset({variable}))
+                fits = self.compile(part)
                 candidates[variable] = [c for c in candidates[variable] if fits(None, {variable: c})]  # type: ignore[arg-type]
         places = {part[2] for part in rest if isinstance(part, list) and part[0] == "atlocation" and len(part) == 3}
         # Where the agent is comes first, then whatever has the fewest candidates: what cannot be is left early.
@@ -131,7 +186,7 @@ class _Compiler:
             rest = [part for part in rest if part is not linking]
             ready = [part for part in rest if not set(_words(part)) & set(order[depth + 1 :])]
             rest = [part for part in rest if part not in ready]
-            tests = tuple(self.compile(part, bound | set(types)) for part in ready)
+            tests = tuple(self.compile(part) for part in ready)
             steps.append(_Step(variable, variable in places, tuple(candidates[variable]), follows, leaves, tests))
         return lambda state, binding: _search(state, dict(binding), steps, 0)
 
@@ -153,23 +208,6 @@ class _Compiler:
                     return other, {value: tuple(names) for value, names in leaves.items()}, part
         return "", {}, None
 
-    def _types(self, declared: list[Expression]) -> dict[str, str]:
-        types: dict[str, str] = {}
-        waiting: list[str] = []
-        words = iter(declared)
-        for word in words:
-            if word == "-":
-                kind = next(words, None)
-                if not isinstance(kind, str):
-                    raise self._refused(declared)
-                types.update(dict.fromkeys(waiting, kind))
-                waiting = []
-            elif isinstance(word, str):
-                waiting.append(word)
-        if waiting or not types:
-            raise self._refused(declared)
-        return types
-
     def _of_type(self, kind: str) -> list[str]:
         return sorted(name for name, its in self.objects.items() if its == kind)
 
@@ -181,29 +219,12 @@ class _Compiler:
         only = next(iter(variables)) if len(variables) == 1 else None
         return only if only in set(types) else None
 
-    def _atom(self, expression: list[Expression], bound: frozenset[str]) -> Test:
-        predicate, *words = expression
-        for word in words:
-            if not isinstance(word, str) or (word.startswith("?") and word not in bound):
-                raise self._refused(expression)
-        names = tuple(word for word in words if isinstance(word, str))
-        if predicate == "=" and len(names) == 2:
+    def _atom(self, predicate: str, names: tuple[str, ...]) -> Test:
+        if predicate == "=":
             one, other = names
             return lambda state, binding: binding.get(one, one) == binding.get(other, other)
         if predicate in DYNAMIC:
-            holds = DYNAMIC[predicate]  # type: ignore[index]
-            if len(names) != holds.__code__.co_argcount - 1:
-                raise self._refused(expression)
+            holds = DYNAMIC[predicate]
             return lambda state, binding: holds(state, *(binding.get(word, word) for word in names))
-        from reflect_rl.envs.alfworld.problem import ARITY
-
-        if ARITY.get(str(predicate)) != len(names):
-            raise self._refused(expression)
-        facts = self.statics.get(str(predicate), frozenset())
+        facts = self.statics.get(predicate, frozenset())
         return lambda state, binding: tuple(binding.get(word, word) for word in names) in facts
-
-    def _refused(self, expression: Expression) -> GameFileError:
-        return GameFileError(
-            f"The goal of {self.name} has a part that the fast engine does not know: {str(expression)[:120]}. It knows "
-            f"exists, and, not, = and the domain's predicates. Play the game on the real engine: engine='textworld'."
-        )

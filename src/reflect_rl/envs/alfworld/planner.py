@@ -11,19 +11,21 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from reflect_rl.envs.alfworld.engine import FastAlfred
-from reflect_rl.envs.alfworld.game import TextGame
+from reflect_rl.envs.alfworld.game import GameFileError, TextGame
 from reflect_rl.envs.alfworld.scene import ABLE
 from reflect_rl.errors import EnvironmentContractError
 
 TREATED = {"pick_clean_then_place_in_recep": "clean", "pick_heat_then_place_in_recep": "heat"}
 TREATED["pick_cool_then_place_in_recep"] = "cool"
+KINDS = ("look_at_obj_in_light", "pick_and_place_simple", "pick_two_obj_and_place", *TREATED)
 STATES = {"clean": "isclean", "heat": "ishot", "cool": "iscool"}
 
 
 def plan(game: TextGame) -> list[str]:
     """A shortest way found to the goal from the state now; [] if it holds, or if there is none.
 
-    Raises EnvironmentContractError for a game on another engine, whose state it cannot see.
+    Raises EnvironmentContractError for a game on another engine, whose state it cannot see, and GameFileError for one
+    whose trajectory does not say what its task is.
     """
     if not isinstance(game, FastAlfred):
         raise EnvironmentContractError(
@@ -31,17 +33,33 @@ def plan(game: TextGame) -> list[str]:
         )
     if game.won:
         return []
-    params, kind = game.game_file.traj["pddl_params"], game.game_file.traj["task_type"]
-    object_type, target_type = f"{params['object_target']}type".lower(), f"{params['parent_target']}type".lower()
+    kind, object_type, target_type, lamp_type = _task(game)
     wanted = sorted(thing for thing, types in game.scene.types.items() if object_type in types)
     if kind == "look_at_obj_in_light":
-        ways = _to_light(game, wanted, f"{params['toggle_target']}type".lower())
+        ways = _to_light(game, wanted, lamp_type)
     else:
         targets = [r for r, t in game.scene.problem.facts["receptacletype"] if t == target_type]
         targets = [r for r in dict.fromkeys(targets) if r in game.scene.places]
         count = 2 if kind == "pick_two_obj_and_place" else 1
         ways = _to_place(game, wanted, targets, TREATED.get(kind), count)
     return min((way.commands for way in ways if way is not None), key=len, default=[])
+
+
+def _task(game: FastAlfred) -> tuple[str, str, str, str]:
+    """What the trajectory says of the task: its kind, and the types of object, receptacle and lamp."""
+    try:
+        params, kind = game.game_file.traj["pddl_params"], game.game_file.traj["task_type"]
+        wanted, target, lamp = (f"{params[f'{name}_target']}type".lower() for name in ("object", "parent", "toggle"))
+    except (KeyError, TypeError) as error:
+        raise GameFileError(
+            f"The planner cannot play {game.game_file.id}: its trajectory does not say what the task is ({error}). Keep "
+            f"the traj_data.json of a game beside its game.tw-pddl."
+        ) from error
+    if kind not in KINDS:
+        raise GameFileError(
+            f"The planner cannot play {game.game_file.id}: its task type is {kind!r}. It plays {', '.join(KINDS)}."
+        )
+    return kind, wanted, target, lamp
 
 
 @dataclass(slots=True)
