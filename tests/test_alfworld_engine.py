@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from reflect_rl.envs.alfworld import FastAlfred, GameFile, GameFileError, read_g
 from reflect_rl.envs.alfworld.engine import NOTHING_HAPPENS, forget_scenes
 from reflect_rl.envs.alfworld.generator import example
 from reflect_rl.envs.alfworld.planner import plan
-from reflect_rl.envs.alfworld.problem import read_problem
 from reflect_rl.envs.alfworld.scene import SCENES_KEPT, _scenes
 
 KIND = "pick_heat_then_place_in_recep"
@@ -151,12 +151,62 @@ def test_a_malformed_problem_is_one_clear_message(change: Any, says: str) -> Non
 
 @needs_data
 @given(st.data())
-def test_a_problem_damaged_anywhere_is_read_or_refused(data: st.DataObject) -> None:
-    text = released().problem
-    at = data.draw(st.integers(0, len(text)))
+def test_a_problem_damaged_anywhere_is_played_or_refused(data: st.DataObject) -> None:
+    game = released()
+    text, goal = game.problem, game.problem.index("(:goal")
+    at = data.draw(st.integers(0, len(text)) | st.integers(goal, len(text)))
     damaged = text[:at] + data.draw(st.text("()?;:- aA\n", max_size=4)) + text[at + data.draw(st.integers(0, 30)) :]
     with suppress(GameFileError):
-        assert read_problem(damaged, "damaged").objects
+        assert FastAlfred(replace(game, problem=damaged), grammar="put").reset()
+
+
+def with_goal(goal: str) -> GameFile:
+    """A released game with another goal."""
+    game = released()
+    return replace(game, id="changed", problem=f"{game.problem.partition('(:goal')[0]}(:goal {goal}))")
+
+
+@needs_data
+@pytest.mark.parametrize(
+    "goal",
+    [
+        "(exists (?a - agent ?l - location) (atLocation ?a (f ?l)))",  # an argument is no word
+        "(exists (?o - object ?r - receptacle) (and (pickupable ?o ?r) (inReceptacle ?o ?r)))",  # one too many
+        "(exists (?o - object) (and ((x) ?o)))",  # a predicate is no word
+        "(exists (?o - object) ())",
+        "(exists (?o - object) (and ()))",
+        "(exists (?o - robot) (isHot ?o))",
+        "(exists (?o) (isHot ?o))",
+        "(exists ((?o) - object) (isHot ?o))",
+        "(exists (?o - object) (inReceptacle ?o nowhere))",
+        "(isHot ?o)",  # bound nowhere
+        "(or (exists (?o - object) (isHot ?o)))",
+        "(exists (?r - receptacle) (checked ?r))",  # looking changes it, but no text tells
+        "()",
+    ],
+)
+def test_a_goal_of_another_kind_is_refused(goal: str) -> None:
+    with pytest.raises(GameFileError, match="goal of changed has a part that the fast engine does not know"):
+        FastAlfred(with_goal(goal), grammar="put")
+
+
+@needs_data
+def test_a_goal_about_one_place_holds_there_alone() -> None:
+    game = FastAlfred(released(), grammar="put")
+    receptacle = next(each for each in game.scene.receptacles if game.scene.places[each] != (game.scene.location,))
+    there = FastAlfred(
+        with_goal(
+            f"(exists (?a - agent ?l - location) (and (atLocation ?a ?l) (receptacleAtLocation {receptacle} ?l)))"
+        ),
+        grammar="put",
+    )
+    there.reset()
+    assert not there.won
+    there.step(there.command("go", "", receptacle))
+    assert there.won
+    elsewhere = next(each for each in there.scene.receptacles if there.scene.places[each] != (there.state.location,))
+    there.step(there.command("go", "", elsewhere))
+    assert not there.won
 
 
 def test_a_bad_file_is_one_clear_message(tmp_path: Path) -> None:
@@ -187,6 +237,22 @@ def test_rules_that_are_not_known_are_refused() -> None:
         FastAlfred(game, grammar="old")
     with pytest.raises(GameFileError, match="carries no rules"):
         FastAlfred(GameFile("bare", game.problem, game.traj), grammar="put")
+
+
+@needs_data
+@pytest.mark.parametrize(
+    "traj",
+    [
+        {},
+        {"pddl_params": [], "task_type": KIND},
+        {"task_type": "juggle", "pddl_params": {"object_target": "", "parent_target": "", "toggle_target": ""}},
+    ],
+)
+def test_the_planner_says_so_when_it_cannot_know_the_task(traj: dict[str, Any]) -> None:
+    game = FastAlfred(replace(released(), traj=traj), grammar="put")
+    game.reset()
+    with pytest.raises(GameFileError, match="The planner cannot play"):
+        plan(game)
 
 
 @needs_data

@@ -99,9 +99,9 @@ class _Checker:
         self.name = name
 
     def check(self, expression: Expression, bound: frozenset[str]) -> None:
-        if not isinstance(expression, list) or not expression or not isinstance(expression[0], str):
+        if not isinstance(expression, list) or not expression or not isinstance(head := expression[0], str):
             raise self._refused(expression)
-        head, *rest = expression
+        rest = expression[1:]
         if head == "and" or (head == "not" and len(rest) == 1):
             for part in rest:
                 self.check(part, bound)

@@ -52,8 +52,8 @@ def _task(game: FastAlfred) -> tuple[str, str, str, str]:
         wanted, target, lamp = (f"{params[f'{name}_target']}type".lower() for name in ("object", "parent", "toggle"))
     except (KeyError, TypeError) as error:
         raise GameFileError(
-            f"The planner cannot play {game.game_file.id}: its trajectory does not say what the task is ({error}). Keep "
-            f"the traj_data.json of a game beside its game.tw-pddl."
+            f"The planner cannot play {game.game_file.id}: its trajectory does not say what the task is ({error}). "
+            f"Keep the traj_data.json of a game beside its game.tw-pddl."
         ) from error
     if kind not in KINDS:
         raise GameFileError(
