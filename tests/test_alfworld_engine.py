@@ -191,6 +191,18 @@ def test_a_goal_of_another_kind_is_refused(goal: str) -> None:
 
 
 @needs_data
+@pytest.mark.parametrize("command", ["look", "fly", ""])
+def test_a_game_won_from_the_start_is_done_after_any_command(command: str) -> None:
+    game = FastAlfred(with_goal("(exists (?o - object) (pickupable ?o))"), grammar="put")
+    game.reset()
+    assert (game.won, game.score, game.done) == (True, 0, False)
+    game.step(command)
+    assert (game.won, game.score, game.done) == (True, 1, True)
+    game.reset()
+    assert (game.won, game.score, game.done) == (True, 0, False)
+
+
+@needs_data
 def test_a_goal_about_one_place_holds_there_alone() -> None:
     game = FastAlfred(released(), grammar="put")
     receptacle = next(each for each in game.scene.receptacles if game.scene.places[each] != (game.scene.location,))

@@ -74,6 +74,7 @@ class FastAlfred:
 
     def step(self, command: str) -> str:
         """Do a command; the engine's answer. Never raises: what is not admissible changes nothing."""
+        self._commanded = True
         command = command.strip()
         local, _ = self._offered()
         action = local.get(command)
@@ -99,12 +100,12 @@ class FastAlfred:
 
     @property
     def score(self) -> int:
-        """1 while the goal holds, else 0."""
-        return int(self.won)
+        """1 while the goal holds, once a command has been given (admissible or not), else 0."""
+        return int(self.done)
 
     @property
     def done(self) -> bool:
-        """Whether the engine calls the game over: while the goal holds, once a command has been given."""
+        """Whether the engine calls the game over: while the goal holds, once a command has been given, as for score."""
         return self._commanded and self.won
 
     def close(self) -> None:
@@ -182,7 +183,6 @@ class FastAlfred:
 
     def _do(self, verb: str, thing: str, receptacle: str) -> str:
         """Change the state, and tell it."""
-        self._commanded = True
         state, words = self.state, self._words
         if verb in ("look", "inventory", "help"):
             return words.look(state, self.scene) if verb == "look" else words.plain(verb, state)

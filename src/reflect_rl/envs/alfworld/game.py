@@ -22,7 +22,8 @@ class TextGame(Protocol):
     """One game under way, on either engine.
 
     `reset` and `step` give the engine's text, byte for byte; a command that is not admissible is answered too, and no
-    string raises. admissible: the commands that do something now, sorted. score: 1 while the goal holds, else 0.
+    string raises. admissible: the commands that do something now, sorted. won: the goal holds. done, score: it holds,
+    and a command has been given; a game that is won from the start has neither before.
     """
 
     task: str
