@@ -20,7 +20,7 @@ test: $(STAMP) ## run the tests
 	$(BIN)/pytest
 
 lint: $(STAMP) ## check style, formatting and types
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 

@@ -191,6 +191,28 @@ def test_a_goal_of_another_kind_is_refused(goal: str) -> None:
 
 
 @needs_data
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ("(atLocation agent1 {there})", "more than one place, or has two agents"),
+        ("(receptacleAtLocation {receptacle} {elsewhere})", "a receptacle at more than one place"),
+        ("(holds agent1 {one}) (holds agent1 {other}) (holdsAny agent1)", "more than one object in hand"),
+        ("(holds agent1 {one})", "holds without holdsAny"),
+        ("(holdsAny agent1)", "or the other way round"),
+    ],
+)
+def test_a_start_that_the_state_cannot_tell_is_refused(facts: str, says: str) -> None:
+    scene, problem = FastAlfred(released(), grammar="put").scene, released().problem
+    receptacle, (there,) = next(iter(scene.places.items()))
+    elsewhere = next(place for (place,) in scene.places.values() if place != there)
+    one, other = sorted(scene.able["pickupable"])[:2]
+    added = facts.format(receptacle=receptacle, there=there, elsewhere=elsewhere, one=one, other=other)
+    changed = replace(released(), problem=problem.replace("(:init", f"(:init {added}", 1))
+    with pytest.raises(GameFileError, match=rf"{says}.*engine='textworld'"):
+        FastAlfred(changed, grammar="put")
+
+
+@needs_data
 @pytest.mark.parametrize("command", ["look", "fly", ""])
 def test_a_game_won_from_the_start_is_done_after_any_command(command: str) -> None:
     game = FastAlfred(with_goal("(exists (?o - object) (pickupable ?o))"), grammar="put")

@@ -69,7 +69,6 @@ def test_a_generated_game_says_so(kind, seed):
 def test_a_generated_game_is_open_at_the_start_and_can_be_won(kind, seed):
     """By the searching expert, within 100 steps, on the fast engine."""
     from reflect_rl.envs.alfworld.engine import FastAlfred
-
     from reflect_rl.envs.alfworld.prior import train_prior
     from reflect_rl.envs.alfworld.searcher import Reader, Searcher
 

@@ -86,8 +86,7 @@ def forget_scenes() -> None:
 
 def _compile(problem: Problem, rules: Rules, name: str) -> Scene:
     facts = problem.facts
-    if len({place for _, place in facts["atlocation"]}) != 1:
-        raise GameFileError(f"The problem of {name} puts the agent at more than one place.")
+    _check_start(facts, name)
     places: dict[str, list[str]] = {}
     for receptacle, place in dict.fromkeys(facts["receptacleatlocation"]):
         places.setdefault(receptacle, []).append(place)
@@ -134,6 +133,23 @@ def _compile(problem: Problem, rules: Rules, name: str) -> Scene:
         status={flag: frozenset(name for (name,) in facts[flag]) for flag in STATUS},
         inside={outer: tuple(sorted(inner)) for outer, inner in inside.items()},
     )
+
+
+def _check_start(facts: dict[str, list[tuple[str, ...]]], name: str) -> None:
+    """Raise GameFileError for a start that no released game has, and that the state here cannot tell."""
+    holding = {agent for agent, _ in facts["holds"]}
+    at_places = set(facts["receptacleatlocation"])
+    for is_so, what in (
+        (len(set(facts["atlocation"])) != 1, "puts the agent at more than one place, or has two agents"),
+        (len({place for place, _ in at_places}) != len(at_places), "has a receptacle at more than one place"),
+        (len(set(facts["holds"])) > 1, "has more than one object in hand"),
+        (holding != {agent for (agent,) in facts["holdsany"]}, "has holds without holdsAny, or the other way round"),
+    ):
+        if is_so:
+            raise GameFileError(
+                f"The problem of {name} {what}, which the fast engine does not know. Play it on the real engine: "
+                f"engine='textworld'."
+            )
 
 
 def _accepts(
