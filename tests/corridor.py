@@ -97,3 +97,14 @@ class Endless(Corridor):
     def step(self, action: int) -> tuple[str, float, bool, bool, dict[str, Any]]:
         self._steps = -100
         return super().step(action)
+
+
+class Undecided(Corridor):
+    """Its expert thinks walking either way as good; after three steps it knows no way on."""
+
+    def expert_set(self) -> frozenset[int]:
+        walks = (place for place, action in enumerate(self._actions()) if action != "take")
+        return frozenset(walks) if self._steps < 3 else frozenset()
+
+    def kind(self, task: str) -> str:
+        return "left" if int(task[0]) > int(task[2]) else "right"

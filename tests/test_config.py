@@ -121,3 +121,19 @@ def test_yaml_numbers_are_numbers_in_every_notation(number: float) -> None:
 @pytest.mark.parametrize("text", ["1e", "e3", "1e-3x", "version 2e5", "0x"])
 def test_text_that_looks_like_a_number_stays_text(text: str) -> None:
     assert parse_yaml(text) == text
+
+
+def test_a_recipe_that_extends_another_has_all_of_it_but_what_it_changes(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("extends: taxi\nrl: {iterations: 3}\npolicy: {model: {width: 32}}\n")
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\nrl: {episodes: 7}\n")
+    mine, taxi = load_settings(tmp_path / "mine.yaml"), load_settings("taxi")
+    assert (mine.rl.iterations, mine.rl.episodes, mine.policy.model.width) == (3, 7, 32)
+    assert mine.collect == taxi.collect
+    assert mine.policy.hedge == taxi.policy.hedge
+
+
+def test_recipes_that_extend_each_other_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("extends: two.yaml\n")
+    (tmp_path / "two.yaml").write_text("extends: one.yaml\n")
+    with pytest.raises(SettingsError, match="circle"):
+        load_settings(tmp_path / "one.yaml")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +175,33 @@ def test_states_know_what_happened_before(pooled: RunFolder, tiny: Tiny) -> None
     states = [entry.state for entry in read_pool(pooled, settings) if entry.episode == 0]
     assert [len(state.history) for state in states] == list(range(len(episode.steps)))
     assert states[-1].history == tuple((s.observation, s.actions[s.choice]) for s in episode.steps[:-1])
+
+
+def test_of_equally_good_actions_all_are_recorded_and_any_is_taken(tmp_path: Path, tiny: Tiny) -> None:
+    settings = tiny({"env.name": "corridor:Undecided", "collect.perturb": 0.0, "collect.episodes": 60})
+    steps = [step for episode in episodes_of(tmp_path, settings) for step in episode.steps]
+    for step in steps:
+        assert [step.actions[i] for i in step.experts] == [action for action in step.actions if action != "take"]
+        assert step.choice == step.expert in step.experts
+    assert {step.expert for step in steps if len(step.experts) == 2} == {0, 1}
+
+
+def test_an_episode_ends_where_the_expert_knows_no_way_on(tmp_path: Path, tiny: Tiny) -> None:
+    played = episodes_of(tmp_path, tiny({"env.name": "corridor:Undecided", "collect.perturb": 0.0}))
+    assert {len(episode.steps) for episode in played} == {3}
+    assert {episode.stop for episode in played} == {StopReason.FAILURE}
+
+
+@pytest.mark.parametrize("most", [1, 5])
+def test_where_past_reflections_are_read_labels_are_bought_by_whole_episodes(
+    pooled: RunFolder, tiny: Tiny, most: int
+) -> None:
+    settings = tiny({"prompt.reflections": most, "annotate.actions": 40, "annotate.reflections": 40})
+    labels, _ = labels_of(pooled, settings)
+    pool = read_pool(pooled, settings)
+    length = Counter(entry.episode for entry in pool)
+    bought = Counter(label.episode for label in labels)
+    assert sum(bought[number] not in (0, length[number]) for number in length) <= 1
+    for before, entry in pairwise(pool):
+        told = Corridor.teach(before.state.facts, "way")
+        assert entry.state.reflections == ((*before.state.reflections, told)[-most:] if entry.step else ())

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corridor import Corridor
-from reflect_rl.evaluation.evaluate import evaluate, panel_episodes, panel_tasks, summarise
+from corridor import Corridor, Undecided
+from reflect_rl.evaluation.evaluate import evaluate, measured, panel_episodes, panel_tasks, summarise
 from reflect_rl.intervals import mean_interval, wilson
 from reflect_rl.progress import Progress
 from reflect_rl.records import StopReason
@@ -129,3 +129,16 @@ def test_evaluating_twice_gives_the_same_figures(finished: RunFolder, tiny: Tiny
     first = made()
     (finished / "reflections.sqlite").unlink()
     assert made() == first
+
+
+def test_results_by_kind_and_within_fewer_steps_by_hand() -> None:
+    def played(task: str, steps: int, stop: StopReason) -> Trajectory:
+        return Trajectory(EpisodeSpec(task, 0), [0] * steps, [0] * steps, [0.0] * steps, stop)
+
+    won, lost = StopReason.SUCCESS, StopReason.HORIZON
+    all_of_them = [played("0-3", 3, won), played("1-2", 8, lost), played("4-1", 6, won), played("5-0", 7, won)]
+    found = measured(all_of_them, Undecided(), within=[5, 6])
+    assert found["success"] == 0.75
+    assert {kind: part["success"] for kind, part in found["kinds"].items()} == {"left": 1.0, "right": 0.5}
+    assert {steps: part["success"] for steps, part in found["within"].items()} == {"5": 0.25, "6": 0.5}
+    assert set(measured(all_of_them, Corridor(), within=[])) == set(summarise(all_of_them))

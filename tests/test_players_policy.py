@@ -202,6 +202,8 @@ def test_the_pointer_head_scores_the_line_and_not_its_place() -> None:
     made = tiny_models.policy("pointer")
     prompt = tiny_models.prompts(made)[0]
     encoded = made.encode(prompt)
-    ends = [made.tokenizer.decode([encoded.rest[place]]).strip() for place in encoded.read]
-    assert ends[:-1] == list(tiny_models.states()[0].actions)
-    assert ends[-1] == ":"
+    read = [made.tokenizer.decode(encoded.rest[: place + 1]) for place in encoded.read]
+    actions = tiny_models.states()[0].actions
+    assert [text.rpartition("\n")[2] for text in read[: prompt.actions]] == list(actions)
+    assert set(read[prompt.actions : -1]) <= {read[prompt.actions - 1]}
+    assert read[-1].endswith("Action:")

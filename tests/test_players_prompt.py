@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,7 +96,7 @@ def test_static_text_is_what_states_with_the_same_actions_share(past: int, size:
 
 def test_pointer_lines_end_where_the_actions_end() -> None:
     prompt = builder(None).policy_prompt(state(actions=("left", "go right", "x")), "WHY")
-    assert [prompt.text[:end].rsplit("\n- ", 1)[1] for end in prompt.line_ends] == ["left", "go right", "x"]
+    assert [prompt.text[:end].rsplit("\n", 1)[1] for end in prompt.line_ends] == ["left", "go right", "x"]
     assert prompt.text.index("WHY") < prompt.line_ends[0]
 
 
@@ -158,3 +159,24 @@ def test_no_more_labels_than_asked_for() -> None:
 def test_a_tokenizer_without_labels_is_refused_with_a_way_out() -> None:
     with pytest.raises(ModelError, match=r"no single-token labels.*policy\.head: pointer"):
         find_labels(words_only())
+
+
+def test_past_reflections_are_shown_the_oldest_dropped_first() -> None:
+    told = replace(state(2), reflections=("ONE", "TWO", "THREE"))
+    assert "ONE" not in builder().policy_prompt(told, "NOW").text
+    for made in (builder(reflections=2).policy_prompt(told, "NOW"), builder(reflections=2).reflector_prompt(told)):
+        assert "\n- TWO\n- THREE" in made.text
+        assert "ONE" not in made.text
+    whole = builder(reflections=3).policy_prompt(told, "NOW").text
+    short = builder(reflections=3, max_tokens=len(whole) - 1).policy_prompt(told, "NOW").text
+    assert "ONE" in whole
+    assert "ONE" not in short
+    assert "THREE" in short
+
+
+def test_notes_stand_behind_their_actions_and_a_world_without_them_is_refused() -> None:
+    noted = replace(state(actions=("left", "go right")), facts={"notes": ["", "unseen"]})
+    prompt = builder(None, notes=True).policy_prompt(noted, None)
+    assert [prompt.text[:end].rsplit("\n", 1)[1] for end in prompt.line_ends] == ["left", "go right: unseen"]
+    with pytest.raises(PromptError, match="notes"):
+        builder(None, notes=True).policy_prompt(state(), None)

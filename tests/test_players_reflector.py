@@ -245,3 +245,12 @@ def test_it_stops_at_the_end_of_its_context_and_refuses_a_prompt_beyond() -> Non
     made.reflect(STATES[:1])
     with pytest.raises(PromptError, match=f"{needed + 20} tokens; the model reads {needed + 2}"):
         made.reflect([State(STATES[0].observation + "." * 20, STATES[0].actions, STATES[0].history)])
+
+
+def test_where_padding_is_allowed_it_changes_no_text() -> None:
+    padded, plain = (reflector(model=tiny_models.lookup(), chunk=4) for _ in range(2))
+    plain.step = 1
+    assert padded.step > 1
+    assert padded.reflect(STATES) == plain.reflect(STATES)
+    lengths = {len(padded.tokenizer.encode(padded.prompts.reflector_prompt(state).text)) for state in STATES}
+    assert len(lengths) > 1

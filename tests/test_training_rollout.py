@@ -177,3 +177,13 @@ def test_the_seconds_add_up_and_no_episodes_is_no_error(policy: Policy) -> None:
 def test_a_world_that_never_ends_is_one_clear_error(policy: Policy, greedy: bool) -> None:
     with pytest.raises(EnvironmentContractError, match=r"Endless went on after its horizon of 8 steps.*truncated"):
         play(policy, make=Endless, greedy=greedy, specs=SPECS * 3)
+
+
+def test_past_reflections_are_those_written_on_the_steps_before(policy: Policy) -> None:
+    prompts = PromptBuilder(Corridor.task_text, PromptSettings(reflections=2), list(policy.labels or ()), policy.count)
+    made = Players(policy, ScriptedReflector(Corridor, "way"), prompts)
+    specs = [EpisodeSpec(task, 5) for task in Corridor().tasks("valid")]
+    for played in play_episodes(Corridor, made, specs, slots=3, keep=lambda number: True).trajectories:
+        written = [str(shown.reflection) for shown in played.shown]
+        for step, shown in enumerate(played.shown):
+            assert shown.state.reflections == tuple(written[max(0, step - 2) : step])

@@ -25,7 +25,7 @@ from reflect_rl.records import Reflection
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings, SftSettings
 from reflect_rl.training import sft
-from reflect_rl.training.sft import _indices, fit, sft_policy, sft_reflector, split_held_out
+from reflect_rl.training.sft import _choice_loss, _indices, fit, sft_policy, sft_reflector, split_held_out
 
 Tiny = Callable[..., Settings]
 
@@ -246,3 +246,13 @@ def test_no_steps_is_no_training(pooled: RunFolder, tiny: Tiny) -> None:
     counts = sft_policy(pooled, tiny({"reflector.kind": "none", "policy_sft.steps": 0}), Progress())
     assert counts["loss"] is None
     assert (pooled / "policy-sft/model.safetensors").exists()
+
+
+def test_where_several_actions_are_right_the_probability_of_them_all_counts() -> None:
+    made = tiny_models.policy("pointer")
+    rows = [made.encode(prompt) for prompt in tiny_models.prompts(made)[:12]]
+    log_probs_BN = made(rows, 3).log_probs_BN
+    wanted = [(0, 1) if number % 2 else (1,) for number in range(len(rows))]
+    by_hand = [-log_probs_BN[row, list(right)].exp().sum().log() for row, right in enumerate(wanted)]
+    loss = _choice_loss(made, rows, wanted, smoothing=0.0)(range(len(rows)))
+    torch.testing.assert_close(loss, torch.stack(by_hand).mean())

@@ -34,7 +34,7 @@ def verify(
     steps: int = 50,
     seed: int = 0,
     split: str | None = None,
-    grammars: str = "move,put",
+    grammars: str | None = None,
     patched: bool = False,
     workers: int = 1,
     out: Path | None = None,
@@ -49,6 +49,7 @@ def verify(
 
     - `reflect-rl alfworld verify --games 20`
     - `reflect-rl alfworld verify --patched --out runs/sweep.jsonl` — every game; continues where it was interrupted
+    - `reflect-rl alfworld verify --data generated --games 60` — games that the library made itself
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def verify(
     split
         train, valid_train, valid_seen or valid_unseen; all by default.
     grammars
-        move, put, or both.
+        move, put, or both with a comma; both by default, and of generated games move, the only one they have.
     patched
         Remember what the real engine parses again at every step: the same texts, several times as fast.
     workers
@@ -68,20 +69,25 @@ def verify(
         A file for the reports; with it the sweep can be interrupted and continued.
     """
     from reflect_rl.cli_text import verify_lines
+    from reflect_rl.envs.alfworld import generator
     from reflect_rl.envs.alfworld.data import AlfworldData
     from reflect_rl.envs.alfworld.sweep import Total, sweep
     from reflect_rl.envs.alfworld.verify import Plan
     from reflect_rl.envs.alfworld.verify import verify as compare
+    from reflect_rl.envs.alfworld.world import GENERATED
     from reflect_rl.seeding import stream
 
-    progress, found = CliProgress(), AlfworldData(data)
-    ids = list(found.games(split))
+    progress = CliProgress()
+    if data == GENERATED:
+        load, ids = generator.load, [game for name in generator.SPLITS for game in generator.ids(name)]
+    else:
+        found = AlfworldData(data)
+        load, ids = found.load, list(found.games(split))
     chosen = [ids[i] for i in stream(seed, "verify games").permutation(len(ids))[: games or len(ids)]]
-    plan = Plan(grammars=tuple(part.strip() for part in grammars.split(",")), steps=steps, seed=seed, patched=patched)
+    spoken = grammars or ("move" if data == GENERATED else "move,put")
+    plan = Plan(grammars=tuple(part.strip() for part in spoken.split(",")), steps=steps, seed=seed, patched=patched)
     reports = (
-        sweep(out, chosen, plan, load=found.load, workers=workers)
-        if out
-        else compare(found.load, chosen, plan, workers=workers)
+        sweep(out, chosen, plan, load=load, workers=workers) if out else compare(load, chosen, plan, workers=workers)
     )
     total, wrong = Total(), []
     with progress.bar("verify", len(chosen), "games") as bar:
@@ -93,4 +99,45 @@ def verify(
             bar.update()
             bar.note(states=total.states, differences=total.differences)
     print("\n".join(verify_lines(plan, total, wrong)))
+    return 1 if wrong else 0
+
+
+@app.command
+def replay(run: Path, *, games: int = 50) -> int:
+    """Let a trained agent play, and play the same moves on ALFWorld's own engine: everything told must be the same.
+
+    Greedy episodes of the run's test panel. Needs textworld and alfworld: `pip install "reflect-rl[alfworld]"`. Exit
+    code 1 if anything differs.
+
+    Example: `reflect-rl alfworld replay runs/alfworld --games 50`
+
+    Parameters
+    ----------
+    run
+        A finished run folder of the world alfworld.
+    games
+        How many, from the first of the panel on.
+    """
+    from reflect_rl.errors import SettingsError
+    from reflect_rl.evaluation.replay import replay as played_again
+    from reflect_rl.pipeline import read_config
+    from reflect_rl.players.kept import kept_arm
+    from reflect_rl.run_folder import RunFolder
+
+    progress, folder = CliProgress(), RunFolder(run)
+    settings = read_config(folder)
+    if settings.env.name != "alfworld":
+        raise SettingsError(
+            f"{run} was trained in the world {settings.env.name}; only one of alfworld can be replayed."
+        )
+    won = wrong = steps = count = 0
+    with progress.bar("replay", games, "games") as bar:
+        for episode in played_again(*kept_arm(folder, settings), {"engine": "textworld"}, games):
+            if episode.difference:
+                wrong += 1
+                progress.warn(f"{episode.task} differs at {episode.difference}")
+            won, steps, count = won + (episode.stop == "success"), steps + len(episode.actions), count + 1
+            bar.update()
+            bar.note(won=won, differ=wrong)
+    print(f"{count} games, {steps} steps, {won} won by the agent; on ALFWorld's own engine {wrong} differ")
     return 1 if wrong else 0

@@ -27,9 +27,16 @@ def run_summary(run: RunFolder, seconds: Mapping[str, float]) -> str:
     seconds: wall time by finished stage.
     """
     results = run.read_json("results.json")
-    rows = [("starts", "choice", "episodes", "success", "95 % interval", "return", "steps", "ended by")]
+    rows: list[tuple[str, ...]] = [
+        ("starts", "choice", "episodes", "success", "95 % interval", "return", "steps", "ended by")
+    ]
     for panel, modes in results["panels"].items():
-        rows += [_panel_row(panel, mode, figures) for mode, figures in modes.items()]
+        for mode, figures in modes.items():
+            rows.append(_panel_row(panel, mode, figures))
+            rows += [
+                _part_row(f"  {kind}", part) for kind, part in figures.get("kinds", {}).items() if mode == "greedy"
+            ]
+            rows += [_part_row(f"  within {steps} steps", part) for steps, part in figures.get("within", {}).items()]
     labels = results["labels"]
     spent = ", ".join(f"{stage} {time:.1f}" for stage, time in seconds.items())
     facts = [
@@ -55,6 +62,14 @@ def _panel_row(panel: str, mode: str, figures: Mapping[str, Any]) -> tuple[str, 
         f"{figures['steps_mean']:.1f}",
         stops,
     )
+
+
+def _part_row(name: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row about some of the episodes of the row above."""
+    low, high = figures["interval"]
+    steps = f"{figures['steps_mean']:.1f}" if "steps_mean" in figures else ""
+    share = f"{100 * figures['success']:.1f} %"
+    return (name, "", str(figures.get("episodes", "")), share, f"{100 * low:.1f} to {100 * high:.1f} %", "", steps, "")
 
 
 def settings_table(keys: Mapping[str, Any]) -> str:

@@ -74,6 +74,7 @@ def read_plan(recipe: str, regimes: Sequence[str] | None, arms: Sequence[str] | 
         if unknown:
             raise SettingsError(f"There is no {what} '{unknown[0]}' for {recipe}; there are {', '.join(there)}.")
     plan["regimes"] = known
+    plan["reference"] = plan.get("references", {}).get(recipe, plan["reference"])
     plan["chosen"] = {
         name: list(arms or regime["arms"]) for name, regime in known.items() if name in (regimes or known)
     }
@@ -143,7 +144,7 @@ def gather(
 ) -> dict[str, Any]:
     """The comparison's figures from the run folders: means over seeds with Student's t intervals."""
     regimes: dict[str, Any] = {}
-    horizon = None
+    horizon = panel = None
     for regime, arms in plan["chosen"].items():
         results = {arm: _results(folder.path, regime, arm, seeds) for arm in _trained(plan, arms)}
         for arm in arms:
@@ -155,7 +156,8 @@ def gather(
         for arm in rows:
             if arm != plan["reference"] and results.get(plan["reference"]):
                 rows[arm]["gain"] = _gain(results[arm], results[plan["reference"]])
-        horizon = next(result["horizon"] for found in results.values() for result in found.values())
+        first = next(result for found in results.values() for result in found.values())
+        horizon, panel = first["horizon"], next(iter(first["panels"]))
         about = plan["regimes"][regime]
         labels = _budgets([_settings(recipe, plan, regime, arm, seeds[0], overrides) for arm in _trained(plan, arms)])
         regimes[regime] = {"title": about["title"], "settings": about["settings"], "labels": labels, "arms": rows}
@@ -163,7 +165,7 @@ def gather(
         "recipe": recipe,
         "command": command,
         "horizon": horizon,
-        "panel": "all",
+        "panel": panel,
         "seeds": list(seeds),
         "reference": plan["arms"][plan["reference"]]["title"],
         "regimes": regimes,
@@ -197,8 +199,9 @@ def _better(arms: Sequence[Results]) -> Results:
 
 
 def _row(title: str, found: Results) -> dict[str, Any]:
-    """Greedy on all starts first; the other panels beside it."""
+    """Greedy on the world's main panel first; the other panels beside it."""
     results = list(found.values())
+    main = next(iter(results[0]["panels"]))
 
     def figures(panel: str, mode: str) -> dict[str, Any]:
         success = [result["panels"][panel][mode]["success"] for result in results]
@@ -207,8 +210,8 @@ def _row(title: str, found: Results) -> dict[str, Any]:
     return {
         "title": title,
         "seeds": list(found),
-        **figures("all", "greedy"),
-        "sampled": figures("all", "sampled"),
+        **figures(main, "greedy"),
+        "sampled": figures(main, "sampled"),
         "test": figures("test", "greedy"),
         "valid": figures("valid", "greedy"),
         "labels": {key: [result["labels"][key] for result in results] for key in results[0]["labels"]},
@@ -221,7 +224,7 @@ def _gain(found: Results, reference: Results) -> dict[str, Any]:
 
     def figures(mode: str) -> dict[str, Any]:
         success = {
-            seed: [results[seed]["panels"]["all"][mode]["success"] for results in (found, reference)]
+            seed: [next(iter(results[seed]["panels"].values()))[mode]["success"] for results in (found, reference)]
             for seed in found
             if seed in reference
         }

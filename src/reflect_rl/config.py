@@ -35,7 +35,28 @@ def load_settings(recipe: str | Path, overrides: Mapping[str, Any] | None = None
 
 
 def read_recipe(recipe: str | Path) -> dict[str, Any]:
-    """The raw content of a recipe, as a nested dict."""
+    """The raw content of a recipe, as a nested dict; with `extends: OTHER`, that of the other with its own over it."""
+    data = _read_file(recipe)
+    seen = [str(recipe)]
+    while base := data.pop("extends", None):
+        if str(base) in seen:
+            raise SettingsError(f"The recipes {', '.join(seen)} extend each other in a circle.")
+        seen.append(str(base))
+        beside = Path(recipe).parent / str(base)
+        data = _over(_read_file(beside if beside.is_file() else str(base)), data)
+    return data
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts merged, what stands above counting."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _over(merged[key], value) if both else value
+    return merged
+
+
+def _read_file(recipe: str | Path) -> dict[str, Any]:
     path = RECIPES / f"{recipe}.yaml" if str(recipe) in recipe_names() else Path(recipe)
     if not path.is_file():
         near = difflib.get_close_matches(str(recipe), recipe_names(), n=1)

@@ -26,21 +26,22 @@ class State:
 
     observation: the environment's text now. actions: the admissible actions now, in the environment's order.
     history: (observation, action) of the steps before, oldest first. facts: what `TextEnv.describe()` said, for
-    scripted teachers only; no learned player reads it.
+    scripted teachers only; no learned player reads it. reflections: those on the steps before, oldest first.
     """
 
     observation: str
     actions: tuple[str, ...]
     history: tuple[tuple[str, str], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    reflections: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One decision. `choice` was executed, `expert` is what the expert would have done (None: not known).
 
-    Both are indices into `actions`. `perturbed` marks a negative example: `choice` was drawn at random. `reward` is
-    what the step earned.
+    Both are indices into `actions`. `experts`: every action that the expert thinks equally good. `perturbed` marks a
+    negative example: `choice` was drawn at random. `reward` is what the step earned.
     """
 
     observation: str
@@ -50,10 +51,11 @@ class Step:
     expert: int | None = None
     perturbed: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    experts: tuple[int, ...] = ()
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Step:
-        return cls(**{**data, "actions": tuple(data["actions"])})
+        return cls(**{**data, "actions": tuple(data["actions"]), "experts": tuple(data.get("experts", ()))})
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,15 @@ class PromptSettings(Section):
     history_shows: Literal["actions", "steps"] = Field(
         default="actions", description="'actions': the past actions only; 'steps': past observations too."
     )
+    reflections: int = Field(
+        default=0,
+        ge=0,
+        description="Most past reflections shown to both players: notes that the reflector keeps itself.",
+    )
+    notes: bool = Field(
+        default=False,
+        description="Write the world's scripted notes behind each action's line (pointer head): told, not learned.",
+    )
     max_tokens: int = Field(default=1024, ge=16, description="Token budget of a policy prompt.")
 
 
@@ -96,6 +105,11 @@ class ReflectorSettings(Section):
     )
     model: ModelSettings = Field(default_factory=ModelSettings)
     max_new_tokens: int = Field(default=100, ge=1, description="Longest reflection, in tokens.")
+    batch: int = Field(
+        default=8,
+        ge=1,
+        description="Prompts decoded side by side; fewer are filled up, so that none depends on others.",
+    )
     decoding: Literal["greedy", "sample"] = Field(default="greedy", description="How a reflection is decoded.")
     temperature: float = Field(default=1.0, gt=0, description="Of sampled decoding.")
     warn_below: float = Field(
@@ -200,6 +214,9 @@ class EvaluateSettings(Section):
     """How the agent is measured."""
 
     sampled_episodes: int = Field(default=4, ge=1, description="Sampled episodes a task (greedy: one).")
+    within: list[int] = Field(
+        default_factory=list, description="Also count successes within these many steps, besides the horizon."
+    )
     shown_episodes: int = Field(
         default=12, ge=0, description="Episodes of the test panel kept step by step for the report."
     )
@@ -243,6 +260,8 @@ class Settings(Section):
             )
         if self.policy_sft.text != "teacher" and self.reflector.kind != "local":
             raise ValueError(f"policy_sft.text: {self.policy_sft.text} needs reflector.kind: local")
+        if self.prompt.notes and self.policy.head != "pointer":
+            raise ValueError("prompt.notes are written on the action lines of policy.head: pointer")
         if self.guard and self.reflector.kind == "none":
             raise ValueError("guard compares with the arm without reflection; reflector.kind: none is that arm already")
         return self

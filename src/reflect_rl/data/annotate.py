@@ -2,17 +2,20 @@
 
 Both budgets walk through one seeded order of the pool, so the states of the smaller budget are among those of the
 larger. With `annotate.distinct` a state is asked about once; otherwise repeats cost a label each, as they do when whole
-trajectories are annotated.
+trajectories are annotated. Players that read past reflections (`prompt.reflections`) learn from the teacher's texts on
+the steps before, which have to be bought too: labels are then bought by whole episodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from reflect_rl.data.collect import make_env
 from reflect_rl.envs.contract import taught
+from reflect_rl.envs.registry import load
 from reflect_rl.errors import RunFolderError
 from reflect_rl.players.prompt import PromptBuilder, state_id
 from reflect_rl.progress import Progress
@@ -24,37 +27,47 @@ from reflect_rl.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One label bought: the state (its id, and where it stands in the pool) and the expert's action there."""
+    """One label bought: the state (its id, and where it stands in the pool) and the expert's action there.
+
+    experts: all actions that it thinks as good.
+    """
 
     state: str
     episode: int
     step: int
     action: int
+    experts: tuple[int, ...] = ()
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """Every action that is right."""
+        return self.experts or (self.action,)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Label:
-        return cls(**data)
+        return cls(**{**data, "experts": tuple(data.get("experts", ()))})
 
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
-    """One state of the pool with its place and the expert's action."""
+    """One state of the pool with its place, the expert's action, and all that it thinks as good."""
 
     id: str
     state: State
     episode: int
     step: int
     expert: int | None
+    experts: tuple[int, ...] = ()
 
 
 def annotate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
     """Write action_labels.jsonl and reflections.jsonl."""
     pool = read_pool(run, settings)
     env = make_env(settings)
-    order = [pool[i] for i in stream(settings.seed, "annotate").permutation(len(pool))]
+    order = _order(pool, settings)
     if settings.annotate.distinct:
         first: dict[str, PoolState] = {}
         for entry in order:
@@ -72,7 +85,7 @@ def annotate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
             bar.update()
     run.write_jsonl(
         "action_labels.jsonl",
-        (Label(e.id, e.episode, e.step, e.expert).to_json() for e in actions if e.expert is not None),
+        (Label(e.id, e.episode, e.step, e.expert, e.experts).to_json() for e in actions if e.expert is not None),
     )
     style = f"scripted:{settings.annotate.teacher}"
     run.write_jsonl("reflections.jsonl", (Reflection(entry.id, text, style).to_json() for entry, text in texts))
@@ -90,13 +103,40 @@ def read_pool(run: RunFolder, settings: Settings) -> list[PoolState]:
     """Every state of episodes.jsonl, in order. Raises RunFolderError if there are none."""
     builder = id_builder(settings)
     pool = [
-        PoolState(state_id(builder.reflector_prompt(state)), state, number, place, step.expert)
+        PoolState(state_id(builder.reflector_prompt(state)), state, number, place, step.expert, step.experts)
         for number, episode in enumerate(run.read_jsonl("episodes.jsonl", Episode.from_json))
-        for place, (state, step) in enumerate(zip(episode.states(), episode.steps, strict=True))
+        for place, (state, step) in enumerate(zip(_states(episode, settings), episode.steps, strict=True))
     ]
     if not pool:
         raise RunFolderError(f"{run / 'episodes.jsonl'} holds no step. Collect at least one episode.")
     return pool
+
+
+def _states(episode: Episode, settings: Settings) -> Iterator[State]:
+    """The states of an episode; where past reflections are shown, with the teacher's texts on those before."""
+    if not reads_reflections(settings):
+        yield from episode.states()
+        return
+    world, most, written = load(settings.env.name), settings.prompt.reflections, ()
+    for state in episode.states():
+        yield replace(state, reflections=written)
+        written = (*written, taught(world, state.facts, settings.annotate.teacher))[-most:]
+
+
+def _order(pool: list[PoolState], settings: Settings) -> list[PoolState]:
+    """The order in which labels are bought: of states; of whole episodes where past reflections are read."""
+    random = stream(settings.seed, "annotate")
+    if not reads_reflections(settings):
+        return [pool[i] for i in random.permutation(len(pool))]
+    episodes: dict[int, list[PoolState]] = defaultdict(list)
+    for entry in pool:
+        episodes[entry.episode].append(entry)
+    return [entry for number in random.permutation(len(episodes)) for entry in episodes[int(number)]]
+
+
+def reads_reflections(settings: Settings) -> bool:
+    """Whether past reflections are shown."""
+    return settings.prompt.reflections > 0 and settings.reflector.kind != "none"
 
 
 def id_builder(settings: Settings) -> PromptBuilder:

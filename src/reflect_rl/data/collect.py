@@ -1,7 +1,9 @@
 """Collect: expert trajectories, perturbed on purpose, become the pool of states worth labelling.
 
 A perturbed step is a uniformly random action (a negative example: the trajectory goes wrong and has to recover). What
-is recorded as `expert` is always what the expert would do in the state reached, never the perturbing action.
+is recorded as `expert` is always what the expert would do in the state reached, never the perturbing action; where it
+thinks several actions equally good, one of them is drawn and all are recorded. An episode ends early where the expert
+knows no way on: what follows teaches nothing.
 Method: Reflect-RL's negative example generation.
 """
 
@@ -10,11 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 from reflect_rl.envs.base import TextEnv
-from reflect_rl.envs.contract import advance, begin, check_horizon, check_tasks, expert_choice, facts_of
+from reflect_rl.envs.contract import advance, begin, check_horizon, check_tasks, expert_choices, facts_of
 from reflect_rl.envs.registry import make
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.progress import Progress
-from reflect_rl.records import Episode, Step
+from reflect_rl.records import Episode, Step, StopReason
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream, stream_seed
 from reflect_rl.settings import Settings
@@ -56,15 +58,18 @@ def _episode(env: TextEnv, task: str, seed: int, index: int, perturb: float) -> 
     stop = None
     while stop is None:
         check_horizon(env, len(steps), task)
-        expert = expert_choice(env, actions)
-        if expert is None:
+        experts = expert_choices(env, actions)
+        if not experts and steps:
+            return Episode(task, tuple(steps), StopReason.FAILURE)
+        if not experts:
             raise EnvironmentContractError(
-                f"{type(env).__name__}.expert() gave nothing in task {task}: collecting needs an expert. Write one, or "
-                f"put episodes of your own into episodes.jsonl and start with `reflect-rl annotate`."
+                f"{type(env).__name__}.expert() gave nothing at the start of task {task}: collecting needs an expert. "
+                f"Write one, or put episodes of your own into episodes.jsonl and start with `reflect-rl annotate`."
             )
+        expert = experts[0] if len(experts) == 1 else int(experts[random.integers(len(experts))])
         perturbed = bool(random.random() < perturb)
         choice = int(random.integers(len(actions))) if perturbed else expert
         facts, before, offered = facts_of(env), observation, actions
         observation, actions, reward, stop = advance(env, choice)
-        steps.append(Step(before, offered, choice, reward, expert, perturbed, facts))
+        steps.append(Step(before, offered, choice, reward, expert, perturbed, facts, experts))
     return Episode(task, tuple(steps), stop)

@@ -46,6 +46,11 @@ class TextEnv(gymnasium.Env[str, int]):
         """The index of a best action in the state now, or None if this world has no expert."""
         return None
 
+    def expert_set(self) -> frozenset[int]:
+        """The indices of all actions that the expert thinks equally good; empty if it knows none."""
+        choice = self.expert()
+        return frozenset() if choice is None else frozenset((choice,))
+
     def describe(self) -> Mapping[str, Any]:
         """Facts about the state now (JSON-able), from which a scripted teacher writes. Empty if there are none."""
         return {}
@@ -58,6 +63,15 @@ class TextEnv(gymnasium.Env[str, int]):
         """
         known = ", ".join(cls.teachers) or "none"
         raise TeacherError(f"{cls.__name__} has no scripted teacher '{style}' (it has: {known}).")
+
+    def panels(self) -> dict[str, tuple[str, ...]]:
+        """The fixed panels of tasks to be measured on, "test" and "valid" among them; the first is the main one."""
+        splits = {split: tuple(self.tasks(split)) for split in SPLITS}
+        return {"all": sum(splits.values(), ()), "test": splits["test"], "valid": splits["valid"]}
+
+    def kind(self, task: str) -> str:
+        """What sort of task this is, for results by kind; the same for all if there is one kind only."""
+        return ""
 
     def check_choice(self, choice: object, actions: tuple[str, ...]) -> int:
         """`choice` as an index into `actions`; raises EnvironmentContractError if it is none."""

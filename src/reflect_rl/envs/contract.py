@@ -87,6 +87,21 @@ def expert_choice(env: TextEnv, actions: tuple[str, ...]) -> int | None:
         _broken(env, f"expert() gave {_short(choice)}, not an index from 0 to {len(actions) - 1}")
 
 
+def expert_choices(env: TextEnv, actions: tuple[str, ...]) -> tuple[int, ...]:
+    """`env.expert_set`: indices into `actions`, sorted; empty if the expert knows none.
+
+    Raises EnvironmentContractError.
+    """
+    try:
+        choices = env.expert_set()
+    except Exception as error:  # noqa: BLE001
+        _raised(env, "expert_set()", error)
+    try:
+        return tuple(sorted({env.check_choice(choice, actions) for choice in choices}))
+    except (EnvironmentContractError, TypeError):
+        _broken(env, f"expert_set() gave {_short(choices)}, not a set of indices from 0 to {len(actions) - 1}")
+
+
 def facts_of(env: TextEnv) -> dict[str, Any]:
     """`env.describe`, as a dict that is JSON. Raises EnvironmentContractError."""
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from reflect_rl.data.annotate import Label
 from reflect_rl.data.collect import make_env
-from reflect_rl.envs.base import SPLITS, TextEnv
+from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.contract import check_tasks
 from reflect_rl.intervals import wilson
 from reflect_rl.manifest import total_seconds
@@ -32,7 +32,7 @@ def evaluate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
     """Play every panel; write results.json and evaluation.jsonl (episodes of the test panel, step by step)."""
     started = time.perf_counter()
     world = make_env(settings)
-    players = _players(*kept_arm(run, settings), world)
+    players = players_of(*kept_arm(run, settings), world)
     policy, reflector = players.policy, players.reflector
     shown: list[dict[str, Any]] = []
     panels: dict[str, Any] = {}
@@ -50,7 +50,7 @@ def evaluate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
                 keep=lambda number, most=most: number < most,
                 tick=bar.update,
             )
-            panels.setdefault(panel, {})[mode] = summarise(rollout.trajectories)
+            panels.setdefault(panel, {})[mode] = measured(rollout.trajectories, world, settings.evaluate.within)
             shown += [
                 _shown_episode(t, [rollout.log_probs_PN[row] for row in t.rows], panel, mode)
                 for t in rollout.trajectories
@@ -80,7 +80,7 @@ def evaluate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
 def validation(run: RunFolder, settings: Settings) -> dict[str, float]:
     """Success of a run's policy on the valid tasks, greedy and sampled: what choices may be made on."""
     world = make_env(settings)
-    players = _players(run, settings, world)
+    players = players_of(run, settings, world)
     success = {}
     for mode in ("greedy", "sampled"):
         specs = panel_episodes(world, settings, "valid", mode)
@@ -89,16 +89,16 @@ def validation(run: RunFolder, settings: Settings) -> dict[str, float]:
     return success
 
 
-def _players(run: RunFolder, settings: Settings, world: TextEnv) -> Players:
+def players_of(run: RunFolder, settings: Settings, world: TextEnv) -> Players:
+    """The trained players of a run."""
     policy = load_policy(run / "policy", settings)
     return Players(policy, load_reflector(run, settings, world), policy_prompts(policy, world.task_text, settings))
 
 
 def panel_tasks(world: TextEnv) -> dict[str, tuple[str, ...]]:
-    """The fixed panels: every task, the held-out ones, and those that choices may be made on."""
+    """The world's fixed panels, the main one first; "test" and "valid" are among them."""
     check_tasks(world)
-    splits = {split: tuple(world.tasks(split)) for split in SPLITS}
-    return {"all": sum(splits.values(), ()), "test": splits["test"], "valid": splits["valid"]}
+    return world.panels()
 
 
 def panel_episodes(world: TextEnv, settings: Settings, panel: str, mode: str) -> list[EpisodeSpec]:
@@ -122,6 +122,25 @@ def summarise(played: Sequence[Trajectory]) -> dict[str, Any]:
         "return_mean": math.fsum(sum(t.rewards) for t in played) / len(played),
         "steps_mean": sum(len(t.rows) for t in played) / len(played),
         "stop_reasons": dict(sorted(Counter(str(t.stop) for t in played).items())),
+    }
+
+
+def measured(played: Sequence[Trajectory], world: TextEnv, within: Sequence[int]) -> dict[str, Any]:
+    """`summarise`, with the same by kind of task and the successes within fewer steps, where asked for.
+
+    A player that is not told how many steps are left plays as it would with fewer: no episode is played again.
+    """
+    kinds = sorted({world.kind(t.spec.task) for t in played})
+    by_kind = {kind: summarise([t for t in played if world.kind(t.spec.task) == kind]) for kind in kinds}
+    soon = {str(steps): sum(t.success and len(t.rows) <= steps for t in played) for steps in within}
+    return {
+        **summarise(played),
+        **({"kinds": by_kind} if len(kinds) > 1 else {}),
+        **(
+            {"within": {k: {"success": n / len(played), "interval": wilson(n, len(played))} for k, n in soon.items()}}
+            if soon
+            else {}
+        ),
     }
 
 

@@ -45,6 +45,7 @@ class Agent:
         self._policy = load_policy(run / "policy", settings)
         self._prompts = policy_prompts(self._policy, world.task_text, settings)
         self._history: list[tuple[str, str]] = []
+        self._reflections: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path) -> Agent:
@@ -61,12 +62,15 @@ class Agent:
     def reset(self) -> None:
         """A new episode begins: forget the history."""
         self._history.clear()
+        self._reflections = ()
 
     def act(self, observation: str, actions: Sequence[str], facts: Mapping[str, Any] | None = None) -> Decision:
-        """Choose the likeliest of `actions`. `facts` (`TextEnv.describe`) are needed by a scripted reflector only."""
-        state = State(observation, tuple(actions), tuple(self._history), facts or {})
+        """Choose the likeliest of `actions`. `facts` (`TextEnv.describe`) are needed by a scripted reflector and by
+        `prompt.notes` only."""
+        state = State(observation, tuple(actions), tuple(self._history), facts or {}, self._reflections)
         (reflection,) = self._reflector.reflect([state])
         log_probs_N = self._policy.log_probs([self._prompts.policy_prompt(state, reflection)])[0].tolist()
         choice = max(range(len(actions)), key=log_probs_N.__getitem__)
         self._history.append((observation, actions[choice]))
+        self._reflections += (reflection,) if reflection is not None else ()
         return Decision(choice, actions[choice], reflection, tuple(math.exp(value) for value in log_probs_N))

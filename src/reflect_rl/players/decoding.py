@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 Steps = Callable[[Tensor], Tensor]
 
 
-def decoding_steps(backbone: Backbone, rows: int, longest: int) -> Steps:
-    """Begin to decode `rows` texts of at most `longest` tokens, their prompts included."""
+def decoding_steps(backbone: Backbone, rows: int, longest: int, pads_B: Tensor | None = None) -> Steps:
+    """Begin to decode `rows` texts of at most `longest` tokens, their prompts included.
+
+    pads_B: tokens that fill each prompt up on the left, if the architecture allows for that (`Backbone.lookup`).
+    """
     if backbone.lookup:
         from reflect_rl.players.lookup_lm import LookupSteps
 
-        return LookupSteps(base_model(backbone.model), rows, longest)  # type: ignore[arg-type]
+        return LookupSteps(base_model(backbone.model), rows, longest, pads_B)  # type: ignore[arg-type]
     return Gpt2Steps(backbone, rows, longest) if backbone.fast else HubSteps(backbone.model)
 
 

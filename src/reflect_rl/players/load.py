@@ -71,7 +71,12 @@ def local_reflector(
         namespace += f" {part.temperature} {settings.seed}"
     prompts = reflector_prompts(task_text, settings, tokenizer)
     memo = Memo(run / MEMO, namespace)
-    return LocalReflector(model, tokenizer, prompts, part, memo, settings.seed, CHUNK[settings.compute.device])
+    return LocalReflector(model, tokenizer, prompts, part, memo, settings.seed, _rows(settings, part.batch))
+
+
+def _rows(settings: Settings, batch: int) -> int:
+    """Rows of a forward pass: those of the device, if it takes more than the settings say."""
+    return batch if settings.compute.device == "cpu" else max(batch, CHUNK[settings.compute.device])
 
 
 def _saved(folder: Path, part: ModelSettings) -> ModelSettings:

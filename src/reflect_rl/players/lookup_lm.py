@@ -165,10 +165,16 @@ class LookupForCausalLM(PreTrainedModel, GenerationMixin):
 
 
 class LookupSteps:
-    """Decoding with everything kept that later tokens need: see `players.decoding`."""
+    """Decoding with everything kept that later tokens need: see `players.decoding`.
 
-    def __init__(self, model: LookupForCausalLM, rows: int, longest: int) -> None:
+    pads_B: how many tokens each prompt is filled up with on the left. Without positions, what nothing looks at changes
+    nothing: padding is neither mixed with what follows nor attended to.
+    """
+
+    def __init__(self, model: LookupForCausalLM, rows: int, longest: int, pads_B: Tensor | None = None) -> None:
         self.model, config = model, model.config
+        places = torch.arange(longest, device=model.device)
+        self.told_BL = None if pads_B is None else places >= pads_B[:, None]
         heads = config.num_attention_heads
         shape = (config.num_hidden_layers, rows, heads, longest, config.hidden_size // heads)
         self.keys, self.values = (model.lm_head.weight.new_empty(shape) for _ in range(2))
@@ -180,19 +186,34 @@ class LookupSteps:
         first, end = self.read, self.read + ids_BL.shape[1]
         before = self.model.config.kernel - 1
         x_BLD = self.model.body.embed(ids_BL)
+        seen_B1LK = self._seen(first, end)
         blocks: Any = self.model.body.blocks
         for index, block in enumerate(blocks):
             normed_BLD, past_BKD = block.norm_1(x_BLD), self.past[index]
+            if past_BKD is None and self.told_BL is not None:
+                normed_BLD = normed_BLD * self.told_BL[:, :end, None]
             if past_BKD is None:
                 past_BKD = normed_BLD.new_zeros(len(ids_BL), before, normed_BLD.shape[-1])
             q, k, v = block.split(block.mixed(normed_BLD, past_BKD))
             self.past[index] = torch.cat([past_BKD, normed_BLD], dim=1)[:, -before:] if before else past_BKD
             keys, values = self.keys[index], self.values[index]
             keys[:, :, first:end], values[:, :, first:end] = k, v
-            mixed = F.scaled_dot_product_attention(q, keys[:, :, :end], values[:, :, :end], is_causal=not first)
+            mixed = F.scaled_dot_product_attention(
+                q, keys[:, :, :end], values[:, :, :end], seen_B1LK, is_causal=seen_B1LK is None and not first
+            )
             x_BLD = block.finish(x_BLD, mixed)
         self.read = end
         return self.model.lm_head(self.model.body.norm(x_BLD[:, -1])).float()
+
+    def _seen(self, first: int, end: int) -> Tensor | None:
+        """What each token from first to end looks at, if there is padding (which looks at itself, lest it be nan)."""
+        if self.told_BL is None:
+            return None
+        if first:
+            return self.told_BL[:, None, None, :end]
+        places = torch.arange(end, device=self.told_BL.device)
+        causal_LK = places[:, None] >= places
+        return (self.told_BL[:, None, :end] & causal_LK | (places[:, None] == places)).unsqueeze(1)
 
 
 def fresh_lookup_lm(config: LookupConfig, seed: int) -> LookupForCausalLM:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PIECES = r" ?[A-Za-z]+| ?[0-9]|-{2,}|[^A-Za-z0-9]"
-"""What the scratch tokenizer never merges across: a word or a digit with the space before it, a rule of dashes, one
-other character."""
+PIECES = r" ?[A-Za-z]+| [0-9]+|[0-9]|-{2,}|[^A-Za-z0-9]"
+"""What the scratch tokenizer never merges across: a word or a number with the space before it, a digit without one, a
+rule of dashes, one other character."""
 
 
 LOOKUP = "reflect-rl-lookup"
@@ -42,7 +42,8 @@ def set_up_torch(compute: ComputeSettings) -> None:
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 2000) -> PreTrainedTokenizerBase:
     """A byte-level BPE tokenizer of the run's own texts.
 
-    Words become single tokens, while every digit and grid character stays one, so that a picture keeps its columns.
+    Words and numbers become single tokens, while every digit in a row of characters and every grid character stays one,
+    so that a picture keeps its columns.
     Bytes are the fallback: any text survives the round trip.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers

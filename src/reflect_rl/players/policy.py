@@ -14,6 +14,7 @@ bit, on what it is batched with.
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,21 +35,30 @@ if TYPE_CHECKING:
 
 LENGTH_STEP = 16
 """Rows are padded to a multiple of this many tokens, which depends on the prompt alone."""
+POINTER_STEPS = 64, 16
+"""With the pointer head, whose prompts differ more: to multiples of this many tokens, and of this many actions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A tokenized prompt: prefix and rest (token ids), positions in the rest to read (the cue last), choices."""
+    """A tokenized prompt: prefix and rest (token ids), positions in the rest to read (the cue last), choices; it is
+    padded to a multiple of `step` tokens."""
 
     prefix: tuple[int, ...]
     rest: tuple[int, ...]
     read: tuple[int, ...]
     actions: int
+    step: int = LENGTH_STEP
+
+    @property
+    def length(self) -> int:
+        """Of the rest, padded."""
+        return -(-len(self.rest) // self.step) * self.step
 
     @property
     def bucket(self) -> tuple[tuple[int, ...], int, int]:
         """What one batch must have in common: prefix, padded length, number of read positions."""
-        return self.prefix, -(-len(self.rest) // LENGTH_STEP) * LENGTH_STEP, len(self.read)
+        return self.prefix, self.length, len(self.read)
 
 
 class Choices(NamedTuple):
@@ -129,16 +139,20 @@ class Policy(nn.Module):
                 f"prompt.max_tokens to {self.backbone.context} or less, or use a model with a longer context."
             )
         static = sum(end <= prompt.static for end in ends) if self.labels is not None else 0
-        lines = tuple(next(i for i, end in enumerate(ends) if end >= line) for line in prompt.line_ends)
+        lines = [bisect_left(ends, line) for line in prompt.line_ends]
         if prompt.state_end is not None:
-            lines = (next(i for i, end in enumerate(ends) if end >= prompt.state_end),)
+            lines = [bisect_left(ends, prompt.state_end)]
+        step = LENGTH_STEP
+        if self.labels is None:  # read the last line several times, so that fewer prompts differ in how much is read
+            step, most = POINTER_STEPS
+            lines += lines[-1:] * (-len(lines) % most)
         read = tuple(place - static for place in (*lines, len(ids) - 1))
-        return Encoded(tuple(ids[:static]), tuple(ids[static:]), read, prompt.actions)
+        return Encoded(tuple(ids[:static]), tuple(ids[static:]), read, prompt.actions, step)
 
     def batch(self, rows: Sequence[Encoded]) -> TokenBatch:
         """One padded batch of rows that share their prefix and number of read positions."""
         prefix = rows[0].prefix
-        length = min(max(row.bucket[1] for row in rows), self.backbone.context - len(prefix))
+        length = min(max(row.length for row in rows), self.backbone.context - len(prefix))
         pad = pad_id(self.tokenizer)
         ids_BL = torch.tensor([row.rest + (pad,) * (length - len(row.rest)) for row in rows])
         read_BR = torch.tensor([row.read for row in rows])
@@ -155,7 +169,8 @@ class Policy(nn.Module):
         beyond_BN = torch.arange(width, device=cue_BD.device) >= actions_B[:, None]
         if self.pointer is not None:
             logits_BN = torch.einsum("bd,bnd->bn", self.pointer(cue_BD.float()), hidden_BRD[:, :-1].float())
-            logits_BHN = nn.functional.pad(logits_BN, (0, width - logits_BN.shape[1])).unsqueeze(1)
+            logits_BN = nn.functional.pad(logits_BN, (0, max(0, width - logits_BN.shape[1])))
+            logits_BHN = logits_BN[:, :width].unsqueeze(1)
         else:
             rows_ND = self.backbone.output_rows[self.label_ids[:width]]  # type: ignore[index]
             logits_BHN = (hidden_BRD @ rows_ND.T).float()
@@ -176,7 +191,7 @@ class Policy(nn.Module):
         """Distributions and values with gradients, in the order given (all rows with the same number of heads)."""
         groups: dict[object, list[int]] = defaultdict(list)
         for index, row in enumerate(encoded):
-            groups[row.prefix, len(row.read)].append(index)
+            groups[row.bucket if self.labels is None else (row.prefix, len(row.read))].append(index)
         order, parts = [], []
         for rows in groups.values():
             chosen = [encoded[i] for i in rows]

@@ -1,9 +1,10 @@
 """From a state to the text that the players read.
 
-The order is: task, actions, history, observation, reflection, answer cue. Static text stands first, so that its
-computation can be shared by every prompt of a batch; with the pointer head the actions come after the reflection, so
-that the end of each action's line has read everything it is judged by. The reflector's prompt is the policy's up to
-the word "Reflection:". The oldest history is dropped first; task, actions, observation and reflection never are.
+The order is: task, actions, past reflections, history, observation, reflection, answer cue. Static text stands first,
+so that its computation can be shared by every prompt of a batch; with the pointer head the actions come after the
+reflection, so that the end of each action's line has read everything it is judged by. The reflector's prompt is the
+policy's up to the word "Reflection:". The oldest steps are dropped first; task, actions, observation and reflection
+never are.
 """
 
 from __future__ import annotations
@@ -75,7 +76,15 @@ class PromptBuilder:
     def _remember(self, kind: tuple[str | None, ...], build: Callable[[int], Prompt], state: State) -> Prompt:
         """Equal states have equal prompts: building and counting tokens once is enough."""
         window = state.history[-self.settings.history :] if self.settings.history else ()
-        key = (kind, state.observation, state.actions, window)
+        notes = self._notes(state) if self.settings.notes else None
+        key = (
+            kind,
+            state.observation,
+            state.actions,
+            window,
+            notes,
+            self._reflections(state, self.settings.reflections),
+        )
         prompt = self._known.get(key)
         if prompt is None:
             if len(self._known) > MOST_KNOWN:
@@ -84,11 +93,14 @@ class PromptBuilder:
         return prompt
 
     def _fit(self, build: Callable[[int], Prompt], state: State) -> Prompt:
-        most, tokens = min(self.settings.history, len(state.history)), 0
+        told = min(self.settings.reflections, len(state.reflections))
+        most, tokens = max(min(self.settings.history, len(state.history)), told), 0
         if self._count is None:
             return build(most)
         for shown in range(most, -1, -1):
             prompt = build(shown)
+            if len(prompt.text.encode()) <= self.settings.max_tokens:  # no token is shorter than a byte
+                return prompt
             tokens = self._count(prompt.text)
             if tokens <= self.settings.max_tokens:
                 return prompt
@@ -112,10 +124,23 @@ class PromptBuilder:
             return Prompt(told + said + CUE_ACTION, len(static), len(state.actions), state_end=end)
         text = self.task_text + self._history(state, shown) + "\n" + state.observation + said + "\nChoices:"
         ends = []
-        for action in state.actions:
-            text += f"\n- {action}"
+        lines = [f"\n{action}" for action in state.actions]
+        if self.settings.notes:
+            lines = [f"{line}: {note}" if note else line for line, note in zip(lines, self._notes(state), strict=True)]
+        for line in lines:
+            text += line
             ends.append(len(text))
         return Prompt(text + CUE_ACTION, len(self.task_text), len(state.actions), tuple(ends))
+
+    def _notes(self, state: State) -> tuple[str, ...]:
+        """A note on each action, from the facts. Raises PromptError if the world tells none."""
+        notes = state.facts.get("notes")
+        if not isinstance(notes, list | tuple) or len(notes) != len(state.actions):
+            raise PromptError(
+                'prompt.notes needs a world whose describe() tells "notes", a text for each action; this one does not. '
+                "Set prompt.notes: false."
+            )
+        return tuple(notes)
 
     def _static(self, state: State) -> str:
         labels = self.labels or ()
@@ -127,10 +152,19 @@ class PromptBuilder:
         lines = "".join(f"\n{label}) {action}" for label, action in zip(labels, state.actions, strict=False))
         return f"{self.task_text}\nChoices:{lines}"
 
+    @staticmethod
+    def _reflections(state: State, most: int) -> tuple[str, ...]:
+        return state.reflections[-most:] if most else ()
+
     def _history(self, state: State, shown: int) -> str:
+        """At most `shown` steps: the reflections written on them, then what was done."""
+        written = self._reflections(state, min(shown, self.settings.reflections))
+        return "".join(f"\n- {text}" for text in written) + self._steps(state, min(shown, self.settings.history))
+
+    def _steps(self, state: State, shown: int) -> str:
         if not self.settings.history:
             return ""
-        past = state.history[len(state.history) - shown :]
+        past = state.history[-shown:] if shown else ()
         if self.settings.history_shows == "actions":
             return "\nLast: " + (", ".join(action for _, action in past) if past else "none")
         return "".join(f"\n{observation}\nDone: {action}" for observation, action in past)

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from reflect_rl.envs.base import TextEnv
 
 
+LENGTH_STEP = 32
+"""Prompts are filled up to a multiple of this many tokens, where the architecture allows for it."""
+
+
 class Reflector(Protocol):
     """Anything that writes reflections. `sampled`: whether `sample` makes a difference."""
 
@@ -66,7 +70,8 @@ class LocalReflector:
     """A causal LM in eval mode that continues the reflector prompt until its end token.
 
     memo: remembers texts under the model's fingerprint and the decoding parameters. chunk: prompts decoded together;
-    only prompts of one token length share a chunk, so there is no padding and a text does not depend on its company.
+    only prompts of one length share a chunk, that of their tokens, or, where the architecture allows for padding, that
+    rounded up to LENGTH_STEP: so a text does not depend on its company.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class LocalReflector:
         self.seed = seed
         self.chunk = chunk
         self.written = 0
+        self.step = LENGTH_STEP if self.backbone.lookup else 1
 
     def reflect(self, states: Sequence[State], sample: int = 0) -> list[str | None]:
         sample = sample if self.sampled else 0
@@ -108,7 +114,7 @@ class LocalReflector:
         groups: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
         for index, prompt in enumerate(prompts):
             ids = self.tokenizer.encode(prompt, add_special_tokens=False)
-            groups[len(ids)].append((index, ids))
+            groups[-(-len(ids) // self.step)].append((index, ids))
         texts = [""] * len(prompts)
         for members in groups.values():
             for start in range(0, len(members), self.chunk):
@@ -120,15 +126,20 @@ class LocalReflector:
         return texts
 
     def _decode(self, ids: list[list[int]], seeds: list[int]) -> list[list[int]]:
-        """Token ids written after each prompt, cut before the end token; rows of one length."""
-        room = self.backbone.context - len(ids[0])
+        """Token ids written after each prompt, cut before the end token; rows of one length, rounded up."""
+        length = -(-len(ids[0]) // self.step) * self.step
+        room = self.backbone.context - length
         if room < 1:
-            raise PromptError(f"A reflector prompt has {len(ids[0])} tokens; the model reads {room + len(ids[0])}.")
+            raise PromptError(f"A reflector prompt has {len(ids[0])} tokens; the model reads {self.backbone.context}.")
         most = min(self.settings.max_new_tokens, room)
         uniforms = [stream(seed, "tokens").random(most) for seed in seeds]
         written, end = [], end_id(self.tokenizer)
-        steps = decoding_steps(self.backbone, len(ids), len(ids[0]) + most)
-        next_BL = torch.tensor(ids, device=self.model.device)
+        pads = [length - len(row) for row in ids]
+        pads_B = torch.tensor(pads, device=self.model.device) if self.backbone.lookup else None
+        steps = decoding_steps(self.backbone, len(ids), length + most, pads_B)
+        next_BL = torch.tensor(
+            [[end] * pad + row for pad, row in zip(pads, ids, strict=True)], device=self.model.device
+        )
         done_B = torch.arange(len(ids), device=self.model.device) >= len(seeds)
         for step in range(most):
             next_B = self._pick(steps(next_BL), [row[step] for row in uniforms])

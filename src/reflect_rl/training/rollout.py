@@ -122,6 +122,7 @@ class _Slot:
     observation: str
     actions: tuple[str, ...]
     history: list[tuple[str, str]] = field(default_factory=list)
+    reflections: tuple[str, ...] = ()
 
 
 def play_episodes(
@@ -140,14 +141,16 @@ def play_episodes(
     done: dict[int, Trajectory] = {}
     envs = [make_env() for _ in range(min(slots, len(specs)))]
     active = [slot for env in envs if (slot := _refill(env, waiting)) is not None]
-    reads_facts = isinstance(players.reflector, ScriptedReflector)
-    window = players.prompts.settings.history
+    reads_facts = isinstance(players.reflector, ScriptedReflector) or players.prompts.settings.notes
+    window, remembered = players.prompts.settings.history, players.prompts.settings.reflections
     while active:
         states = [_state(slot, window, reads_facts or keep(slot.number)) for slot in active]
         rows, texts = _read(players, active, states)
         choices = _choose(players, active, rows, greedy)
         following = []
         for slot, state, row, text, choice in zip(active, states, rows, texts, choices, strict=True):
+            if remembered and text is not None:
+                slot.reflections = (*slot.reflections, text)[-remembered:]
             if keep(slot.number):
                 slot.trajectory.shown.append(Shown(state, text, expert_choice(slot.env, slot.actions)))
             if _step(slot, row, choice, window):
@@ -178,7 +181,7 @@ def _refill(env: TextEnv, waiting: Iterator[tuple[int, EpisodeSpec]]) -> _Slot |
 
 def _state(slot: _Slot, window: int, facts: bool) -> State:
     history = tuple(slot.history[-window:]) if window else ()
-    return State(slot.observation, slot.actions, history, facts_of(slot.env) if facts else {})
+    return State(slot.observation, slot.actions, history, facts_of(slot.env) if facts else {}, slot.reflections)
 
 
 def _read(players: Players, active: Sequence[_Slot], states: Sequence[State]) -> tuple[list[int], list[str | None]]:

@@ -7,6 +7,7 @@ with label smoothing, because an overconfident start leaves RL nothing to explor
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ from reflect_rl.training.optimizer import clip_and_step, make_optimizer, set_lr,
 from reflect_rl.training.warm_start import start_model
 
 IGNORE = -100
+LENGTH_STEP = 64
+"""Texts whose lengths differ by less than this many tokens are padded to one."""
 SAVE_EVERY = 200
 """Steps between checkpoints of a warm-up."""
 
@@ -126,11 +129,11 @@ def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[s
     said = _reflections_to_read(run, settings, states, reflections, progress)
     prompts = policy_prompts(policy, env.task_text, settings)
     examples = dict.fromkeys(
-        (prompts.policy_prompt(entry.state, text), label.action)
+        (prompts.policy_prompt(entry.state, text), label.wanted)
         for entry, text, label in zip(states, said, labels, strict=True)
     )
     rows = [policy.encode(prompt) for prompt, _ in examples]
-    loss = _choice_loss(policy, rows, [action for _, action in examples], settings.policy_sft.label_smoothing)
+    loss = _choice_loss(policy, rows, [wanted for _, wanted in examples], settings.policy_sft.label_smoothing)
     final = fit(loss, len(rows), policy, settings.policy_sft, run, settings.seed, "policy", progress)
     with run.replacing("policy-sft") as folder:
         policy.save(folder)
@@ -149,7 +152,6 @@ def _reflections_to_read(
     if settings.reflector.kind == "none":
         return [None] * len(states)
     teacher = {reflection.state: reflection.text for reflection in bought}
-    own = load_reflector(run, settings, make_env(settings)).reflect([entry.state for entry in states])
     mode = settings.policy_sft.text
     coins = stream(settings.seed, "policy sft text").random(len(states)) < 0.5
     wants_own = [mode == "own" or (mode == "mix" and coin) for coin in coins]
@@ -158,7 +160,10 @@ def _reflections_to_read(
         progress.warn(
             f"{missing} of {len(states)} labelled states have no teacher's text: the reflector's own is read."
         )
-    return [o if wants else teacher.get(e.id, o) for e, o, wants in zip(states, own, wants_own, strict=True)]
+    asked = [i for i, entry in enumerate(states) if wants_own[i] or entry.id not in teacher]
+    own = load_reflector(run, settings, make_env(settings)).reflect([states[i].state for i in asked]) if asked else []
+    said: dict[int, str | None] = dict(zip(asked, own, strict=True))
+    return [said[i] if i in said else teacher[entry.id] for i, entry in enumerate(states)]
 
 
 def fit(
@@ -223,11 +228,17 @@ def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> t
 
 
 def _text_loss(backbone: Backbone, rows: Sequence[tuple[Encoded, list[int]]], pad: int) -> Callable[..., Tensor]:
-    """Mean cross-entropy of the text's tokens; the prompt's are never scored."""
+    """Mean cross-entropy of the text's tokens; the prompt's are never scored. Rows of like length go together."""
     device = backbone.output_rows.device
 
     def loss(indices: Sequence[int]) -> Tensor:
-        chosen = [rows[i] for i in indices]
+        groups: dict[int, list[tuple[Encoded, list[int]]]] = defaultdict(list)
+        for index in indices:
+            groups[-(-len(rows[index][0].rest) // LENGTH_STEP)].append(rows[index])
+        tokens = sum(len(rows[index][1]) for index in indices)
+        return torch.stack([total(chosen) for chosen in groups.values()]).sum() / tokens
+
+    def total(chosen: Sequence[tuple[Encoded, list[int]]]) -> Tensor:
         prefix = chosen[0][0].prefix
         bodies = [row.rest if row.prefix == prefix else row.prefix + row.rest for row, _ in chosen]
         if any(row.prefix != prefix for row, _ in chosen):
@@ -240,15 +251,18 @@ def _text_loss(backbone: Backbone, rows: Sequence[tuple[Encoded, list[int]]], pa
         want_BR = torch.tensor([said + [IGNORE] * (width - len(said)) for _, said in chosen], device=device)
         batch = TokenBatch(torch.tensor(prefix, dtype=torch.long), ids_BL, read_BR).to(device)
         logits_BRV = (backbone.hidden(batch) @ backbone.output_rows.T).float()
-        return F.cross_entropy(logits_BRV.flatten(0, 1), want_BR.flatten(), ignore_index=IGNORE)
+        return F.cross_entropy(logits_BRV.flatten(0, 1), want_BR.flatten(), ignore_index=IGNORE, reduction="sum")
 
     return loss
 
 
 def _choice_loss(
-    policy: Policy, rows: Sequence[Encoded], wanted: Sequence[int], smoothing: float
+    policy: Policy, rows: Sequence[Encoded], wanted: Sequence[Sequence[int]], smoothing: float
 ) -> Callable[[Sequence[int]], Tensor]:
-    """Cross-entropy of the choice among the admissible actions, smoothed over these; mean over a hedge's heads."""
+    """Cross-entropy of the choice among the admissible actions, smoothed over these; mean over a hedge's heads.
+
+    Where several actions are right, what counts is the probability of them all.
+    """
 
     def loss(indices: Sequence[int]) -> Tensor:
         chosen = [rows[i] for i in indices]
@@ -256,8 +270,11 @@ def _choice_loss(
         heads_BHN = policy(chosen, width).heads_BHN
         allowed_BHN = torch.isfinite(heads_BHN)
         finite_BHN = heads_BHN.masked_fill(~allowed_BHN, 0.0)
-        want_B = torch.tensor([wanted[i] for i in indices], device=heads_BHN.device)
-        hit_BH = finite_BHN.gather(2, want_B[:, None, None].expand(-1, heads_BHN.shape[1], 1)).squeeze(2)
+        right_BN = torch.zeros(len(chosen), width, dtype=torch.bool)
+        for row, index in enumerate(indices):
+            right_BN[row, list(wanted[index])] = True
+        right_B1N = right_BN.unsqueeze(1).to(heads_BHN.device)
+        hit_BH = finite_BHN.masked_fill(~right_B1N, -torch.inf).logsumexp(2)
         uniform_BH = finite_BHN.sum(2) / allowed_BHN.sum(2)
         return -((1 - smoothing) * hit_BH + smoothing * uniform_BH).mean()
 

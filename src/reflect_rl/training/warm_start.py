@@ -32,12 +32,13 @@ def start_model(
         return load_pretrained(part, settings.compute.device)
     most = max(len(entry.state.actions) for entry in pool)
     labels = [label for label, _ in zip(candidates(), range(max(2, int(most * SPARE))), strict=False)]
-    builder = PromptBuilder(task_text, settings.prompt, labels)
+    shown = labels if settings.policy.head == "labels" else None
+    builder = PromptBuilder(task_text, settings.prompt, shown)
     longest = max(reflections, key=len, default="")
     texts = [builder.policy_prompt(entry.state, longest).text for entry in pool]
     tokenizer = train_tokenizer([*dict.fromkeys(texts), *dict.fromkeys(reflections), *labels])
     find_labels(tokenizer, most=len(labels))
-    context = int(SPARE * max(len(tokenizer.encode(text)) for text in dict.fromkeys(texts)))
+    context = int(SPARE * max(map(len, tokenizer(list(dict.fromkeys(texts)))["input_ids"])))  # type: ignore[arg-type]
     model = scratch_model(
         part, len(tokenizer), -(-context // 64) * 64, stream_seed(settings.seed, f"init {who}"), end_id(tokenizer)
     )

@@ -103,7 +103,8 @@ def split_intro(feedback: str) -> tuple[str, str]:
 class Memory:
     """What is known after a transcript, kept up to date by `update`, which costs some 20 microseconds a step.
 
-    goal; receptacles: all of them, in the order of the first text. here: those within reach. holding: an object or
+    goal; receptacles: all of them, in the order of the first text. here: those within reach; place: the one
+    gone to last. holding: an object or
     None. contents: what lies in each receptacle looked into so far. closed: receptacles found closed and not opened
     since. visited: receptacles that were within reach. lamps: where each lamp was found that can be used. lit: lamps
     turned on. treated: what was done to each object, and still holds. origin: where each object was taken from.
@@ -118,6 +119,7 @@ class Memory:
         self.receptacles: tuple[str, ...] = tuple(_NAMES.findall(intro[1])) if intro else ()
         self._known = frozenset(self.receptacles)
         self.here: tuple[str, ...] = ()
+        self.place: str | None = None
         self.holding: str | None = None
         self.contents: dict[str, tuple[str, ...]] = {}
         self.closed: set[str] = set()
@@ -136,6 +138,9 @@ class Memory:
         before = self._extent()
         self._listen(feedback)
         self._look_around(admissible)
+        verb, name, _ = read_command(action)
+        if verb == "go to" and name in self.here:
+            self.place = name
         self.last_action, self.idle = action, before == self._extent()
 
     def known_objects(self) -> Iterator[tuple[str, str]]:

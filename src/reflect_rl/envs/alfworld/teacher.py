@@ -4,6 +4,9 @@
               Left: take apple, heat apple, put apple in fridge.
     progress  Last: go to diningtable 2, helped. Holding: nothing. Seen: ...
     next      Holding: nothing. Seen: ... Next: take apple 1 from diningtable 2.
+    note      At diningtable 2: apple 1. Take apple 1 from diningtable 2.
+
+The last tells what is new and what is to be done now; its reader needs those on the steps before (prompt.reflections).
 
 An action helped if the searching expert, with what was known then, would have thought it as good as any.
 """
@@ -22,7 +25,8 @@ def describe(memory: Memory, actions: tuple[str, ...], best: tuple[str, ...], he
     """The facts of a state, JSON-able. actions: admissible ones; best: the searcher's; helped: whether the last did.
 
     object, target, treatment, lamp, count: the goal, by classes. holding: an object or None. seen: [object,
-    receptacle] of the objects to fetch and, with the object in hand, of the lamps. checked: receptacles whose
+    receptacle] of the objects to fetch and, with the object in hand, of the lamps. place: the receptacle gone to last.
+    there: what is wanted there, or "closed". aim: what is to be done now. checked: receptacles whose
     contents are known; closed: those found closed. done, left: parts of the task. lost: whether it is known that
     nothing leads to the goal any more, so that `best` is worth nothing. last_action, idle (it changed nothing that
     is known), helped (None at the start). best: equally good commands. notes: a few words on each action ("" if
@@ -37,6 +41,9 @@ def describe(memory: Memory, actions: tuple[str, ...], best: tuple[str, ...], he
         "count": goal.count,
         "holding": memory.holding,
         "seen": [list(pair) for pair in _seen(memory)],
+        "place": memory.place,
+        "there": _at(memory, memory.place) if memory.place else "",
+        "aim": _aim(memory),
         "checked": [name for name in memory.receptacles if name in memory.contents],
         "closed": [name for name in memory.receptacles if name in memory.closed],
         "done": _done(memory),
@@ -91,6 +98,30 @@ def _seen(memory: Memory) -> tuple[tuple[str, str], ...]:
     return tuple((lamp, place) for place in sorted(memory.lamp_places())) if lamp else ()
 
 
+def _at(memory: Memory, receptacle: str) -> str:
+    """What is wanted at a receptacle: objects and lamps; "closed" while that is not known, "nothing" if it is."""
+    wanted = [name for name, place in memory.wanted() if place == receptacle]
+    if memory.goal.lamp and receptacle in memory.lamp_places():
+        wanted.append(memory.goal.lamp)
+    return ", ".join(wanted) or ("nothing" if receptacle in memory.contents else "closed")
+
+
+def _aim(memory: Memory) -> str:
+    """The part of the task that comes now, with the objects and places as far as they are known."""
+    held, goal = memory.holding, memory.goal
+    if held is None:
+        known = sorted(memory.wanted(), key=lambda pair: pair[1] not in memory.here)
+        return f"take {known[0][0]} from {known[0][1]}" if known else f"find {goal.object}"
+    if not memory.is_wanted(held):
+        return f"put down {held}"
+    if goal.lamp:
+        places = sorted(memory.lamp_places(), key=lambda place: (place not in memory.here, place))
+        return f"use {goal.lamp} at {places[0]}" if places else f"find {goal.lamp}"
+    if goal.treatment and not memory.is_ready(held):
+        return f"{goal.treatment} {held}"
+    return f"put {held} in {memory.gathered()[0] or goal.target}"
+
+
 def _done(memory: Memory) -> list[str]:
     """Parts of the task that are done and still hold."""
     held, goal = memory.holding, memory.goal
@@ -132,6 +163,11 @@ def _facts(facts: Mapping[str, Any]) -> str:
     return f"Holding: {facts['holding'] or 'nothing'}. Seen: {seen}. Checked: {checked}. Done: {done}. Left: {left}."
 
 
+def _note(facts: Mapping[str, Any]) -> str:
+    place, aim = f"{facts['place']}: {facts['there']}" if facts["place"] else "start", facts["aim"]
+    return f"At {place}. {aim[0].upper()}{aim[1:]}."
+
+
 def _last(facts: Mapping[str, Any]) -> str:
     if facts["last_action"] is None:
         return "Last: none."
@@ -146,6 +182,7 @@ STYLES: dict[str, tuple[Callable[[Mapping[str, Any]], str], ...]] = {
     "facts": (_facts,),
     "progress": (_last, _facts),
     "next": (_facts, _next),
+    "note": (_note,),
 }
 
 

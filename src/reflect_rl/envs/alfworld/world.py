@@ -13,7 +13,7 @@ from reflect_rl.envs.alfworld import generator
 from reflect_rl.envs.alfworld.data import TASK_TYPES, AlfworldData
 from reflect_rl.envs.alfworld.facts import split_intro
 from reflect_rl.envs.alfworld.prior import NO_PRIOR, train_prior
-from reflect_rl.envs.alfworld.searcher import Reader, Searcher
+from reflect_rl.envs.alfworld.searcher import Reader, Searcher, is_lost
 from reflect_rl.envs.alfworld.teacher import STYLES, describe, teach
 from reflect_rl.envs.simple import SimpleTextEnv, unknown
 from reflect_rl.errors import EnvironmentContractError
@@ -74,10 +74,7 @@ class Alfworld(SimpleTextEnv):
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}  # type: ignore[misc]
-    task_text = (
-        "You are in a room. Do the task: find what it names, go to places, open what is closed, take one thing at a "
-        "time. Heat with the microwave, cool with the fridge, clean with the sinkbasin, use the desklamp."
-    )
+    task_text = "Do the household task in this room."
     teachers = tuple(STYLES)
 
     def __init__(
@@ -133,6 +130,18 @@ class Alfworld(SimpleTextEnv):
             )
         return tasks
 
+    def panels(self) -> dict[str, tuple[str, ...]]:
+        """ALFWorld's own: valid_seen and valid_unseen as far as they are there ("test" first), and valid_train."""
+        other = next(name for name in TEST_SPLITS if name != self.test_split)
+        panels = {"test": self.tasks("test"), "valid": self.tasks("valid")}
+        is_there = self.data != GENERATED and any(game.startswith(f"{other}/") for game in _games(self.data).ids)
+        beside = _tasks(self.data, other, self.families) if is_there else ()
+        return panels | ({other.removeprefix("valid_"): beside} if beside else {})
+
+    def kind(self, task: str) -> str:
+        """The task's type, one of ALFWorld's six."""
+        return task.split("/")[-2].partition("-")[0]
+
     def knows_task(self, task: str) -> bool:
         """Whether there is such a game, of whatever type and split."""
         if self.data == GENERATED:
@@ -184,11 +193,14 @@ class Alfworld(SimpleTextEnv):
 
     def expert(self) -> int | None:
         """The index of the expert's action; the first of them if several are equally good. None: it knows no way."""
-        best = self.best_actions()
-        return self._admissible.index(best[0]) if best else None
+        best = self.expert_set()
+        return min(best) if best else None
 
     def expert_set(self) -> frozenset[int]:
-        """The indices of all actions that the expert thinks equally good."""
+        """The indices of all actions that the expert thinks equally good; empty where the game is known to be lost."""
+        self.require_playing("expert")
+        if self.expert_name == "searcher" and is_lost(self.reader.memory()):
+            return frozenset()
         best = set(self.best_actions())
         return frozenset(index for index, action in enumerate(self._admissible) if action in best)
 

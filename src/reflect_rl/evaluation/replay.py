@@ -1,0 +1,60 @@
+"""Replay: an agent's episodes, move for move, on the same world made with other options, such as another engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reflect_rl.data.collect import make_env
+from reflect_rl.envs.base import TextEnv
+from reflect_rl.envs.contract import advance, begin
+from reflect_rl.envs.registry import make
+from reflect_rl.evaluation.evaluate import panel_episodes, players_of
+from reflect_rl.records import StopReason
+from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import Settings
+from reflect_rl.training.rollout import Trajectory, play_episodes
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """One episode: what the agent did, how it ended, and where the other world told something else (None: nowhere)."""
+
+    task: str
+    actions: tuple[str, ...]
+    stop: StopReason
+    difference: str | None
+
+
+def replay(run: RunFolder, settings: Settings, options: Mapping[str, Any], most: int) -> Iterator[Replayed]:
+    """Greedy episodes of the "test" panel, `most` at the most, played again with these options of the environment.
+
+    Every observation, every list of actions, every reward and how the episode ends are compared.
+    """
+    players = players_of(run, settings, make_env(settings))
+    specs = panel_episodes(make_env(settings), settings, "test", "greedy")[:most]
+    rollout = play_episodes(lambda: make_env(settings), players, specs, slots=64, greedy=True, keep=lambda number: True)
+    other = make(settings.env.name, **{"horizon": settings.env.horizon, **settings.env.options, **options})
+    try:
+        for played in rollout.trajectories:
+            yield _again(other, played)
+    finally:
+        other.close()
+
+
+def _again(env: TextEnv, played: Trajectory) -> Replayed:
+    actions = tuple(shown.state.actions[choice] for shown, choice in zip(played.shown, played.choices, strict=True))
+    difference, stop = None, None
+    observation, offered = begin(env, played.spec.seed, {"task": played.spec.task})
+    for step, (shown, choice) in enumerate(zip(played.shown, played.choices, strict=True)):
+        if stop is not None or (observation, offered) != (shown.state.observation, shown.state.actions):
+            difference = f"step {step}: {observation!r} with {len(offered)} actions, not {shown.state.observation!r}"
+            break
+        observation, offered, reward, stop = advance(env, choice)
+        if reward != played.rewards[step]:
+            difference = f"step {step}: the reward {reward}, not {played.rewards[step]}"
+            break
+    if difference is None and stop is not played.stop:
+        difference = f"the end: {stop}, not {played.stop}"
+    return Replayed(played.spec.task, actions, played.stop, difference)
