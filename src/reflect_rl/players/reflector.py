@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from reflect_rl.envs.base import TextEnv
 
 
-LENGTH_STEP = 32
+LENGTH_STEP = 128
 """Prompts are filled up to a multiple of this many tokens, where the architecture allows for it."""
 
 
