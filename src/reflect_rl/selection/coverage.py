@@ -1,0 +1,151 @@
+"""Three ways to know the gains of facility location; all give the same whole numbers.
+
+`Dense` holds the matrix of similarities (small pools), `Blocked` computes columns when they are asked for, `Sparse`
+knows the nearest points only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reflect_rl.selection.grid import Folded
+from reflect_rl.selection.neighbours import Columns
+
+SHIFT = 2**24
+"""A product of two grid points is at least -SHIFT and at most SHIFT: similarity (1 + cos) / 2 is (product + SHIFT) / (2 SHIFT)."""
+ROWS = 1024
+
+
+class _Coverage:
+    """best_M: the similarity of each distinct point to its representative; -SHIFT where there is none yet."""
+
+    def __init__(self, folded: Folded) -> None:
+        self.points_MD = folded.points_MD
+        self.weights_M = folded.weights_M
+        self.plain = bool((folded.weights_M == 1).all())
+        self.best_M = np.full(len(folded.points_MD), -SHIFT, np.int32)
+
+    def represent(self, chosen: np.ndarray) -> None:
+        """Take several points at once, those that are labelled already."""
+        raise_to(self.best_M, self.points_MD, chosen)
+
+    def total(self) -> int:
+        """The objective: the sum over items of product + SHIFT."""
+        return int(((self.best_M.astype(np.int64) + SHIFT) * self.weights_M).sum())
+
+    def expect(self, points: list[int]) -> bool:
+        return False
+
+    def _sum(self, over: np.ndarray, rows: np.ndarray | slice = slice(None)) -> int:
+        """The weighted sum of what is positive; `over` is overwritten."""
+        np.maximum(over, 0, out=over)
+        return int(np.add.reduce(over, dtype=np.int64) if self.plain else over @ self.weights_M[rows])
+
+
+class Dense(_Coverage):
+    """The whole matrix: 4 M^2 bytes."""
+
+    def __init__(self, folded: Folded) -> None:
+        super().__init__(folded)
+        self.matrix_MM = np.empty((len(self.points_MD), len(self.points_MD)), np.int32)
+        for start in range(0, len(self.points_MD), ROWS):
+            self.matrix_MM[start : start + ROWS] = self.points_MD[start : start + ROWS] @ self.points_MD.T
+
+    def gains_M(self) -> np.ndarray:
+        return np.array([self.gain(point) for point in range(len(self.points_MD))], np.int64)
+
+    def gain(self, point: int) -> int:
+        return self._sum(self.matrix_MM[point] - self.best_M)
+
+    def take(self, point: int) -> None:
+        np.maximum(self.best_M, self.matrix_MM[point], out=self.best_M)
+
+
+class Blocked(_Coverage):
+    """Columns when they are needed, several in one product, the last KEPT of them remembered."""
+
+    KEPT = 256
+
+    def __init__(self, folded: Folded) -> None:
+        super().__init__(folded)
+        self._columns: dict[int, np.ndarray] = {}
+
+    def gains_M(self) -> np.ndarray:
+        """Exact while nothing is represented, as sum_i (x_i . x_j + SHIFT) = x_j . sum_i x_i + N SHIFT; else a bound."""
+        sum_D = self.weights_M @ self.points_MD.astype(np.float64)
+        gains_M = (self.points_MD @ sum_D).astype(np.int64) + int(self.weights_M.sum()) * SHIFT
+        return np.minimum(gains_M, int(self.weights_M.sum()) * 2 * SHIFT)
+
+    def expect(self, points: list[int]) -> bool:
+        new = [point for point in dict.fromkeys(points) if point not in self._columns]
+        if len(points) == 1:
+            return bool(new)
+        for old in list(self._columns)[: max(0, len(self._columns) + len(new) - self.KEPT)]:
+            del self._columns[old]
+        columns_KM = (self.points_MD[new] @ self.points_MD.T).astype(np.int32)
+        self._columns.update((point, column.copy()) for point, column in zip(new, columns_KM, strict=True))
+        return True
+
+    def gain(self, point: int) -> int:
+        self._columns[point] = column_M = self._columns.pop(point)  # the last to be forgotten
+        return self._sum(column_M - self.best_M)
+
+    def take(self, point: int) -> None:
+        if point in self._columns:
+            np.maximum(self.best_M, self._columns.pop(point), out=self.best_M)
+        else:
+            self.represent(np.array([point]))
+
+
+class Sparse(_Coverage):
+    """Only the nearest points, each point starting from its k-th nearest's similarity.
+
+    That objective is never below the dense one, and equals it as soon as every point has one of its nearest among the
+    chosen. Gains are then the dense ones.
+    """
+
+    def __init__(self, folded: Folded, columns: Columns) -> None:
+        super().__init__(folded)
+        self.columns = columns
+        self._starts = columns.starts_M1.tolist()
+        self.best_M = columns.floors_M.astype(np.int32)
+
+    def gains_M(self) -> np.ndarray:
+        over_E = np.maximum(self.columns.values_E - self.best_M[self.columns.rows_E], 0).astype(np.float64)
+        if not self.plain:
+            over_E *= self.weights_M[self.columns.rows_E]
+        sums_E1 = np.r_[0.0, np.cumsum(over_E)]  # whole numbers below 2^53: exact
+        return np.diff(sums_E1[self.columns.starts_M1]).astype(np.int64)
+
+    def gain(self, point: int) -> int:
+        part = slice(self._starts[point], self._starts[point + 1])
+        rows = self.columns.rows_E[part]
+        return self._sum(self.columns.values_E[part] - self.best_M[rows], rows)
+
+    def take(self, point: int) -> None:
+        part = slice(self._starts[point], self._starts[point + 1])
+        rows = self.columns.rows_E[part]
+        self.best_M[rows] = np.maximum(self.best_M[rows], self.columns.values_E[part])
+
+    def dense_total(self, chosen: np.ndarray) -> int:
+        """The dense objective of chosen points: those that none of them is near to are looked at again."""
+        best_M = self.best_M.copy()
+        far = np.flatnonzero(best_M <= self.columns.floors_M)
+        best_M[far] = -SHIFT
+        for start in range(0, len(far) if len(chosen) else 0, ROWS):
+            part = far[start : start + ROWS]
+            found_B = np.full(len(part), -SHIFT, np.int32)
+            for first in range(0, len(chosen), ROWS):
+                block_BC = self.points_MD[part] @ self.points_MD[chosen[first : first + ROWS]].T
+                np.maximum(found_B, block_BC.max(axis=1).astype(np.int32), out=found_B)
+            best_M[part] = found_B
+        return int(((best_M.astype(np.int64) + SHIFT) * self.weights_M).sum())
+
+
+def raise_to(best_M: np.ndarray, points_MD: np.ndarray, chosen: np.ndarray) -> None:
+    """best_M becomes the maximum of itself and the similarity to any chosen point."""
+    for start in range(0, len(points_MD) if len(chosen) else 0, ROWS):
+        part = slice(start, start + ROWS)
+        for first in range(0, len(chosen), ROWS):
+            block_BC = points_MD[part] @ points_MD[chosen[first : first + ROWS]].T
+            np.maximum(best_M[part], block_BC.max(axis=1).astype(np.int32), out=best_M[part])
