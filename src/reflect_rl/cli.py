@@ -13,6 +13,7 @@ from cyclopts import App, Parameter
 from reflect_rl import __version__
 from reflect_rl.cli_alfworld import app as alfworld
 from reflect_rl.cli_progress import CliProgress
+from reflect_rl.cli_select import select
 from reflect_rl.errors import ReflectRLError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app = App(
 )
 
 app.command(alfworld)
+app.command(select)
 
 Overrides = Annotated[dict[str, Any], Parameter(parse=False)]
 """Settings given as options, such as --rl.lr 1e-3; put in by `__main__`."""

@@ -13,7 +13,7 @@ from reflect_rl.selection.lazy_greedy import lazy_greedy
 from reflect_rl.selection.neighbours import nearest
 from reflect_rl.selection.picks import Picks, Selector, Task
 
-Neighbours = int | None | Literal["auto"]
+Neighbours = int | Literal["auto", "exact"]
 
 DENSE = 4096
 """Distinct items up to which the matrix of similarities is held: 64 MiB."""
@@ -34,7 +34,7 @@ class FacilityLocation(Selector):
     Source: arXiv 2401.06692 (as "facility location"); the greedy algorithm is Nemhauser et al. 1978 (at least 1 - 1/e of
     the best), lazily (Minoux 1978). With scores: quality-diversity as in QDIT (arXiv 2311.14736).
 
-    Cost. Exact (n_neighbors=None): the matrix of similarities up to 4,096 distinct items; above, 4 N bytes for each of
+    Cost. Exact (n_neighbors="exact"): the matrix of similarities up to 4,096 distinct items; above, 4 N bytes for each of
     256 columns, and N D multiply-adds for each evaluated item, of which there are some ten a pick. With n_neighbors=k:
     N^2 D / 2 multiply-adds for the neighbours, 24 k N bytes, then some 20 microseconds a pick. "auto": exact up to
     10,000 distinct items or where the budget is so small that 256 neighbours would not do, else 8 N / budget neighbours,
@@ -52,8 +52,8 @@ class FacilityLocation(Selector):
     name: ClassVar[str] = "facility-location"
 
     def __init__(self, n_neighbors: Neighbours = "auto", *, quality: float = 0.5, quotas: Any = "equal") -> None:
-        if n_neighbors not in (None, "auto") and (isinstance(n_neighbors, str | bool) or n_neighbors < 2):
-            raise SelectionError(f'n_neighbors should be 2 or more, None (exact) or "auto", not {n_neighbors!r}.')
+        if n_neighbors not in ("auto", "exact") and (isinstance(n_neighbors, str | bool) or n_neighbors < 2):
+            raise SelectionError(f'n_neighbors should be 2 or more, "exact" or "auto", not {n_neighbors!r}.')
         if not 0 <= quality < 1:
             raise SelectionError(f"quality should be at least 0 and below 1, not {quality}.")
         self.n_neighbors: Neighbours = n_neighbors
@@ -85,8 +85,10 @@ class FacilityLocation(Selector):
 
     def neighbours(self, distinct: int, budget: int) -> int | None:
         """How many neighbours a pool of so many distinct items is searched for; None: exact."""
-        if self.n_neighbors != "auto":
-            return None if self.n_neighbors is None or self.n_neighbors >= distinct else self.n_neighbors
+        if isinstance(self.n_neighbors, int):
+            return self.n_neighbors if self.n_neighbors < distinct else None
+        if self.n_neighbors == "exact":
+            return None
         enough = max(FEWEST, -(-COVER * distinct // max(1, budget)))
         return None if distinct <= EXACT or enough > MOST else enough
 
