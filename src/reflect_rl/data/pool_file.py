@@ -149,6 +149,8 @@ def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
                 continue
             try:
                 row = json.loads(line)
+            except UnicodeDecodeError:
+                raise SelectionError(f"{path}, line {number} is not UTF-8 text.") from None
             except ValueError as error:
                 raise SelectionError(f"{path}, line {number} is not JSON ({error}).") from None
             if not isinstance(row, dict):

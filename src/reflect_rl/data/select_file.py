@@ -17,6 +17,7 @@ from reflect_rl.errors import SelectionError
 from reflect_rl.progress import Progress
 from reflect_rl.selection import STRATEGIES, Picks, Selector, Uncertainty
 from reflect_rl.selection.cost import Cost, estimate
+from reflect_rl.selection.picks import check_budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ def read_pool(request: Request, progress: Progress, *, sizes_only: bool = False)
         raise SelectionError(f"{request.path} has no items.")
     budget = parse_budget(request.budget, len(ids))
     already = already_indices(request.already, request.id, ids) if request.already else np.empty(0, np.int64)
+    check_budget(budget, len(ids) - len(already))
     groups = file.labels(request.groups) if request.groups else None
     scores_N = file.numbers(request.scores) if request.scores else None
     request.strategy.check(scores_N, groups)

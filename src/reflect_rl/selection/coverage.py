@@ -33,8 +33,11 @@ class _Coverage:
         """The objective: the sum over items of product + SHIFT."""
         return int(((self.best_M.astype(np.int64) + SHIFT) * self.weights_M).sum())
 
-    def expect(self, points: list[int]) -> bool:
-        return False
+    def knows(self, point: int) -> bool:
+        return True
+
+    def learn(self, points: list[int]) -> None:
+        pass
 
     def _sum(self, over: np.ndarray, rows: np.ndarray | slice = slice(None)) -> int:
         """The weighted sum of what is positive; `over` is overwritten."""
@@ -76,15 +79,15 @@ class Blocked(_Coverage):
         gains_M = (self.points_MD @ sum_D).astype(np.int64) + int(self.weights_M.sum()) * SHIFT
         return np.minimum(gains_M, int(self.weights_M.sum()) * 2 * SHIFT)
 
-    def expect(self, points: list[int]) -> bool:
+    def knows(self, point: int) -> bool:
+        return point in self._columns
+
+    def learn(self, points: list[int]) -> None:
         new = [point for point in dict.fromkeys(points) if point not in self._columns]
-        if len(points) == 1:
-            return bool(new)
         for old in list(self._columns)[: max(0, len(self._columns) + len(new) - self.KEPT)]:
             del self._columns[old]
         columns_KM = (self.points_MD[new] @ self.points_MD.T).astype(np.int32)
         self._columns.update((point, column.copy()) for point, column in zip(new, columns_KM, strict=True))
-        return True
 
     def gain(self, point: int) -> int:
         self._columns[point] = column_M = self._columns.pop(point)  # the last to be forgotten

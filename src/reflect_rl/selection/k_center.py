@@ -63,10 +63,12 @@ def distances(grid: Grid, closeness: np.ndarray) -> np.ndarray:
 def _least(grid: Grid, closeness: float) -> float:
     """A radius that no set of as many picks can be below.
 
-    The picks and the item farthest from them are pairwise at least r apart, so two of them share a representative. For
-    cosine, r is first made smaller by what rounding did to the lengths.
+    The picks and the item farthest from them are pairwise at least r apart, so two of them share a representative, and
+    one of those is at least r / 2 from it: by the triangle inequality, which holds for the points on the grid. For
+    cosine, whose distance takes all of them for unit vectors, what rounding did to the lengths is taken off.
     """
     if grid.metric == "euclidean":
         return math.sqrt(max(-closeness, 0.0)) / grid.radius / 2
-    squares = grid.norms_N().min() / grid.radius**2
-    return math.sqrt(max(2 * min(squares, 1.0) - 2 * closeness / grid.radius**2, 0.0)) / 2
+    squares_N = grid.norms_N() / grid.radius**2
+    apart = 2 * float(squares_N.min()) - 2 * closeness / grid.radius**2
+    return math.sqrt(max(apart / 4 - 2 * max(float(squares_N.max()) - 1, 0.0), 0.0))

@@ -25,8 +25,12 @@ class Coverage(Protocol):
         """What a point would add now, exactly."""
         ...
 
-    def expect(self, points: list[int]) -> bool:
-        """Points that `gain` is likely to be asked about next, the next one first. Whether this was worth saying."""
+    def knows(self, point: int) -> bool:
+        """Whether `gain` can be asked about a point; if not, `learn` comes first."""
+        ...
+
+    def learn(self, points: list[int]) -> None:
+        """Points that `gain` will be asked about next, or soon, the next one first."""
         ...
 
     def take(self, point: int) -> None:
@@ -35,6 +39,7 @@ class Coverage(Protocol):
 
 
 LOOK_AHEAD = 64
+"""Items that are learned at once."""
 
 
 def lazy_greedy(
@@ -58,8 +63,8 @@ def lazy_greedy(
                 continue
             gain = bonus[item]
             if -bound > gain:  # else it cannot fall any further
-                if coverage.expect([points[item]]):
-                    coverage.expect([points[other] for _, other in heapq.nsmallest(LOOK_AHEAD, heap)])
+                if not coverage.knows(points[item]):
+                    coverage.learn([points[other] for _, other in heapq.nsmallest(LOOK_AHEAD, heap)])
                 gain += coverage.gain(points[item])
             if -gain > bound and len(heap) > 1 and (-gain, item) > min(heap[1:3]):
                 heapq.heapreplace(heap, (-gain, item))
