@@ -28,7 +28,7 @@ def by_columns(X: np.ndarray, **given: object) -> Picks:
     """Exact facility location that forgets columns as soon as it can."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(facility, "DENSE", 0)
-        patch.setattr(coverages.Blocked, "KEPT", 5)
+        patch.setattr(coverages.Blocked, "KEPT", 30)
         patch.setattr(lazy, "LOOK_AHEAD", 3)
         return FacilityLocation("exact").select(X, **given)  # type: ignore[arg-type]
 

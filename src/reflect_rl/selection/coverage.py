@@ -65,39 +65,59 @@ class Dense(_Coverage):
 
 
 class Blocked(_Coverage):
-    """Columns when they are needed, several in one product, the last KEPT of them remembered."""
+    """Columns when they are needed, several in one product.
 
-    KEPT = 256
+    Of a column only the rows that it would represent better are kept: as these become fewer and never more, a kept
+    column stays exact. The columns asked for last are kept, KEPT entries in all.
+    """
+
+    KEPT = 2**25
 
     def __init__(self, folded: Folded) -> None:
         super().__init__(folded)
-        self._columns: dict[int, np.ndarray] = {}
+        self._columns: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._entries = 0
 
     def gains_M(self) -> np.ndarray:
         """Exact while nothing is represented, as sum_i (x_i . x_j + SHIFT) = x_j . sum_i x_i + N SHIFT; else a bound."""
         sum_D = self.weights_M @ self.points_MD.astype(np.float64)
-        gains_M = (self.points_MD @ sum_D).astype(np.int64) + int(self.weights_M.sum()) * SHIFT
-        return np.minimum(gains_M, int(self.weights_M.sum()) * 2 * SHIFT)
+        return (self.points_MD @ sum_D).astype(np.int64) + int(self.weights_M.sum()) * SHIFT
 
     def knows(self, point: int) -> bool:
         return point in self._columns
 
     def learn(self, points: list[int]) -> None:
         new = [point for point in dict.fromkeys(points) if point not in self._columns]
-        for old in list(self._columns)[: max(0, len(self._columns) + len(new) - self.KEPT)]:
-            del self._columns[old]
-        columns_KM = (self.points_MD[new] @ self.points_MD.T).astype(np.int32)
-        self._columns.update((point, column.copy()) for point, column in zip(new, columns_KM, strict=True))
+        for point, column_M in zip(new, self.points_MD[new] @ self.points_MD.T, strict=True):
+            rows = np.flatnonzero(column_M > self.best_M)
+            self._keep(point, rows.astype(np.int32), column_M[rows].astype(np.int32))
+        while self._entries > self.KEPT and len(self._columns) > len(new):
+            self._forget(next(iter(self._columns)))
 
     def gain(self, point: int) -> int:
-        self._columns[point] = column_M = self._columns.pop(point)  # the last to be forgotten
-        return self._sum(column_M - self.best_M)
+        rows, values = self._forget(point)
+        over = values - self.best_M[rows]
+        if 2 * np.count_nonzero(over > 0) < len(rows):
+            better = np.flatnonzero(over > 0)
+            rows, values, over = rows[better], values[better], over[better]
+        self._keep(point, rows, values)  # the last to be forgotten
+        return self._sum(over, rows)
 
     def take(self, point: int) -> None:
         if point in self._columns:
-            np.maximum(self.best_M, self._columns.pop(point), out=self.best_M)
+            rows, values = self._forget(point)
+            self.best_M[rows] = np.maximum(self.best_M[rows], values)
         else:
             self.represent(np.array([point]))
+
+    def _keep(self, point: int, rows: np.ndarray, values: np.ndarray) -> None:
+        self._columns[point] = rows, values
+        self._entries += len(rows)
+
+    def _forget(self, point: int) -> tuple[np.ndarray, np.ndarray]:
+        column = self._columns.pop(point)
+        self._entries -= len(column[0])
+        return column
 
 
 class Sparse(_Coverage):

@@ -50,7 +50,8 @@ def lazy_greedy(
     of_N: the distinct point of each item. bonus_N: int64, what an item adds whatever else is chosen.
     """
     bounds_N = coverage.gains_M()[of_N] + bonus_N
-    heap = [(-gain, item) for gain, item in zip(bounds_N.tolist(), range(task.size), strict=True) if task.open_N[item]]
+    items = np.flatnonzero(task.open_N)
+    heap = list(zip((-bounds_N[items]).tolist(), items.tolist(), strict=True))
     heapq.heapify(heap)
     points, bonus = of_N.tolist(), bonus_N.tolist()
     indices: list[int] = []

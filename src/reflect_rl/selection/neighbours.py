@@ -2,9 +2,10 @@
 
 Similarities are computed in blocks by matrix products, each pair once for both of its points. A point keeps a buffer of
 the best it has seen and, as its threshold, the k-th best of them; of a block only what exceeds a threshold is looked at
-again. The thresholds start from a random sample of the pool, so that about k ln(N / sample) values a point pass.
+again. Points are first put in an order in which similar ones are often neighbours, and compared within blocks of it, so
+that thresholds are high from the start and little passes them.
 
-Cost: N^2 D multiply-adds, 24 k N bytes, and a block for each thread.
+Cost: at most N^2 D / 2 multiply-adds, 24 k N bytes, and a block for each thread.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from reflect_rl.seeding import stream
 
 ROWS, COLUMNS = 1024, 2048
 """A block of similarities: 8 MiB, which fits the cache of one core together with what it is computed from."""
+MOST_LEADERS, PER_LEADER = 1024, 256
+"""How many points the order of likeness goes by."""
 ROOM = 3
 """Places in a point's buffer, as a multiple of k."""
 
@@ -47,7 +50,7 @@ def nearest(points_MD: np.ndarray, k: int, progress: Progress, *, threads: int |
     tasks = list(search.tasks())
     with progress.bar("neighbours", len(tasks), "blocks") as bar, ThreadPoolExecutor(threads) as pool:
         try:
-            list(pool.map(search.seed, search.columns(0)))
+            list(pool.map(search.seed, search.diagonal()))
             for _ in pool.map(search.compare, tasks):
                 bar.update()
         except BaseException:
@@ -57,59 +60,56 @@ def nearest(points_MD: np.ndarray, k: int, progress: Progress, *, threads: int |
 
 
 class _Search:
-    """The buffers, and what fills them. Points are visited in a random order, so that thresholds rise early."""
+    """The buffers, and what fills them. order_M: similar points are near to each other in it."""
 
     def __init__(self, points_MD: np.ndarray, k: int) -> None:
         self.points_MD, self.k = points_MD, k
         size = len(points_MD)
         self.rows = max(ROWS, 4 * k)
         self.room = ROOM * k
-        self.order_M = stream(0, "neighbours").permutation(size)
+        self.order_M = order_by_likeness(points_MD)
         self.values_MW = np.full((size, self.room), -np.inf, np.float32)
         self.columns_MW = np.zeros((size, self.room), np.int32)
         self.fill_M = np.zeros(size, np.int64)
         self.threshold_M = np.full(size, -np.inf, np.float32)
         self.lock, self.own = Lock(), local()
 
-    def columns(self, start: int) -> Iterator[np.ndarray]:
-        """Points in parts of COLUMNS, from a place in the order on."""
-        for first in range(start, len(self.order_M), COLUMNS):
-            yield self.order_M[first : first + COLUMNS]
+    def diagonal(self) -> Iterator[np.ndarray]:
+        """The points in blocks of rows; the last is a long one."""
+        ends = [*range(self.rows, len(self.order_M) - self.rows + 1, self.rows), len(self.order_M)]
+        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            yield self.order_M[start:end]
 
-    def seed(self, part: np.ndarray) -> None:
-        """Fill the buffers of a part from the sample, which is the first block of rows."""
-        sample = self.order_M[: self.rows]
-        values_BS = self.points_MD[part] @ self.points_MD[sample].T
-        best_BK = np.argpartition(values_BS, len(sample) - min(self.k, len(sample)), axis=1)[:, -self.k :]
-        found_BK = np.take_along_axis(values_BS, best_BK, axis=1)
-        with self.lock:
-            self.values_MW[part, : found_BK.shape[1]] = found_BK
-            self.columns_MW[part, : found_BK.shape[1]] = sample[best_BK]
-            self.fill_M[part] = found_BK.shape[1]
-            if found_BK.shape[1] == self.k:
-                self.threshold_M[part] = found_BK.min(axis=1)
+    def seed(self, block: np.ndarray) -> None:
+        """Fill the buffers of a block from itself."""
+        values_BB = self.points_MD[block] @ self.points_MD[block].T
+        k = min(self.k, len(block))
+        best_BK = np.argpartition(values_BB, len(block) - k, axis=1)[:, -k:]
+        found_BK = np.take_along_axis(values_BB, best_BK, axis=1)
+        self.values_MW[block, :k] = found_BK
+        self.columns_MW[block, :k] = block[best_BK]
+        self.fill_M[block] = k
+        if k == self.k:
+            self.threshold_M[block] = found_BK.min(axis=1)
 
-    def tasks(self) -> Iterator[tuple[int, int]]:
-        """(first row, first column) of every block on or above the diagonal, places in the order."""
-        for row in range(0, len(self.order_M), self.rows):
-            for column in range(row if row else self.rows, len(self.order_M), COLUMNS):
-                yield row, column
+    def tasks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(rows, columns) of every block above the diagonal."""
+        end = 0
+        for rows in self.diagonal():
+            end += len(rows)
+            for start in range(end, len(self.order_M), COLUMNS):
+                yield rows, self.order_M[start : start + COLUMNS]
 
-    def compare(self, task: tuple[int, int]) -> None:
+    def compare(self, task: tuple[np.ndarray, np.ndarray]) -> None:
         """One block: what its rows find among its columns, and its columns among its rows."""
-        row, column = task
-        rows, columns = self.order_M[row : row + self.rows], self.order_M[column : column + COLUMNS]
+        rows, columns = task
         values_RC, over_RC = self._blocks(len(rows), len(columns))
         np.matmul(self.points_MD[rows], self.points_MD[columns].T, out=values_RC)
         np.greater(values_RC, self.threshold_M[rows][:, None], out=over_RC)
         hits = np.flatnonzero(over_RC)
         r, c = np.divmod(hits, len(columns))
         self._add(rows[r], columns[c], values_RC.ravel()[hits])
-        if not row:
-            return  # the columns have seen the sample: see seed
         np.greater(values_RC, self.threshold_M[columns], out=over_RC)
-        if column < row + self.rows:
-            over_RC[:, : row + self.rows - column] = False  # within the diagonal block, both are rows
         hits = np.flatnonzero(over_RC)
         r, c = np.divmod(hits, len(columns))
         by_column = np.argsort(c.astype(np.uint16), kind="stable")
@@ -118,8 +118,8 @@ class _Search:
     def _blocks(self, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
         """Two arrays of this thread's own, used again and again."""
         if not hasattr(self.own, "values"):
-            self.own.values = np.empty(self.rows * COLUMNS, np.float32)
-            self.own.over = np.empty(self.rows * COLUMNS, bool)
+            self.own.values = np.empty(2 * self.rows * COLUMNS, np.float32)
+            self.own.over = np.empty(2 * self.rows * COLUMNS, bool)
         size = rows * columns
         return self.own.values[:size].reshape(rows, columns), self.own.over[:size].reshape(rows, columns)
 
@@ -172,3 +172,21 @@ class _Search:
             values_E[by_column],
             self.threshold_M.astype(np.int64),
         )
+
+
+def order_by_likeness(points_MD: np.ndarray) -> np.ndarray:
+    """An order in which similar points are often near: by the most similar of some leaders, which form a chain."""
+    draw = stream(0, "neighbours")
+    leaders = draw.permutation(len(points_MD))[: min(MOST_LEADERS, max(1, len(points_MD) // PER_LEADER))]
+    leaders_LD = points_MD[leaders]
+    like_LL = leaders_LD @ leaders_LD.T
+    chain, here = np.zeros(len(leaders), np.int64), 0  # chain: the place of each leader
+    for place in range(len(leaders)):
+        chain[here] = place
+        like_LL[:, here] = -np.inf
+        here = int(like_LL[here].argmax())
+    near_M = np.empty(len(points_MD), np.int64)
+    for start in range(0, len(points_MD), COLUMNS):
+        part = slice(start, start + COLUMNS)
+        near_M[part] = chain[(points_MD[part] @ leaders_LD.T).argmax(axis=1)]
+    return np.argsort(near_M, kind="stable")
