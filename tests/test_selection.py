@@ -280,3 +280,28 @@ def test_fit_and_ranking_for_those_who_know_scikit_learn_or_apricot() -> None:
     assert fitted.gains_.tolist() == picks.gains.tolist()
     np.testing.assert_array_equal(fitted.transform(X), X[picks.indices])
     assert len(KCenter().fit(X, already=[3]).ranking_) == SIZE - 1
+
+
+# The benchmark
+
+
+def test_the_benchmark_measures_small_pools_too() -> None:
+    from reflect_rl.bench.select import bench_select, select_table
+    from reflect_rl.progress import Progress
+
+    figures = bench_select(Progress(), large=3000, small=1000)
+    assert figures["quality"]["normalised"] > 0.98
+    assert figures["facility_location"]["peak_mb"] > 10
+    assert figures["plain"]["k_center_ratio"] > 0
+    text = select_table(figures)
+    assert "% of exact greedy" in text
+    assert "1,500 of 3,000" in text
+
+
+def test_plain_loops_of_the_benchmark_pick_as_ours_do() -> None:
+    from reflect_rl.bench.select import make_pool, plain_facility_location, plain_k_center
+
+    pool = make_pool(300)
+    unit_ND = pool / np.linalg.norm(pool, axis=1, keepdims=True)
+    assert plain_facility_location(unit_ND, 20) == FacilityLocation().select(pool, budget=20).indices.tolist()
+    assert plain_k_center(unit_ND, 5) == KCenter().select(pool, budget=5).indices.tolist()
