@@ -109,7 +109,9 @@ def test_parquet_too_or_a_word_on_what_to_install(folder: Path, capsys: pytest.C
         return
     parquet.write_table(arrow.Table.from_pylist(rows()), "pool.parquet")
     for path in ("pool.jsonl", "pool.parquet"):
-        assert select(path, "--id-column", "id", "--budget", "7", "--embeddings", "emb", "-o", f"{path}.picks.jsonl") == 0
+        assert (
+            select(path, "--id-column", "id", "--budget", "7", "--embeddings", "emb", "-o", f"{path}.picks.jsonl") == 0
+        )
     assert Path("pool.parquet.picks.jsonl").read_text() == Path("pool.jsonl.picks.jsonl").read_text()
     Path("pool.parquet").write_bytes(b"not at all")
     assert select("pool.parquet", "--budget", "1", "--strategy", "random") == 2
@@ -117,7 +119,18 @@ def test_parquet_too_or_a_word_on_what_to_install(folder: Path, capsys: pytest.C
 
 
 def test_labelled_items_are_not_picked_again(folder: Path) -> None:
-    given = ["--id-column", "id", "--budget", "38", "--strategy", "k-center", "--embeddings", "emb", "-o", "picks.jsonl"]
+    given = [
+        "--id-column",
+        "id",
+        "--budget",
+        "38",
+        "--strategy",
+        "k-center",
+        "--embeddings",
+        "emb",
+        "-o",
+        "picks.jsonl",
+    ]
     assert select("pool.jsonl", *given, "--already", "labelled.jsonl") == 0
     assert {row["id"] for row in picked()} == {f"p{number}" for number in range(SIZE)} - {"p3", "p4"}
     Path("labelled.txt").write_text("p3\np4\n")
@@ -126,7 +139,9 @@ def test_labelled_items_are_not_picked_again(folder: Path) -> None:
     assert picked() == before
 
 
-def test_without_embeddings_texts_are_told_apart_by_their_words(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_embeddings_texts_are_told_apart_by_their_words(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert select("pool.jsonl", "--text-column", "prompt", "--budget", "4", "-o", "picks.jsonl") == 0
     assert sorted(row["id"] % 4 for row in picked()) == [0, 1, 2, 3]  # texts have one of four vocabularies
     assert "TF-IDF of 'prompt'" in capsys.readouterr().err
@@ -148,7 +163,10 @@ def test_a_dry_run_says_the_cost_and_writes_nothing(folder: Path, capsys: pytest
         (["pool.jsonl", "--budget", "39", "--already", "labelled.jsonl", "--id-column", "id"], "only 38 items"),
         (["pool.jsonl", "--budget", "ten"], "such as 2000, or a share, such as 10%"),
         (["pool.jsonl", "--budget", "101%"], "more than the whole pool"),
-        (["pool.jsonl", "--budget", "1", "--id-column", "ident"], "line 1: there is no column 'ident'. Columns: id, prompt"),
+        (
+            ["pool.jsonl", "--budget", "1", "--id-column", "ident"],
+            "line 1: there is no column 'ident'. Columns: id, prompt",
+        ),
         (["pool.csv", "--budget", "1", "--id-column", "ident"], "line 2: there is no column 'ident'"),
         (["pool.jsonl", "--budget", "1", "--id-column", "task"], "the id 't0' was there before"),
         (["pool.jsonl", "--budget", "1", "--text-column", "emb"], "'emb' should be a text"),
@@ -161,8 +179,14 @@ def test_a_dry_run_says_the_cost_and_writes_nothing(folder: Path, capsys: pytest
         (["pool.jsonl", "--budget", "1", "--embeddings", "short.npy"], "39 embeddings, the pool 40 items"),
         (["pool.jsonl", "--budget", "1", "--embeddings", "none.npy"], "none.npy cannot be read"),
         (["pool.jsonl", "--budget", "1", "--embeddings", "text.npy"], "not an array that numpy.save wrote"),
-        (["pool.jsonl", "--budget", "1", "--embeddings", "nan.npy"], "embedding of item 5 has a value that is not finite"),
-        (["pool.jsonl", "--budget", "1", "--embeddings", "entropies"], "'entropies' of row 2 has 2 numbers, those before"),
+        (
+            ["pool.jsonl", "--budget", "1", "--embeddings", "nan.npy"],
+            "embedding of item 5 has a value that is not finite",
+        ),
+        (
+            ["pool.jsonl", "--budget", "1", "--embeddings", "entropies"],
+            "'entropies' of row 2 has 2 numbers, those before",
+        ),
         (["nan.jsonl", "--budget", "1", "--embeddings", "emb"], "line 2: 'emb' has a value that is not finite"),
         (["cut.jsonl", "--budget", "1"], "line 2 is not JSON"),
         (["list.jsonl", "--budget", "1"], "line 1 should be a JSON object"),
@@ -171,7 +195,10 @@ def test_a_dry_run_says_the_cost_and_writes_nothing(folder: Path, capsys: pytest
         (["empty.jsonl", "--budget", "1"], "has no items"),
         (["pool.json", "--budget", "1"], "the format is told by the ending"),
         (["none.jsonl", "--budget", "1"], "cannot be read: No such file"),
-        (["pool.jsonl", "--budget", "1", "--id-column", "id", "--already", "other.jsonl"], "the id 'q1', which the pool"),
+        (
+            ["pool.jsonl", "--budget", "1", "--id-column", "id", "--already", "other.jsonl"],
+            "the id 'q1', which the pool",
+        ),
         (["pool.jsonl", "--budget", "1", "--id-column", "id", "--already", "cut.csv"], "no column 'id'"),
     ],
 )
@@ -204,7 +231,14 @@ def test_a_mistake_is_one_clear_message(
 
 
 def test_a_share_is_rounded_and_at_least_one() -> None:
-    assert [parse_budget(text, 1000) for text in ("200", "10%", "0.25 %", "0.01%", "0%", "100%")] == [200, 100, 3, 1, 0, 1000]
+    assert [parse_budget(text, 1000) for text in ("200", "10%", "0.25 %", "0.01%", "0%", "100%")] == [
+        200,
+        100,
+        3,
+        1,
+        0,
+        1000,
+    ]
     with pytest.raises(SelectionError):
         parse_budget("-3", 10)
 
@@ -229,7 +263,13 @@ def test_a_pool_is_read_a_row_at_a_time(folder: Path) -> None:
 
 
 def test_tf_idf_keeps_what_texts_share() -> None:
-    texts = ["the cat sat on the mat", "the cat sat on a mat", "stocks fell in early trade", "", "THE CAT SAT ON THE MAT!"]
+    texts = [
+        "the cat sat on the mat",
+        "the cat sat on a mat",
+        "stocks fell in early trade",
+        "",
+        "THE CAT SAT ON THE MAT!",
+    ]
     embeddings_ND = tfidf(lambda: texts, len(texts), Progress())
     similar_NN = embeddings_ND @ embeddings_ND.T
     assert similar_NN[0, 4] == pytest.approx(1, abs=1e-5)

@@ -185,14 +185,18 @@ def test_runs_and_thread_counts_agree_to_the_bit() -> None:
     outputs = set()
     for threads in ("1", "2", "2"):
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
-        done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, env=environment, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", CODE], capture_output=True, text=True, env=environment, timeout=120
+        )
         assert done.returncode == 0, done.stderr
         outputs.add(done.stdout)
     assert len(outputs) == 1
 
 
 def test_nothing_is_imported_but_numpy() -> None:
-    code = "import sys, reflect_rl.selection; print({m.split('.')[0] for m in sys.modules} - set(sys.stdlib_module_names))"
+    code = (
+        "import sys, reflect_rl.selection; print({m.split('.')[0] for m in sys.modules} - set(sys.stdlib_module_names))"
+    )
     done = subprocess.run([sys.executable, "-S", "-c", _with_paths(code)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert set(eval(done.stdout)) <= {"numpy", "reflect_rl", "__main__"}  # noqa: S307  what we printed
@@ -203,3 +207,21 @@ def _with_paths(code: str) -> str:
 
     source, packages = Path(reflect_rl.__file__).parents[1], Path(np.__file__).parents[1]
     return f"import sys; sys.path += [{str(source)!r}, {str(packages)!r}]; {code}"
+
+
+def test_the_number_of_blas_threads_is_put_back() -> None:
+    from reflect_rl.selection.blas import _openblas, single_threaded
+
+    if (functions := _openblas()) is None:
+        pytest.skip("numpy's matrix products are not OpenBLAS's here")
+    get, set_ = functions
+    before = get()
+    try:
+        set_(2)
+        with pytest.raises(ZeroDivisionError), single_threaded() as there:
+            assert there
+            assert get() == 1
+            1 / 0  # noqa: B018
+        assert get() == 2
+    finally:
+        set_(before)

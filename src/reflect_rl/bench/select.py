@@ -108,7 +108,9 @@ def measure_quality(X: np.ndarray, budget: int) -> dict[str, Any]:
 
 def represented(unit_ND: np.ndarray, indices: np.ndarray) -> float:
     """The objective of facility location, from unit vectors."""
-    sums = [(unit_ND[start : start + 1024] @ unit_ND[indices].T).max(axis=1).sum() for start in range(0, len(unit_ND), 1024)]
+    sums = [
+        (unit_ND[start : start + 1024] @ unit_ND[indices].T).max(axis=1).sum() for start in range(0, len(unit_ND), 1024)
+    ]
     return float((1 + sum(sums) / len(unit_ND)) / 2)
 
 
@@ -202,7 +204,9 @@ def select_table(figures: Mapping[str, Any]) -> str:
     if other["ratio"] == NOT_MEASURED:
         lines.append(f"submodlib: not measured ({other['why']})")
     else:
-        lines.append(f"{'submodlib':<24}{other['ratio']:>8.1f} x our exact time, {other['picks']:,} of {other['items']:,}")
+        lines.append(
+            f"{'submodlib':<24}{other['ratio']:>8.1f} x our exact time, {other['picks']:,} of {other['items']:,}"
+        )
     machine = figures["machine"]
     return "\n".join(
         [

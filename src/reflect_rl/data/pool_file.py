@@ -89,7 +89,9 @@ class PoolFile:
             if array.ndim != 1 or not isinstance(value, list):
                 raise SelectionError(f"{self.path}, {where}: {column!r} should be a list of numbers.")
             if not np.isfinite(array).all():
-                raise SelectionError(f"{self.path}, {where}: {column!r} has a value that is not finite (NaN or infinity).")
+                raise SelectionError(
+                    f"{self.path}, {where}: {column!r} has a value that is not finite (NaN or infinity)."
+                )
             yield array.astype(np.float32)
 
     def vectors(self, column: str, size: int) -> np.ndarray:
@@ -116,7 +118,9 @@ def read_array(path: Path, size: int) -> np.ndarray:
     except (ValueError, EOFError) as error:
         raise SelectionError(f"{path} is not an array that numpy.save wrote ({error}).") from None
     if array_ND.ndim != 2 or array_ND.dtype.kind not in "fiu":
-        raise SelectionError(f"{path} should be an (items, width) array of numbers; it is {array_ND.shape} {array_ND.dtype}.")
+        raise SelectionError(
+            f"{path} should be an (items, width) array of numbers; it is {array_ND.shape} {array_ND.dtype}."
+        )
     if len(array_ND) != size:
         raise SelectionError(f"{path} has {len(array_ND):,} embeddings, the pool {size:,} items: they go row by row.")
     return array_ND
@@ -186,7 +190,9 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
             there = file.schema_arrow.names
             wanted = [column for column in columns if column in there] if columns else there[:1]
             number = 0
-            for batch in file.iter_batches(BATCH, columns=wanted if len(wanted) == len(columns) or not columns else there):
+            for batch in file.iter_batches(
+                BATCH, columns=wanted if len(wanted) == len(columns) or not columns else there
+            ):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", row

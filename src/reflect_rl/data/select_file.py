@@ -131,7 +131,7 @@ def expected_cost(request: Request, progress: Progress) -> tuple[Pool, Cost]:
 
 
 def parse_budget(text: str, size: int) -> int:
-    """"200" or "10%" as a number of items; a share is rounded to the nearest, and is at least one."""
+    """ "200" or "10%" as a number of items; a share is rounded to the nearest, and is at least one."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", text)
     if not match or (not match[2] and "." in match[1]):
         raise SelectionError(f"--budget {text} should be a number of items, such as 2000, or a share, such as 10%.")

@@ -50,7 +50,9 @@ def check_embeddings(X: Any) -> np.ndarray:
         if array_ND.dtype == object or array_ND.dtype.kind not in "fiub":
             array_ND = np.asarray(X, dtype=np.float32)
     except (ValueError, TypeError) as error:
-        raise SelectionError(f"embeddings should be one vector of numbers an item, all of one length ({error}).") from None
+        raise SelectionError(
+            f"embeddings should be one vector of numbers an item, all of one length ({error})."
+        ) from None
     if array_ND.ndim != 2 or not array_ND.shape[1]:
         raise SelectionError(f"embeddings should be an (items, width) array; this one has shape {array_ND.shape}.")
     for start in range(0, len(array_ND), ROWS):

@@ -5,7 +5,7 @@ the best it has seen and, as its threshold, the k-th best of them; of a block on
 again. Points are first put in an order in which similar ones are often neighbours, and compared within blocks of it, so
 that thresholds are high from the start and little passes them.
 
-Cost: at most N^2 D / 2 multiply-adds, 24 k N bytes, and a block for each thread.
+Cost: N^2 D / 2 multiply-adds, 24 k N bytes, and a block for each thread.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 
 from reflect_rl.progress import Progress
 from reflect_rl.seeding import stream
+from reflect_rl.selection.blas import single_threaded
 
 ROWS, COLUMNS = 1024, 2048
 """A block of similarities: 8 MiB, which fits the cache of one core together with what it is computed from."""
@@ -48,7 +49,11 @@ def nearest(points_MD: np.ndarray, k: int, progress: Progress, *, threads: int |
     search = _Search(points_MD, k)
     threads = threads or len(os.sched_getaffinity(0))
     tasks = list(search.tasks())
-    with progress.bar("neighbours", len(tasks), "blocks") as bar, ThreadPoolExecutor(threads) as pool:
+    with (
+        progress.bar("neighbours", len(tasks), "blocks") as bar,
+        single_threaded(),
+        ThreadPoolExecutor(threads) as pool,
+    ):
         try:
             list(pool.map(search.seed, search.diagonal()))
             for _ in pool.map(search.compare, tasks):
