@@ -14,12 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflect_rl.progress import Progress
-from reflect_rl.selection import FacilityLocation, KCenter, Picks
+from reflect_rl.selection import FacilityLocation, KCenter, Picks, farthest_first, neighbours
 from reflect_rl.selection import coverage as coverages
 from reflect_rl.selection import facility_location as facility
-from reflect_rl.selection.coverage import SHIFT
-from reflect_rl.selection import farthest_first, neighbours
 from reflect_rl.selection import lazy_greedy as lazy
+from reflect_rl.selection.coverage import SHIFT
 from reflect_rl.selection.grid import cosine_grid, euclidean_grid, fold
 from selection_pools import plain_facility_location, plain_k_center, pools, similarities
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, get_args
 from reflect_rl.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from reflect_rl.data.select_file import Selection
     from reflect_rl.envs.alfworld.sweep import Total
     from reflect_rl.envs.alfworld.verify import Plan, Report
-    from reflect_rl.data.select_file import Selection
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -191,8 +191,8 @@ def select_table(figures: Mapping[str, Any]) -> str:
     for name in ("facility_location", "k_center"):
         found = figures[name]
         lines.append(
-            f"{name.replace('_', ' '):<24}{found['seconds']:>8.1f} s, {found['peak_mb']:,.0f} MB at most: {found['picks']:,} "
-            f"of {found['items']:,} x {WIDTH} ({found['cpu_seconds']:.1f} CPU seconds)"
+            f"{name.replace('_', ' '):<24}{found['seconds']:>8.1f} s, {found['peak_mb']:,.0f} MB at most: "
+            f"{found['picks']:,} of {found['items']:,} x {WIDTH} ({found['cpu_seconds']:.1f} CPU seconds)"
         )
     quality, plain, other = figures["quality"], figures["plain"], figures["submodlib"]
     lines += [
@@ -211,7 +211,7 @@ def select_table(figures: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             *lines,
-            f"{machine['cpus']} cores (load {figures['load']:.1f}), Python {machine['python']}, numpy {machine['numpy']}, "
-            f"{figures['seconds']:.0f} seconds",
+            f"{machine['cpus']} cores (load {figures['load']:.1f}), Python {machine['python']}, "
+            f"numpy {machine['numpy']}, {figures['seconds']:.0f} seconds",
         ]
     )

@@ -102,8 +102,8 @@ class PoolFile:
                 vectors_ND = np.empty((size, len(vector)), np.float32)
             if len(vector) != vectors_ND.shape[1]:
                 raise SelectionError(
-                    f"{self.path}: embeddings should be of one length; {column!r} of row {number + 1} has {len(vector)} "
-                    f"numbers, those before have {vectors_ND.shape[1]}."
+                    f"{self.path}: embeddings should be of one length; {column!r} of row {number + 1} has "
+                    f"{len(vector)} numbers, those before have {vectors_ND.shape[1]}."
                 )
             vectors_ND[number] = vector
         return vectors_ND
@@ -179,8 +179,8 @@ def _csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
 
 def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
     try:
-        import pyarrow as arrow
-        from pyarrow.parquet import ParquetFile
+        import pyarrow as arrow  # type: ignore[import-not-found]
+        from pyarrow.parquet import ParquetFile  # type: ignore[import-not-found]
     except ImportError:
         raise SelectionError(
             'Parquet files need pyarrow: pip install "reflect-rl[parquet]". JSON lines and CSV need nothing.'

@@ -69,7 +69,7 @@ class Selection:
                 "rank": rank,
                 "gain": _finite(gain),
                 "strategy": self.name,
-                "score": None if self.scores_N is None else _finite(self.scores_N[index]),
+                "score": None if self.scores_N is None else _finite(float(self.scores_N[index])),
             }
 
 
@@ -148,14 +148,19 @@ def _input(request: Request, file: PoolFile, size: int, progress: Progress) -> A
     if strategy.input == "none":
         return size
     if strategy.input == "tokens":
-        column = request.tokens or getattr(strategy, "quantity", None) or getattr(strategy.within, "quantity", "")
-        return list(file.lists(column))
+        return list(file.lists(request.tokens or _quantity(strategy)))
     if request.embeddings is None:
         progress.say(f"no --embeddings: TF-IDF of {request.text!r}, {WIDTH} numbers a text")
         return tfidf(lambda: file.texts(request.text), size, progress)
     if request.embeddings.endswith(".npy"):
         return read_array(Path(request.embeddings), size)
     return file.vectors(request.embeddings, size)
+
+
+def _quantity(strategy: Selector) -> str:
+    """What a strategy that ranks by tokens, or the one within it, wants to know of each."""
+    inner = getattr(strategy, "within", strategy)
+    return inner.quantity if isinstance(inner, Uncertainty) else _quantity(inner)
 
 
 def _width(request: Request, size: int) -> int:

@@ -1,8 +1,9 @@
 """Embeddings without a model: TF-IDF of words and pairs of words, sketched into a fixed width.
 
-Each word and each pair of neighbouring words is a term; its weight is (1 + log tf) (1 + log((1 + N) / (1 + df))). Terms are
-hashed (CRC-32, equal everywhere and always), and each adds its weight, with a sign, to HASHES of the WIDTH coordinates
-(the count sketch of Charikar et al. 2002), which keeps inner products in expectation. Texts are read twice, none is kept.
+Each word and each pair of neighbouring words is a term; its weight is (1 + log tf) (1 + log((1 + N) / (1 + df))).
+Terms are hashed (CRC-32, equal everywhere and always), and each adds its weight, with a sign, to HASHES of the WIDTH
+coordinates (the count sketch of Charikar et al. 2002), which keeps inner products in expectation. Texts are read
+twice, none is kept.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from zlib import crc32
 
 import numpy as np
@@ -43,7 +45,7 @@ def _counted(texts: Iterable[str]) -> Iterator[Counter[int]]:
     """The terms of each text with how often they are there."""
     for text in texts:
         words = WORD.findall(text.lower())
-        pairs = (f"{first} {second}" for first, second in zip(words, words[1:], strict=False))
+        pairs = (f"{first} {second}" for first, second in pairwise(words))
         yield Counter(crc32(term.encode()) for term in (*words, *pairs))
 
 

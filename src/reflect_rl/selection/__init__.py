@@ -58,6 +58,6 @@ __all__ = [
     "Random",
     "Selector",
     "Tokens",
-    "Uncertainty",
     "UncertainThenDiverse",
+    "Uncertainty",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reflect_rl.selection.coverage import Blocked
 from reflect_rl.selection.facility_location import DENSE, FacilityLocation
 from reflect_rl.selection.k_center import KCenter
 from reflect_rl.selection.neighbours import ROOM
@@ -43,11 +44,11 @@ def estimate(strategy: Selector, size: int, width: int, budget: int, rate: float
         if k is not None:
             seconds = 1.4 * size**2 / 2 * width / rate + budget * 1e-4
             return Cost(seconds, 4 * size * width + (8 * ROOM + 16) * k * size + 60 * 2**20)
-        evaluations = 10 * budget + 64
+        evaluations = 20 * budget * 1e-5
         if size <= DENSE:
-            return Cost(size**2 * width / rate + evaluations * size * 2e-9, 4 * size * width + 4 * size**2)
-        seconds = evaluations * size * (width / rate + 2e-9)
-        return Cost(seconds, 4 * size * width + 2 * 256 * 4 * size)
+            return Cost(size**2 * width / rate + evaluations, 4 * size * width + 4 * size**2)
+        columns = min(2 * size, 50 * budget + 64)
+        return Cost(columns * size * (width / rate + 2e-9) + evaluations, 4 * size * width + 8 * Blocked.KEPT)
     return Cost(1e-6 * size, 40 * size)
 
 

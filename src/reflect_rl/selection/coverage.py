@@ -12,7 +12,7 @@ from reflect_rl.selection.grid import Folded
 from reflect_rl.selection.neighbours import Columns
 
 SHIFT = 2**24
-"""A product of two grid points is at least -SHIFT and at most SHIFT: similarity (1 + cos) / 2 is (product + SHIFT) / (2 SHIFT)."""
+"""A product of two grid points is from -SHIFT to SHIFT; (1 + cos) / 2 is (product + SHIFT) / (2 SHIFT)."""
 ROWS = 1024
 
 
@@ -79,7 +79,7 @@ class Blocked(_Coverage):
         self._entries = 0
 
     def gains_M(self) -> np.ndarray:
-        """Exact while nothing is represented, as sum_i (x_i . x_j + SHIFT) = x_j . sum_i x_i + N SHIFT; else a bound."""
+        """Exact while nothing is represented: sum_i (x_i . x_j + SHIFT) = x_j . sum_i x_i + N SHIFT. Else a bound."""
         sum_D = self.weights_M @ self.points_MD.astype(np.float64)
         return (self.points_MD @ sum_D).astype(np.int64) + int(self.weights_M.sum()) * SHIFT
 

@@ -14,9 +14,9 @@ class EqualBudget(Selector):
 
     $$b_g = B / G$$
 
-    Source: arXiv 2507.21482, task diversity. Cost: that of the other strategy. Left open, and settled here: what a small
-    group cannot use goes to the others in equal parts; what does not divide evenly goes to the groups that come first in
-    the pool. Labelled items do not count against a quota. Smaller budgets are not prefixes: quotas round.
+    Source: arXiv 2507.21482, task diversity. Cost: that of the other strategy. Left open, and settled here: what a
+    small group cannot use goes to the others in equal parts; what does not divide evenly goes to the groups that come
+    first in the pool. Labelled items do not count against a quota. Smaller budgets are not prefixes: quotas round.
     """
 
     name: ClassVar[str] = "equal-budget"

@@ -31,14 +31,14 @@ class FacilityLocation(Selector):
     With `scores` q, in [0, 1] after min-max scaling, their sum is rewarded as well, at a share `quality` a in [0, 1):
     $(1 - a) f(S) + a \frac{1}{N} \sum_{j \in S} q_j$.
 
-    Source: arXiv 2401.06692 (as "facility location"); the greedy algorithm is Nemhauser et al. 1978 (at least 1 - 1/e of
-    the best), lazily (Minoux 1978). With scores: quality-diversity as in QDIT (arXiv 2311.14736).
+    Source: arXiv 2401.06692 (as "facility location"); the greedy algorithm is Nemhauser et al. 1978 (at least 1 - 1/e
+    of the best), lazily (Minoux 1978). With scores: quality-diversity as in QDIT (arXiv 2311.14736).
 
-    Cost. Exact (n_neighbors="exact"): the matrix of similarities up to 4,096 distinct items; above, 4 N bytes for each of
-    256 columns, and N D multiply-adds for each evaluated item, of which there are some ten a pick. With n_neighbors=k:
-    N^2 D / 2 multiply-adds for the neighbours, 24 k N bytes, then some 20 microseconds a pick. "auto": exact up to
-    10,000 distinct items or where the budget is so small that 256 neighbours would not do, else 8 N / budget neighbours,
-    at least 32.
+    Cost. Exact (n_neighbors="exact"): the matrix of similarities up to 4,096 distinct items; above, some 2 N^2 D
+    multiply-adds, as each item's column is computed about twice on the way to large budgets, and at most 256 MB for
+    what is kept of columns. With n_neighbors=k: N^2 D / 2 multiply-adds and 24 k N bytes for the neighbours, then some
+    70 microseconds a pick. "auto": exact up to 10,000 distinct items, or where the budget is so small that 256
+    neighbours would not do; else 8 N / budget neighbours, at least 32.
 
     Left open by the paper, and settled here: the similarity (above, so that it is not negative and the first gains have
     a closed form); neighbours, where the pool is large (a point counts as represented as well as by its k-th nearest

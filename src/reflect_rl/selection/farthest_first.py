@@ -134,7 +134,7 @@ class FarthestFirst:
         return 2 * products - self.norms_N[items][:, None] - self.norms_N[centres]
 
     def _farthest(self) -> float:
-        """The smallest up-to-date closeness of any item; infinite where every item is a centre, -infinite without any."""
+        """The smallest up-to-date closeness of any item; inf where every item is a centre, -inf without any."""
         among_N = np.ones(len(self.grid), bool)
         among_N[self.centres[: self.count]] = False
         if not among_N.any():

@@ -59,8 +59,8 @@ def check_embeddings(X: Any) -> np.ndarray:
         bad_B = ~np.isfinite(array_ND[start : start + ROWS]).all(axis=1)
         if bad_B.any():
             raise SelectionError(
-                f"the embedding of item {start + int(bad_B.argmax())} has a value that is not finite (NaN or infinity). "
-                f"Leave the item out, or embed it again."
+                f"the embedding of item {start + int(bad_B.argmax())} has a value that is not finite (NaN or "
+                f"infinity). Leave the item out, or embed it again."
             )
     return array_ND
 

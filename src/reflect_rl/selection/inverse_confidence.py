@@ -19,9 +19,9 @@ class InverseConfidence(Selector):
     $$b_g \propto 1 / \bar c_g, \qquad \bar c_g = \frac{1}{|g|} \sum_{i \in g} c_i$$
 
     Source: arXiv 2507.21482, inverse-confidence weighting. scores: the model's confidence in each item, above 0 and at
-    most 1. Cost: that of the other strategy (random by default). Left open, and settled here: the mean is over all items
-    of a group, labelled or not; whole numbers by largest remainder; what a small group cannot use goes to the others, by
-    the same weights. Smaller budgets are not prefixes: quotas round.
+    most 1. Cost: that of the other strategy (random by default). Left open, and settled here: the mean is over all
+    items of a group, labelled or not; whole numbers by largest remainder; what a small group cannot use goes to the
+    others, by the same weights. Smaller budgets are not prefixes: quotas round.
     """
 
     name: ClassVar[str] = "inverse-confidence"

@@ -21,7 +21,8 @@ class KCenter(Selector):
     Each pick is the item farthest from everything chosen or labelled. metric "cosine": d is the Euclidean distance of
     the unit vectors, sqrt(2 - 2 cos); "euclidean": of the vectors as they are.
 
-    Source: arXiv 2401.06692 (as "k-center"); Gonzalez 1985 (at most twice the smallest radius); Sener and Savarese 2018.
+    Source: arXiv 2401.06692 (as "k-center"); Gonzalez 1985 (at most twice the smallest radius); Sener and Savarese
+    2018.
 
     Cost: between k^2 D / 2 and N k D multiply-adds for k picks, the same picks as the plain loop makes, which takes
     N k D, one pick at a time. Memory: the embeddings on the grid (4 N D bytes; 8 for "euclidean") and some 100 MB.

@@ -15,8 +15,8 @@ class LeastConfidence(Uncertainty):
     $$u(x) = -\log p(y \mid x) = -\sum_{t=1}^{T} \log p_t(y_t)$$
 
     Source: arXiv 2401.06692. X: log-probabilities of the generated tokens, 0 or less, natural logarithm. Ranked by the
-    negative logarithm, which orders as 1 - p does and does not vanish on long texts. Left open by the paper, and settled
-    here: nothing is divided by the length, so that long texts count as less certain.
+    negative logarithm, which orders as 1 - p does and does not vanish on long texts. Left open by the paper, and
+    settled here: nothing is divided by the length, so that long texts count as less certain.
     """
 
     name: ClassVar[str] = "least-confidence"

@@ -14,8 +14,8 @@ class MeanEntropy(Uncertainty):
 
     $$u(x) = \frac{1}{T} \sum_{t=1}^{T} H_t, \qquad H_t = -\sum_v p_t(v) \log p_t(v)$$
 
-    Source: arXiv 2401.06692. X: entropies, 0 or more, in any one unit. Left open by the paper, and settled here: the mean
-    is over the tokens that were generated, the end token included if it is in the list.
+    Source: arXiv 2401.06692. X: entropies, 0 or more, in any one unit. Left open by the paper, and settled here: the
+    mean is over the tokens that were generated, the end token included if it is in the list.
     """
 
     name: ClassVar[str] = "mean-entropy"

@@ -14,8 +14,8 @@ class MeanMargin(Uncertainty):
 
     $$u(x) = -\frac{1}{T} \sum_{t=1}^{T} m_t, \qquad m_t = p_t^{(1)} - p_t^{(2)}$$
 
-    Source: arXiv 2401.06692. X: margins of probabilities, from 0 to 1. Left open by the paper, and settled here: the gap
-    is one of probabilities, not of logits.
+    Source: arXiv 2401.06692. X: margins of probabilities, from 0 to 1. Left open by the paper, and settled here: the
+    gap is one of probabilities, not of logits.
     """
 
     name: ClassVar[str] = "mean-margin"

@@ -79,8 +79,8 @@ class Selector(ABC):
         """Choose `budget` items that are not in `already`.
 
         X: (N, D) embeddings, or what the strategy says. already: indices of labelled items (a boolean mask of length N
-        works as well). groups: a label an item; the budget is then shared by `quotas`. scores: a number an item, for the
-        strategies that use one. Raises SelectionError.
+        works as well). groups: a label an item; the budget is then shared by `quotas`. scores: a number an item, for
+        the strategies that use one. Raises SelectionError.
         """
         self.check(scores, groups)
         size = pool_size(X)

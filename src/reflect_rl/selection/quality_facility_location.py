@@ -13,9 +13,9 @@ class QualityFacilityLocation(FacilityLocation):
 
     $$(1 - a) \frac{1}{N} \sum_i \max_{j \in S} s_{ij} + a \frac{1}{N} \sum_{j \in S} q_j$$
 
-    Source: QDIT, arXiv 2311.14736. `FacilityLocation` with scores, which are required here. Left open, and settled here:
-    scores are scaled to [0, 1] over the pool, so that an item of the best quality is worth as much as raising one item's
-    similarity from 0 to 1; the share a is `quality`, one half by default.
+    Source: QDIT, arXiv 2311.14736. `FacilityLocation` with scores, which are required here. Left open, and settled
+    here: scores are scaled to [0, 1] over the pool, so that an item of the best quality is worth as much as raising
+    one item's similarity from 0 to 1; the share a is `quality`, one half by default.
     """
 
     name: ClassVar[str] = "quality-facility-location"

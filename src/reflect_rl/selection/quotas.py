@@ -102,7 +102,8 @@ def _given(quotas: Mapping[Any, int], labels: list[Any], sizes_G: np.ndarray, bu
     left_G = np.minimum(left_G, sizes_G)
     if left_G.sum() < budget:
         raise SelectionError(
-            f"the quotas leave room for {left_G.sum():,} picks, the budget is {budget:,}. Raise a quota, or lower the budget."
+            f"the quotas leave room for {left_G.sum():,} picks, the budget is {budget:,}. "
+            f"Raise a quota, or lower the budget."
         )
     return left_G
 

@@ -61,9 +61,9 @@ def read_tokens(X: Any, what: str, low: float, high: float) -> Tokens:
 class Uncertainty(Selector):
     """Ranks items by an uncertainty computed from their tokens; the first is the most uncertain.
 
-    X: for each item the list of its tokens' `quantity`. An item without tokens says nothing and comes last. Lowest index
-    first among equals. Cost: the number of tokens, and N log N. `objective` is the sum of the uncertainties of the picks,
-    which no other set of that size exceeds: `certificate` is equal to it.
+    X: for each item the list of its tokens' `quantity`. An item without tokens says nothing and comes last. Lowest
+    index first among equals. Cost: the number of tokens, and N log N. `objective` is the sum of the uncertainties of
+    the picks, which no other set of that size exceeds: `certificate` is equal to it.
     """
 
     input: ClassVar[Input] = "tokens"

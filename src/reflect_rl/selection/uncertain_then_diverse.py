@@ -20,8 +20,9 @@ class UncertainThenDiverse(Selector):
     other strategy (facility location by default) chooses from them, what is labelled already being part of its pool.
 
     Source: a common combination, for which arXiv 2401.06692 gives no formula. scores: larger is more uncertain, for
-    instance `MeanEntropy().uncertainty(entropies)`. Cost: the other strategy's, on keep x budget items. `objective` and
-    `certificate` are the other strategy's, on the items that stayed. Smaller budgets are not prefixes: other items stay.
+    instance `MeanEntropy().uncertainty(entropies)`. Cost: the other strategy's, on keep x budget items. `objective`
+    and `certificate` are the other strategy's, on the items that stayed. Smaller budgets are not prefixes: other items
+    stay.
     """
 
     name: ClassVar[str] = "uncertain-then-diverse"
