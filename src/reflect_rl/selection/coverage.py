@@ -17,17 +17,26 @@ ROWS = 1024
 
 
 class _Coverage:
-    """best_M: the similarity of each distinct point to its representative; -SHIFT where there is none yet."""
+    """best_M: the similarity of each distinct point to its representative; -SHIFT where there is none yet.
+
+    second_M: to the second nearest of those taken, at least what was there before the first was (after `begin`).
+    """
 
     def __init__(self, folded: Folded) -> None:
         self.points_MD = folded.points_MD
         self.weights_M = folded.weights_M
         self.plain = bool((folded.weights_M == 1).all())
         self.best_M = np.full(len(folded.points_MD), -SHIFT, np.int32)
+        self.second_M = self.best_M
 
     def represent(self, chosen: np.ndarray) -> None:
         """Take several points at once, those that are labelled already."""
         raise_to(self.best_M, self.points_MD, chosen)
+
+    def begin(self) -> np.ndarray:
+        """The levels that hold before anything is taken: best_M as it is now."""
+        self.second_M = self.best_M.copy()
+        return self.best_M.copy()
 
     def total(self) -> int:
         """The objective: the sum over items of product + SHIFT."""
@@ -61,7 +70,20 @@ class Dense(_Coverage):
         return self._sum(self.matrix_MM[point] - self.best_M)
 
     def take(self, point: int) -> None:
-        np.maximum(self.best_M, self.matrix_MM[point], out=self.best_M)
+        column_M = self.matrix_MM[point]
+        np.maximum(self.second_M, np.minimum(self.best_M, column_M), out=self.second_M)
+        np.maximum(self.best_M, column_M, out=self.best_M)
+
+    def above(self, levels_M: np.ndarray) -> np.ndarray:
+        sums_M = np.zeros(len(levels_M))
+        for start in range(0, len(levels_M), ROWS):
+            part = slice(start, start + ROWS)
+            over_BM = np.maximum(self.matrix_MM[part] - levels_M[part, None], 0).astype(np.float64)
+            sums_M += self.weights_M[part].astype(np.float64) @ over_BM  # whole numbers below 2^53: exact
+        return sums_M.astype(np.int64)
+
+    def count_above(self, levels_M: np.ndarray, times_M: np.ndarray) -> np.ndarray:
+        return (self.matrix_MM > levels_M[:, None]) @ times_M
 
 
 class Blocked(_Coverage):
@@ -134,11 +156,19 @@ class Sparse(_Coverage):
         self.best_M = columns.floors_M.astype(np.int32)
 
     def gains_M(self) -> np.ndarray:
-        over_E = np.maximum(self.columns.values_E - self.best_M[self.columns.rows_E], 0).astype(np.float64)
+        return self.above(self.best_M)
+
+    def above(self, levels_M: np.ndarray) -> np.ndarray:
+        over_E = np.maximum(self.columns.values_E - levels_M[self.columns.rows_E], 0).astype(np.float64)
         if not self.plain:
             over_E *= self.weights_M[self.columns.rows_E]
         sums_E1 = np.r_[0.0, np.cumsum(over_E)]  # whole numbers below 2^53: exact
         return np.diff(sums_E1[self.columns.starts_M1]).astype(np.int64)
+
+    def count_above(self, levels_M: np.ndarray, times_M: np.ndarray) -> np.ndarray:
+        over_E = self.columns.values_E > levels_M[self.columns.rows_E]
+        times_E = np.repeat(times_M, np.diff(self.columns.starts_M1))
+        return np.bincount(self.columns.rows_E[over_E], times_E[over_E], minlength=len(levels_M))
 
     def gain(self, point: int) -> int:
         part = slice(self._starts[point], self._starts[point + 1])
@@ -147,8 +177,10 @@ class Sparse(_Coverage):
 
     def take(self, point: int) -> None:
         part = slice(self._starts[point], self._starts[point + 1])
-        rows = self.columns.rows_E[part]
-        self.best_M[rows] = np.maximum(self.best_M[rows], self.columns.values_E[part])
+        rows, values = self.columns.rows_E[part], self.columns.values_E[part]
+        before = self.best_M[rows]
+        self.second_M[rows] = np.maximum(self.second_M[rows], np.minimum(before, values))
+        self.best_M[rows] = np.maximum(before, values)
 
     def dense_total(self, chosen: np.ndarray) -> int:
         """The dense objective of chosen points: those that none of them is near to are looked at again."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from reflect_rl.errors import SelectionError
+from reflect_rl.selection.certificate import upper_bound
 from reflect_rl.selection.coverage import SHIFT, Blocked, Dense, Sparse
 from reflect_rl.selection.grid import Folded, cosine_grid, fold
 from reflect_rl.selection.lazy_greedy import lazy_greedy
@@ -45,8 +46,8 @@ class FacilityLocation(Selector):
     from the start; once each has a nearer one among the chosen, gains are the exact ones); ties (lowest index first).
     Equal embeddings are computed once; a zero vector is like other zero vectors and orthogonal to everything else.
 
-    `objective` is f(S), exact also with n_neighbors. `certificate`: no set of that size has a larger f (Minoux's bound:
-    what is reached plus the largest gains that are left).
+    `objective` is f(S), exact also with n_neighbors. `certificate`: no set of that size has a larger f (see the module
+    `certificate`).
     """
 
     name: ClassVar[str] = "facility-location"
@@ -68,20 +69,49 @@ class FacilityLocation(Selector):
         coverage = self._coverage(folded, task)
         before = np.unique(folded.of_N[task.already_N])
         coverage.represent(before)
+        lowest_M = coverage.begin()
         bonus_N, share = self._bonus(task)
         indices, gains, bounds_N = lazy_greedy(coverage, folded.of_N, bonus_N, task)
-        reached = coverage.total() + int(bonus_N[indices].sum())
-        objective = reached
+        bonus = int(bonus_N[indices].sum())
+        objective = coverage.total() + bonus
         if isinstance(coverage, Sparse):
-            chosen = np.union1d(before, folded.of_N[indices])
-            objective = coverage.dense_total(chosen) + int(bonus_N[indices].sum())
-        if not isinstance(coverage, Blocked):
-            bounds_N = coverage.gains_M()[folded.of_N] + bonus_N
-        left_N = task.open_N.copy()
-        left_N[indices] = False
+            objective = coverage.dense_total(np.union1d(before, folded.of_N[indices])) + bonus
+        if isinstance(coverage, Blocked):
+            certificate = self._bound_of_columns(coverage, folded, before, indices, bounds_N, bonus_N, task)
+        else:
+            reached = coverage.total() + bonus
+            certificate = upper_bound(coverage, lowest_M, reached, folded.of_N, bonus_N, task)
         unit = share / (2 * SHIFT * max(1, task.size))
-        most = reached + task.room.largest_sum(bounds_N.astype(np.float64), left_N, task.budget)
-        return Picks(indices, gains * unit, objective * unit, most * unit)
+        return Picks(indices, gains * unit, objective * unit, certificate * unit)
+
+    def _bound_of_columns(
+        self,
+        coverage: Blocked,
+        folded: Folded,
+        before: np.ndarray,
+        indices: np.ndarray,
+        bounds_N: np.ndarray,
+        bonus_N: np.ndarray,
+        task: Task,
+    ) -> int:
+        """The certificate where no matrix is there: that of the objective with neighbours, which is never smaller.
+
+        With so small a budget that too many neighbours would be needed, Minoux's bound by the last known gains.
+        """
+        bonus = int(bonus_N[indices].sum())
+        enough = _enough(len(folded.points_MD), task.budget)
+        if enough > MOST:
+            left_N = task.open_N.copy()
+            left_N[indices] = False
+            best = task.room.best(bounds_N, left_N, task.budget)
+            return coverage.total() + bonus + int(bounds_N[best].sum())
+        fewer = max(1, min(enough, len(folded.points_MD) - 1))
+        near = Sparse(folded, nearest(folded.points_MD, fewer, task.progress))
+        near.represent(before)
+        lowest_M = near.begin()
+        for point in folded.of_N[indices].tolist():
+            near.take(point)
+        return upper_bound(near, lowest_M, near.total() + bonus, folded.of_N, bonus_N, task)
 
     def neighbours(self, distinct: int, budget: int) -> int | None:
         """How many neighbours a pool of so many distinct items is searched for; None: exact."""
@@ -89,7 +119,7 @@ class FacilityLocation(Selector):
             return self.n_neighbors if self.n_neighbors < distinct else None
         if self.n_neighbors == "exact":
             return None
-        enough = max(FEWEST, -(-COVER * distinct // max(1, budget)))
+        enough = _enough(distinct, budget)
         return None if distinct <= EXACT or enough > MOST else enough
 
     def _coverage(self, folded: Folded, task: Task) -> Dense | Blocked | Sparse:
@@ -107,3 +137,8 @@ class FacilityLocation(Selector):
         scaled_N = (task.scores_N - low) / (high - low) if high > low else np.zeros(task.size)
         worth = self.quality / (1 - self.quality) * 2 * SHIFT
         return np.rint(scaled_N * worth).astype(np.int64), 1 - self.quality
+
+
+def _enough(distinct: int, budget: int) -> int:
+    """Neighbours that hold COVER of the chosen on average."""
+    return max(FEWEST, -(-COVER * distinct // max(1, budget)))

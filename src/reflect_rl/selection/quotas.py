@@ -44,18 +44,21 @@ class Room:
         ranks[by_group] = np.arange(len(order)) - np.searchsorted(sorted_groups, sorted_groups)
         return order[ranks < self.left_G[self.group_N[order]]][:budget].astype(np.int64)
 
-    def largest_sum(self, values_N: np.ndarray, open_N: np.ndarray, budget: int) -> float:
-        """The largest sum of `budget` values of items in open_N, at most the *whole* quota of each group."""
-        total, values = 0.0, []
+    def best(self, values_N: np.ndarray, open_N: np.ndarray, budget: int) -> np.ndarray:
+        """The `budget` items in open_N of the largest values, at most the *whole* quota of each group, in any order."""
+        kept = []
         for group, quota in enumerate(self._whole_G):
-            members = values_N[open_N & (self.group_N == group)] if self.shared else values_N[open_N]
-            count = min(int(quota), len(members))
-            if count:
-                values.append(np.partition(members, len(members) - count)[len(members) - count :])
-        if values:
-            together = np.sort(np.concatenate(values))[::-1]
-            total = float(together[:budget].sum())
-        return total
+            members = np.flatnonzero(open_N & (self.group_N == group) if self.shared else open_N)
+            kept.append(_largest(members, values_N, int(quota)))
+        return _largest(np.concatenate(kept), values_N, budget)
+
+
+def _largest(items: np.ndarray, values_N: np.ndarray, count: int) -> np.ndarray:
+    if count >= len(items):
+        return items
+    if not count:
+        return items[:0]
+    return items[np.argpartition(values_N[items], len(items) - count)[len(items) - count :]]
 
 
 def quota_rooms(quotas: Any, groups: Any, open_N: np.ndarray, budget: int) -> Room:
