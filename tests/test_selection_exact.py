@@ -142,6 +142,23 @@ def distances(X: np.ndarray) -> np.ndarray:
     return np.linalg.norm(X[:, None] - X[None], axis=-1)
 
 
+@pytest.mark.parametrize("budget", [2, 60, 300])
+@pytest.mark.parametrize("dense", [0, 4096])
+def test_the_certificate_of_a_larger_pool_is_near_to_what_is_reached(
+    budget: int, dense: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By neighbours where there are enough picks, else by Minoux's bound."""
+    monkeypatch.setattr(facility, "DENSE", dense)
+    X = np.random.default_rng(0).standard_normal((800, 16))
+    picks = FacilityLocation("exact").select(X, budget=budget)
+    assert picks.objective is not None
+    assert picks.certificate is not None
+    assert picks.objective <= picks.certificate <= picks.objective * {2: 1.5, 60: 1.02, 300: 1.005}[budget]
+    near = FacilityLocation(32).select(X, budget=budget)
+    assert near.certificate is not None
+    assert near.certificate >= picks.objective
+
+
 @given(X=pools(), budget=st.integers(1, 20))
 def test_a_smaller_budget_picks_a_prefix(X: np.ndarray, budget: int) -> None:
     for strategy in (FacilityLocation(), FacilityLocation(3), KCenter()):

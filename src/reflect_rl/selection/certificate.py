@@ -5,9 +5,9 @@ For any levels u_i, at least those that hold without a choice, and any set S of 
 $$\sum_i w_i \max_{j \in S} s_{ij} \le \sum_i w_i u_i + \sum_{j \in S} \sum_i w_i (s_ij - u_i)^+,$$
 
 and the right side is at most what the largest sums over i add up to: the Lagrangian dual of Cornuejols, Fisher and
-Nemhauser (1977). u = the similarity to the nearest of the greedy choice gives Minoux's bound, which is loose. The search
-starts from the similarity to the second nearest instead, and makes Polyak's subgradient steps: down where nobody of
-the best items is above u_i, up where several are. Levels are whole numbers, so that the bound is exact.
+Nemhauser (1977). u = the similarity to the nearest of the greedy choice gives Minoux's bound, which is loose. The
+search starts from the similarity to the second nearest instead, and makes Polyak's subgradient steps: down where none
+of the best items is above u_i, up where several are. Levels are whole numbers, so that the bound is exact.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ STEPS = 20
 class Levels(Protocol):
     """An objective seen from levels.
 
-    weights_M: items that each distinct point stands for. second_M: similarity to the second nearest of the greedy choice.
+    weights_M: items that each distinct point stands for. second_M: similarity to the second nearest of the greedy
+    choice.
     """
 
     weights_M: np.ndarray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,8 +21,15 @@ DENSE = 4096
 """Distinct items up to which the matrix of similarities is held: 64 MiB."""
 EXACT = 10_000
 """Distinct items up to which "auto" is exact."""
-FEWEST, MOST, COVER = 32, 256, 8
-"""auto: enough neighbours to see COVER of the chosen on average, within these limits; exact beyond them."""
+FEWEST, MOST, COVER = 32, 256, 2.0
+"""auto: enough neighbours to see COVER of the chosen on average, within these limits."""
+LEAST_COVER = 0.6
+"""auto: exact where MOST neighbours would see less of the chosen. (From 1 on, the choice was at least as good as greedy
+on the whole pool wherever this was measured, on clustered and on unstructured pools.)"""
+CERTAIN = 8.0
+"""Neighbours for the certificate of an exact choice: enough to see this many of the chosen."""
+FEW = 512
+"""Distinct items up to which the certificate takes the whole matrix instead."""
 
 
 class FacilityLocation(Selector):
@@ -38,8 +46,8 @@ class FacilityLocation(Selector):
     Cost. Exact (n_neighbors="exact"): the matrix of similarities up to 4,096 distinct items; above, some 2 N^2 D
     multiply-adds, as each item's column is computed about twice on the way to large budgets, and at most 256 MB for
     what is kept of columns. With n_neighbors=k: N^2 D / 2 multiply-adds and 24 k N bytes for the neighbours, then some
-    70 microseconds a pick. "auto": exact up to 10,000 distinct items, or where the budget is so small that 256
-    neighbours would not do; else 8 N / budget neighbours, at least 32.
+    70 microseconds a pick. "auto": exact up to 10,000 distinct items, or with fewer than about N / 400
+    picks; else 2 N / budget neighbours, from 32 to 256.
 
     Left open by the paper, and settled here: the similarity (above, so that it is not negative and the first gains have
     a closed form); neighbours, where the pool is large (a point counts as represented as well as by its k-th nearest
@@ -76,17 +84,17 @@ class FacilityLocation(Selector):
         objective = coverage.total() + bonus
         if isinstance(coverage, Sparse):
             objective = coverage.dense_total(np.union1d(before, folded.of_N[indices])) + bonus
-        if isinstance(coverage, Blocked):
-            certificate = self._bound_of_columns(coverage, folded, before, indices, bounds_N, bonus_N, task)
-        else:
+        if isinstance(coverage, Sparse) or (isinstance(coverage, Dense) and len(folded.points_MD) <= FEW):
             reached = coverage.total() + bonus
             certificate = upper_bound(coverage, lowest_M, reached, folded.of_N, bonus_N, task)
+        else:
+            certificate = self._bound_of_exact(coverage, folded, before, indices, bounds_N, bonus_N, task)
         unit = share / (2 * SHIFT * max(1, task.size))
         return Picks(indices, gains * unit, objective * unit, certificate * unit)
 
-    def _bound_of_columns(
+    def _bound_of_exact(
         self,
-        coverage: Blocked,
+        coverage: Dense | Blocked,
         folded: Folded,
         before: np.ndarray,
         indices: np.ndarray,
@@ -94,18 +102,18 @@ class FacilityLocation(Selector):
         bonus_N: np.ndarray,
         task: Task,
     ) -> int:
-        """The certificate where no matrix is there: that of the objective with neighbours, which is never smaller.
+        """The certificate of an exact choice: that of the objective with neighbours, which is never smaller.
 
         With so small a budget that too many neighbours would be needed, Minoux's bound by the last known gains.
         """
         bonus = int(bonus_N[indices].sum())
-        enough = _enough(len(folded.points_MD), task.budget)
+        enough = math.ceil(CERTAIN * len(folded.points_MD) / max(1, task.budget))
         if enough > MOST:
             left_N = task.open_N.copy()
             left_N[indices] = False
             best = task.room.best(bounds_N, left_N, task.budget)
             return coverage.total() + bonus + int(bounds_N[best].sum())
-        fewer = max(1, min(enough, len(folded.points_MD) - 1))
+        fewer = max(1, min(max(FEWEST, enough), len(folded.points_MD) - 1))
         near = Sparse(folded, nearest(folded.points_MD, fewer, task.progress))
         near.represent(before)
         lowest_M = near.begin()
@@ -119,8 +127,9 @@ class FacilityLocation(Selector):
             return self.n_neighbors if self.n_neighbors < distinct else None
         if self.n_neighbors == "exact":
             return None
-        enough = _enough(distinct, budget)
-        return None if distinct <= EXACT or enough > MOST else enough
+        if distinct <= EXACT or MOST * budget < LEAST_COVER * distinct:
+            return None
+        return min(max(FEWEST, math.ceil(COVER * distinct / budget)), MOST)
 
     def _coverage(self, folded: Folded, task: Task) -> Dense | Blocked | Sparse:
         distinct = len(folded.points_MD)
@@ -137,8 +146,3 @@ class FacilityLocation(Selector):
         scaled_N = (task.scores_N - low) / (high - low) if high > low else np.zeros(task.size)
         worth = self.quality / (1 - self.quality) * 2 * SHIFT
         return np.rint(scaled_N * worth).astype(np.int64), 1 - self.quality
-
-
-def _enough(distinct: int, budget: int) -> int:
-    """Neighbours that hold COVER of the chosen on average."""
-    return max(FEWEST, -(-COVER * distinct // max(1, budget)))
