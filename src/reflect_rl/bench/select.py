@@ -5,8 +5,8 @@ what tells the centres apart. Half of it is picked, as in the largest setting th
 
 - facility_location, k_center: LARGE points, wall seconds of `select` and the peak of a process of its own that holds
   the pool, Python and numpy as well.
-- plain: the loops below as a multiple of our time for the same: k-center's first FIRST picks of LARGE points, as so many
-  of all its picks (each costs the same); FEW picks of SMALL points by facility location, which holds the whole matrix.
+- plain: the loops below as a multiple of our time for the same: k-center's first FIRST picks of LARGE points, scaled up
+  to all of them (each costs the same); FEW picks of SMALL points by facility location, which holds the whole matrix.
 - quality: SMALL points. (f - random) / (exact - random), f being computed from the embeddings as they are, in float64;
   exact is greedy with the whole pool in view, random the mean of RANDOM seeds.
 - submodlib: its lazy greedy on the dense matrix, FEW picks of SMALL points; "not measured" where it is not installed.
@@ -28,6 +28,7 @@ import numpy as np
 from reflect_rl.progress import Progress
 from reflect_rl.seeding import stream
 from reflect_rl.selection import FacilityLocation, KCenter, Random, Selector
+from reflect_rl.selection.neighbours import cores
 
 LARGE, SMALL, WIDTH = 90_000, 10_000, 384
 NEIGHBOURS = 32
@@ -60,7 +61,7 @@ def bench_select(progress: Progress, large: int = LARGE, small: int = SMALL) -> 
         bar.update()
     return {
         **figures,
-        "machine": {"cpus": len(os.sched_getaffinity(0)), "python": sys.version.split()[0], "numpy": np.__version__},
+        "machine": {"cpus": cores(), "python": sys.version.split()[0], "numpy": np.__version__},
         "load": os.getloadavg()[0],
         "seconds": time.perf_counter() - began,
     }

@@ -43,7 +43,7 @@ def estimate(strategy: Selector, size: int, width: int, budget: int, rate: float
         k = strategy.neighbours(size, budget)
         if k is not None:
             seconds = 1.4 * size**2 / 2 * width / rate + budget * 1e-4
-            return Cost(seconds, 4 * size * width + (8 * ROOM + 16) * k * size + 60 * 2**20)
+            return Cost(seconds, 8 * size * width + (8 * ROOM + 16) * k * size + 60 * 2**20)
         evaluations = 20 * budget * 1e-5
         if size <= DENSE:
             return Cost(size**2 * width / rate + evaluations, 4 * size * width + 4 * size**2)

@@ -5,7 +5,7 @@ the best it has seen and, as its threshold, the k-th best of them; of a block on
 again. Points are first put in an order in which similar ones are often neighbours, and compared within blocks of it, so
 that thresholds are high from the start and little passes them.
 
-Cost: N^2 D / 2 multiply-adds, 24 k N bytes, and a block for each thread.
+Cost: N^2 D / 2 multiply-adds, 4 N D + 24 k N bytes, and a block for each thread.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Columns:
 def nearest(points_MD: np.ndarray, k: int, progress: Progress, *, threads: int | None = None) -> Columns:
     """The nearest k of every point, itself among them; 0 < k < M. points_MD: whole numbers (see `grid`)."""
     search = _Search(points_MD, k)
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or cores()
     tasks = list(search.tasks())
     with (
         progress.bar("neighbours", len(tasks), "blocks") as bar,
@@ -64,61 +64,69 @@ def nearest(points_MD: np.ndarray, k: int, progress: Progress, *, threads: int |
     return search.columns_found()
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class _Search:
-    """The buffers, and what fills them. order_M: similar points are near to each other in it."""
+    """The buffers, and what fills them.
+
+    Points are known here by their place in order_M, in which similar ones are near to each other.
+    """
 
     def __init__(self, points_MD: np.ndarray, k: int) -> None:
-        self.points_MD, self.k = points_MD, k
-        size = len(points_MD)
+        self.k, size = k, len(points_MD)
         self.rows = max(ROWS, 4 * k)
         self.room = ROOM * k
         self.order_M = order_by_likeness(points_MD)
+        self.points_MD = points_MD[self.order_M]
         self.values_MW = np.full((size, self.room), -np.inf, np.float32)
         self.columns_MW = np.zeros((size, self.room), np.int32)
         self.fill_M = np.zeros(size, np.int64)
         self.threshold_M = np.full(size, -np.inf, np.float32)
         self.lock, self.own = Lock(), local()
 
-    def diagonal(self) -> Iterator[np.ndarray]:
+    def diagonal(self) -> Iterator[slice]:
         """The points in blocks of rows; the last is a long one."""
-        ends = [*range(self.rows, len(self.order_M) - self.rows + 1, self.rows), len(self.order_M)]
-        for start, end in zip([0, *ends[:-1]], ends, strict=True):
-            yield self.order_M[start:end]
+        size = len(self.order_M)
+        ends = [*range(self.rows, size - self.rows + 1, self.rows), size]
+        yield from map(slice, [0, *ends[:-1]], ends)
 
-    def seed(self, block: np.ndarray) -> None:
+    def seed(self, block: slice) -> None:
         """Fill the buffers of a block from itself."""
         values_BB = self.points_MD[block] @ self.points_MD[block].T
-        k = min(self.k, len(block))
-        best_BK = np.argpartition(values_BB, len(block) - k, axis=1)[:, -k:]
+        k = min(self.k, len(values_BB))
+        best_BK = np.argpartition(values_BB, len(values_BB) - k, axis=1)[:, -k:]
         found_BK = np.take_along_axis(values_BB, best_BK, axis=1)
         self.values_MW[block, :k] = found_BK
-        self.columns_MW[block, :k] = block[best_BK]
+        self.columns_MW[block, :k] = block.start + best_BK
         self.fill_M[block] = k
         if k == self.k:
             self.threshold_M[block] = found_BK.min(axis=1)
 
-    def tasks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def tasks(self) -> Iterator[tuple[slice, slice]]:
         """(rows, columns) of every block above the diagonal."""
-        end = 0
+        size = len(self.order_M)
         for rows in self.diagonal():
-            end += len(rows)
-            for start in range(end, len(self.order_M), COLUMNS):
-                yield rows, self.order_M[start : start + COLUMNS]
+            for start in range(rows.stop, size, COLUMNS):
+                yield rows, slice(start, min(start + COLUMNS, size))
 
-    def compare(self, task: tuple[np.ndarray, np.ndarray]) -> None:
+    def compare(self, task: tuple[slice, slice]) -> None:
         """One block: what its rows find among its columns, and its columns among its rows."""
         rows, columns = task
-        values_RC, over_RC = self._blocks(len(rows), len(columns))
+        width = columns.stop - columns.start
+        values_RC, over_RC = self._blocks(rows.stop - rows.start, width)
         np.matmul(self.points_MD[rows], self.points_MD[columns].T, out=values_RC)
-        np.greater(values_RC, self.threshold_M[rows][:, None], out=over_RC)
+        np.greater(values_RC, self.threshold_M[rows, None], out=over_RC)
         hits = np.flatnonzero(over_RC)
-        r, c = np.divmod(hits, len(columns))
-        self._add(rows[r], columns[c], values_RC.ravel()[hits])
+        r, c = np.divmod(hits, width)
+        self._add(rows.start + r, columns.start + c, values_RC.ravel()[hits])
         np.greater(values_RC, self.threshold_M[columns], out=over_RC)
         hits = np.flatnonzero(over_RC)
-        r, c = np.divmod(hits, len(columns))
+        r, c = np.divmod(hits, width)
         by_column = np.argsort(c.astype(np.uint16), kind="stable")
-        self._add(columns[c[by_column]], rows[r[by_column]], values_RC.ravel()[hits[by_column]])
+        self._add(columns.start + c[by_column], rows.start + r[by_column], values_RC.ravel()[hits[by_column]])
 
     def _blocks(self, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
         """Two arrays of this thread's own, used again and again."""
@@ -166,17 +174,15 @@ class _Search:
         """The entries above each point's floor, sorted by column."""
         for start in range(0, len(self.order_M), COLUMNS):
             self._compress(np.arange(start, min(start + COLUMNS, len(self.order_M))))
-        rows_E, places_E = np.nonzero(self.values_MW[:, : self.k] > self.threshold_M[:, None])
-        values_E = self.values_MW[rows_E, places_E].astype(np.int32)
-        columns_E = self.columns_MW[rows_E, places_E]
+        places_E, found_E = np.nonzero(self.values_MW[:, : self.k] > self.threshold_M[:, None])
+        values_E = self.values_MW[places_E, found_E].astype(np.int32)
+        columns_E = self.order_M[self.columns_MW[places_E, found_E]]
         by_column = np.argsort(columns_E, kind="stable")
         counts_M = np.bincount(columns_E, minlength=len(self.order_M))
-        return Columns(
-            np.r_[0, np.cumsum(counts_M)],
-            rows_E[by_column].astype(np.int32),
-            values_E[by_column],
-            self.threshold_M.astype(np.int64),
-        )
+        floors_M = np.empty(len(self.order_M), np.int64)
+        floors_M[self.order_M] = self.threshold_M
+        rows_E = self.order_M[places_E[by_column]].astype(np.int32)
+        return Columns(np.r_[0, np.cumsum(counts_M)], rows_E, values_E[by_column], floors_M)
 
 
 def order_by_likeness(points_MD: np.ndarray) -> np.ndarray:
