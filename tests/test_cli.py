@@ -24,7 +24,9 @@ from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings, setting_keys
 
-COMMANDS = "alfworld run collect annotate sft rl evaluate report compare bench play envs recipes check settings".split()
+COMMANDS = (
+    "alfworld run collect annotate sft rl evaluate report compare bench play envs recipes check settings select".split()
+)
 
 
 def in_own_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

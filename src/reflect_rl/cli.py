@@ -13,6 +13,7 @@ from cyclopts import App, Parameter
 from reflect_rl import __version__
 from reflect_rl.cli_alfworld import app as alfworld
 from reflect_rl.cli_progress import CliProgress
+from reflect_rl.cli_select import select
 from reflect_rl.errors import ReflectRLError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app = App(
 )
 
 app.command(alfworld)
+app.command(select)
 
 Overrides = Annotated[dict[str, Any], Parameter(parse=False)]
 """Settings given as options, such as --rl.lr 1e-3; put in by `__main__`."""
@@ -204,12 +206,13 @@ def bench(
 ) -> None:
     """Measure speed against a plain implementation of the same method, as ratios measured in one run.
 
-    `reflect-rl bench alfworld` measures the fast ALFWorld engine, against the real one where it is installed.
+    `reflect-rl bench alfworld` measures the fast ALFWorld engine, against the real one where it is installed,
+    `reflect-rl bench select` the selection of what to label, against plain numpy.
 
     Parameters
     ----------
     recipe
-        Whose players and world are measured; alfworld: the engine.
+        Whose players and world are measured; alfworld: the engine; select: selection.
     device
         Where; the recipe's compute.device by default.
     json_
@@ -222,6 +225,13 @@ def bench(
 
         figures = bench_engine(parse_settings({}, overrides).env.options, CliProgress())
         print(json.dumps(figures, indent=2) if json_ else engine_table(figures))
+        return
+    if recipe == "select":
+        from reflect_rl.bench.select import bench_select, select_table
+
+        parse_settings({}, overrides)  # refuses what is no setting
+        figures = bench_select(CliProgress())
+        print(json.dumps(figures, indent=2) if json_ else select_table(figures))
         return
     settings = load_settings(recipe, overrides)
     from reflect_rl.bench.taxi import bench as measure

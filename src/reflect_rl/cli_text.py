@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from reflect_rl.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from reflect_rl.data.select_file import Selection
     from reflect_rl.envs.alfworld.sweep import Total
     from reflect_rl.envs.alfworld.verify import Plan, Report
 
@@ -107,3 +108,16 @@ def verify_lines(plan: Plan, total: Total, wrong: Sequence[Report]) -> list[str]
                 f"  real: {each.real!r}",
             ]
     return lines
+
+
+def picks_summary(selection: Selection, seconds: float) -> str:
+    """How many were chosen, how good that is, and how good any other choice could be."""
+    picks = selection.picks
+    text = f"{len(picks):,} of {len(selection.pool.ids):,} items by {selection.name} in {seconds:.1f} s"
+    if picks.objective is None:
+        return text
+    if selection.name == "k-center":
+        least = "" if picks.certificate is None else f", and no choice of that size is below {picks.certificate:.4f}"
+        return f"{text}; no item is farther than {picks.objective:.4f} from a chosen or labelled one{least}"
+    most = "" if picks.certificate is None else f", and no choice of that size is above {picks.certificate:.6g}"
+    return f"{text}; objective {picks.objective:.6g}{most}"

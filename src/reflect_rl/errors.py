@@ -31,3 +31,7 @@ class PromptError(ReflectRLError):
 
 class RunFolderError(ReflectRLError):
     """A run folder, or a file in it, that is missing, damaged or cannot be written."""
+
+
+class SelectionError(ReflectRLError):
+    """A pool, a budget or a strategy's input that cannot be selected from."""
