@@ -255,3 +255,12 @@ def test_alfworlds_own_engine_tells_the_same_generated_game(kind):
         assert result[4]["success"]
     finally:
         real.close()
+
+
+@needs_data
+def test_a_family_of_few_games_is_tested_on_all_that_are_held_out():
+    env = official(task_types="tomato", test_split="held_out")
+    assert set(env.tasks("valid")) < set(env.tasks("test"))
+    assert not set(env.tasks("train")) & set(env.tasks("test"))
+    assert all(TOMATO in task for task in env.tasks("test"))
+    assert list(env.panels()) == ["test", "valid"]

@@ -27,6 +27,8 @@ ENGINES = ("fast", "textworld")
 GRAMMARS = ("move", "put")
 EXPERTS = ("searcher", "planner")
 TEST_SPLITS = ("valid_seen", "valid_unseen")
+HELD_OUT = "held_out"
+"""All games that are not for training, as one test split: for families of so few that a split alone says nothing."""
 GENERATED = "generated"
 TOMATO = "pick_and_place_simple-Tomato-None-Microwave"
 """The task family of Reflect-RL (arXiv 2402.12621)."""
@@ -56,8 +58,9 @@ class Alfworld(SimpleTextEnv):
 
     ## Starting state
     A game of the split: "train" is ALFWorld's train, "valid" its valid_train (apart from train, in the same rooms),
-    "test" the one named by test_split, "valid_seen" or "valid_unseen"; solvable games only, named split/task/trial.
-    Any game of the data can be asked for by name. The wording of the task (one of two) is drawn at reset.
+    "test" the one named by test_split, "valid_seen", "valid_unseen", or "held_out" for all but train; solvable games
+    only, named split/task/trial. Any game of the data can be asked for by name. The wording of the task (one of two) is
+    drawn at reset.
 
     ## Rewards
     success_reward 1 at the end of a game that is won, and step_reward 0 for every step.
@@ -94,7 +97,7 @@ class Alfworld(SimpleTextEnv):
     ) -> None:
         super().__init__(horizon)
         named = (("engine", engine, ENGINES), ("grammar", grammar, GRAMMARS), ("expert", expert, EXPERTS))
-        for option, given, known in (*named, ("test_split", test_split, TEST_SPLITS)):
+        for option, given, known in (*named, ("test_split", test_split, (*TEST_SPLITS, HELD_OUT))):
             if given not in known:
                 raise EnvironmentContractError(unknown(option, given, known))
         self.render_mode = render_mode
@@ -122,7 +125,13 @@ class Alfworld(SimpleTextEnv):
         game; AlfworldDataError if there are no games.
         """
         self.check_split(split)
-        tasks = _tasks(self.data, split if self.data == GENERATED else self._official(split), self.families)
+        if self.data == GENERATED:
+            names: tuple[str, ...] = (split,)
+        elif split == "test" and self.test_split == HELD_OUT:
+            names = tuple(name for name in ("valid_train", *TEST_SPLITS) if name in _there(self.data))
+        else:
+            names = (self._official(split),)
+        tasks = tuple(task for name in names for task in _tasks(self.data, name, self.families))
         if not tasks:
             raise EnvironmentContractError(
                 f"The split {split} has no game of {', '.join(self.families)}. The types are {', '.join(TASK_TYPES)}; "
@@ -132,10 +141,11 @@ class Alfworld(SimpleTextEnv):
 
     def panels(self) -> dict[str, tuple[str, ...]]:
         """ALFWorld's own: valid_seen and valid_unseen as far as they are there ("test" first), and valid_train."""
-        other = next(name for name in TEST_SPLITS if name != self.test_split)
         panels = {"test": self.tasks("test"), "valid": self.tasks("valid")}
-        is_there = self.data != GENERATED and any(game.startswith(f"{other}/") for game in _games(self.data).ids)
-        beside = _tasks(self.data, other, self.families) if is_there else ()
+        if self.data == GENERATED or self.test_split == HELD_OUT:
+            return panels
+        other = next(name for name in TEST_SPLITS if name != self.test_split)
+        beside = _tasks(self.data, other, self.families) if other in _there(self.data) else ()
         return panels | ({other.removeprefix("valid_"): beside} if beside else {})
 
     def kind(self, task: str) -> str:
@@ -274,6 +284,12 @@ def _games(data: str | None) -> AlfworldData:
 @lru_cache(maxsize=4)
 def _every(data: str | None) -> frozenset[str]:
     return frozenset(_games(data).ids)
+
+
+@lru_cache(maxsize=4)
+def _there(data: str | None) -> frozenset[str]:
+    """The official splits of which there are games."""
+    return frozenset(game.partition("/")[0] for game in _games(data).ids)
 
 
 @lru_cache(maxsize=64)
