@@ -97,6 +97,16 @@ def test_headline_shows_the_results_with_horizon_and_budgets(opened: Opened) -> 
 
 
 @pytest.mark.browser
+def test_results_by_kind_of_task_stand_below(opened: Opened) -> None:
+    rows = opened.page.locator("#result table").nth(1).locator("tbody tr").all_inner_texts()
+    assert [row.split("\t")[2:4] for row in rows] == [
+        ["far start", "97.5 %"],
+        ["near start", "95.0 %"],
+        ["all, within 10 steps", "50.0 %"],
+    ]
+
+
+@pytest.mark.browser
 def test_every_curve_is_drawn_with_names_and_units(opened: Opened) -> None:
     charts = opened.page.locator("#learning .charts").first.locator("figure.chart")
     assert charts.locator(".name").all_inner_texts() == [

@@ -1,6 +1,6 @@
 // The sections of a run: result, curves, time, settings.
 
-const PANELS = { test: "held-out starts", all: "all starts", valid: "validation starts", train: "training starts" };
+const PANELS = { unseen: "held-out starts, unseen rooms", seen: "held-out starts, seen rooms", test: "held-out starts", all: "all starts", valid: "validation starts", train: "training starts" };
 
 function resultSection(data) {
   const { results } = data;
@@ -10,7 +10,7 @@ function resultSection(data) {
   const tiles = [
     tile("Held-out starts, greedy", panel("test", "greedy")),
     tile("Held-out starts, sampled", panel("test", "sampled")),
-    tile("All starts, greedy", panel("all", "greedy")),
+    panel("all", "greedy") ? tile("All starts, greedy", panel("all", "greedy")) : tile("Validation starts, greedy", panel("valid", "greedy")),
   ];
   const order = [...Object.keys(PANELS), ...Object.keys(results.panels || {})];
   const ranked = entries(results.panels).sort(([a], [b]) => order.indexOf(a) - order.indexOf(b));
@@ -22,7 +22,19 @@ function resultSection(data) {
     rows.length ? table(["panel", "mode", "success", "95 % interval", "episodes", "return", "steps", "why episodes ended"], rows,
       { numeric: [2, 3, 4, 5, 6], caption: `Measured at ${conditions}. Return and steps are means an episode.`, label: "Results by panel" })
       : absent("No panel was measured."),
+    kindsTable(ranked, conditions),
   ];
+}
+
+function kindsTable(ranked, conditions) {
+  const parts = (one) => [
+    ...entries(one.kinds).map(([kind, part]) => [words(kind), part]),
+    ...entries(one.within).map(([steps, part]) => [`all, within ${steps} steps`, part])];
+  const rows = ranked.flatMap(([name, modes]) => entries(modes).flatMap(([mode, one]) => parts(one).map(([kind, part]) => [
+    PANELS[name] || words(name), mode, kind, percent(part.success), interval(part.interval) || ABSENT, count(part.episodes ?? one.episodes),
+    known(part.steps_mean) ? fixed(part.steps_mean, 1) : "", part.stop_reasons ? split(part.stop_reasons) : ""])));
+  return rows.length ? table(["panel", "mode", "kind of task", "success", "95 % interval", "episodes", "steps", "why episodes ended"], rows,
+    { numeric: [3, 4, 5, 6], caption: `By kind of task. Measured at ${conditions}.`, label: "Results by kind of task" }) : "";
 }
 
 function tile(title, panel) {
