@@ -14,8 +14,9 @@ import pytest
 from conftest import Heard
 from corridor import Corridor
 from reflect_rl.data.annotate import Label, annotate, read_pool
+from reflect_rl.data.choose_states import choose_states
 from reflect_rl.data.collect import collect
-from reflect_rl.errors import EnvironmentContractError, RunFolderError, TeacherError
+from reflect_rl.errors import EnvironmentContractError, RunFolderError, SettingsError, TeacherError
 from reflect_rl.progress import Progress
 from reflect_rl.records import Episode, Reflection, Step, StopReason
 from reflect_rl.run_folder import RunFolder
@@ -205,3 +206,35 @@ def test_where_past_reflections_are_read_labels_are_bought_by_whole_episodes(
     for before, entry in pairwise(pool):
         told = Corridor.teach(before.state.facts, "way")
         assert entry.state.reflections == ((*before.state.reflections, told)[-most:] if entry.step else ())
+
+
+def selected(run: RunFolder, settings: Settings) -> list[str]:
+    choose_states(run, settings, Progress())
+    return [row["id"] for row in run.read_jsonl("selection.jsonl", dict)]
+
+
+@pytest.mark.parametrize("strategy", ["random", "facility-location", "k-center"])
+def test_the_teacher_is_asked_about_the_selected_states_and_no_others(
+    pooled: RunFolder, tiny: Tiny, strategy: str
+) -> None:
+    settings = tiny({"select.strategy": strategy, "annotate.reflections": 12})
+    ids = selected(pooled, settings)
+    _, reflections = labels_of(pooled, settings)
+    assert len(set(ids)) == len(ids) == 12
+    assert {label.state for label in reflections} == set(ids)
+    assert selected(pooled, settings) == ids
+    if strategy != "random":  # a greedy choice: the smaller budget is the beginning of the larger
+        assert selected(pooled, tiny({"select.strategy": strategy, "annotate.reflections": 5})) == ids[:5]
+
+
+def test_selection_is_refused_where_whole_episodes_have_to_be_labelled(tiny: Tiny) -> None:
+    with pytest.raises(SettingsError, match=r"prompt\.reflections"):
+        tiny({"select.strategy": "k-center", "prompt.reflections": 3})
+    assert not tiny({"select.strategy": "k-center", "reflector.kind": "none"}).selects
+
+
+def test_a_selection_of_another_pool_is_refused(pooled: RunFolder, tiny: Tiny) -> None:
+    settings = tiny({"select.strategy": "random", "annotate.reflections": 3})
+    pooled.write_jsonl("selection.jsonl", [{"id": "unknown", "rank": 0, "gain": 0.0, "strategy": "random"}])
+    with pytest.raises(RunFolderError, match="Select again"):
+        annotate(pooled, settings, Progress())

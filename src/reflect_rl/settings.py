@@ -31,6 +31,21 @@ class CollectSettings(Section):
     )
 
 
+class SelectSettings(Section):
+    """Which states the teacher is asked about."""
+
+    strategy: Literal["none", "random", "facility-location", "k-center"] = Field(
+        default="none",
+        description="'none': as they come in the pool's seeded order; else a strategy picks annotate.reflections "
+        "distinct states.",
+    )
+    embedding: Literal["words", "cells"] = Field(
+        default="words",
+        description="How states are compared: by their words and pairs of words, or by characters with line and "
+        "column, for worlds that draw a picture.",
+    )
+
+
 class AnnotateSettings(Section):
     """What the teacher is asked, and how often."""
 
@@ -241,6 +256,7 @@ class Settings(Section):
     )
     env: EnvSettings = Field(default_factory=EnvSettings)
     collect: CollectSettings = Field(default_factory=CollectSettings)
+    select: SelectSettings = Field(default_factory=SelectSettings)
     annotate: AnnotateSettings = Field(default_factory=AnnotateSettings)
     prompt: PromptSettings = Field(default_factory=PromptSettings)
     reflector: ReflectorSettings = Field(default_factory=ReflectorSettings)
@@ -251,8 +267,18 @@ class Settings(Section):
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
     compute: ComputeSettings = Field(default_factory=ComputeSettings)
 
+    @property
+    def selects(self) -> bool:
+        """Whether a strategy picks the states to reflect on."""
+        return self.select.strategy != "none" and self.reflector.kind != "none"
+
     @model_validator(mode="after")
     def _check(self) -> Settings:
+        if self.selects and self.prompt.reflections:
+            raise ValueError(
+                "select picks single states, but prompt.reflections needs whole episodes to be labelled; set "
+                "prompt.reflections: 0 or select.strategy: none"
+            )
         if self.reflector.kind == "local" and self.annotate.reflections == 0:
             raise ValueError(
                 "reflector.kind: local needs labels to learn from; set annotate.reflections above 0, "

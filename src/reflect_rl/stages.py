@@ -18,10 +18,19 @@ STAGES = (
         outputs=("episodes.jsonl",),
     ),
     Stage(
+        "select",
+        "reflect_rl.data.choose_states:choose_states",
+        settings=("seed", "env", "annotate.reflections", "prompt", "reflector.kind", "select"),
+        inputs=("episodes.jsonl",),
+        outputs=("selection.jsonl",),
+        when="selects",
+    ),
+    Stage(
         "annotate",
         "reflect_rl.data.annotate:annotate",
-        settings=("seed", "env", "annotate", "prompt", "reflector.kind"),
-        inputs=("episodes.jsonl",),
+        settings=("seed", "env", "annotate", "prompt", "reflector.kind", "select"),
+        inputs=("episodes.jsonl", "selection.jsonl"),
+        optional=("selection.jsonl",),
         outputs=("action_labels.jsonl", "reflections.jsonl"),
     ),
     Stage(

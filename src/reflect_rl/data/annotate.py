@@ -67,16 +67,13 @@ def annotate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
     """Write action_labels.jsonl and reflections.jsonl."""
     pool = read_pool(run, settings)
     env = make_env(settings)
-    order = _order(pool, settings)
+    order = in_order(pool, settings)
     if settings.annotate.distinct:
-        first: dict[str, PoolState] = {}
-        for entry in order:
-            first.setdefault(entry.id, entry)
-        order = list(first.values())
+        order = distinct(order)
     labelled = [entry for entry in order if entry.expert is not None]
     actions = _within(labelled, settings.annotate.actions, "action", progress)
     wanted = 0 if settings.reflector.kind == "none" else settings.annotate.reflections
-    asked = _within(order, wanted, "reflection", progress)
+    asked = _selected(run, order, settings) if settings.selects else _within(order, wanted, "reflection", progress)
     texts = []
     with progress.bar("annotate", len(asked), "reflections") as bar:
         for entry in asked:
@@ -123,7 +120,27 @@ def _states(episode: Episode, settings: Settings) -> Iterator[State]:
         written = (*written, taught(world, state.facts, settings.annotate.teacher))[-most:]
 
 
-def _order(pool: list[PoolState], settings: Settings) -> list[PoolState]:
+def _selected(run: RunFolder, order: list[PoolState], settings: Settings) -> list[PoolState]:
+    """The states that were selected, in a random order: those kept aside are then like the others."""
+    at = {entry.id: entry for entry in distinct(order)}
+    try:
+        chosen = [at[row["id"]] for row in run.read_jsonl("selection.jsonl", dict)]
+    except KeyError as error:
+        raise RunFolderError(
+            f"{run / 'selection.jsonl'} names a state that is not in episodes.jsonl: {error}. Select again."
+        ) from None
+    return [chosen[i] for i in stream(settings.seed, "annotate selected").permutation(len(chosen))]
+
+
+def distinct(order: list[PoolState]) -> list[PoolState]:
+    """Each state once, where it comes first."""
+    first: dict[str, PoolState] = {}
+    for entry in order:
+        first.setdefault(entry.id, entry)
+    return list(first.values())
+
+
+def in_order(pool: list[PoolState], settings: Settings) -> list[PoolState]:
     """The order in which labels are bought: of states; of whole episodes where past reflections are read."""
     random = stream(settings.seed, "annotate")
     if not reads_reflections(settings):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from zlib import crc32
 
@@ -26,27 +26,41 @@ HASHES = 2
 WORD = re.compile(r"\w+")
 
 
-def tfidf(texts: Callable[[], Iterable[str]], size: int, progress: Progress) -> np.ndarray:
-    """(size, WIDTH) float32, rows of length 1, zero for a text without words. texts: gives them anew at each call."""
+def tfidf(texts: Callable[[], Iterable[str]], size: int, progress: Progress, *, cells: bool = False) -> np.ndarray:
+    """(size, WIDTH) float32, rows of length 1, zero for a text without terms. texts: gives them anew at each call.
+
+    cells: a term is a character with its line and column, for texts that draw a picture.
+    """
+    terms = _cells if cells else _words
     documents_T = np.zeros(TERMS, np.int64)
     with progress.bar("tf-idf", 2 * size, "texts") as bar:
-        for counts in _counted(texts()):
+        for counts in map(terms, texts()):
             documents_T[[term % TERMS for term in counts]] += 1
             bar.update()
         rarity_T = 1 + np.log((1 + size) / (1 + documents_T))
         embeddings_ND = np.zeros((size, WIDTH), np.float32)
-        for row, counts in zip(embeddings_ND, _counted(texts()), strict=True):
+        for row, counts in zip(embeddings_ND, map(terms, texts()), strict=True):
             _sketch(row, counts, rarity_T)
             bar.update()
     return embeddings_ND
 
 
-def _counted(texts: Iterable[str]) -> Iterator[Counter[int]]:
-    """The terms of each text with how often they are there."""
-    for text in texts:
-        words = WORD.findall(text.lower())
-        pairs = (f"{first} {second}" for first, second in pairwise(words))
-        yield Counter(crc32(term.encode()) for term in (*words, *pairs))
+def _words(text: str) -> Counter[int]:
+    """Words and pairs of words with how often they are there."""
+    words = WORD.findall(text.lower())
+    pairs = (f"{first} {second}" for first, second in pairwise(words))
+    return Counter(crc32(term.encode()) for term in (*words, *pairs))
+
+
+def _cells(text: str) -> Counter[int]:
+    """Every character with its place."""
+    places = (
+        f"{line} {column} {character}"
+        for line, row in enumerate(text.splitlines())
+        for column, character in enumerate(row)
+        if character != " "
+    )
+    return Counter(crc32(place.encode()) for place in places)
 
 
 def _sketch(row_D: np.ndarray, counts: Counter[int], rarity_T: np.ndarray) -> None:
