@@ -47,8 +47,8 @@ class Alfworld(SimpleTextEnv):
     games since 0.4.0, "put" as before. data: the folder of the games, else $ALFWORLD_DATA, else where
     `alfworld-download` puts them; "generated" takes small generated games, which are no part of ALFWorld. task_types:
     "all", "tomato" (the paper's family), or any of the six types and their families (named like
-    pick_and_place_simple-Tomato-None-Microwave), as a list or with commas. shuffle: numbers in names in a random order,
-    as alfworld's domain randomisation does.
+    pick_and_place_simple-Tomato-None-Microwave), as a list or with commas; train_types: those to learn from, if they
+    are others. shuffle: numbers in names in a random order, as alfworld's domain randomisation does.
 
     ## Actions
     The engine's admissible commands, in its order (sorted as strings).
@@ -86,6 +86,7 @@ class Alfworld(SimpleTextEnv):
         grammar: str = "move",
         data: str | None = None,
         task_types: str | Iterable[str] = "all",
+        train_types: str | Iterable[str] | None = None,
         expert: str = "searcher",
         test_split: str = "valid_seen",
         horizon: int = 50,
@@ -103,6 +104,7 @@ class Alfworld(SimpleTextEnv):
         self.render_mode = render_mode
         self.engine, self.grammar, self.data, self.expert_name = engine, grammar, data, expert
         self.families = _families(task_types)
+        self.train_families = self.families if train_types is None else _families(train_types)
         self.test_split = test_split
         self.shuffle = shuffle
         self.success_reward, self.step_reward = success_reward, step_reward
@@ -131,7 +133,8 @@ class Alfworld(SimpleTextEnv):
             names = tuple(name for name in ("valid_train", *TEST_SPLITS) if name in _there(self.data))
         else:
             names = (self._official(split),)
-        tasks = tuple(task for name in names for task in _tasks(self.data, name, self.families))
+        families = self.train_families if split == "train" else self.families
+        tasks = tuple(task for name in names for task in _tasks(self.data, name, families))
         if not tasks:
             raise EnvironmentContractError(
                 f"The split {split} has no game of {', '.join(self.families)}. The types are {', '.join(TASK_TYPES)}; "
