@@ -65,7 +65,7 @@ def test_a_recipe_that_is_not_there_is_refused(tmp_path: Path) -> None:
         ("--seed x", ["seed is 'x'"]),
         ("--seed.x 3", ["--seed.x cannot be set", "'seed' is a value, not a section"]),
         ("--compute.device tpu", ["compute.device is 'tpu'", "'cuda'"]),
-        ("--until lunch", ["no stage 'lunch'", "collect, annotate"]),
+        ("--until lunch", ["no stage 'lunch'", "collect, select, annotate"]),
     ],
 )
 def test_an_option_that_cannot_work_leaves_the_run_as_it_was(given: str, parts: list[str], run: Path) -> None:

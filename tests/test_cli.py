@@ -105,7 +105,7 @@ def test_settings_are_read_from_options(line: str, rest: str, overrides: dict[st
         ("run", "RECIPE"),
         ("run taxi extra", "extra"),
         ("rnu taxi", "rnu"),
-        ("run taxi --until lunch --out {tmp}/x", "the stages are collect, annotate"),
+        ("run taxi --until lunch --out {tmp}/x", "the stages are collect, select, annotate"),
         ("evaluate {tmp}/missing", "is not a run folder"),
         ("collect {tmp}/missing --seed 3", "is not a run folder"),
         ("play taxi --seed x", "seed"),
@@ -140,7 +140,9 @@ def test_every_setting_is_listed_with_its_default(capsys: pytest.CaptureFixture[
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["recipes"]) == 0
-    assert capsys.readouterr().out.startswith("taxi  DangerousTaxi")
+    listed = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("taxi  DangerousTaxi") for line in listed)
+    assert all(line.endswith(".") for line in listed), "one whole sentence a recipe"
 
 
 def test_output_into_a_closed_pipe_is_no_error() -> None:
