@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alfworld_games import PLACE, folder_data, needs_data
+from alfworld_games import folder_data, needs_data
 from reflect_rl.envs.alfworld import generator
 from reflect_rl.envs.alfworld.data import TASK_TYPES
+from reflect_rl.envs.alfworld.experts import drawn_games, expert_walks, experts_table
 from reflect_rl.envs.alfworld.facts import Goal, Memory, read, read_command, read_goal, split_intro
 from reflect_rl.envs.alfworld.prior import NO_PRIOR, Prior, count_prior, furniture, train_prior
 from reflect_rl.envs.alfworld.searcher import Reader, Searcher, is_lost
@@ -195,7 +196,7 @@ def rules_for():
 @needs_data
 @pytest.mark.parametrize("prior", [True, False], ids=["with prior", "without prior"])
 def test_the_searcher_wins_official_games_within_100_steps(prior):
-    env = Alfworld(data=str(PLACE), horizon=100, prior=prior)
+    env = Alfworld(data=str(folder_data().path), horizon=100, prior=prior)
     tasks = env.tasks("test")
     steps = []
     for task in tasks[:: max(1, len(tasks) // 40)]:
@@ -208,7 +209,7 @@ def test_the_searcher_wins_official_games_within_100_steps(prior):
 @needs_data
 def test_reading_late_is_reading_along():
     """A memory rebuilt from the transcript knows what one kept up to date knows, at every step."""
-    env = Alfworld(data=str(PLACE), horizon=30)
+    env = Alfworld(data=str(folder_data().path), horizon=30)
     for task in env.tasks("valid")[::40]:
         play(env, task, noise=0.5)
         transcript = env.transcript
@@ -237,7 +238,7 @@ def test_every_state_has_a_best_action_that_is_admissible(seed, kind):
 
 @needs_data
 def test_the_searcher_recovers_from_random_play():
-    env = Alfworld(data=str(PLACE), horizon=130)
+    env = Alfworld(data=str(folder_data().path), horizon=130)
     tasks = env.tasks("valid")
     for task in tasks[:: max(1, len(tasks) // 20)]:
         _, info = env.reset(seed=1, options={"task": task})
@@ -298,3 +299,24 @@ def test_the_shipped_prior_counts_at_least_the_train_games_that_are_here():
 def test_generated_examples_are_kept_apart_by_seed():
     kind = next(iter(TASK_TYPES))
     assert generator.example(kind, 0).problem != generator.example(kind, 1).problem
+
+
+@needs_data
+def test_the_experts_table_counts_every_walk_once():
+    games = drawn_games(folder_data(), "valid_seen", 6, seed=0)
+    walks = list(expert_walks(games, horizon=100, seed=0, data=str(folder_data().path)))
+    assert [walk.game for walk in walks if walk.expert == "planner"] == games
+    assert all(walk.won for walk in walks)
+    heading, *rows = experts_table(walks, within=[15])
+    assert heading == ("expert", "type", "games", "won", "in 15", "mean steps", "most")
+    for expert in ("searcher", "planner"):
+        *parts, whole = [row for row in rows if row[0] == expert]
+        assert sum(int(row[2]) for row in parts) == int(whole[2]) == 6
+
+
+@needs_data
+def test_an_expert_that_runs_out_of_steps_has_lost():
+    games = drawn_games(folder_data(), "valid_seen", 2, seed=0)
+    walks = list(expert_walks(games, horizon=2, seed=0, data=str(folder_data().path)))
+    assert [(walk.won, walk.steps) for walk in walks] == [(False, 2)] * 4
+    assert experts_table(walks, within=[])[-1][3:] == ("0", "-", "-")

@@ -1,4 +1,4 @@
-"""`reflect-rl alfworld`: what is there of ALFWorld's games, and the fast engine against the real one."""
+"""`reflect-rl alfworld`: what is there of ALFWorld's games, its experts, and the fast engine against the real one."""
 
 from __future__ import annotations
 
@@ -100,6 +100,51 @@ def verify(
             bar.note(states=total.states, differences=total.differences)
     print("\n".join(verify_lines(plan, total, wrong)))
     return 1 if wrong else 0
+
+
+@app.command
+def experts(
+    *,
+    games: int | None = None,
+    split: str | None = None,
+    horizon: int = 100,
+    seed: int = 0,
+    data: Data = None,
+) -> int:
+    """Let the two experts play on the fast engine: games won, within 15 and 50 steps too, and steps by task type.
+
+    The searcher knows only what a player is told; the planner knows everything. Exit code 1 if one loses a game.
+
+    **Examples**
+
+    - `reflect-rl alfworld experts --split valid_seen`
+    - `reflect-rl alfworld experts --games 200 --horizon 50`
+
+    Parameters
+    ----------
+    games
+        How many, drawn by seed; every one by default.
+    split
+        train, valid_train, valid_seen or valid_unseen; all that are there by default.
+    horizon
+        Steps after which a game counts as lost.
+    seed
+        Of the games drawn, and of the wording of each task.
+    """
+    from reflect_rl.cli_text import table
+    from reflect_rl.envs.alfworld.data import AlfworldData
+    from reflect_rl.envs.alfworld.experts import drawn_games, expert_walks, experts_table
+
+    progress, walks = CliProgress(), []
+    chosen = drawn_games(AlfworldData(data), split, games, seed)
+    with progress.bar("experts", 2 * len(chosen), "walks") as bar:
+        for walk in expert_walks(chosen, horizon=horizon, seed=seed, data=data):
+            walks.append(walk)
+            if not walk.won:
+                progress.warn(f"the {walk.expert} does not win {walk.game} in {horizon} steps")
+            bar.update()
+    print(table(experts_table(walks, [limit for limit in (15, 50) if limit < horizon])))
+    return 0 if all(walk.won for walk in walks) else 1
 
 
 @app.command
