@@ -10,7 +10,7 @@ import pytest
 
 from alfworld_games import needs_real_engine
 from conftest import Heard
-from reflect_rl.compare import read_plan
+from reflect_rl.compare_plan import read_plan
 from reflect_rl.config import load_settings, recipe_names
 from reflect_rl.data.annotate import read_pool
 from reflect_rl.envs.registry import make

@@ -19,7 +19,7 @@ import pytest
 
 from reflect_rl.cli import app
 from reflect_rl.cli_overrides import split_overrides
-from reflect_rl.compare import read_plan
+from reflect_rl.compare_plan import read_plan
 from reflect_rl.config import parse_settings, read_recipe, recipe_names
 from reflect_rl.envs.check import check
 from reflect_rl.envs.registry import make
@@ -224,7 +224,8 @@ def test_a_command_that_is_shown_can_be_given(line: str, monkeypatch: pytest.Mon
     parse_settings(read_recipe(recipe) if known else {}, overrides)
     if name == "compare":
         given = [bound.arguments.get(key) for key in ("regimes", "arms")]
-        read_plan(recipe, *(value.split(",") if value else None for value in given))
+        regimes, arms = (value.split(",") if value else None for value in given)
+        read_plan(recipe, regimes, arms, bound.arguments.get("plan", "compare"))
     if name == "run" and (until := bound.arguments.get("until")):
         from reflect_rl.stages import STAGES
 

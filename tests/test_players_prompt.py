@@ -60,6 +60,15 @@ def test_only_the_oldest_history_is_dropped_and_no_more_than_needed(
         assert len(wider.policy_prompt(here, "WHY").text) > budget
 
 
+def test_history_is_dropped_until_the_model_can_read_the_prompt() -> None:
+    settings = PromptSettings(history=3, history_shows="steps", max_tokens=1000)
+    roomy, short = (PromptBuilder("TASK", settings, LABELS, len, context=context) for context in (2000, 110))
+    here = state(past=3)
+    assert len(roomy.policy_prompt(here, "WHY").text) > 110 >= len(short.policy_prompt(here, "WHY").text)
+    with pytest.raises(PromptError, match=r"budget of 110.*a model that reads more"):
+        short.policy_prompt(state(size=300), "WHY")
+
+
 @pytest.mark.parametrize("labels", [LABELS, None])
 def test_a_prompt_that_cannot_fit_is_refused(labels: list[str] | None) -> None:
     with pytest.raises(PromptError, match=r"budget of 200.*prompt\.max_tokens"):

@@ -156,6 +156,7 @@ def compare(
     seeds: Seeds = "0,1,2,3,4",
     regimes: str | None = None,
     arms: str | None = None,
+    plan: str = "compare",
     workers: int = 1,
     out: Path | None = None,
     gather_only: Annotated[bool, Parameter(negative="")] = False,
@@ -166,7 +167,8 @@ def compare(
     **Examples**
 
     - `reflect-rl compare taxi --seeds 0,1,2,3,4 --out runs/taxi-compare`
-    - `reflect-rl compare taxi --regimes scarce --workers 2`
+    - `reflect-rl compare taxi --regimes scarce-actions --workers 2`
+    - `reflect-rl compare taxi --plan selection` — which states the teacher is asked about
 
     Parameters
     ----------
@@ -176,10 +178,12 @@ def compare(
         Label budgets to compare under, separated by commas; all by default.
     arms
         Ways of training to compare, separated by commas; all by default.
+    plan
+        What is compared: compare (the method with its ablations), selection, or a YAML file of your own.
     workers
         Runs side by side.
     out
-        The comparison's folder; runs/RECIPE-compare by default.
+        The comparison's folder; runs/RECIPE-PLAN by default.
     gather_only
         Train nothing; publish what is finished so far.
     """
@@ -187,10 +191,20 @@ def compare(
     from reflect_rl.compare import compare as run_comparison
     from reflect_rl.evaluation.tables import compare_terminal
 
-    folder = out or Path("runs") / f"{Path(recipe).stem}-compare"
+    folder = out or Path("runs") / f"{Path(recipe).stem}-{Path(plan).stem}"
     asked = shlex.join(["reflect-rl", *sys.argv[1:]])
     path = run_comparison(
-        recipe, folder, numbers, _names(regimes), _names(arms), overrides, workers, CliProgress(), asked, gather_only
+        recipe,
+        folder,
+        numbers,
+        _names(regimes),
+        _names(arms),
+        overrides,
+        workers,
+        CliProgress(),
+        asked,
+        gather_only,
+        plan,
     )
     print(compare_terminal(json.loads(path.read_text(encoding="utf-8"))))
 

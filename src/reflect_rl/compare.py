@@ -1,7 +1,8 @@
 """Compare: the arms of the method side by side, over seeds and label regimes.
 
 Every (regime, arm, seed) is a run folder, so an interrupted comparison continues where it was; arms share the stages
-that they have in common through one store. What the arms and regimes are is data: recipes/plans/compare.yaml.
+that they have in common through one store. What the arms and regimes are is data: the files of recipes/plans, or a
+YAML file of the user's own.
 """
 
 from __future__ import annotations
@@ -14,16 +15,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-
-from reflect_rl.config import RECIPES, parse_settings, read_recipe
-from reflect_rl.errors import SettingsError
+from reflect_rl.compare_plan import read_plan
+from reflect_rl.config import parse_settings, read_recipe
 from reflect_rl.intervals import mean_interval
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings
 
-PLAN = RECIPES / "plans" / "compare.yaml"
 Results = dict[int, dict[str, Any]]
 """results.json by seed."""
 POLL_SECONDS = 2.0
@@ -42,43 +40,36 @@ def compare(
     progress: Progress | None = None,
     command: str = "",
     gather_only: bool = False,
+    plan: str | Path = "compare",
 ) -> Path:
     """Train and evaluate every arm; write compare.json, compare.md and report.html; the path of compare.json.
 
     gather_only: train nothing, publish what is finished; an arm then has the seeds that are there.
+    plan: what is compared, a name of `plan_names` or a YAML file like theirs.
 
-    Raises SettingsError for an unknown regime or arm.
+    Raises SettingsError for an unknown plan, regime or arm.
     """
     progress = progress or Progress()
-    plan = read_plan(recipe, regimes, arms)
+    chosen_plan = read_plan(recipe, regimes, arms, plan)
     folder = RunFolder(out)
     groups = [
-        (regime, seed, {arm: _settings(recipe, plan, regime, arm, seed, overrides) for arm in _trained(plan, chosen)})
-        for regime, chosen in plan["chosen"].items()
+        (
+            regime,
+            seed,
+            {
+                arm: _settings(recipe, chosen_plan, regime, arm, seed, overrides)
+                for arm in _trained(chosen_plan, chosen)
+            },
+        )
+        for regime, chosen in chosen_plan["chosen"].items()
         for seed in seeds
     ]
     if not gather_only:
         _run_groups(groups, folder.path, workers, progress)
-    data = gather(folder, recipe, plan, seeds, command, overrides)
+    data = gather(folder, recipe, chosen_plan, seeds, command, overrides)
     folder.write_json("compare.json", data)
     _publish(folder, data)
     return folder / "compare.json"
-
-
-def read_plan(recipe: str, regimes: Sequence[str] | None, arms: Sequence[str] | None) -> dict[str, Any]:
-    """Arms and regimes of the plan file, and which arms each chosen regime runs. Raises SettingsError."""
-    plan = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
-    known = plan["recipes"].get(recipe, plan["recipes"]["default"])
-    for what, wanted, there in (("regime", regimes, known), ("arm", arms, plan["arms"])):
-        unknown = [name for name in wanted or () if name not in there]
-        if unknown:
-            raise SettingsError(f"There is no {what} '{unknown[0]}' for {recipe}; there are {', '.join(there)}.")
-    plan["regimes"] = known
-    plan["reference"] = plan.get("references", {}).get(recipe, plan["reference"])
-    plan["chosen"] = {
-        name: list(arms or regime["arms"]) for name, regime in known.items() if name in (regimes or known)
-    }
-    return plan
 
 
 def _trained(plan: Mapping[str, Any], arms: Sequence[str]) -> list[str]:
@@ -163,6 +154,7 @@ def gather(
         regimes[regime] = {"title": about["title"], "settings": about["settings"], "labels": labels, "arms": rows}
     return {
         "recipe": recipe,
+        "plan": plan["name"],
         "command": command,
         "horizon": horizon,
         "panel": panel,

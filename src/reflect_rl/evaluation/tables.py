@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
+
+from reflect_rl.intervals import mean_interval
 
 ABSENT = "not measured"
 
@@ -48,20 +51,37 @@ def compare_terminal(data: Mapping[str, Any]) -> str:
 
 
 def _rows(regime: Mapping[str, Any], reference: Any = None) -> list[list[str]]:
-    """Heading and one row an arm. The columns of sampled success and of gains are there only if some arm has them."""
+    """Heading and one row an arm. Sampled success, agreement and gains have a column only if some arm has them."""
     arms = regime.get("arms") or {}
     sampled = any(arm.get("sampled") for arm in arms.values())
     heading = ["arm", "seeds", "success % [95 % interval]", "each seed %"]
     gains = any(arm.get("gain") for arm in arms.values())
     over = f"points over {reference or 'the reference'}, paired by seed"
-    rows = [heading + ["sampled % [95 % interval]"] * sampled + [over, "the same, sampled"] * gains]
+    agrees = any(_known(arm.get("agreement")) for arm in arms.values())
+    rows = [
+        heading
+        + ["sampled % [95 % interval]"] * sampled
+        + ["reflector like its teacher % [95 % interval]"] * agrees
+        + [over, "the same, sampled"] * gains
+    ]
     for name, arm in arms.items():
         row = [arm.get("title") or name, str(len(arm.get("seeds") or arm.get("success") or []))]
         row += [_mean(arm), ", ".join(map(_percent, arm.get("success") or [])) or ABSENT]
         gain = arm.get("gain")
         compared = [_mean(gain), _mean(gain.get("sampled") or {})] if gain else ["", ""]
-        rows.append(row + [_mean(arm.get("sampled") or {})] * sampled + compared * gains)
+        own = [_mean(arm.get("sampled") or {})] * sampled + [_agreement(arm)] * agrees
+        rows.append(row + own + compared * gains)
     return rows
+
+
+def _known(values: Sequence[float | None] | None) -> list[float]:
+    return [value for value in values or () if value is not None]
+
+
+def _agreement(arm: Mapping[str, Any]) -> str:
+    """Over seeds; nothing for an arm without a reflector that learns."""
+    shares = _known(arm.get("agreement"))
+    return _mean({"mean": fmean(shares), "interval": mean_interval(shares, 0, 1)}) if shares else ""
 
 
 def _mean(figures: Mapping[str, Any]) -> str:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+UNBOUNDED = 1 << 30
+
+
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
     """prefix_P: token ids shared by all rows (may be empty). ids_BL: what follows, padded on the right.
@@ -47,9 +50,9 @@ class Backbone:
         self.lookup = plain.config.model_type == LOOKUP
         self.output_rows: Tensor = plain.get_output_embeddings().weight  # type: ignore[union-attr, assignment]
         self.width: int = plain.config.hidden_size
-        self.context: int = getattr(plain.config, "max_position_embeddings", None) or getattr(
-            plain.config, "n_positions", 1 << 30
-        )
+        positions = getattr(plain.config, "max_position_embeddings", None) or getattr(plain.config, "n_positions", None)
+        self.context: int = UNBOUNDED if self.lookup else positions or UNBOUNDED
+        """Tokens that the model can read; a lookup model has no positions that could run out."""
 
     def hidden(self, batch: TokenBatch) -> Tensor:
         """hidden_BRD at batch.read_BR, after the final norm."""

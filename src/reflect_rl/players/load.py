@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reflect_rl.envs.base import TextEnv
+from reflect_rl.players.backbone import Backbone
 from reflect_rl.players.labels import candidates
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.models import fingerprint, load_pretrained, set_up_torch
@@ -38,15 +39,22 @@ def load_policy(folder: Path, settings: Settings, adapters: bool = False) -> Pol
 
 
 def policy_prompts(policy: Policy, task_text: str, settings: Settings) -> PromptBuilder:
-    """The builder of a policy's prompts, within its tokenizer's budget."""
+    """The builder of a policy's prompts, within what it can read."""
     labels = None if policy.labels is None else list(policy.labels)
-    return PromptBuilder(task_text, settings.prompt, labels, policy.count, hedge=policy.gate is not None)
+    context = policy.backbone.context
+    return PromptBuilder(
+        task_text, settings.prompt, labels, policy.count, hedge=policy.gate is not None, context=context
+    )
 
 
-def reflector_prompts(task_text: str, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> PromptBuilder:
-    """The builder of a reflector's prompts: the same text as the policy's, up to the reflection."""
+def reflector_prompts(
+    task_text: str, settings: Settings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> PromptBuilder:
+    """The builder of a reflector's prompts: the same text as the policy's, up to the reflection, with room for one."""
     labels = list(itertools.islice(candidates(), MOST_LABELS)) if settings.policy.head == "labels" else None
-    return PromptBuilder(task_text, settings.prompt, labels, lambda text: len(tokenizer.encode(text)))
+    context = Backbone(model).context
+    room = max(context - settings.reflector.max_new_tokens, context // 2)
+    return PromptBuilder(task_text, settings.prompt, labels, lambda text: len(tokenizer.encode(text)), context=room)
 
 
 def load_reflector(run: RunFolder, settings: Settings, world: TextEnv) -> Reflector:
@@ -69,7 +77,7 @@ def local_reflector(
     namespace = f"{fingerprint(model, tokenizer)} {part.decoding} {part.max_new_tokens}"
     if part.decoding == "sample":
         namespace += f" {part.temperature} {settings.seed}"
-    prompts = reflector_prompts(task_text, settings, tokenizer)
+    prompts = reflector_prompts(task_text, settings, model, tokenizer)
     memo = Memo(run / MEMO, namespace)
     return LocalReflector(model, tokenizer, prompts, part, memo, settings.seed, _rows(settings, part.batch))
 

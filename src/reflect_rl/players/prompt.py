@@ -43,7 +43,8 @@ class PromptBuilder:
     """Writes the prompts of one world.
 
     labels: the label strings, in the order of the choices; None for the pointer head, whose lines carry no label.
-    count: tokens of a text, for the budget. hedge: mark where a policy prompt's state ends.
+    count: tokens of a text, for the budget. hedge: mark where a policy prompt's state ends. context: tokens that the
+    model can read; the budget is prompt.max_tokens, or this where it is less.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class PromptBuilder:
         labels: Sequence[str] | None,
         count: Callable[[str], int] | None = None,
         hedge: bool = False,
+        context: int | None = None,
     ) -> None:
         self.task_text = task_text
         self.settings = settings
         self.labels = labels
         self.hedge = hedge
+        self.budget = min(settings.max_tokens, context or settings.max_tokens)
         self._count = count
         self._known: dict[object, Prompt] = {}
 
@@ -99,15 +102,16 @@ class PromptBuilder:
             return build(most)
         for shown in range(most, -1, -1):
             prompt = build(shown)
-            if len(prompt.text.encode()) <= self.settings.max_tokens:  # no token is shorter than a byte
+            if len(prompt.text.encode()) <= self.budget:  # no token is shorter than a byte
                 return prompt
             tokens = self._count(prompt.text)
-            if tokens <= self.settings.max_tokens:
+            if tokens <= self.budget:
                 return prompt
+        longer = "Raise prompt.max_tokens" if self.budget == self.settings.max_tokens else "Use a model that reads more"
         raise PromptError(
-            f"A prompt needs {tokens} tokens without any history, over the budget of {self.settings.max_tokens} "
-            f"({len(state.actions)} actions, {len(state.observation)} characters of observation). Raise "
-            f"prompt.max_tokens, or have the environment say less."
+            f"A prompt needs {tokens} tokens without any history, over the budget of {self.budget} "
+            f"({len(state.actions)} actions, {len(state.observation)} characters of observation). {longer}, or have "
+            f"the environment say less."
         )
 
     def _reflector(self, state: State, shown: int) -> Prompt:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
+from zlib import crc32
 
 from reflect_rl.envs.alfworld.data import TASK_TYPES, AlfworldData, task_type
 from reflect_rl.envs.alfworld.world import EXPERTS, Alfworld
@@ -30,7 +31,7 @@ def expert_walks(games: Sequence[str], *, horizon: int, seed: int, **options: An
     worlds = [Alfworld(expert=expert, horizon=horizon, **options) for expert in EXPERTS]
     for game in games:
         for world in worlds:
-            yield _walk(world, game, stream_seed(seed, "expert walks", game))
+            yield _walk(world, game, stream_seed(seed, "expert walks", crc32(game.encode())))
     for world in worlds:
         world.close()
 
@@ -43,7 +44,9 @@ def drawn_games(data: AlfworldData, split: str | None, most: int | None, seed: i
 
 def experts_table(walks: Sequence[Walk], within: Sequence[int]) -> list[tuple[str, ...]]:
     """A row for each expert and task type, and one for all, heading first; "in 15": won in 15 steps or fewer."""
-    rows = [("expert", "type", "games", "won", *(f"in {limit}" for limit in within), "mean steps", "most")]
+    rows: list[tuple[str, ...]] = [
+        ("expert", "type", "games", "won", *(f"in {limit}" for limit in within), "mean steps", "most")
+    ]
     for expert in EXPERTS:
         for kind, title in {**TASK_TYPES, "": "all"}.items():
             own = [walk for walk in walks if walk.expert == expert and (not kind or task_type(walk.game) == kind)]

@@ -1,0 +1,94 @@
+"""The plan of a comparison: which arms, under which label budgets (regimes), for which recipes. Data, in YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from reflect_rl.config import RECIPES, parse_yaml
+from reflect_rl.errors import SettingsError
+from reflect_rl.settings import Section
+
+PLANS = RECIPES / "plans"
+
+
+class Arm(Section):
+    """A way of training: settings over the recipe's. better_of: trains nothing, takes the best of these on valid."""
+
+    title: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    better_of: list[str] | None = None
+
+
+class Regime(Section):
+    """Label budgets and whatever else all arms have in common, as settings over the recipe's, and the arms it runs."""
+
+    title: str
+    settings: dict[str, Any]
+    arms: list[str]
+
+
+class Plan(Section):
+    """A plan file. recipes: regimes by recipe, "default" for others. reference: the arm that gains are told over."""
+
+    reference: str
+    references: dict[str, str] = Field(default_factory=dict)
+    arms: dict[str, Arm]
+    recipes: dict[str, dict[str, Regime]]
+
+    @model_validator(mode="after")
+    def _arms_exist(self) -> Plan:
+        named = {self.reference, *self.references.values()}
+        named |= {name for regimes in self.recipes.values() for regime in regimes.values() for name in regime.arms}
+        named |= {name for arm in self.arms.values() for name in arm.better_of or ()}
+        if unknown := sorted(named - set(self.arms)):
+            raise ValueError(f"there is no arm {', '.join(unknown)}; there are {', '.join(self.arms)}")
+        return self
+
+
+def plan_names() -> list[str]:
+    """The plans that come with the library."""
+    return sorted(path.stem for path in PLANS.glob("*.yaml"))
+
+
+def read_plan(
+    recipe: str, regimes: Sequence[str] | None, arms: Sequence[str] | None, plan: str | Path = "compare"
+) -> dict[str, Any]:
+    """Arms and regimes of a plan, and which arms each chosen regime runs.
+
+    plan: a name of `plan_names` or a file. Raises SettingsError.
+    """
+    read = _read_file(plan)
+    known = read.recipes.get(recipe, read.recipes.get("default"))
+    if known is None:
+        raise SettingsError(f"The plan {plan} says nothing of {recipe}; it is for {', '.join(read.recipes)}.")
+    for what, wanted, there in (("regime", regimes, known), ("arm", arms, read.arms)):
+        unknown = [name for name in wanted or () if name not in there]
+        if unknown:
+            raise SettingsError(f"There is no {what} '{unknown[0]}' for {recipe}; there are {', '.join(there)}.")
+    return {
+        "name": Path(plan).stem,
+        "arms": {name: arm.model_dump(exclude_none=True) for name, arm in read.arms.items()},
+        "regimes": {name: regime.model_dump() for name, regime in known.items()},
+        "reference": read.references.get(recipe, read.reference),
+        "chosen": {name: list(arms or regime.arms) for name, regime in known.items() if name in (regimes or known)},
+    }
+
+
+def _read_file(plan: str | Path) -> Plan:
+    path = PLANS / f"{plan}.yaml" if str(plan) in plan_names() else Path(plan)
+    if not path.is_file():
+        raise SettingsError(f"There is no plan '{plan}': it is neither a file nor one of {', '.join(plan_names())}.")
+    try:
+        return Plan.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not a readable YAML file: {error}") from error
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'plan'}: {item['msg']}" for item in error.errors()[:5])
+        raise SettingsError(
+            f"{path} is no plan of a comparison: {wrong}. plans/compare.yaml of the library shows the form."
+        ) from error
