@@ -244,9 +244,6 @@ def test_half_filled_files_are_accepted(browser: Any, tmp_path: Path) -> None:
     run.write_jsonl("evaluation.jsonl", [{"task": "a", "stop": "failure", "steps": [step]}, {"task": "b", "steps": []}])
     run.write_json("manifests/rl.json", {"stage": "rl"})
     run.write_json("guard.json", {"kept": "no reflection", "valid": {"reflection": 0.9, "none": 0.95}})
-    run.write_jsonl(
-        "selection.jsonl", [{"id": str(n), "rank": n, "gain": 1 / (n + 1), "strategy": "k_center"} for n in range(900)]
-    )
     run.write_json("compare.json", comparison())
     report(run, SETTINGS, Progress())
     page = Opened(browser, run / "report.html")
@@ -254,7 +251,6 @@ def test_half_filled_files_are_accepted(browser: Any, tmp_path: Path) -> None:
     assert "50.0 %" in page.text(".tile")
     assert "not measured" in page.text(".tile:nth-child(2)")
     assert "28 less likely actions are not shown." in page.text(".mind")
-    assert "900 states were chosen by k center" in page.text("#selection")
 
 
 @pytest.mark.browser
