@@ -19,7 +19,7 @@ from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings
 from report_data import ATTACK, invented_run
-from test_report import Opened, browser  # noqa: F401  a fixture
+from report_page import Opened
 
 Tiny = Callable[..., Settings]
 
@@ -129,7 +129,7 @@ def selected_run(folder: Path, strategy: str, size: int = 60, budget: int = 20) 
     return run, parse_settings({"select": {"strategy": strategy}})
 
 
-def opened(browser: Any, run: RunFolder, settings: Settings, **context: Any) -> Opened:  # noqa: F811
+def opened(browser: Any, run: RunFolder, settings: Settings, **context: Any) -> Opened:
     report(run, settings, Progress())
     page = Opened(browser, run / "report.html", **context)
     page.page.locator("#selection").scroll_into_view_if_needed()
@@ -137,7 +137,7 @@ def opened(browser: Any, run: RunFolder, settings: Settings, **context: Any) -> 
 
 
 @pytest.mark.browser
-def test_the_map_shows_every_state_and_tells_of_the_one_pointed_at(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_the_map_shows_every_state_and_tells_of_the_one_pointed_at(browser: Any, tmp_path: Path) -> None:
     page = opened(browser, *selected_run(tmp_path, "facility-location"))
     section = page.page.locator("#selection")
     assert "180 states, 60 distinct" in section.locator(".facts").inner_text()
@@ -173,7 +173,7 @@ def test_the_curve_comes_with_its_bound_in_plain_words(
     strategy: str,
     says: str,
     scheme: str,
-    width: int,  # noqa: F811
+    width: int,
 ) -> None:
     run, settings = selected_run(tmp_path, strategy)
     page = opened(browser, run, settings, color_scheme=scheme, viewport={"width": width, "height": 800})
@@ -185,7 +185,7 @@ def test_the_curve_comes_with_its_bound_in_plain_words(
 
 
 @pytest.mark.browser
-def test_a_selection_without_its_map_or_manifest_says_so(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_a_selection_without_its_map_or_manifest_says_so(browser: Any, tmp_path: Path) -> None:
     run, settings = RunFolder(tmp_path), parse_settings({"select": {"strategy": "k-center"}})
     run.write_jsonl("selection.jsonl", chosen("k-center", [float("inf"), *[1 / (n + 1) for n in range(899)]]))
     page = opened(browser, run, settings)

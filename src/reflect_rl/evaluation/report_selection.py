@@ -61,7 +61,7 @@ def _curve(strategy: str | None, gains: list[float | None], objective: float | N
 
 
 def _map(points: Sequence[Row], gains: list[float | None], variance: list[float | None]) -> dict[str, Any]:
-    """Columns, so that keys are not repeated at each point; texts as numbers of their lines, which many states share."""
+    """Columns, so that keys are not repeated at each point; texts as numbers of lines, which many states share."""
     ranks = [point.get("rank") for point in points]
     columns: dict[str, Any] = {
         "variance": variance,
