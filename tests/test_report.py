@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,48 +16,7 @@ from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings
 from report_data import SETTINGS, comparison, episode, invented_run, manifest, metrics
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    pytest.importorskip("playwright", reason="playwright is not installed")
-    from playwright.sync_api import Error
-
-    path = Path(__file__).parent.parent / "scripts" / "screenshot_report.py"
-    spec = importlib.util.spec_from_file_location("screenshot_report", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    try:
-        manager = module.chromium()
-        found = manager.__enter__()
-    except Error as error:
-        pytest.skip(f"no Chromium can be started: {str(error).splitlines()[0]}")
-    yield found
-    manager.__exit__(None, None, None)
-
-
-class Opened:
-    """A page, with everything it asked for and complained about."""
-
-    def __init__(self, browser: Any, path: Path, **context: Any) -> None:
-        self.page = browser.new_page(reduced_motion="reduce", **{"viewport": {"width": 1280, "height": 900}} | context)
-        self.requests: list[str] = []
-        self.errors: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on(
-            "console", lambda line: self.errors.append(line.text) if line.type in ("error", "warning") else None
-        )
-        self.page.goto(path.resolve().as_uri())
-        self.page.wait_for_timeout(150)
-
-    def text(self, selector: str) -> str:
-        return self.page.locator(selector).first.inner_text()
-
-    def overflow(self) -> int:
-        return self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+from report_page import Opened
 
 
 @pytest.fixture(scope="module")
@@ -244,9 +201,6 @@ def test_half_filled_files_are_accepted(browser: Any, tmp_path: Path) -> None:
     run.write_jsonl("evaluation.jsonl", [{"task": "a", "stop": "failure", "steps": [step]}, {"task": "b", "steps": []}])
     run.write_json("manifests/rl.json", {"stage": "rl"})
     run.write_json("guard.json", {"kept": "no reflection", "valid": {"reflection": 0.9, "none": 0.95}})
-    run.write_jsonl(
-        "selection.jsonl", [{"id": str(n), "rank": n, "gain": 1 / (n + 1), "strategy": "k_center"} for n in range(900)]
-    )
     run.write_json("compare.json", comparison())
     report(run, SETTINGS, Progress())
     page = Opened(browser, run / "report.html")
@@ -254,7 +208,6 @@ def test_half_filled_files_are_accepted(browser: Any, tmp_path: Path) -> None:
     assert "50.0 %" in page.text(".tile")
     assert "not measured" in page.text(".tile:nth-child(2)")
     assert "28 less likely actions are not shown." in page.text(".mind")
-    assert "900 states were chosen by k center" in page.text("#selection")
 
 
 @pytest.mark.browser

@@ -9,6 +9,8 @@ from reflect_rl.manifest import Stage
 from reflect_rl.settings import Settings
 
 _PLAYERS = ("seed", "env", "prompt", "annotate.teacher", "reflector", "policy", "compute")
+_SELECTED = ("selection.jsonl", "selection_map.jsonl")
+_SHOWN = (*_SELECTED, "reflector.json", "metrics.jsonl", "guard.json", "results.json", "evaluation.jsonl")
 
 STAGES = (
     Stage(
@@ -22,7 +24,7 @@ STAGES = (
         "reflect_rl.data.choose_states:choose_states",
         settings=("seed", "env", "annotate.reflections", "prompt", "reflector.kind", "select"),
         inputs=("episodes.jsonl",),
-        outputs=("selection.jsonl",),
+        outputs=_SELECTED,
         when="selects",
     ),
     Stage(
@@ -82,8 +84,8 @@ STAGES = (
         "report",
         "reflect_rl.evaluation.report:report",
         settings=tuple(Settings.model_fields),
-        inputs=("results.json", "metrics.jsonl", "evaluation.jsonl", "reflector.json", "guard.json"),
+        inputs=_SHOWN,
         outputs=("report.html",),
-        optional=("results.json", "metrics.jsonl", "evaluation.jsonl", "reflector.json", "guard.json"),
+        optional=_SHOWN,
     ),
 )

@@ -6,10 +6,12 @@ a model (`select.embedding`), and a strategy of `reflect_rl.selection` picks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 from reflect_rl.data.annotate import PoolState, distinct, id_builder, in_order, read_pool
+from reflect_rl.data.selection_map import map_points
 from reflect_rl.data.tfidf import tfidf
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
@@ -19,9 +21,14 @@ from reflect_rl.settings import Settings
 
 
 def choose_states(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
-    """Write selection.jsonl: id, rank, gain, strategy of each pick, in order of choice."""
+    """Write selection.jsonl (id, rank, gain, strategy of each pick, in order of choice) and selection_map.jsonl.
+
+    Returns the counts of the manifest: states of the pool, distinct ones, picks, the strategy's objective and
+    certificate (None where it has none), and the share of the embeddings' variance on either axis of the map.
+    """
+    collected = read_pool(run, settings)
     # In the seeded order of the pool: a strategy breaks its ties by it.
-    pool = distinct(in_order(read_pool(run, settings), settings))
+    pool = distinct(in_order(collected, settings))
     budget = min(settings.annotate.reflections, len(pool))
     if budget < settings.annotate.reflections:
         progress.warn(f"The budget of {settings.annotate.reflections} reflections is more than the pool's {len(pool)}.")
@@ -35,15 +42,20 @@ def choose_states(run: RunFolder, settings: Settings, progress: Progress) -> dic
     run.write_jsonl(
         "selection.jsonl",
         (
-            {"id": pool[index].id, "rank": rank, "gain": float(gain), "strategy": name}
+            {"id": pool[index].id, "rank": rank, "gain": _finite(float(gain)), "strategy": name}
             for rank, (index, gain) in enumerate(zip(picks.indices, picks.gains, strict=True))
         ),
     )
+    points, shares_2 = map_points([entry.id for entry in pool], texts, embeddings_ND, picks.indices)
+    run.write_jsonl("selection_map.jsonl", points)
     return {
+        "pool": len(collected),
         "pool_distinct": len(pool),
         "picked": len(picks),
         "objective": picks.objective,
         "certificate": picks.certificate,
+        "variance_x": round(float(shares_2[0]), 6),
+        "variance_y": round(float(shares_2[1]), 6),
     }
 
 
@@ -51,3 +63,8 @@ def state_texts(pool: Iterable[PoolState], settings: Settings) -> Iterable[tuple
     """(id, what a reflector would read) of each state."""
     builder = id_builder(settings)
     return ((entry.id, builder.reflector_prompt(entry.state).text) for entry in pool)
+
+
+def _finite(gain: float) -> float | None:
+    """None for the first pick of k-center, which is far from nothing: JSON has no infinity."""
+    return gain if math.isfinite(gain) else None

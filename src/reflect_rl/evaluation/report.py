@@ -18,13 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from reflect_rl.errors import RunFolderError
+from reflect_rl.evaluation.report_selection import evenly, selection_view
 from reflect_rl.intervals import wilson
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings, setting_keys
 
 PAGE = Path(__file__).parent / "page"
-SCRIPTS = ("dom.js", "charts.js", "stacks.js", "viewer.js", "reflector.js", "compare.js", "run.js", "page.js")
+SCRIPTS = (
+    *("dom.js", "charts.js", "stacks.js", "viewer.js", "reflector.js", "selection.js"),
+    *("compare.js", "run.js", "page.js"),
+)
 STAGES = ("collect", "select", "annotate", "sft_reflector", "sft_policy", "rl", "guard", "evaluate")
 
 # Together with the page itself these keep the file below 1 MB, whatever the run's size.
@@ -51,7 +55,7 @@ def report(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, 
         "reflector": lambda: _reflector(_optional(run, "reflector.json")),
         "episodes": lambda: _episodes(_rows(run, "evaluation.jsonl")),
         "guard": lambda: _optional(run, "guard.json"),
-        "selection": lambda: _selection(_rows(run, "selection.jsonl")),
+        "selection": lambda: _selection(run, settings),
         "manifests": lambda: _manifests(run),
         "compare": lambda: _optional(run, "compare.json"),
         "settings": lambda: _settings(settings),
@@ -117,7 +121,7 @@ def _curves(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Columns of the metrics, at most MAX_POINTS rows evenly spaced (first and last kept)."""
     if not rows:
         return None
-    kept = _thin(rows)
+    kept = evenly(rows, MAX_POINTS)
     columns: dict[str, Any] = {key: [row.get(key) for row in kept] for key in CURVES}
     if all(value is None for value in columns["iteration"]):
         columns["iteration"] = list(range(len(kept)))
@@ -132,12 +136,6 @@ def _curves(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
         columns[group] = {name: [(row.get(group) or {}).get(name) for row in kept] for name in names}
     totals = {name: sum((row.get("seconds") or {}).get(name) or 0 for row in rows) for name in columns["seconds"]}
     return {"total": len(rows), "columns": columns, "seconds": totals}
-
-
-def _thin(rows: list[Any]) -> list[Any]:
-    if len(rows) <= MAX_POINTS:
-        return rows
-    return [rows[round(i * (len(rows) - 1) / (MAX_POINTS - 1))] for i in range(MAX_POINTS)]
 
 
 def _reflector(data: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -163,14 +161,13 @@ def _fit(records: Iterable[Any], budget: int) -> list[Any]:
     return shown
 
 
-def _selection(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _selection(run: RunFolder, settings: Settings) -> dict[str, Any] | None:
+    """None where no strategy selects: what an earlier one left in the folder is not of this run."""
+    rows = _rows(run, "selection.jsonl") if settings.selects else []
     if not rows:
         return None
-    strategies = sorted({str(row["strategy"]) for row in rows if row.get("strategy") is not None})
-    kept = _thin(rows)
-    gains = [row.get("gain") for row in kept]
-    ranks = [row.get("rank", index) for index, row in enumerate(kept)]
-    return {"total": len(rows), "strategies": strategies, "rank": ranks, "gain": gains}
+    points = _rows(run, "selection_map.jsonl")
+    return selection_view(rows, points, _mapping(_optional(run, "manifests/select.json") or {}), MAX_POINTS)
 
 
 def _manifests(run: RunFolder) -> list[dict[str, Any]]:

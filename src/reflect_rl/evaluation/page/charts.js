@@ -98,14 +98,14 @@ function path(xs, ys) {
   }).join("");
 }
 
-// series: {name, tone, ys, low, high, dots}. `low` and `high` make a band.
-function lineChart({ title, note, xs, series, unit, format = figure, domain, zero }) {
+// series: {name, tone, ys, low, high, dots, dashed}. `low` and `high` make a band.
+function lineChart({ title, note, xs, series, unit, format = figure, domain, zero, xName = "iteration" }) {
   const drawn = series.filter((one) => one.ys.some(known));
   if (!drawn.length) return chart(title, null, () => absent("Not measured."));
   const reach = domain || extent(drawn.flatMap((one) => [...one.ys, ...(one.low || []), ...(one.high || [])]), zero);
   const last = drawn[0].ys.filter(known).at(-1);
   return chart(title, note, (width) => {
-    const area = frame(width, { xs, domain: reach, unit, format });
+    const area = frame(width, { xs, domain: reach, unit, format, xName });
     const root = svg("svg", { width, height: area.height });
     root.append(...area.parts);
     const left = xs.map(area.x);
@@ -116,12 +116,12 @@ function lineChart({ title, note, xs, series, unit, format = figure, domain, zer
         const points = [...there.map((i) => [left[i], area.y(one.high[i])]), ...there.reverse().map((i) => [left[i], area.y(one.low[i])])];
         root.append(svg("polygon", { class: `band ${one.tone}`, points: points.map((point) => point.map((v) => v.toFixed(1)).join()).join(" ") }));
       }
-      if (!one.dots) root.append(svg("path", { class: `line ${one.tone}`, d: path(left, at(one.ys)) }));
+      if (!one.dots) root.append(svg("path", { class: `line ${one.tone}${one.dashed ? " dashed" : ""}`, d: path(left, at(one.ys)) }));
       if (one.dots || xs.length === 1) {
         root.append(...one.ys.map((value, i) => known(value) && svg("circle", { class: `dot ${one.tone}`, cx: left[i], cy: area.y(value), r: 3 })).filter(Boolean));
       }
     }
-    const describe = (i) => [`iteration ${xs[i]}`, ...drawn.filter((one) => known(one.ys[i])).map((one) => [one.tone, one.name,
+    const describe = (i) => [`${xName} ${xs[i]}`, ...drawn.filter((one) => known(one.ys[i])).map((one) => [one.tone, one.name,
       format(one.ys[i]) + (one.low && known(one.low[i]) ? `  [${format(one.low[i])}, ${format(one.high[i])}]` : "")])];
     cursor(root, area, xs, describe, `${title}: ${format(drawn[0].ys.find(known))} at first, ${format(last)} at last`);
     return drawn.length > 1 ? [root, legend(drawn.map((one) => [one.tone, one.name]))] : root;

@@ -22,7 +22,7 @@ function runPage(data) {
     section("learning", "Learning", null, curvesSection(data.metrics)),
     section("reflector", "Reflector", "What the reflector writes on held-out states, beside its teacher.", reflectorSection(data.reflector)),
     data.compare && section("comparison", "Comparison", null, compareSections(data.compare)),
-    data.selection && section("selection", "Selection", null, selectionSection(data.selection)),
+    data.selection && section("selection", "Selection", "Which of the collected states the teacher was asked about, chosen before any had a label.", selectionSection(data.selection)),
     section("time", "Where time went", null, timeSection(data)),
     section("provenance", "Provenance", null, provenanceSection(data)),
   ].filter(Boolean);

@@ -115,13 +115,6 @@ function pairs(data) {
   return table(["what", "value"], flat(data, "").map(([key, value]) => [words(key), Array.isArray(value) ? value.map(inline).join(", ") : inline(value)]));
 }
 
-function selectionSection(data) {
-  const drawn = data.gain.some(known);
-  return [h("p", { class: "note" }, `${count(data.total)} states were chosen${data.strategies.length ? ` by ${data.strategies.map(words).join(", ")}` : ""}.`),
-    drawn && h("div", { class: "charts" }, lineChart({ title: "Gain", note: "of each state, in the order of choice", xs: data.rank, unit: "gain",
-      series: [{ name: "gain", tone: "accent", ys: data.gain }] }))];
-}
-
 function provenanceSection({ manifests, settings }) {
   const stages = list(manifests);
   const versions = [...new Map(stages.flatMap((one) => entries(one.versions))).entries()];
