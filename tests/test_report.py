@@ -228,6 +228,32 @@ def test_comparison_page_draws_every_seed_mean_and_interval(browser: Any, tmp_pa
     assert phone.errors == []
 
 
+@pytest.mark.browser
+def test_growing_budgets_of_reflections_are_drawn_as_curves(browser: Any, tmp_path: Path) -> None:
+    data = comparison()
+    assert "By label budget" not in Opened(browser, _compared(tmp_path / "both", data)).text("main")
+    for count, regime in zip((100, 1000), data["regimes"].values(), strict=True):
+        regime["labels"] = {"actions": 200, "reflections": count}
+        for arm in regime["arms"].values():
+            arm["reflector"] = {"mean": 0.5, "interval": [0.4, 0.6]}
+    page = Opened(browser, _compared(tmp_path / "reflections", data))
+    assert page.errors == []
+    curves = page.page.locator(".regime").first
+    assert "By label budget" in curves.inner_text()
+    assert curves.locator("svg").count() == 3
+    assert (
+        curves.locator("svg").first.locator(".line").count()
+        == curves.locator("svg").first.locator(".band").count()
+        == 6
+    )
+    assert "50.0 %" in page.text(".regime table")
+
+
+def _compared(folder: Path, data: dict[str, Any]) -> Path:
+    RunFolder(folder).write_json("compare.json", data)
+    return report_compare(folder)
+
+
 def test_same_folder_gives_the_same_bytes_and_a_large_run_stays_small(tmp_path: Path) -> None:
     run, rng = invented_run(tmp_path / "run"), np.random.default_rng(0)
     report(run, SETTINGS, Progress())

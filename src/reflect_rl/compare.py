@@ -208,7 +208,16 @@ def _row(title: str, found: Results) -> dict[str, Any]:
         "valid": figures("valid", "greedy"),
         "labels": {key: [result["labels"][key] for result in results] for key in results[0]["labels"]},
         "agreement": [result["agreement"] for result in results],
+        **_reflector([result["agreement"] for result in results]),
     }
+
+
+def _reflector(agreement: Sequence[float | None]) -> dict[str, Any]:
+    """The mean agreement with the teacher, if every seed has a reflector that was measured."""
+    shares = [share for share in agreement if share is not None]
+    if not shares or len(shares) < len(agreement):
+        return {}
+    return {"reflector": {"mean": fmean(shares), "interval": mean_interval(shares, 0, 1)}}
 
 
 def _gain(found: Results, reference: Results) -> dict[str, Any]:

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
-
-from reflect_rl.intervals import mean_interval
 
 ABSENT = "not measured"
 
@@ -57,7 +54,7 @@ def _rows(regime: Mapping[str, Any], reference: Any = None) -> list[list[str]]:
     heading = ["arm", "seeds", "success % [95 % interval]", "each seed %"]
     gains = any(arm.get("gain") for arm in arms.values())
     over = f"points over {reference or 'the reference'}, paired by seed"
-    agrees = any(_known(arm.get("agreement")) for arm in arms.values())
+    agrees = any(arm.get("reflector") for arm in arms.values())
     rows = [
         heading
         + ["sampled % [95 % interval]"] * sampled
@@ -69,19 +66,10 @@ def _rows(regime: Mapping[str, Any], reference: Any = None) -> list[list[str]]:
         row += [_mean(arm), ", ".join(map(_percent, arm.get("success") or [])) or ABSENT]
         gain = arm.get("gain")
         compared = [_mean(gain), _mean(gain.get("sampled") or {})] if gain else ["", ""]
-        own = [_mean(arm.get("sampled") or {})] * sampled + [_agreement(arm)] * agrees
+        agreement = _mean(arm["reflector"]) if arm.get("reflector") else ""
+        own = [_mean(arm.get("sampled") or {})] * sampled + [agreement] * agrees
         rows.append(row + own + compared * gains)
     return rows
-
-
-def _known(values: Sequence[float | None] | None) -> list[float]:
-    return [value for value in values or () if value is not None]
-
-
-def _agreement(arm: Mapping[str, Any]) -> str:
-    """Over seeds; nothing for an arm without a reflector that learns."""
-    shares = _known(arm.get("agreement"))
-    return _mean({"mean": fmean(shares), "interval": mean_interval(shares, 0, 1)}) if shares else ""
 
 
 def _mean(figures: Mapping[str, Any]) -> str:

@@ -6,10 +6,31 @@ function compareSections(data) {
   const all = regimes.flatMap(([, regime]) => entries(regime.arms).flatMap(([, arm]) => [...list(arm.success), ...list(arm.interval)])).filter(known);
   const lowest = all.length ? Math.min(...all) : 0;
   const domain = [lowest < 0.4 ? 0 : Math.floor(lowest * 10) / 10 - (lowest > 0.1 ? 0.1 : 0), 1];
-  return regimes.map(([name, regime]) => h("div", { class: "regime" }, h("h3", {}, name),
+  return [budgetCurves(data, regimes.map(([, regime]) => regime)), ...regimes.map(([name, regime]) => h("div", { class: "regime" }, h("h3", {}, name),
     h("p", { class: "note" }, `horizon ${count(data.horizon)} · ${budget(regime.labels)}`),
-    entries(regime.arms).length ? [dotChart(name, regime, domain), armTable(name, regime)] : absent("Not run.")));
+    entries(regime.arms).length ? [dotChart(name, regime, domain), armTable(name, regime)] : absent("Not run.")))];
 }
+
+// Where regimes differ in their reflections alone: what each arm makes of growing budgets, a line an arm.
+function budgetCurves(data, regimes) {
+  const at = regimes.filter((regime) => known(regime.labels?.reflections)).sort((a, b) => a.labels.reflections - b.labels.reflections);
+  const xs = [...new Set(at.map((regime) => regime.labels.reflections))];
+  const names = entries(at[0]?.arms).map(([name]) => name).filter((name) => at.every((regime) => regime.arms[name]));
+  const alone = at.every((regime) => regime.labels.actions === at[0].labels.actions);
+  if (!alone || xs.length < 2 || xs.length !== at.length || !names.length || names.length > BUDGET_TONES.length) return null;
+  const curve = (title, note, read) => lineChart({ title, note, xs, unit: "%", format: (share) => (100 * share).toFixed(0), xName: "reflection labels",
+    series: names.map((name, i) => {
+      const points = at.map((regime) => read(regime.arms[name]) || {});
+      return { name: at[0].arms[name].title || name, tone: BUDGET_TONES[i], ys: points.map((point) => point.mean),
+        low: points.map((point) => point.interval?.[0]), high: points.map((point) => point.interval?.[1]) };
+    }) });
+  const note = "Means over seeds; bands are 95 % intervals.";
+  return h("div", { class: "regime" }, h("h3", {}, "By label budget"), h("div", { class: "charts" },
+    curve("Reflector like its teacher", `Held-out states. ${note}`, (arm) => arm.reflector),
+    curve("Success, greedy", note, (arm) => arm), curve("Success, sampled", note, (arm) => arm.sampled)));
+}
+
+const BUDGET_TONES = ["accent", "good", "warn", "other", "bad", "quiet"];
 
 function armTable(name, regime) {
   const arms = entries(regime.arms).map(([, arm]) => arm);
@@ -22,6 +43,9 @@ function armTable(name, regime) {
   ];
   if (arms.some((arm) => arm.sampled)) {
     columns.push(["sampled", (arm) => (arm.sampled ? [percent(arm.sampled.mean), h("small", {}, interval(arm.sampled.interval) || "")] : ABSENT), true]);
+  }
+  if (arms.some((arm) => arm.reflector)) {
+    columns.push(["reflector like its teacher", (arm) => (arm.reflector ? [percent(arm.reflector.mean), h("small", {}, interval(arm.reflector.interval) || "")] : ABSENT), true]);
   }
   if (arms.some((arm) => list(arm.valid).length)) {
     columns.push(["validation", (arm) => (list(arm.valid).some(known) ? percent(sum(arm.valid) / arm.valid.filter(known).length) : ABSENT), true]);
