@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,9 +29,14 @@ def load_sentence_model(name: str, device: str = "cpu") -> SentenceTransformer:
             "sentence-transformers is not installed: pip install 'reflect-rl[sentence-transformers]'. A causal "
             "language model (--embed-model FOLDER-OR-NAME) and TF-IDF need nothing more."
         ) from error
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise ModelError(f"There is no model folder {name}. Give an existing folder, or a hub name.")
     try:
         return SentenceTransformer(
-            name, device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+            str(Path(name).expanduser()) if name.startswith("~") else name,
+            device=device,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
         ).eval()
     except Exception as error:  # a foreign folder can break its loaders in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
@@ -42,7 +48,8 @@ def load_sentence_model(name: str, device: str = "cpu") -> SentenceTransformer:
 
 def sentence_width(model: SentenceTransformer) -> int:
     """Numbers in an embedding. Raises ModelError where the model does not say."""
-    found: Any = model.get_embedding_dimension()
+    told: Any = getattr(model, "get_embedding_dimension", None) or model.get_sentence_embedding_dimension
+    found = told()
     if not found:
         raise ModelError("The sentence-transformers model does not say how wide its embeddings are.")
     return int(found)
