@@ -24,6 +24,14 @@ def select(
     text_column: str = "text",
     id_column: str | None = None,
     embeddings: str | None = None,
+    model: str | None = None,
+    new_tokens: int | None = None,
+    target_column: str | None = None,
+    embed_model: str | None = None,
+    layer: int | None = None,
+    pooling: Literal["mean", "last"] | None = None,
+    device: Literal["cpu", "cuda", "mps"] = "cpu",
+    bits: Literal[16, 32] = 32,
     tokens_column: str | None = None,
     score_column: str | None = None,
     quota_column: str | None = None,
@@ -46,6 +54,9 @@ def select(
 
     - `reflect-rl select prompts.jsonl --budget 10% --text-column prompt --id-column id -o picks.jsonl`
     - `reflect-rl select prompts.csv --embeddings emb.npy --strategy k-center --budget 2000 --already labelled.jsonl`
+    - `reflect-rl select prompts.jsonl --strategy mean-entropy --model ./my-model --budget 500 --text-column prompt`
+    - `reflect-rl select pairs.jsonl --strategy least-confidence --model gpt2 --target-column answer --budget 500`
+    - `reflect-rl select prompts.jsonl --embed-model sentence-transformers:all-MiniLM-L6-v2 --budget 10%`
     - `reflect-rl select prompts.jsonl --strategy mean-entropy --tokens-column entropies --budget 500`
 
     Parameters
@@ -58,11 +69,29 @@ def select(
         random, facility-location, k-center, mean-entropy, least-confidence, mean-margin, min-margin,
         max-token-uncertainty, equal-budget, inverse-confidence, quality-facility-location, uncertain-then-diverse.
     text_column
-        The texts, for TF-IDF where there are no embeddings.
+        The texts: what models read; for TF-IDF where there are no embeddings.
     id_column
         The ids; row numbers from 0 by default.
     embeddings
         A .npy file with a row an item, or a column of lists of numbers.
+    model
+        A causal language model, as a folder or a hub name, safetensors only: says how sure it is of each token
+        after a text. Kept beside the file, continued and used again.
+    new_tokens
+        Tokens that it writes after each text, greedily; 32 by default.
+    target_column
+        Texts that follow, to be scored in place of what it would write.
+    embed_model
+        A causal language model whose hidden states are the embeddings, or sentence-transformers:NAME; --model by
+        default.
+    layer
+        Of the hidden states: 0 is the token embeddings, -1 (default) the last.
+    pooling
+        Of a text's hidden states: mean (default) or last.
+    device
+        Where models run.
+    bits
+        32, or 16 for bfloat16, which takes half the memory.
     tokens_column
         What a model said of each token: entropies, margins or logprobs, by strategy.
     score_column
@@ -91,6 +120,7 @@ def select(
         Say what it would cost, and choose nothing.
     """
     from reflect_rl.cli_text import picks_summary
+    from reflect_rl.data.model_reads import ModelUse
     from reflect_rl.data.select_file import Request, expected_cost, make_strategy, select_file
     from reflect_rl.run_folder import RunFolder
 
@@ -116,12 +146,13 @@ def select(
         scores=score_column,
         groups=quota_column,
         already=already,
+        use=ModelUse(model, target_column, new_tokens, embed_model, layer, pooling, device, bits),
     )
     if dry_run:
-        pool, cost = expected_cost(request, progress)
+        pool, cost, calls = expected_cost(request, progress)
         print(
             f"{pool.budget:,} of {len(pool.ids):,} items by {strategy}: about {cost.seconds:.1f} s after reading, "
-            f"{cost.memory / 2**20:,.0f} MiB beyond the embeddings; no model calls"
+            f"{cost.memory / 2**20:,.0f} MiB beyond the embeddings; {calls}"
         )
         return
     selection = select_file(request, progress)

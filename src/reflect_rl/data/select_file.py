@@ -5,27 +5,37 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reflect_rl.data.model_reads import ModelReads, ModelUse
 from reflect_rl.data.pool_file import PoolFile, already_indices, read_array
 from reflect_rl.data.tfidf import WIDTH, tfidf
 from reflect_rl.errors import SelectionError
 from reflect_rl.progress import Progress
-from reflect_rl.selection import STRATEGIES, Picks, Selector, Uncertainty
+from reflect_rl.selection import (
+    STRATEGIES,
+    InverseConfidence,
+    MeanEntropy,
+    Picks,
+    Selector,
+    UncertainThenDiverse,
+    Uncertainty,
+)
 from reflect_rl.selection.cost import Cost, estimate
 from reflect_rl.selection.picks import check_budget
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to select from a file. embeddings: a .npy file or a column; None: TF-IDF of the texts.
+    """What to select from a file. embeddings: a .npy file or a column; None: by `use`, else TF-IDF of the texts.
 
     budget: a number of items, or a share of the pool such as "10%". tokens: the column of what a model said of each
-    token, for the strategies that rank by it; by default the one of that name (entropies, margins, logprobs).
+    token, for the strategies that rank by it; by default the one of that name (entropies, margins, logprobs). use: the
+    model that says it instead.
     """
 
     path: Path
@@ -38,6 +48,43 @@ class Request:
     scores: str | None = None
     groups: str | None = None
     already: Path | None = None
+    use: ModelUse = field(default_factory=ModelUse)
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the strategy ranks by what is said of each token."""
+        return self.strategy.input == "tokens"
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the model has to say how sure it is of each item, for want of a column."""
+        kinds = (UncertainThenDiverse, InverseConfidence)
+        return self.use.model is not None and self.scores is None and isinstance(self.strategy, kinds)
+
+    @property
+    def needs_states(self) -> bool:
+        """Whether the strategy works on embeddings that are not given."""
+        return self.strategy.input == "embeddings" and self.embeddings is None
+
+    def check(self) -> None:
+        """Raises SelectionError where models, columns and strategy do not fit together."""
+        use = self.use
+        use.check()
+        if use.model and self.tokens:
+            raise SelectionError(f"--model would compute what --tokens-column {self.tokens} gives: leave one out.")
+        if use.embed_model and self.embeddings:
+            raise SelectionError(
+                f"--embed-model would compute what --embeddings {self.embeddings} gives: leave one out."
+            )
+        if use.embed_model and not self.needs_states:
+            raise SelectionError(f"{self.strategy.name} uses no embeddings: leave out --embed-model.")
+        scores = self.needs_tokens or self.needs_scores
+        if use.model and not scores and not (self.needs_states and not use.embed_model):
+            raise SelectionError(f"{self.strategy.name} has no use for --model here: leave it out.")
+        if (use.target or use.new_tokens) and not scores:
+            raise SelectionError(f"{self.strategy.name} scores no tokens: leave out --new-tokens and --target-column.")
+        if (use.layer is not None or use.pooling) and not self.needs_states:
+            raise SelectionError(f"{self.strategy.name} uses no hidden states here: leave out --layer and --pooling.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +97,7 @@ class Pool:
     groups: list[Any] | None
     scores_N: np.ndarray | None
     X: Any
+    reads: ModelReads
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +143,7 @@ def make_strategy(name: str, given: dict[str, Any]) -> Selector:
 
 def read_pool(request: Request, progress: Progress, *, sizes_only: bool = False) -> Pool:
     """Read what the strategy needs, and nothing else. Raises SelectionError."""
+    request.check()
     file = PoolFile(request.path)
     ids = file.ids(request.id)
     if not ids:
@@ -104,9 +153,13 @@ def read_pool(request: Request, progress: Progress, *, sizes_only: bool = False)
     check_budget(budget, len(ids) - len(already))
     groups = file.labels(request.groups) if request.groups else None
     scores_N = file.numbers(request.scores) if request.scores else None
-    request.strategy.check(scores_N, groups)
-    X = None if sizes_only else _input(request, file, len(ids), progress)
-    return Pool(ids, budget, already, groups, scores_N, X)
+    request.strategy.check(np.ones(len(ids)) if request.needs_scores else scores_N, groups)
+    reads = ModelReads(file, request.text, len(ids), request.use, progress)
+    X = None
+    if not sizes_only:
+        scores_N = _scores(request, reads) if request.needs_scores else scores_N
+        X = _input(request, file, reads, len(ids), progress)
+    return Pool(ids, budget, already, groups, scores_N, X, reads)
 
 
 def select_file(request: Request, progress: Progress) -> Selection:
@@ -121,13 +174,18 @@ def select_file(request: Request, progress: Progress) -> Selection:
     return Selection(pool, picks, request.strategy.name, scores_N)
 
 
-def expected_cost(request: Request, progress: Progress) -> tuple[Pool, Cost]:
-    """(the pool's sizes, what the choice would cost), without choosing."""
+def expected_cost(request: Request, progress: Progress) -> tuple[Pool, Cost, str]:
+    """(the pool's sizes, what the choice would cost, what models would be asked for), without choosing."""
     pool = read_pool(request, progress, sizes_only=True)
+    calls = []
+    if request.use.model and (request.needs_tokens or request.needs_scores):
+        calls.append(pool.reads.expected())
     width = 1
     if request.strategy.input == "embeddings":
-        width = _width(request, len(pool.ids))
-    return pool, estimate(request.strategy, len(pool.ids), width, pool.budget)
+        width = _width(request, pool)
+        if request.needs_states and request.use.embeds:
+            calls.append(pool.reads.expected_states())
+    return pool, estimate(request.strategy, len(pool.ids), width, pool.budget), "; ".join(calls) or "no model calls"
 
 
 def parse_budget(text: str, size: int) -> int:
@@ -142,19 +200,32 @@ def parse_budget(text: str, size: int) -> int:
     return max(1, math.floor(size * float(match[1]) / 100 + 0.5)) if float(match[1]) else 0
 
 
-def _input(request: Request, file: PoolFile, size: int, progress: Progress) -> Any:
+def _input(request: Request, file: PoolFile, reads: ModelReads, size: int, progress: Progress) -> Any:
     """What the strategy selects by."""
     strategy = request.strategy
     if strategy.input == "none":
         return size
     if strategy.input == "tokens":
+        if request.use.model:
+            return reads.tokens(_quantity(strategy))
         return list(file.lists(request.tokens or _quantity(strategy)))
     if request.embeddings is None:
+        if request.use.embeds:
+            return reads.states()
         progress.say(f"no --embeddings: TF-IDF of {request.text!r}, {WIDTH} numbers a text")
         return tfidf(lambda: file.texts(request.text), size, progress)
     if request.embeddings.endswith(".npy"):
         return read_array(Path(request.embeddings), size)
     return file.vectors(request.embeddings, size)
+
+
+def _scores(request: Request, reads: ModelReads) -> np.ndarray:
+    """(N,) what a strategy weighs items by, from the model: its mean entropy, or its confidence in (0, 1]."""
+    if isinstance(request.strategy, UncertainThenDiverse):
+        reads.progress.say("no --score-column: items are uncertain by the mean entropy of the model's tokens")
+        return MeanEntropy().uncertainty(reads.tokens("entropies"))
+    reads.progress.say("no --score-column: confidence is the geometric mean of the tokens' probabilities")
+    return np.exp(reads.tokens("logprobs").mean()).clip(min=1e-12)
 
 
 def _quantity(strategy: Selector) -> str:
@@ -163,12 +234,12 @@ def _quantity(strategy: Selector) -> str:
     return inner.quantity if isinstance(inner, Uncertainty) else _quantity(inner)
 
 
-def _width(request: Request, size: int) -> int:
+def _width(request: Request, pool: Pool) -> int:
     if request.embeddings is None:
         next(PoolFile(request.path).texts(request.text), None)  # that the column is there
-        return WIDTH
+        return pool.reads.width if request.use.embeds else WIDTH
     if request.embeddings.endswith(".npy"):
-        return read_array(Path(request.embeddings), size).shape[1]
+        return read_array(Path(request.embeddings), len(pool.ids)).shape[1]
     return len(next(PoolFile(request.path).lists(request.embeddings)))
 
 

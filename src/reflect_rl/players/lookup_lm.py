@@ -183,6 +183,11 @@ class LookupSteps:
 
     @torch.no_grad()
     def __call__(self, ids_BL: Tensor) -> Tensor:
+        return self.model.lm_head(self.hidden(ids_BL)[:, -1]).float()
+
+    @torch.no_grad()
+    def hidden(self, ids_BL: Tensor) -> Tensor:
+        """Read L more tokens of every row: their hidden states after the last norm, (B, L, D)."""
         first, end = self.read, self.read + ids_BL.shape[1]
         before = self.model.config.kernel - 1
         x_BLD = self.model.body.embed(ids_BL)
@@ -203,17 +208,20 @@ class LookupSteps:
             )
             x_BLD = block.finish(x_BLD, mixed)
         self.read = end
-        return self.model.lm_head(self.model.body.norm(x_BLD[:, -1])).float()
+        return self.model.body.norm(x_BLD)
 
     def _seen(self, first: int, end: int) -> Tensor | None:
-        """What each token from first to end looks at, if there is padding (which looks at itself, lest it be nan)."""
-        if self.told_BL is None:
+        """What each token from first to end looks at (padding at itself, lest it be nan); None: all before it."""
+        single = first and end == first + 1
+        if self.told_BL is None and (single or not first):
             return None
-        if first:
+        if self.told_BL is not None and single:
             return self.told_BL[:, None, None, :end]
-        places = torch.arange(end, device=self.told_BL.device)
-        causal_LK = places[:, None] >= places
-        return (self.told_BL[:, None, :end] & causal_LK | (places[:, None] == places)).unsqueeze(1)
+        places = torch.arange(end, device=self.model.device)
+        causal_LK = places[first:, None] >= places
+        if self.told_BL is None:
+            return causal_LK
+        return (self.told_BL[:, None, :end] & causal_LK | (places[first:, None] == places)).unsqueeze(1)
 
 
 def fresh_lookup_lm(config: LookupConfig, seed: int) -> LookupForCausalLM:
