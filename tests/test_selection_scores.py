@@ -282,7 +282,7 @@ def test_a_killed_process_continues_to_the_same_bytes(
 def test_killed_for_real(folder: Path) -> None:
     rows = [{"prompt": f"Item {number} away. " * (1 + number % 3)} for number in range(600)]
     Path("pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    arguments = ("--strategy", "min-margin", "--model", "models/gpt2", "--new-tokens", "40")
+    arguments = ("--strategy", "min-margin", "--model", "models/gpt2", "--new-tokens", "20")
     command = [sys.executable, "-m", "reflect_rl", "select", "pool.jsonl", "--text-column", "prompt", "--budget", "9"]
     running = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
