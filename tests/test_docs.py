@@ -361,7 +361,7 @@ sys.exit("torch" in sys.modules)
 
 
 def test_only_the_command_line_prints() -> None:
-    allowed = {"cli", "cli_alfworld", "cli_progress", "cli_select", "__main__"}
+    allowed = {"cli", "cli_alfworld", "cli_bench", "cli_progress", "cli_select", "__main__"}
     printing = {
         page_id(path)
         for path in modules()

@@ -6,15 +6,16 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from reflect_rl import __version__
 from reflect_rl.cli_alfworld import app as alfworld
+from reflect_rl.cli_bench import bench
+from reflect_rl.cli_overrides import Overrides, Seeds, names, whole_numbers
 from reflect_rl.cli_progress import CliProgress
 from reflect_rl.cli_select import select
-from reflect_rl.errors import ReflectRLError
 
 if TYPE_CHECKING:
     from reflect_rl.run_folder import RunFolder
@@ -36,10 +37,7 @@ app = App(
 
 app.command(alfworld)
 app.command(select)
-
-Overrides = Annotated[dict[str, Any], Parameter(parse=False)]
-"""Settings given as options, such as --rl.lr 1e-3; put in by `__main__`."""
-Seeds = Annotated[str, Parameter(help="Seeds, separated by commas.")]
+app.command(bench)
 
 SFT = ("sft_reflector", "sft_policy")
 
@@ -187,7 +185,7 @@ def compare(
     gather_only
         Train nothing; publish what is finished so far.
     """
-    numbers = _integers(seeds)
+    numbers = whole_numbers(seeds)
     from reflect_rl.compare import compare as run_comparison
     from reflect_rl.evaluation.tables import compare_terminal
 
@@ -197,8 +195,8 @@ def compare(
         recipe,
         folder,
         numbers,
-        _names(regimes),
-        _names(arms),
+        names(regimes),
+        names(arms),
         overrides,
         workers,
         CliProgress(),
@@ -207,52 +205,6 @@ def compare(
         plan,
     )
     print(compare_terminal(json.loads(path.read_text(encoding="utf-8"))))
-
-
-@app.command
-def bench(
-    recipe: str = "taxi",
-    /,
-    *,
-    device: Literal["cpu", "cuda", "mps"] | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
-    overrides: Overrides,
-) -> None:
-    """Measure speed against a plain implementation of the same method, as ratios measured in one run.
-
-    `reflect-rl bench alfworld` measures the fast ALFWorld engine, against the real one where it is installed,
-    `reflect-rl bench select` the selection of what to label, against plain numpy.
-
-    Parameters
-    ----------
-    recipe
-        Whose players and world are measured; alfworld: the engine; select: selection.
-    device
-        Where; the recipe's compute.device by default.
-    json_
-        Print everything that was measured as JSON.
-    """
-    from reflect_rl.config import load_settings, parse_settings
-
-    if recipe == "alfworld":
-        from reflect_rl.bench.alfworld import bench_engine, engine_table
-
-        figures = bench_engine(parse_settings({}, overrides).env.options, CliProgress())
-        print(json.dumps(figures, indent=2) if json_ else engine_table(figures))
-        return
-    if recipe == "select":
-        from reflect_rl.bench.select import bench_select, select_table
-
-        parse_settings({}, overrides)  # refuses what is no setting
-        figures = bench_select(CliProgress())
-        print(json.dumps(figures, indent=2) if json_ else select_table(figures))
-        return
-    settings = load_settings(recipe, overrides)
-    from reflect_rl.bench.taxi import bench as measure
-    from reflect_rl.bench.taxi import bench_table
-
-    figures = measure(settings.model_dump(), device or settings.compute.device, CliProgress())
-    print(json.dumps(figures, indent=2) if json_ else bench_table(figures))
 
 
 @app.command
@@ -327,14 +279,3 @@ def check(env: str, /) -> int:
         print(f"- {finding}")
     print(f"{env} breaks {len(findings)} promise(s)." if findings else f"{env} keeps every promise of a TextEnv.")
     return 1 if findings else 0
-
-
-def _integers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ReflectRLError(f"--seeds {text} should be whole numbers separated by commas, such as 0,1,2.") from error
-
-
-def _names(text: str | None) -> list[str] | None:
-    return [part.strip() for part in text.split(",") if part.strip()] if text else None

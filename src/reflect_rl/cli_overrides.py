@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from reflect_rl.errors import ReflectRLError
+
+Overrides = Annotated[dict[str, Any], Parameter(parse=False)]
+"""Settings given as options, such as --rl.lr 1e-3; put in by `__main__`."""
+Seeds = Annotated[str, Parameter(help="Seeds, separated by commas.")]
 
 HELP = {"help", "h", "version"}
 TRUTHS = {"true", "false", "yes", "no", "on", "off"}
@@ -66,3 +74,16 @@ def _value(text: str) -> Any:
         return parse_yaml(text)
     except yaml.YAMLError:
         return text
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Seeds from an option. Raises ReflectRLError."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ReflectRLError(f"--seeds {text} should be whole numbers separated by commas, such as 0,1,2.") from error
+
+
+def names(text: str | None) -> list[str] | None:
+    """Names from an option; None if there are none."""
+    return [part.strip() for part in text.split(",") if part.strip()] if text else None

@@ -61,7 +61,7 @@ def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dic
     rows = [_reflection_row(reflector, places[state], text) for state, text in pairs]
     for weight in trained:  # with adapters not all of them
         weight.requires_grad_(True)
-    loss = _text_loss(Backbone(model), rows, pad_id(tokenizer))
+    loss = text_loss(Backbone(model), rows, pad_id(tokenizer))
     final = fit(loss, len(rows), model, settings.reflector_sft, run, settings.seed, "reflector", progress)
     with run.replacing("reflector") as folder:
         save_model(model, tokenizer, folder)
@@ -227,7 +227,7 @@ def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> t
     return Encoded(tuple(ids[:shared]), tuple(rest + said[:-1]), read, 0), said
 
 
-def _text_loss(backbone: Backbone, rows: Sequence[tuple[Encoded, list[int]]], pad: int) -> Callable[..., Tensor]:
+def text_loss(backbone: Backbone, rows: Sequence[tuple[Encoded, list[int]]], pad: int) -> Callable[..., Tensor]:
     """Mean cross-entropy of the text's tokens; the prompt's are never scored. Rows of like length go together."""
     device = backbone.output_rows.device
 

@@ -1,0 +1,77 @@
+"""A supervised text pool that is on every machine: a function's docstring, and the name its author gave it.
+
+Pairs are read from Python sources without running them. The standard library is the pool to choose from; another
+installed package's sources stand for what a model has seen before.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SHORTEST, LONGEST = 12, 300
+"""Characters of a docstring's first paragraph."""
+NOT_LIBRARY = ("site-packages", "test", "tests", "idle_test", "dist-packages")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """text: a docstring's first paragraph on one line. name: the function's. group: the module at the top."""
+
+    text: str
+    name: str
+    group: str
+
+
+def standard_library() -> list[Pair]:
+    """Pairs of Python's own library, sorted, each once; they depend on the version of Python."""
+    return read_pairs(Path(sysconfig.get_path("stdlib")))
+
+
+def package(name: str) -> list[Pair]:
+    """Pairs of an installed package, as `standard_library`; none if it is not installed."""
+    found = importlib.util.find_spec(name)
+    places = (found.submodule_search_locations or []) if found else []
+    return sorted({pair for place in places for pair in read_pairs(Path(place))}, key=_key)
+
+
+def read_pairs(folder: Path) -> list[Pair]:
+    """Pairs of all sources below a folder, but of tests; sorted, each text once, with the first of its names."""
+    pairs: dict[str, Pair] = {}
+    for file in sorted(folder.rglob("*.py")):
+        parts = file.relative_to(folder).parts
+        if not set(parts) & set(NOT_LIBRARY):
+            group = parts[0].removesuffix(".py")
+            for text, name in _documented(file):
+                pairs.setdefault(text, Pair(text, name, group))
+    return sorted(pairs.values(), key=_key)
+
+
+def fingerprint(pairs: Sequence[Pair]) -> str:
+    """The same for the same pairs in the same order, 12 hexadecimal digits."""
+    lines = "\n".join(f"{pair.text}\t{pair.name}\t{pair.group}" for pair in pairs)
+    return hashlib.sha256(lines.encode()).hexdigest()[:12]
+
+
+def _key(pair: Pair) -> tuple[str, str, str]:
+    return pair.text, pair.name, pair.group
+
+
+def _documented(file: Path) -> Iterator[tuple[str, str]]:
+    """(first paragraph of the docstring, name) of the functions of a file; none of a file that is no Python."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError, OSError):  # sources of another version, another encoding
+        return
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("__"):
+            continue
+        paragraph = (ast.get_docstring(node) or "").strip().partition("\n\n")[0]
+        text = " ".join(paragraph.split())
+        if SHORTEST <= len(text) <= LONGEST:
+            yield text, node.name

@@ -1,0 +1,168 @@
+"""Label efficiency on a text pool: does choosing what is labelled teach more than labelling at random?
+
+The task is to name a function from its docstring (`label_pool`). A small model that has been trained on another
+package's functions stands for a pretrained one: it embeds and scores the docstrings of the pool, before any of their
+names is known. Every strategy picks a share of the pool, the names of its picks are told, and the model is trained on
+them, always from the same start with the same settings. What counts is the loss and the exact matches on functions that
+nothing was picked from. A seed decides what is held out, how the model starts, and what is picked at random.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from reflect_rl.bench.label_pool import Pair
+from reflect_rl.players.backbone import Backbone
+from reflect_rl.players.hidden import hidden_states
+from reflect_rl.players.models import end_id, load_pretrained, pad_id, save_model, scratch_model, train_tokenizer
+from reflect_rl.players.policy import Encoded
+from reflect_rl.players.scoring import generated_scores, given_scores
+from reflect_rl.progress import Progress
+from reflect_rl.run_folder import RunFolder
+from reflect_rl.seeding import stream, stream_seed
+from reflect_rl.selection import STRATEGIES, MeanEntropy, Picks, Random, Uncertainty
+from reflect_rl.settings import ModelSettings, SftSettings
+from reflect_rl.training.sft import fit, text_loss
+
+HELD_OUT = 0.2
+SHARES = (0.2, 0.3, 0.45)
+NEW_TOKENS = 12
+BATCH = 32
+BASE_EPOCHS, EPOCHS = 4, 6
+MODEL = ModelSettings(architecture="lookup", width=64, heads=2)
+RANDOM = Random.name
+
+
+@dataclass(frozen=True)
+class Task:
+    """The pool, what is held out, and where the files of this seed lie."""
+
+    pool: list[Pair]
+    held: list[Pair]
+    before: list[Pair]
+    seed: int
+    run: RunFolder
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        return [prompt(pair) for pair in self.pool]
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What the model says of the pool before any label: embeddings_ND, and lists of numbers a token."""
+
+    embeddings_ND: np.ndarray
+    tokens: dict[str, list[np.ndarray]]
+
+    @property
+    def confidence_N(self) -> np.ndarray:
+        """Geometric mean of the tokens' probabilities, above 0."""
+        return np.array([max(1e-6, math.exp(row.mean())) for row in self.tokens["logprobs"]])
+
+
+def make_task(pairs: Sequence[Pair], before: Sequence[Pair], seed: int, run: RunFolder) -> Task:
+    """A fifth of the pairs held out, by seed. before: what the model is trained on first, less what is in `pairs`."""
+    order = stream(seed, "label pool").permutation(len(pairs))
+    held, pool = np.split(order, [int(HELD_OUT * len(pairs))])
+    known = {pair.text for pair in pairs}
+    return Task(
+        [pairs[i] for i in np.sort(pool)],
+        [pairs[i] for i in np.sort(held)],
+        [pair for pair in before if pair.text not in known],
+        seed,
+        run,
+    )
+
+
+def prompt(pair: Pair) -> str:
+    """What the model continues with the function's name."""
+    return f"{pair.text}\nName:"
+
+
+def train_base(task: Task, progress: Progress) -> None:
+    """Write base/: the model before any label of the pool. Its tokenizer has seen the pool's docstrings, no names."""
+    if (task.run / "base").is_dir():
+        return
+    texts = [f"{prompt(pair)} {pair.name}" for pair in task.before] + task.prompts
+    tokenizer = train_tokenizer(texts)
+    longest = max(len(ids) for ids in tokenizer(texts)["input_ids"])  # type: ignore[arg-type]
+    model = scratch_model(MODEL, len(tokenizer), 2 * longest, stream_seed(task.seed, "init base"), end_id(tokenizer))
+    _train(model, tokenizer, task.before, BASE_EPOCHS, task, "base", progress, lr=4e-3)
+    with task.run.replacing("base") as folder:
+        save_model(model, tokenizer, folder)
+
+
+def read_pool(task: Task, progress: Progress) -> Reads:
+    """Embeddings (mean of the last hidden states) and scores of what the model would answer."""
+    model, tokenizer = load_pretrained(ModelSettings(source=str(task.run / "base")))
+    rows: list[Any] = [None] * len(task.pool)
+    for row, scores in generated_scores(model, tokenizer, task.prompts, new_tokens=NEW_TOKENS, progress=progress):
+        rows[row] = scores
+    tokens = {name: [getattr(row, name) for row in rows] for name in ("entropies", "margins", "logprobs")}
+    return Reads(hidden_states(model, tokenizer, task.prompts, progress=progress), tokens)
+
+
+def choose(name: str, budget: int, task: Task, reads: Reads) -> Picks:
+    """What a strategy picks. Where it wants a quality, that is the model's confidence; an uncertainty, mean entropy."""
+    kind, chance = STRATEGIES[name], Random(seed=stream_seed(task.seed, "label picks"))
+    if name == RANDOM:
+        return chance.select(len(task.pool), budget=budget)
+    if issubclass(kind, Uncertainty):
+        return kind().select(reads.tokens[kind.quantity], budget=budget)
+    groups = [pair.group for pair in task.pool]
+    if name == "equal-budget":
+        return kind(chance).select(len(task.pool), budget=budget, groups=groups)  # type: ignore[call-arg]
+    if name == "inverse-confidence":
+        return kind(chance).select(  # type: ignore[call-arg]
+            len(task.pool), budget=budget, groups=groups, scores=reads.confidence_N
+        )
+    scores = {
+        "uncertain-then-diverse": lambda: MeanEntropy().uncertainty(reads.tokens["entropies"]),
+        "quality-facility-location": lambda: reads.confidence_N,
+    }.get(name, lambda: None)()
+    return kind().select(reads.embeddings_ND, budget=budget, scores=scores)
+
+
+def learn(task: Task, picks: Sequence[int], name: str, progress: Progress) -> dict[str, float]:
+    """Train from base on the picks; loss (nats a token of the name) and exact matches on what is held out."""
+    model, tokenizer = load_pretrained(ModelSettings(source=str(task.run / "base")))
+    _train(model, tokenizer, [task.pool[i] for i in picks], EPOCHS, task, name, progress, lr=2e-3)
+    return evaluate(model, tokenizer, task.held, progress)
+
+
+def evaluate(model: Any, tokenizer: Any, held: Sequence[Pair], progress: Progress) -> dict[str, float]:
+    """{"loss": mean over tokens, "exact": share of names written word for word} by greedy choice."""
+    prompts, names = [prompt(pair) for pair in held], [f" {pair.name}" for pair in held]
+    given = [scores for _, scores in given_scores(model, tokenizer, prompts, names, progress=progress)]
+    said = dict(generated_scores(model, tokenizer, prompts, new_tokens=NEW_TOKENS, progress=progress))
+    return {
+        "loss": -float(sum(scores.logprobs.sum() for scores in given) / sum(len(scores.logprobs) for scores in given)),
+        "exact": sum(said[row].text.strip() == name.strip() for row, name in enumerate(names)) / len(names),
+    }
+
+
+def _train(
+    model: Any, tokenizer: Any, pairs: Sequence[Pair], epochs: int, task: Task, name: str, progress: Progress, lr: float
+) -> None:
+    for weight in model.parameters():
+        weight.requires_grad_(True)
+    rows = [_row(tokenizer, pair) for pair in pairs]
+    steps = epochs * -(-len(rows) // BATCH)
+    settings = SftSettings(steps=steps, batch=BATCH, lr=lr, weight_decay=0.1)
+    loss = text_loss(Backbone(model), rows, pad_id(tokenizer))
+    fit(loss, len(rows), model, settings, RunFolder(task.run / "training"), task.seed, name, progress)
+
+
+def _row(tokenizer: Any, pair: Pair) -> tuple[Encoded, list[int]]:
+    """A prompt with its name behind it: positions to read, and the token wanted after each."""
+    ids = tokenizer.encode(prompt(pair), add_special_tokens=False)
+    said = [*tokenizer.encode(f" {pair.name}", add_special_tokens=False), end_id(tokenizer)]
+    read = tuple(range(len(ids) - 1, len(ids) - 1 + len(said)))
+    return Encoded((), tuple(ids + said[:-1]), read, 0), said

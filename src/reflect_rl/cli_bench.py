@@ -1,0 +1,71 @@
+"""`reflect-rl bench`: speed, and label efficiency."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from reflect_rl.cli_overrides import Overrides, Seeds, whole_numbers
+from reflect_rl.cli_progress import CliProgress
+
+
+def bench(
+    recipe: str = "taxi",
+    /,
+    *,
+    device: Literal["cpu", "cuda", "mps"] | None = None,
+    seeds: Seeds = "0,1,2",
+    workers: int = 1,
+    out: Path = Path("runs/bench-labels"),
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    overrides: Overrides,
+) -> None:
+    """Measure speed against a plain implementation of the same method, as ratios measured in one run.
+
+    `reflect-rl bench alfworld` measures the fast ALFWorld engine, against the real one where it is installed,
+    `reflect-rl bench select` the selection of what to label, against plain numpy, and `reflect-rl bench labels` what a
+    small model learns from the labels that each strategy picks.
+
+    Parameters
+    ----------
+    recipe
+        Whose players and world are measured; alfworld: the engine; select: selection; labels: label efficiency.
+    device
+        Where; the recipe's compute.device by default.
+    seeds, workers, out
+        Of labels: seeds, how many side by side, and the folder, with which an interrupted study continues.
+    json_
+        Print everything that was measured as JSON.
+    """
+    from reflect_rl.config import load_settings, parse_settings
+
+    if recipe == "alfworld":
+        from reflect_rl.bench.alfworld import bench_engine, engine_table
+
+        figures = bench_engine(parse_settings({}, overrides).env.options, CliProgress())
+        print(json.dumps(figures, indent=2) if json_ else engine_table(figures))
+        return
+    if recipe == "select":
+        from reflect_rl.bench.select import bench_select, select_table
+
+        parse_settings({}, overrides)  # refuses what is no setting
+        figures = bench_select(CliProgress())
+        print(json.dumps(figures, indent=2) if json_ else select_table(figures))
+        return
+    if recipe == "labels":
+        from reflect_rl.bench.labels import bench_labels, labels_table
+        from reflect_rl.cli_text import table
+
+        parse_settings({}, overrides)
+        figures = bench_labels(out, CliProgress(), seeds=whole_numbers(seeds), workers=workers)
+        print(json.dumps(figures, indent=2) if json_ else table(labels_table(figures)))
+        return
+    settings = load_settings(recipe, overrides)
+    from reflect_rl.bench.taxi import bench as measure
+    from reflect_rl.bench.taxi import bench_table
+
+    figures = measure(settings.model_dump(), device or settings.compute.device, CliProgress())
+    print(json.dumps(figures, indent=2) if json_ else bench_table(figures))
