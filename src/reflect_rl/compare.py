@@ -8,19 +8,20 @@ YAML file of the user's own.
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from reflect_rl.compare_plan import read_plan
 from reflect_rl.config import parse_settings, read_recipe
+from reflect_rl.errors import ReflectRLError
 from reflect_rl.intervals import mean_interval
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings
+from reflect_rl.workers import worker_pool
 
 Results = dict[int, dict[str, Any]]
 """results.json by seed."""
@@ -91,8 +92,7 @@ def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Prog
     """Every group in a process of its own, `workers` at a time; the bar counts finished runs."""
     places = [_place(out, regime, arm, seed) for regime, seed, arms in groups for arm in arms]
     before = shown = _finished(places)
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    with progress.bar("compare", len(places), "runs", done=before) as bar, pool:
+    with progress.bar("compare", len(places), "runs", done=before) as bar, worker_pool(workers) as pool:
         waiting = {pool.submit(run_group, group, out) for group in groups}
         try:
             while waiting:
@@ -102,8 +102,10 @@ def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Prog
                 now = _finished(places)
                 bar.update(now - shown)
                 shown = now
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            if waiting and isinstance(error, ReflectRLError):
+                progress.warn(f"A run cannot go on; those under way are finished first. {error}")
             raise
 
 

@@ -5,10 +5,9 @@ Each (seed, strategy, share) is one file, so an interrupted study continues; see
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import wait
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -21,6 +20,7 @@ from reflect_rl.intervals import mean_interval
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.selection import STRATEGIES
+from reflect_rl.workers import worker_pool
 
 SEEDS = (0, 1, 2)
 SHARES = (0.2, 0.3, 0.45)
@@ -55,9 +55,8 @@ def bench_labels(
     cells = _cells(strategies)
     places = [run / _file(seed, *cell) for seed in seeds for cell in cells]
     shown = _finished(places)
-    workers_pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    with progress.bar("labels", len(places), "trainings", done=shown) as bar, workers_pool:
-        waiting = {workers_pool.submit(study_seed, out, seed, cells) for seed in seeds}
+    with progress.bar("labels", len(places), "trainings", done=shown) as bar, worker_pool(workers) as pool:
+        waiting = {pool.submit(study_seed, out, seed, cells) for seed in seeds}
         while waiting:
             done, waiting = wait(waiting, timeout=POLL_SECONDS)
             for task in done:

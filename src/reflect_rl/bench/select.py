@@ -14,13 +14,11 @@ what tells the centres apart. Half of it is picked, as in the largest setting th
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import sys
 import time
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -29,6 +27,7 @@ from reflect_rl.progress import Progress
 from reflect_rl.seeding import stream
 from reflect_rl.selection import FacilityLocation, KCenter, Random, Selector
 from reflect_rl.selection.neighbours import cores
+from reflect_rl.workers import worker_pool
 
 LARGE, SMALL, WIDTH = 90_000, 10_000, 384
 NEIGHBOURS = 32
@@ -44,7 +43,7 @@ def bench_select(progress: Progress, large: int = LARGE, small: int = SMALL) -> 
     with progress.bar("bench", 5, "parts") as bar:
         figures: dict[str, Any] = {}
         for name in ("facility_location", "k_center"):
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+            with worker_pool(1) as alone:
                 figures[name] = alone.submit(measure, name, large, large // 2).result()
             bar.update()
         X = make_pool(small)
