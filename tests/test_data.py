@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+import tiny_models
 from conftest import Heard
 from corridor import Corridor
 from reflect_rl.data.annotate import Label, annotate, read_pool
 from reflect_rl.data.choose_states import choose_states
 from reflect_rl.data.collect import collect
 from reflect_rl.errors import EnvironmentContractError, RunFolderError, SettingsError, TeacherError
+from reflect_rl.players.models import save_model
 from reflect_rl.progress import Progress
 from reflect_rl.records import Episode, Reflection, Step, StopReason
 from reflect_rl.run_folder import RunFolder
@@ -225,6 +227,32 @@ def test_the_teacher_is_asked_about_the_selected_states_and_no_others(
     assert selected(pooled, settings) == ids
     if strategy != "random":  # a greedy choice: the smaller budget is the beginning of the larger
         assert selected(pooled, tiny({"select.strategy": strategy, "annotate.reflections": 5})) == ids[:5]
+
+
+@pytest.mark.parametrize("strategy", ["mean-entropy", "min-margin", "least-confidence", "uncertain-then-diverse"])
+def test_a_pretrained_reflector_says_where_it_is_unsure(
+    pooled: RunFolder, tiny: Tiny, tmp_path: Path, strategy: str
+) -> None:
+    save_model(tiny_models.gpt2(context=400), tiny_models.tokenizer(), tmp_path / "model")
+    given = {
+        "reflector.model.source": str(tmp_path / "model"),
+        "annotate.reflections": 6,
+        "reflector.max_new_tokens": 4,
+    }
+    ids = selected(pooled, tiny(given | {"select.strategy": strategy, "select.embedding": "model"}))
+    assert len(set(ids)) == 6
+    assert ids == selected(pooled, tiny(given | {"select.strategy": strategy, "select.embedding": "model"}))
+    if strategy != "uncertain-then-diverse":
+        gains = [row["gain"] for row in pooled.read_jsonl("selection.jsonl", dict)]
+        assert gains == sorted(gains, reverse=True), "the least sure first"
+
+
+@pytest.mark.parametrize(
+    "given", [{"select.strategy": "min-margin"}, {"select.strategy": "k-center", "select.embedding": "model"}]
+)
+def test_a_reflector_from_scratch_cannot_be_asked_before_it_is_trained(tiny: Tiny, given: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=r"from scratch knows nothing yet.*reflector\.model\.source"):
+        tiny(given)
 
 
 def test_selection_is_refused_where_whole_episodes_have_to_be_labelled(tiny: Tiny) -> None:

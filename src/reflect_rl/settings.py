@@ -34,16 +34,32 @@ class CollectSettings(Section):
 class SelectSettings(Section):
     """Which states the teacher is asked about."""
 
-    strategy: Literal["none", "random", "facility-location", "k-center"] = Field(
+    strategy: Literal[
+        "none",
+        "random",
+        "facility-location",
+        "k-center",
+        "mean-entropy",
+        "least-confidence",
+        "mean-margin",
+        "min-margin",
+        "max-token-uncertainty",
+        "uncertain-then-diverse",
+    ] = Field(
         default="none",
         description="'none': as they come in the pool's seeded order; else a strategy picks annotate.reflections "
-        "distinct states.",
+        "distinct states. The last six rank by what reflector.model writes before it is trained: a pretrained one.",
     )
-    embedding: Literal["words", "cells"] = Field(
+    embedding: Literal["words", "cells", "model"] = Field(
         default="words",
-        description="How states are compared: by their words and pairs of words, or by characters with line and "
-        "column, for worlds that draw a picture.",
+        description="How states are compared: by their words and pairs of words, by characters with line and "
+        "column, for worlds that draw a picture, or by the hidden states of reflector.model, a pretrained one.",
     )
+
+    @property
+    def by_model(self) -> bool:
+        """Whether a model has to read the pool."""
+        return self.embedding == "model" or self.strategy not in ("none", "random", "facility-location", "k-center")
 
 
 class AnnotateSettings(Section):
@@ -278,6 +294,13 @@ class Settings(Section):
             raise ValueError(
                 "select picks single states, but prompt.reflections needs whole episodes to be labelled; set "
                 "prompt.reflections: 0 or select.strategy: none"
+            )
+        if self.selects and self.select.by_model and self.reflector.model.source == "scratch":
+            raise ValueError(
+                f"select.strategy: {self.select.strategy} with select.embedding: {self.select.embedding} asks "
+                f"reflector.model before it is trained, and one from scratch knows nothing yet; set "
+                f"reflector.model.source to a folder or hub name, or take random, facility-location or k-center with "
+                f"select.embedding: words or cells"
             )
         if self.reflector.kind == "local" and self.annotate.reflections == 0:
             raise ValueError(

@@ -9,6 +9,7 @@ from reflect_rl.manifest import Stage
 from reflect_rl.settings import Settings
 
 _PLAYERS = ("seed", "env", "prompt", "annotate.teacher", "reflector", "policy", "compute")
+_UNTRAINED = ("reflector.kind", "reflector.model", "reflector.max_new_tokens", "compute")
 _SELECTED = ("selection.jsonl", "selection_map.jsonl")
 _SHOWN = (*_SELECTED, "reflector.json", "metrics.jsonl", "guard.json", "results.json", "evaluation.jsonl")
 
@@ -22,7 +23,7 @@ STAGES = (
     Stage(
         "select",
         "reflect_rl.data.choose_states:choose_states",
-        settings=("seed", "env", "annotate.reflections", "prompt", "reflector.kind", "select"),
+        settings=("seed", "env", "annotate.reflections", "prompt", "select", *_UNTRAINED),
         inputs=("episodes.jsonl",),
         outputs=_SELECTED,
         when="selects",

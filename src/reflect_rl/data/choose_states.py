@@ -1,14 +1,18 @@
 """Select: which states of the pool the teacher is asked about, chosen before any of them is labelled.
 
-The pool is every distinct state that was collected, the budget is `annotate.reflections`. States are embedded without
-a model (`select.embedding`), and a strategy of `reflect_rl.selection` picks.
+The pool is every distinct state that was collected, the budget is `annotate.reflections`, and a strategy of
+`reflect_rl.selection` picks: by how alike states are (`select.embedding`), or by how unsure `reflector.model` is of
+what it would write, where that is a pretrained one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from reflect_rl.data.annotate import PoolState, distinct, id_builder, in_order, read_pool
 from reflect_rl.data.selection_map import map_points
@@ -16,8 +20,11 @@ from reflect_rl.data.tfidf import tfidf
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream_seed
-from reflect_rl.selection import STRATEGIES, Random, Selector
+from reflect_rl.selection import STRATEGIES, MeanEntropy, Picks, Random, UncertainThenDiverse, Uncertainty
 from reflect_rl.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def choose_states(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
@@ -33,12 +40,8 @@ def choose_states(run: RunFolder, settings: Settings, progress: Progress) -> dic
     if budget < settings.annotate.reflections:
         progress.warn(f"The budget of {settings.annotate.reflections} reflections is more than the pool's {len(pool)}.")
     texts = [text for _, text in state_texts(pool, settings)]
-    embeddings_ND = tfidf(lambda: texts, len(texts), progress, cells=settings.select.embedding == "cells")
     name = settings.select.strategy
-    strategy: Selector = STRATEGIES[name]()
-    if name == Random.name:
-        strategy = Random(seed=stream_seed(settings.seed, "select"))
-    picks = strategy.select(embeddings_ND, budget=budget, progress=progress)
+    embeddings_ND, picks = _choose(texts, budget, settings, progress)
     run.write_jsonl(
         "selection.jsonl",
         (
@@ -57,6 +60,51 @@ def choose_states(run: RunFolder, settings: Settings, progress: Progress) -> dic
         "variance_x": round(float(shares_2[0]), 6),
         "variance_y": round(float(shares_2[1]), 6),
     }
+
+
+def _choose(texts: list[str], budget: int, settings: Settings, progress: Progress) -> tuple[np.ndarray, Picks]:
+    """(embeddings_ND, picks)."""
+    name, reads = settings.select.strategy, _ModelReads(texts, settings, progress)
+    if settings.select.embedding == "model":
+        embeddings_ND = reads.embeddings()
+    else:
+        embeddings_ND = tfidf(lambda: texts, len(texts), progress, cells=settings.select.embedding == "cells")
+    kind, scores_N = STRATEGIES[name], None
+    if issubclass(kind, Uncertainty):
+        return embeddings_ND, kind().select(reads.tokens(kind.quantity), budget=budget, progress=progress)
+    if kind is UncertainThenDiverse:
+        scores_N = MeanEntropy().uncertainty(reads.tokens(MeanEntropy.quantity))
+    strategy = Random(seed=stream_seed(settings.seed, "select")) if kind is Random else kind()
+    return embeddings_ND, strategy.select(embeddings_ND, budget=budget, scores=scores_N, progress=progress)
+
+
+class _ModelReads:
+    """The states as the reflector's model reads them before it is trained; loaded when first asked."""
+
+    def __init__(self, texts: list[str], settings: Settings, progress: Progress) -> None:
+        self.texts, self.settings, self.progress = texts, settings, progress
+
+    def embeddings(self) -> np.ndarray:
+        """(N, D) float32: the mean of the last hidden states."""
+        from reflect_rl.players.hidden import hidden_states
+
+        return hidden_states(*self._loaded, self.texts, progress=self.progress)
+
+    def tokens(self, quantity: str) -> list[np.ndarray]:
+        """For each state the entropies, margins or logprobs of the reflection that the model would write now."""
+        from reflect_rl.players.scoring import generated_scores
+
+        longest = self.settings.reflector.max_new_tokens
+        found = dict(generated_scores(*self._loaded, self.texts, new_tokens=longest, progress=self.progress))
+        return [getattr(found[row], quantity) for row in range(len(self.texts))]
+
+    @cached_property
+    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        from reflect_rl.players.models import load_pretrained, set_up_torch
+
+        set_up_torch(self.settings.compute)
+        part = self.settings.reflector.model.model_copy(update={"lora_rank": 0})
+        return load_pretrained(part, self.settings.compute.device)
 
 
 def state_texts(pool: Iterable[PoolState], settings: Settings) -> Iterable[tuple[str, str]]:
