@@ -25,14 +25,14 @@ def test_pairs_are_read_from_sources_that_are_not_run(tmp_path: Path) -> None:
         'raise SystemExit\ndef open_file():\n    """Open a\n    file.\n\n    More."""\n'
         'def __call__(self):\n    """Not a name to guess."""\ndef short():\n    """Short."""\n'
     )
-    assert read_pairs(tmp_path) == [Pair("Open a file.", "open_file", "runs")]
+    assert read_pairs(tmp_path) == [Pair("open a file.", "open file", "runs")]
     assert package("there_is_no_such_package") == []
 
 
 def test_an_equal_text_is_there_once(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.py").write_text(f'def {name}():\n    """The very same words."""\n')
-    assert read_pairs(tmp_path) == [Pair("The very same words.", "a", "a")]
+    assert read_pairs(tmp_path) == [Pair("the very same words.", "a", "a")]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A supervised text pool that is on every machine: a function's docstring, and the name its author gave it.
 
+Both are in lower case and a name is split into its words, so that a word is the same token in both.
 Pairs are read from Python sources without running them. The standard library is the pool to choose from; another
 installed package's sources stand for what a model has seen before.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import re
 import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +18,14 @@ from pathlib import Path
 
 SHORTEST, LONGEST = 12, 300
 """Characters of a docstring's first paragraph."""
+WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+"""The words of a name: read_HTTPResponse2 has read, HTTP, Response, 2."""
 NOT_LIBRARY = ("site-packages", "test", "tests", "idle_test", "dist-packages")
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """text: a docstring's first paragraph on one line. name: the function's. group: the module at the top."""
+    """text: a docstring's first paragraph on one line. name: the words of the function's. group: its module."""
 
     text: str
     name: str
@@ -63,7 +67,7 @@ def _key(pair: Pair) -> tuple[str, str, str]:
 
 
 def _documented(file: Path) -> Iterator[tuple[str, str]]:
-    """(first paragraph of the docstring, name) of the functions of a file; none of a file that is no Python."""
+    """(first paragraph of the docstring, words of the name) of a file's functions; none of a file that is no Python."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError, OSError):  # sources of another version, another encoding
@@ -73,5 +77,6 @@ def _documented(file: Path) -> Iterator[tuple[str, str]]:
             continue
         paragraph = (ast.get_docstring(node) or "").strip().partition("\n\n")[0]
         text = " ".join(paragraph.split())
-        if SHORTEST <= len(text) <= LONGEST:
-            yield text, node.name
+        name = " ".join(WORDS.findall(node.name))
+        if name and SHORTEST <= len(text) <= LONGEST:
+            yield text.lower(), name.lower()

@@ -1,10 +1,11 @@
 """Label efficiency on a text pool: does choosing what is labelled teach more than labelling at random?
 
-The task is to name a function from its docstring (`label_pool`). A small model that has been trained on another
-package's functions stands for a pretrained one: it embeds and scores the docstrings of the pool, before any of their
-names is known. Every strategy picks a share of the pool, the names of its picks are told, and the model is trained on
-them, always from the same start with the same settings. What counts is the loss and the exact matches on functions that
-nothing was picked from. A seed decides what is held out, how the model starts, and what is picked at random.
+The task is to write the words of a function's name from its docstring (`label_pool`). A small model that has been
+trained on another package's functions stands for a pretrained one: it embeds and scores the docstrings of the pool,
+before any of their names is known. Every strategy picks a share of the pool, the names of its picks are told, and the
+model is trained on them, always from the same start with the same settings. What counts is the loss and the exact
+matches on functions that nothing was picked from. A seed decides what is held out, how the model starts, and what is
+picked at random.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ HELD_OUT = 0.2
 SHARES = (0.2, 0.3, 0.45)
 NEW_TOKENS = 12
 BATCH = 32
-BASE_EPOCHS, EPOCHS = 4, 6
+BASE_EPOCHS, BASE_LR = 12, 6e-3
+EPOCHS, LR = 6, 2e-3
 MODEL = ModelSettings(architecture="lookup", width=64, heads=2)
 RANDOM = Random.name
 
@@ -94,7 +96,7 @@ def train_base(task: Task, progress: Progress) -> None:
     tokenizer = train_tokenizer(texts)
     longest = max(len(ids) for ids in tokenizer(texts)["input_ids"])  # type: ignore[arg-type]
     model = scratch_model(MODEL, len(tokenizer), 2 * longest, stream_seed(task.seed, "init base"), end_id(tokenizer))
-    _train(model, tokenizer, task.before, BASE_EPOCHS, task, "base", progress, lr=4e-3)
+    _train(model, tokenizer, task.before, BASE_EPOCHS, task, "base", progress, lr=BASE_LR)
     with task.run.replacing("base") as folder:
         save_model(model, tokenizer, folder)
 
@@ -133,7 +135,7 @@ def choose(name: str, budget: int, task: Task, reads: Reads) -> Picks:
 def learn(task: Task, picks: Sequence[int], name: str, progress: Progress) -> dict[str, float]:
     """Train from base on the picks; loss (nats a token of the name) and exact matches on what is held out."""
     model, tokenizer = load_pretrained(ModelSettings(source=str(task.run / "base")))
-    _train(model, tokenizer, [task.pool[i] for i in picks], EPOCHS, task, name, progress, lr=2e-3)
+    _train(model, tokenizer, [task.pool[i] for i in picks], EPOCHS, task, name, progress, lr=LR)
     return evaluate(model, tokenizer, task.held, progress)
 
 
