@@ -36,9 +36,19 @@ def chromium() -> Iterator[Browser]:
 
 
 def screenshot(
-    report_html: Path, png: Path, *, width: int = 1280, height: int = 900, dark: bool = False, full_page: bool = False
+    report_html: Path,
+    png: Path,
+    *,
+    width: int = 1280,
+    height: int = 900,
+    dark: bool = False,
+    full_page: bool = False,
+    part: str | None = None,
 ) -> None:
-    """Picture of a report at `width` x `height` CSS pixels, in twice the resolution; its top, or all of it."""
+    """Picture of a report at `width` x `height` CSS pixels, in twice the resolution; its top, all of it, or a part.
+
+    part: a CSS selector, of which the first match is taken.
+    """
     png.parent.mkdir(parents=True, exist_ok=True)
     with chromium() as browser:
         page = browser.new_page(
@@ -49,21 +59,22 @@ def screenshot(
         )
         page.goto(report_html.resolve().as_uri())
         page.wait_for_timeout(300)
-        page.screenshot(path=png, full_page=full_page)
+        if part:
+            page.locator(part).first.screenshot(path=png)
+        else:
+            page.screenshot(path=png, full_page=full_page)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("report", type=Path, help="report.html")
+    parser.add_argument("report_html", metavar="report", type=Path, help="report.html")
     parser.add_argument("png", type=Path)
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--height", type=int, default=900)
     parser.add_argument("--dark", action="store_true")
     parser.add_argument("--full-page", action="store_true")
-    given = parser.parse_args()
-    screenshot(
-        given.report, given.png, width=given.width, height=given.height, dark=given.dark, full_page=given.full_page
-    )
+    parser.add_argument("--part", help="a CSS selector: a picture of that alone")
+    screenshot(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from reflect_rl.bench.labels import KNOWN, POOL, bench_labels, labels_table, sum
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream
+from report_page import Opened
 
 VERBS, THINGS = ("open", "close", "count", "sort", "move"), ("file", "window", "list", "socket", "page", "word")
 
@@ -54,7 +56,7 @@ def test_every_strategy_is_measured_at_every_share(study: Path) -> None:
     assert figures["strategies"].keys() == {"random", "mean-entropy", "equal-budget", "k-center"}
     assert [row["labels"] for row in figures["strategies"]["k-center"].values()] == [8, 12, 18]
     assert all(row["loss"]["mean"] > 0 for rows in figures["strategies"].values() for row in rows.values())
-    assert len(labels_table(figures)) == 1 + 6 + 3 * 3
+    assert len(labels_table(figures)) == 1 + 7 + 3 * 3
 
 
 def test_an_interrupted_study_ends_as_one_that_was_not(study: Path) -> None:
@@ -67,8 +69,21 @@ def test_an_interrupted_study_ends_as_one_that_was_not(study: Path) -> None:
     assert (study / "seed-0/results/mean-entropy-0.2.json").stat().st_mtime_ns == kept
 
 
+@pytest.mark.browser
+def test_its_page_draws_every_strategy_beside_random(study: Path, browser: Any) -> None:
+    opened = Opened(browser, study / "report.html")
+    others = ["mean-entropy", "equal-budget", "k-center"]
+    for figure in ("loss", "exact"):
+        assert opened.page.locator(f"#{figure} .chart .name").all_inner_texts() == others
+        assert opened.page.locator(f"#{figure} path.line.accent").count() == len(others)
+    assert opened.page.locator("#table tbody tr").count() == 7 + 3 * 3
+    assert opened.errors == []
+    assert opened.overflow() == 0
+    assert all(url.startswith("file:") for url in opened.requests)
+
+
 def test_labels_are_compared_with_what_random_needs_for_the_same_loss() -> None:
-    chance = {0.2: 3.0, 0.3: 2.5, 0.4: 2.0, 0.45: 1.9, 0.6: 1.5, 0.9: 1.0}
+    chance = {0.1: 4.0, 0.2: 3.0, 0.3: 2.5, 0.4: 2.0, 0.45: 1.9, 0.6: 1.5, 0.9: 1.0}
     found = {("random", share): [{"loss": loss, "exact": 0.0, "labels": 100 * share}] for share, loss in chance.items()}
     found |= {
         ("better", share): [{"loss": loss, "exact": 0.1, "labels": 1}]

@@ -61,7 +61,8 @@ def bench(
 
         parse_settings({}, overrides)
         figures = bench_labels(out, CliProgress(), seeds=whole_numbers(seeds), workers=workers)
-        print(json.dumps(figures, indent=2) if json_ else table(labels_table(figures)))
+        told = f"{table(labels_table(figures))}\n\nreport  {out / 'report.html'}"
+        print(json.dumps(figures, indent=2) if json_ else told)
         return
     settings = load_settings(recipe, overrides)
     from reflect_rl.bench.taxi import bench as measure

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from reflect_rl.bench.label_pool import Pair, fingerprint, package, standard_library
+from reflect_rl.evaluation.report import report_labels
 from reflect_rl.intervals import mean_interval
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
@@ -25,6 +26,7 @@ from reflect_rl.workers import worker_pool
 SEEDS = (0, 1, 2)
 SHARES = (0.2, 0.3, 0.45)
 TWICE = tuple(2 * share for share in SHARES)
+HALF = SHARES[0] / 2
 RANDOM = "random"
 POLL_SECONDS = 2.0
 POOL, KNOWN = "pool.jsonl", "known.jsonl"
@@ -42,7 +44,7 @@ def bench_labels(
     strategies: Sequence[str] = tuple(STRATEGIES),
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Measure everything that is not there yet and write labels.json; about half an hour a seed on one core.
+    """Measure what is not there yet and write labels.json and report.html; some 15 minutes a seed on one core.
 
     out: the study's folder; what is there of one is kept, its pool as well.
     """
@@ -67,6 +69,7 @@ def bench_labels(
     found = {cell: [run.read_json(_file(seed, *cell)) for seed in seeds] for cell in cells}
     figures = {**about, "seeds": list(seeds), "strategies": summary(found, strategies)}
     run.write_json("labels.json", figures)
+    report_labels(out)
     return figures
 
 
@@ -102,8 +105,8 @@ def _finished(places: Sequence[Path]) -> int:
 
 
 def _cells(strategies: Sequence[str]) -> list[tuple[str, float]]:
-    """What is trained: every strategy at every share, and random at twice each as well."""
-    chance = [(RANDOM, share) for share in sorted({*SHARES, *TWICE})]
+    """What is trained: every strategy at every share; random at twice each as well, and at half the smallest."""
+    chance = [(RANDOM, share) for share in sorted({HALF, *SHARES, *TWICE})]
     return chance + [(name, share) for name in strategies if name != RANDOM for share in SHARES]
 
 

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page of a run or of a comparison.
+"""The report: one self-contained HTML page of a run, of a comparison, or of a study of label efficiency.
 
 The page holds its data in one JSON block and draws itself; it asks for nothing outside itself, and its Content Security
 Policy forbids it to. Whatever a run folder lacks is shown as missing, never made up. Texts of models and worlds
@@ -27,7 +27,7 @@ from reflect_rl.settings import Settings, setting_keys
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = (
     *("dom.js", "charts.js", "stacks.js", "viewer.js", "reflector.js", "selection.js"),
-    *("compare.js", "run.js", "page.js"),
+    *("compare.js", "labels.js", "run.js", "page.js"),
 )
 STAGES = ("collect", "select", "annotate", "sft_reflector", "sft_policy", "rl", "guard", "evaluate")
 
@@ -83,6 +83,14 @@ def report_compare(folder: Path) -> Path:
     run = RunFolder(folder)
     data = {"kind": "compare", "name": run.path.resolve().name, "compare": run.read_json("compare.json")}
     run.write_text("report.html", render(data, title=f"{data['name']} · comparison · reflect-rl"))
+    return run / "report.html"
+
+
+def report_labels(folder: Path) -> Path:
+    """Write `report.html` of a study of label efficiency from its `labels.json`; the page's path. Raises as above."""
+    run = RunFolder(folder)
+    data = {"kind": "labels", "name": run.path.resolve().name, "labels": run.read_json("labels.json")}
+    run.write_text("report.html", render(data, title=f"{data['name']} · label efficiency · reflect-rl"))
     return run / "report.html"
 
 
