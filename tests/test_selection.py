@@ -298,6 +298,15 @@ def test_the_benchmark_measures_small_pools_too() -> None:
     assert "1,500 of 3,000" in text
 
 
+def test_the_benchmark_takes_a_pool_of_another_size() -> None:
+    from reflect_rl.bench.select import bench_large, measured_line
+    from reflect_rl.progress import Progress
+
+    figures = bench_large(Progress(), 2000, 300)
+    assert figures["objective"] <= figures["certificate"]
+    assert "300 of 2,000 x 384" in measured_line("facility_location", figures)
+
+
 def test_plain_loops_of_the_benchmark_pick_as_ours_do() -> None:
     from reflect_rl.bench.select import make_pool, plain_facility_location, plain_k_center
 

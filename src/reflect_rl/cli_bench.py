@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from reflect_rl.cli_overrides import Overrides, Seeds, whole_numbers
 from reflect_rl.cli_progress import CliProgress
+
+Size = Annotated[int, Parameter(validator=validators.Number(gte=2))]
 
 
 def bench(
@@ -20,6 +22,8 @@ def bench(
     seeds: Seeds = "0,1,2",
     workers: int = 1,
     out: Path = Path("runs/bench-labels"),
+    items: Size | None = None,
+    picks: Size | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
     overrides: Overrides,
 ) -> None:
@@ -37,6 +41,8 @@ def bench(
         Where; the recipe's compute.device by default.
     seeds, workers, out
         Of labels: seeds, how many side by side, and the folder, with which an interrupted study continues.
+    items, picks
+        Of select: facility location alone, on a pool of so many items; half of them picked unless picks says otherwise.
     json_
         Print everything that was measured as JSON.
     """
@@ -49,9 +55,13 @@ def bench(
         print(json.dumps(figures, indent=2) if json_ else engine_table(figures))
         return
     if recipe == "select":
-        from reflect_rl.bench.select import bench_select, select_table
+        from reflect_rl.bench.select import LARGE, bench_large, bench_select, measured_line, select_table
 
         parse_settings({}, overrides)  # refuses what is no setting
+        if items or picks:
+            figures = bench_large(CliProgress(), items or LARGE, picks or (items or LARGE) // 2)
+            print(json.dumps(figures, indent=2) if json_ else measured_line("facility_location", figures))
+            return
         figures = bench_select(CliProgress())
         print(json.dumps(figures, indent=2) if json_ else select_table(figures))
         return

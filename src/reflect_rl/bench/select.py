@@ -66,6 +66,11 @@ def bench_select(progress: Progress, large: int = LARGE, small: int = SMALL) -> 
     }
 
 
+def bench_large(progress: Progress, items: int, picks: int) -> dict[str, Any]:
+    """Facility location alone on a pool of another size, in this process, with the progress of its search."""
+    return measure("facility_location", items, picks, progress)
+
+
 def make_pool(size: int, width: int = WIDTH) -> np.ndarray:
     """(size, width) float32."""
     draw = stream(0, "bench select", size)
@@ -75,12 +80,12 @@ def make_pool(size: int, width: int = WIDTH) -> np.ndarray:
     return pool
 
 
-def measure(name: str, size: int, budget: int) -> dict[str, Any]:
+def measure(name: str, size: int, budget: int, progress: Progress | None = None) -> dict[str, Any]:
     """One selection in this process, which does nothing else."""
     strategy: Selector = FacilityLocation(NEIGHBOURS) if name == "facility_location" else KCenter()
     X = make_pool(size)
     began, busy = time.perf_counter(), time.process_time()
-    picks = strategy.select(X, budget=budget)
+    picks = strategy.select(X, budget=budget, progress=progress)
     return {
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - busy,
@@ -194,15 +199,17 @@ def _timed(strategy: Selector, X: np.ndarray, budget: int) -> tuple[np.ndarray, 
     return indices, time.perf_counter() - began
 
 
+def measured_line(name: str, found: Mapping[str, Any]) -> str:
+    """What `measure` found, as a line of text."""
+    return (
+        f"{name.replace('_', ' '):<24}{found['seconds']:>8.1f} s, {found['peak_mb']:,.0f} MB at most: "
+        f"{found['picks']:,} of {found['items']:,} x {WIDTH} ({found['cpu_seconds']:.1f} CPU seconds)"
+    )
+
+
 def select_table(figures: Mapping[str, Any]) -> str:
     """The figures as lines of text."""
-    lines = []
-    for name in ("facility_location", "k_center"):
-        found = figures[name]
-        lines.append(
-            f"{name.replace('_', ' '):<24}{found['seconds']:>8.1f} s, {found['peak_mb']:,.0f} MB at most: "
-            f"{found['picks']:,} of {found['items']:,} x {WIDTH} ({found['cpu_seconds']:.1f} CPU seconds)"
-        )
+    lines = [measured_line(name, figures[name]) for name in ("facility_location", "k_center")]
     quality, plain, other = figures["quality"], figures["plain"], figures["submodlib"]
     lines += [
         f"{'quality':<24}{100 * quality['normalised']:>8.2f} % of exact greedy (0: random), {quality['picks']:,} of "
