@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corridor import Corridor, Undecided
+from end_to_end import files, reflect_rl, refused
 from reflect_rl.evaluation.evaluate import evaluate, measured, panel_episodes, panel_tasks, summarise
 from reflect_rl.intervals import mean_interval, wilson
 from reflect_rl.progress import Progress
@@ -142,3 +144,33 @@ def test_results_by_kind_and_within_fewer_steps_by_hand() -> None:
     assert {kind: part["success"] for kind, part in found["kinds"].items()} == {"left": 1.0, "right": 0.5}
     assert {steps: part["success"] for steps, part in found["within"].items()} == {"5": 0.25, "6": 0.5}
     assert set(measured(all_of_them, Corridor(), within=[])) == set(summarise(all_of_them))
+
+
+# Measured elsewhere
+
+
+def test_an_agent_is_measured_elsewhere_and_its_run_left_as_it_is(run: Path, tmp_path: Path) -> None:
+    before, out = files(run), tmp_path / "elsewhere"
+    ask = ("evaluate", str(run), "--out", str(out), "--env.horizon", "3", "--evaluate.shown_episodes", "1")
+    ended = reflect_rl(*ask)
+    assert ended.code == 0, ended.err
+    assert files(run) == before
+    results = json.loads((out / "results.json").read_text())
+    assert results["horizon"] == 3
+    assert results["panels"]["all"]["greedy"]["steps_mean"] <= 3
+    assert (out / "report.html").is_file()
+    measured_once = files(out)
+    again = reflect_rl(*ask)
+    assert "evaluate: done before" in again.err
+    assert files(out) == measured_once
+
+
+def test_it_is_not_measured_where_something_else_lies_or_nothing_is_trained(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("years of work")
+    refused(reflect_rl("evaluate", str(run), "--out", str(other)), "holds no copy of this agent", "--out")
+    assert [path.name for path in other.iterdir()] == ["thesis.tex"]
+    shutil.rmtree(run / "policy")
+    refused(reflect_rl("evaluate", str(run), "--out", str(tmp_path / "new")), "no trained agent")
+    assert not (tmp_path / "new").exists()

@@ -129,9 +129,28 @@ def rl(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
 
 
 @app.command
-def evaluate(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
-    """Measure the agent of a run folder on fixed starts, greedily and sampled, into results.json."""
-    _summary(_stages(folder, overrides, force, "evaluate"))
+def evaluate(folder: Path, /, *, out: Path | None = None, force: bool = False, overrides: Overrides) -> None:
+    """Measure the agent of a run folder on fixed starts, greedily and sampled, into results.json.
+
+    **Examples**
+
+    - `reflect-rl evaluate runs/taxi --evaluate.sampled_episodes 20`
+    - `reflect-rl evaluate runs/alfworld --out runs/alfworld-unseen --env.options.test_split valid_unseen`
+
+    Parameters
+    ----------
+    out
+        Leave the run as it is; measure a copy of its agent in this folder, on other tasks of the world for example.
+    """
+    if out is None:
+        _summary(_stages(folder, overrides, force, "evaluate"))
+        return
+    from reflect_rl.pipeline import copy_agent, read_config
+    from reflect_rl.run_folder import RunFolder
+
+    read_config(RunFolder(folder))  # what is no run folder is said to be none
+    copy_agent(RunFolder(folder), RunFolder(out))
+    _summary(_stages(out, overrides, force, "evaluate", "report"))
 
 
 @app.command

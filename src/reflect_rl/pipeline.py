@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -32,7 +33,9 @@ from reflect_rl.settings import Settings
 from reflect_rl.stages import STAGES
 from reflect_rl.store import Store
 
-CONFIG = "config.yaml"
+CONFIG, AGENT = "config.yaml", "policy"
+OF_THE_RUN_ALONE = ("checkpoints", "results.json", "evaluation.jsonl", "report.html", "evaluate.json", "report.json")
+"""What a copy of a run's agent goes without; the last two are manifests."""
 
 
 def run_pipeline(
@@ -84,6 +87,23 @@ def read_config(run: RunFolder) -> Settings:
     if not (run / CONFIG).is_file():
         raise RunFolderError(f"{run.path} is not a run folder (it has no {CONFIG}). `reflect-rl run` makes one.")
     return load_settings(run / CONFIG)
+
+
+def copy_agent(run: RunFolder, out: RunFolder) -> None:
+    """Copy a run with a trained agent to another folder, without its figures, to measure the agent there.
+
+    A folder that holds a copy of this agent already is left as it is. Raises RunFolderError (no agent, a folder of
+    something else, one that is in use, a disk that is full).
+    """
+    if not (run / AGENT).is_dir():
+        raise RunFolderError(f"{run.path} has no trained agent (no folder {AGENT}). `reflect-rl run` trains one.")
+    if (out / AGENT).is_dir() and out.hash(AGENT) == run.hash(AGENT):
+        return
+    if out.path.exists() and (not out.path.is_dir() or any(out.path.iterdir())):
+        raise RunFolderError(f"{out.path} exists, and holds no copy of this agent. Choose another folder with --out.")
+    out.path.parent.mkdir(parents=True, exist_ok=True)
+    with run.lock(), RunFolder(out.path.parent).replacing(out.path.name) as draft:
+        shutil.copytree(run.path, draft, ignore=shutil.ignore_patterns(".*", *OF_THE_RUN_ALONE))
 
 
 @dataclass(frozen=True, slots=True)
