@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflect_rl.progress import Progress
-from reflect_rl.selection import FacilityLocation, KCenter, Picks, farthest_first, neighbours
+from reflect_rl.selection import FacilityLocation, KCenter, Picks, byte_products, farthest_first, likeness, neighbours
 from reflect_rl.selection import coverage as coverages
 from reflect_rl.selection import facility_location as facility
 from reflect_rl.selection import lazy_greedy as lazy
@@ -59,14 +59,38 @@ def test_with_neighbours_it_is_plain_greedy_from_each_kth_nearest(X: np.ndarray,
     assert picks.objective == pytest.approx(similar_NN[picks.indices].max(axis=0, initial=0).mean(), rel=1e-12)
 
 
-@given(X=pools(150), k=st.integers(1, 40))
-def test_neighbours_are_those_of_the_full_matrix(X: np.ndarray, k: int) -> None:
+@given(X=pools(60), level=st.floats(-1, 1))
+def test_no_product_above_a_level_is_left_out_by_its_bytes(X: np.ndarray, level: float) -> None:
+    points_MD = fold(cosine_grid(X)).points_MD
+    if not len(points_MD):
+        return
+    quick, everything = byte_products.ByteProducts(points_MD), slice(0, len(points_MD))
+    levels_M = np.full(len(points_MD), np.float32(level * 2**24))
+    above_MM = points_MD @ points_MD.T > levels_M[:, None]
+    left_in_MM = quick.block(everything, everything) > quick.cuts(levels_M, everything, everything)[:, None]
+    assert (left_in_MM | ~above_MM).all()
+
+
+def test_bytes_are_not_used_where_their_sums_saturate(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert byte_products.right(8, 32, 48)
+    product = byte_products._product
+    monkeypatch.setattr(byte_products, "_product", lambda a, b: np.clip(product(a, b), -(2**15), 2**15 - 1))
+    assert not byte_products.right(8, 32, 48)
+
+
+@given(X=pools(150), k=st.integers(1, 40), bytes_=st.booleans(), few=st.sampled_from([1, 20]))
+def test_neighbours_are_those_of_the_full_matrix(X: np.ndarray, k: int, bytes_: bool, few: int) -> None:
     points_MD = fold(cosine_grid(X)).points_MD
     if not k < len(points_MD):
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "ROWS", 7)
         patch.setattr(neighbours, "COLUMNS", 11)
+        patch.setattr(neighbours, "worth_it", lambda *args: bytes_)
+        patch.setattr(neighbours, "FEW", few)
+        patch.setattr(neighbours, "TRIES", 3)
+        patch.setattr(likeness, "CHAINED", 5)
+        patch.setattr(likeness, "PER_LEADER", 3)
         found = neighbours.nearest(points_MD, k, Progress(), threads=3)
     full_MM = (points_MD @ points_MD.T).astype(np.int64)
     floors_M = np.sort(full_MM, axis=1)[:, -k]

@@ -33,6 +33,7 @@ LARGE, SMALL, WIDTH = 90_000, 10_000, 384
 NEIGHBOURS = 32
 FEW, FIRST = 1000, 200
 RANDOM = 5
+MAKE = 65_536
 NOT_MEASURED = "not measured"
 
 
@@ -76,7 +77,9 @@ def make_pool(size: int, width: int = WIDTH) -> np.ndarray:
     draw = stream(0, "bench select", size)
     centres = draw.standard_normal((max(2, size // 100), width), dtype=np.float32)
     pool = centres[draw.integers(0, len(centres), size)]
-    pool += np.float32(0.9) * draw.standard_normal((size, width), dtype=np.float32)
+    for start in range(0, size, MAKE):
+        part = pool[start : start + MAKE]
+        part += np.float32(0.9) * draw.standard_normal(part.shape, dtype=np.float32)
     return pool
 
 

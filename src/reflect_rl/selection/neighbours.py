@@ -3,31 +3,37 @@
 Similarities are computed in blocks by matrix products, each pair once for both of its points. A point keeps a buffer of
 the best it has seen and, as its threshold, the k-th best of them; of a block only what exceeds a threshold is looked at
 again. Points are first put in an order in which similar ones are often neighbours, and compared within blocks of it, so
-that thresholds are high from the start and little passes them.
+that thresholds are high from the start and little passes them. Where the machine has fast products of bytes
+(`byte_products`), they say in which blocks nothing can pass.
 
-Cost: N^2 D / 2 multiply-adds, 4 N D + 24 k N bytes, and a block for each thread.
+Cost: N^2 D / 2 multiply-adds, 4 N D + 24 k N bytes (N D with bytes), and a block for each thread.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from threading import Lock, local
 
 import numpy as np
 
-from reflect_rl.progress import Progress
-from reflect_rl.seeding import stream
+from reflect_rl.progress import Bar, Progress
 from reflect_rl.selection.blas import single_threaded
+from reflect_rl.selection.byte_products import ByteProducts, one_thread, worth_it
+from reflect_rl.selection.likeness import order_by_likeness
 
 ROWS, COLUMNS = 1024, 2048
 """A block of similarities: 8 MiB, which fits the cache of one core together with what it is computed from."""
-MOST_LEADERS, PER_LEADER = 1024, 256
-"""How many points the order of likeness goes by."""
 ROOM = 3
 """Places in a point's buffer, as a multiple of k."""
+FEW = 128
+"""One pair in so many may be computed exactly, one by one; where more could pass, the block is computed as a whole."""
+PAIRS = 4096
+TRIES, RETRY = 64, 16
+"""If most of so many blocks had to be computed as a whole, bytes are tried on one block in RETRY only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +52,17 @@ class Columns:
 
 def nearest(points_MD: np.ndarray, k: int, progress: Progress, *, threads: int | None = None) -> Columns:
     """The nearest k of every point, itself among them; 0 < k < M. points_MD: whole numbers (see `grid`)."""
-    search = _Search(points_MD, k)
-    threads = threads or cores()
-    tasks = list(search.tasks())
+    quick = ByteProducts(points_MD) if worth_it(points_MD, ROWS, COLUMNS) else None
     with (
-        progress.bar("neighbours", len(tasks), "blocks") as bar,
         single_threaded(),
-        ThreadPoolExecutor(threads) as pool,
+        one_thread() if quick else nullcontext() as alone,
+        ThreadPoolExecutor(threads or cores(), initializer=alone) as pool,
     ):
-        try:
-            list(pool.map(search.seed, search.diagonal()))
-            for _ in pool.map(search.compare, tasks):
-                bar.update()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        order_M = order_by_likeness(points_MD, quick.most_similar if quick else None, pool.map)
+        search = _Search(points_MD, order_M, k, quick)
+        tasks = list(search.tasks())
+        with progress.bar("neighbours", len(tasks), "blocks") as bar:
+            search.fill(pool, tasks, bar)
     return search.columns_found()
 
 
@@ -75,17 +77,30 @@ class _Search:
     Points are known here by their place in order_M, in which similar ones are near to each other.
     """
 
-    def __init__(self, points_MD: np.ndarray, k: int) -> None:
+    def __init__(self, points_MD: np.ndarray, order_M: np.ndarray, k: int, quick: ByteProducts | None) -> None:
         self.k, size = k, len(points_MD)
         self.rows = max(ROWS, 4 * k)
         self.room = ROOM * k
-        self.order_M = order_by_likeness(points_MD)
-        self.points_MD = points_MD[self.order_M]
+        self.order_M = order_M
+        self.quick = quick.in_order(order_M) if quick else None
+        self.asked = self.tried = self.in_vain = 0
+        self.given_MD = points_MD
+        self.points_MD = None if self.quick else points_MD[self.order_M]
         self.values_MW = np.full((size, self.room), -np.inf, np.float32)
         self.columns_MW = np.zeros((size, self.room), np.int32)
         self.fill_M = np.zeros(size, np.int64)
         self.threshold_M = np.full(size, -np.inf, np.float32)
         self.lock, self.own = Lock(), local()
+
+    def fill(self, pool: ThreadPoolExecutor, tasks: Sequence[tuple[slice, slice]], bar: Bar) -> None:
+        """Compare every block."""
+        try:
+            list(pool.map(self.seed, self.diagonal()))
+            for _ in pool.map(self.compare, tasks):
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
     def diagonal(self) -> Iterator[slice]:
         """The points in blocks of rows; the last is a long one."""
@@ -95,7 +110,8 @@ class _Search:
 
     def seed(self, block: slice) -> None:
         """Fill the buffers of a block from itself."""
-        values_BB = self.points_MD[block] @ self.points_MD[block].T
+        points_BD = self.points(block)
+        values_BB = points_BD @ points_BD.T
         k = min(self.k, len(values_BB))
         best_BK = np.argpartition(values_BB, len(values_BB) - k, axis=1)[:, -k:]
         found_BK = np.take_along_axis(values_BB, best_BK, axis=1)
@@ -106,18 +122,59 @@ class _Search:
             self.threshold_M[block] = found_BK.min(axis=1)
 
     def tasks(self) -> Iterator[tuple[slice, slice]]:
-        """(rows, columns) of every block above the diagonal."""
+        """(rows, columns) of every block above the diagonal, those near to it first."""
         size = len(self.order_M)
-        for rows in self.diagonal():
-            for start in range(rows.stop, size, COLUMNS):
-                yield rows, slice(start, min(start + COLUMNS, size))
+        found = [
+            (rows, slice(start, min(start + COLUMNS, size)))
+            for rows in self.diagonal()
+            for start in range(rows.stop, size, COLUMNS)
+        ]
+        yield from sorted(found, key=lambda task: task[1].start - task[0].stop)
+
+    def points(self, part: slice) -> np.ndarray:
+        """Points by their place in the order."""
+        return self.given_MD[self.order_M[part]] if self.points_MD is None else self.points_MD[part]
 
     def compare(self, task: tuple[slice, slice]) -> None:
         """One block: what its rows find among its columns, and its columns among its rows."""
-        rows, columns = task
+        if self.quick is None or not self._compare_quickly(self.quick, *task):
+            self._compare_all(*task)
+
+    def _compare_quickly(self, quick: ByteProducts, rows: slice, columns: slice) -> bool:
+        """By rounded products, and exactly what they leave; False if they leave too much."""
+        self.asked += 1
+        if self.tried >= TRIES and 2 * self.in_vain > self.tried and self.asked % RETRY:
+            return False
+        if self.tried == 2 * TRIES:
+            self.tried, self.in_vain = TRIES, self.in_vain // 2
+        self.tried += 1
+        rough_RC = quick.block(rows, columns)
+        cuts_R = quick.cuts(self.threshold_M[rows], rows, columns)
+        cuts_C = quick.cuts(self.threshold_M[columns], columns, rows)
+        if rough_RC.max() <= min(cuts_R.min(), cuts_C.min()):
+            return True
+        over_RC = rough_RC > cuts_R[:, None]
+        over_RC |= rough_RC > cuts_C
+        hits = np.flatnonzero(over_RC)
+        if len(hits) * FEW > over_RC.size:
+            self.in_vain += 1
+            return False
+        r, c = np.divmod(hits, over_RC.shape[1])
+        r, c = rows.start + r, columns.start + c
+        values = np.empty(len(hits), np.float32)
+        for start in range(0, len(hits), PAIRS):
+            some = slice(start, start + PAIRS)
+            ours, theirs = (self.given_MD[self.order_M[places[some]]] for places in (r, c))
+            values[some] = np.einsum("pd,pd->p", ours, theirs)
+        self._add(r, c, values)
+        by_column = np.argsort(c, kind="stable")
+        self._add(c[by_column], r[by_column], values[by_column])
+        return True
+
+    def _compare_all(self, rows: slice, columns: slice) -> None:
         width = columns.stop - columns.start
         values_RC, over_RC = self._blocks(rows.stop - rows.start, width)
-        np.matmul(self.points_MD[rows], self.points_MD[columns].T, out=values_RC)
+        np.matmul(self.points(rows), self.points(columns).T, out=values_RC)
         np.greater(values_RC, self.threshold_M[rows, None], out=over_RC)
         hits = np.flatnonzero(over_RC)
         r, c = np.divmod(hits, width)
@@ -171,33 +228,21 @@ class _Search:
         self.threshold_M[rows] = found_RK.min(axis=1)
 
     def columns_found(self) -> Columns:
-        """The entries above each point's floor, sorted by column."""
-        for start in range(0, len(self.order_M), COLUMNS):
-            self._compress(np.arange(start, min(start + COLUMNS, len(self.order_M))))
-        places_E, found_E = np.nonzero(self.values_MW[:, : self.k] > self.threshold_M[:, None])
-        values_E = self.values_MW[places_E, found_E].astype(np.int32)
-        columns_E = self.order_M[self.columns_MW[places_E, found_E]]
+        """The entries above each point's floor, sorted by column. The buffers are given up."""
+        size, parts = len(self.order_M), []
+        for start in range(0, size, COLUMNS):
+            some = np.arange(start, min(start + COLUMNS, size))
+            self._compress(some)
+            values_BK = self.values_MW[some, : self.k]
+            places, found = np.nonzero(values_BK > self.threshold_M[some, None])
+            columns = self.order_M[self.columns_MW[some[places], found]].astype(np.int32)
+            rows = self.order_M[some[places]].astype(np.int32)
+            parts.append((columns, rows, values_BK[places, found].astype(np.int32)))
+        del self.values_MW, self.columns_MW, self.quick
+        columns_E, rows_E, values_E = (np.concatenate(part) for part in zip(*parts, strict=True))
+        del parts
         by_column = np.argsort(columns_E, kind="stable")
-        counts_M = np.bincount(columns_E, minlength=len(self.order_M))
-        floors_M = np.empty(len(self.order_M), np.int64)
+        counts_M = np.bincount(columns_E, minlength=size)
+        floors_M = np.empty(size, np.int64)
         floors_M[self.order_M] = self.threshold_M
-        rows_E = self.order_M[places_E[by_column]].astype(np.int32)
-        return Columns(np.r_[0, np.cumsum(counts_M)], rows_E, values_E[by_column], floors_M)
-
-
-def order_by_likeness(points_MD: np.ndarray) -> np.ndarray:
-    """An order in which similar points are often near: by the most similar of some leaders, which form a chain."""
-    draw = stream(0, "neighbours")
-    leaders = draw.permutation(len(points_MD))[: min(MOST_LEADERS, max(1, len(points_MD) // PER_LEADER))]
-    leaders_LD = points_MD[leaders]
-    like_LL = leaders_LD @ leaders_LD.T
-    chain, here = np.zeros(len(leaders), np.int64), 0  # chain: the place of each leader
-    for place in range(len(leaders)):
-        chain[here] = place
-        like_LL[:, here] = -np.inf
-        here = int(like_LL[here].argmax())
-    near_M = np.empty(len(points_MD), np.int64)
-    for start in range(0, len(points_MD), COLUMNS):
-        part = slice(start, start + COLUMNS)
-        near_M[part] = chain[(points_MD[part] @ leaders_LD.T).argmax(axis=1)]
-    return np.argsort(near_M, kind="stable")
+        return Columns(np.r_[0, np.cumsum(counts_M)], rows_E[by_column], values_E[by_column], floors_M)
