@@ -46,9 +46,7 @@ class ByteProducts:
             part = slice(start, start + SAMPLE)
             block_BD = points_MD[part]
             self.bytes_MD[part] = rounded(block_BD, self.step)
-            self.off_M[part] = _lengths(
-                block_BD - self.step * self.bytes_MD[part, : block_BD.shape[1]].astype(np.float64)
-            )
+            self.off_M[part] = off(block_BD, self.step)
             self.radius = max(self.radius, float(_lengths(block_BD).max()))
 
     def in_order(self, order_M: np.ndarray) -> ByteProducts:
@@ -80,9 +78,8 @@ class ByteProducts:
 def best_step(sample_SD: np.ndarray) -> float:
     """What a byte's unit stands for, so that rounding is off by as little as can be: large numbers may be cut off."""
     largest = float(np.abs(sample_SD).max(initial=0.0)) or 1.0
-    wide = sample_SD.shape[1]
     steps = [largest / 127 / shrink for shrink in (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)]
-    return min(steps, key=lambda step: float(_lengths(sample_SD - step * rounded(sample_SD, step)[:, :wide]).mean()))
+    return min(steps, key=lambda step: float(off(sample_SD, step).mean()))
 
 
 def rounded(points_BD: np.ndarray, step: float) -> np.ndarray:
@@ -90,6 +87,11 @@ def rounded(points_BD: np.ndarray, step: float) -> np.ndarray:
     bytes_BD = np.zeros((len(points_BD), padded(points_BD.shape[1])), np.int8)
     bytes_BD[:, : points_BD.shape[1]] = np.clip(np.rint(points_BD / step), -127, 127)
     return bytes_BD
+
+
+def off(points_BD: np.ndarray, step: float) -> np.ndarray:
+    """The lengths of what rounding leaves out."""
+    return _lengths(points_BD - step * rounded(points_BD, step)[:, : points_BD.shape[1]].astype(np.float64))
 
 
 def padded(width: int) -> int:
@@ -138,7 +140,7 @@ def worth_it(points_MD: np.ndarray, rows: int, columns: int) -> bool:
 
 
 def right(width: int, rows: int, columns: int) -> bool:
-    """Whether products of blocks up to this size are right, those of the largest bytes (which could saturate) as well."""
+    """Whether products of blocks up to this size are right, also those of the largest bytes, which could saturate."""
     draw = stream(0, "byte products")
     a, b = (draw.integers(-127, 128, (size, width)).astype(np.int8) for size in (rows, columns))
     a[: rows // 4], a[rows // 4 : rows // 2], b[: columns // 4], b[columns // 4 : columns // 2] = 127, -127, 127, -127
