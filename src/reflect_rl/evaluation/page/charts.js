@@ -98,13 +98,7 @@ function path(xs, ys) {
   }).join("");
 }
 
-// Over the gaps as well, where a series is to be joined.
-function joined(xs, ys, over) {
-  const there = xs.map((_, i) => i).filter((i) => !over || known(ys[i]));
-  return path(there.map((i) => xs[i]), there.map((i) => ys[i]));
-}
-
-// series: {name, tone, ys, low, high, dots, dashed, joined}. `low` and `high` make a band.
+// series: {name, tone, ys, low, high, dots, dashed}. `low` and `high` make a band.
 function lineChart({ title, note, xs, series, unit, format = figure, domain, zero, xName = "iteration" }) {
   const drawn = series.filter((one) => one.ys.some(known));
   if (!drawn.length) return chart(title, null, () => absent("Not measured."));
@@ -122,7 +116,7 @@ function lineChart({ title, note, xs, series, unit, format = figure, domain, zer
         const points = [...there.map((i) => [left[i], area.y(one.high[i])]), ...there.reverse().map((i) => [left[i], area.y(one.low[i])])];
         root.append(svg("polygon", { class: `band ${one.tone}`, points: points.map((point) => point.map((v) => v.toFixed(1)).join()).join(" ") }));
       }
-      if (!one.dots) root.append(svg("path", { class: `line ${one.tone}${one.dashed ? " dashed" : ""}`, d: joined(left, at(one.ys), one.joined) }));
+      if (!one.dots) root.append(svg("path", { class: `line ${one.tone}${one.dashed ? " dashed" : ""}`, d: path(left, at(one.ys)) }));
       if (one.dots || xs.length === 1) {
         root.append(...one.ys.map((value, i) => known(value) && svg("circle", { class: `dot ${one.tone}`, cx: left[i], cy: area.y(value), r: 3 })).filter(Boolean));
       }

@@ -1,33 +1,34 @@
-// The study of label efficiency: each strategy beside random, over the share of the pool that is labelled.
+// The study of label efficiency: what random choice reaches, and each strategy's difference from it.
 
-const LABEL_FIGURES = [["loss", "Loss", "nats a token", "Of held-out names; lower is better.", figure], ["exact", "Exact matches", "%", "Held-out names written word for word.", (share) => (100 * share).toFixed(1)]];
+const LABEL_FIGURES = [
+  ["loss", "Loss", "nats a token", "Of held-out names, less random's at the same share: below zero is better.", figure],
+  ["exact", "Exact matches", "points", "Held-out names written word for word, less random's at the same share: above zero is better.", (share) => (100 * share).toFixed(1)],
+];
+const byShare = (shares) => entries(shares).sort((a, b) => a[0] - b[0]);
 
 function labelsPage(data) {
   const { labels } = data;
   const chance = labels.strategies.random;
   const others = entries(labels.strategies).filter(([name]) => name !== "random");
-  const sections = LABEL_FIGURES.map(([key, title, unit, note, format]) => section(key, title,
-    `${note} Grey: random. Means over seeds; bands are 95 % intervals.`, h("div", { class: "charts" }, others.map(([name, shares]) =>
-      labelsChart(name, shares, chance, { key, unit, format, domain: extent(labelValues(labels.strategies, key), false) })))));
-  sections.push(section("table", "Table", "Differences from random are paired by seed. Labels of random's: the share of the labels that random needs for the same loss.",
-    labelsTable([["random", chance], ...others])));
+  const sections = [section("random", "Random", "What labels picked at random teach, by the share of the pool that is labelled. Means over seeds; bands are 95 % intervals.",
+    h("div", { class: "charts" }, LABEL_FIGURES.map(([key, title, unit, , format]) =>
+      shareChart(title, chance, key, { unit: key === "exact" ? "%" : unit, format, tone: "quiet" }))))];
+  for (const [key, title, unit, note, format] of LABEL_FIGURES) {
+    const less = `${key} less random's`;
+    const domain = extent(others.flatMap(([, shares]) => entries(shares).flatMap(([, row]) => [row[less].mean, ...list(row[less].interval)])), true);
+    sections.push(section(key, title, `${note} Paired by seed; bands are 95 % intervals.`, h("div", { class: "charts" },
+      others.map(([name, shares]) => shareChart(name, shares, less, { unit, format, tone: "accent", domain })))));
+  }
+  sections.push(section("table", "Table", "Labels of random's: the share of the labels that random needs for the same loss.", labelsTable([["random", chance], ...others])));
   header("reflect-rl · label efficiency", "What the labels teach that each strategy picks", [`pool of ${count(labels.pairs)} docstrings`,
     `base model trained on ${count(labels["known before"])} of ${labels.package}`, `${labels.seeds.length} seeds (${labels.seeds.join(", ")})`], sections);
 }
 
-function labelValues(strategies, key) {
-  return entries(strategies).flatMap(([, shares]) => entries(shares).flatMap(([, row]) => [row[key].mean, ...list(row[key].interval)]));
-}
-
-const byShare = (shares) => entries(shares).sort((a, b) => a[0] - b[0]);
-
-function labelsChart(name, shares, chance, { key, unit, format, domain }) {
-  const xs = byShare(chance).map(([share]) => 100 * share);
-  const line = (title, tone, rows) => {
-    const at = byShare(chance).map(([share]) => rows[share]?.[key]);
-    return { name: title, tone, joined: true, ys: at.map((one) => one?.mean ?? null), low: at.map((one) => one?.interval?.[0]), high: at.map((one) => one?.interval?.[1]) };
-  };
-  return lineChart({ title: name, note: null, xs, unit, format, domain, xName: "% of the pool labelled", series: [line(name, "accent", shares), line("random", "quiet", chance)] });
+function shareChart(name, shares, key, { unit, format, tone, domain }) {
+  const rows = byShare(shares);
+  const read = (pick) => rows.map(([, row]) => pick(row[key]) ?? null);
+  return lineChart({ title: name, note: null, xs: rows.map(([share]) => 100 * share), unit, format, domain, xName: "% of the pool labelled",
+    series: [{ name, tone, ys: read((one) => one.mean), low: read((one) => one.interval?.[0]), high: read((one) => one.interval?.[1]) }] });
 }
 
 function labelsTable(strategies) {
