@@ -95,6 +95,45 @@ def test_a_reflector_learns_what_the_teacher_says(pooled: RunFolder, tiny: Tiny,
     assert sum(weight.numel() for weight in model.parameters()) == figures["parameters"]
 
 
+@pytest.mark.parametrize(
+    ("agreements", "best"), [([0.2, 0.8, 0.5], 1), ([0.2, 0.95], 1), ([0.9], 0), ([0.5, 0.5, 0.5], 0)]
+)
+def test_a_weak_reflector_is_trained_again_and_the_best_is_kept(
+    pooled: RunFolder,
+    tiny: Tiny,
+    heard: Heard,
+    monkeypatch: pytest.MonkeyPatch,
+    agreements: list[float],
+    best: int,
+) -> None:
+    left = iter(agreements)
+    report = {"held_out": 9, "agreement_interval": [0, 1], "examples": []}
+    monkeypatch.setattr(sft, "agreement", lambda *args: {**report, "agreement": next(left)})
+    figures = sft_reflector(pooled, tiny({"reflector_sft.steps": 2, "reflector_sft.attempts": 3}), heard)
+    assert figures["attempts"] == agreements
+    assert figures["agreement"] == agreements[best]
+    assert next(left, None) is None
+    tried = [files(pooled / f"{sft.AGAIN}/done-{number}") for number in range(len(agreements))]
+    weights = [attempt["model.safetensors"] for attempt in tried]
+    assert len(set(weights)) == len(agreements)
+    assert files(pooled / "reflector") == {k: v for k, v in tried[best].items() if k != sft.FIGURES}
+    assert sum("trained again" in said for said in heard.said) == len(agreements) - 1
+
+
+def test_attempts_that_were_killed_end_as_those_that_were_not(
+    pooled: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sft, "SAVE_EVERY", 2)
+    settings = tiny({"reflector_sft.steps": 5, "reflector_sft.attempts": 3, "reflector_sft.retry_below": 1.0})
+    whole = RunFolder(shutil.copytree(pooled.path, tmp_path / "whole"))
+    wanted = sft_reflector(whole, settings, Progress())
+    for after in (3, 6, 4):
+        with pytest.raises(KilledError):
+            sft_reflector(pooled, settings, Killer(after))
+    assert sft_reflector(pooled, settings, Progress()) == wanted
+    assert files(pooled / "reflector") == files(whole / "reflector")
+
+
 def test_no_holdout_is_announced(pooled: RunFolder, tiny: Tiny, heard: Heard) -> None:
     figures = sft_reflector(pooled, tiny({"reflector_sft.steps": 1, "annotate.holdout": 0.0}), heard)
     assert figures["agreement"] is None

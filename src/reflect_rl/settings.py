@@ -178,6 +178,20 @@ class SftSettings(Section):
     weight_decay: float = Field(default=0.1, ge=0, description="Of matrices; vectors never decay.")
 
 
+class ReflectorSftSettings(SftSettings):
+    """The reflector's warm-up."""
+
+    attempts: int = Field(
+        default=1, ge=1, description="Trainings at the most, from other weights each, the best of which is kept."
+    )
+    retry_below: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="Train again while it agrees with the teacher on less of the held-out states.",
+    )
+
+
 class PolicySftSettings(SftSettings):
     """The policy's warm-up."""
 
@@ -276,7 +290,7 @@ class Settings(Section):
     annotate: AnnotateSettings = Field(default_factory=AnnotateSettings)
     prompt: PromptSettings = Field(default_factory=PromptSettings)
     reflector: ReflectorSettings = Field(default_factory=ReflectorSettings)
-    reflector_sft: SftSettings = Field(default_factory=SftSettings)
+    reflector_sft: ReflectorSftSettings = Field(default_factory=ReflectorSftSettings)
     policy: PolicySettings = Field(default_factory=PolicySettings)
     policy_sft: PolicySftSettings = Field(default_factory=PolicySftSettings)
     rl: RlSettings = Field(default_factory=RlSettings)

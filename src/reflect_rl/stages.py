@@ -43,7 +43,7 @@ STAGES = (
         inputs=("episodes.jsonl", "reflections.jsonl"),
         outputs=("reflector", "reflector.json"),
         optional=("reflector",),
-        scratch=("checkpoints/sft-reflector",),
+        scratch=("checkpoints/sft-reflector", "checkpoints/sft-reflector-again"),
     ),
     Stage(
         "sft_policy",

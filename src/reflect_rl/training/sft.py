@@ -7,8 +7,13 @@ with label smoothing, because an overconfident start leaves RL nothing to explor
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +34,7 @@ from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream
-from reflect_rl.settings import Settings, SftSettings
+from reflect_rl.settings import ReflectorSftSettings, Settings, SftSettings
 from reflect_rl.training.checkpoint import Checkpointer
 from reflect_rl.training.optimizer import clip_and_step, make_optimizer, set_lr, warmup_cosine
 from reflect_rl.training.warm_start import start_model
@@ -37,12 +42,19 @@ from reflect_rl.training.warm_start import start_model
 IGNORE = -100
 LENGTH_STEP = 64
 """Texts whose lengths differ by less than this many tokens are padded to one."""
+AGAIN = "checkpoints/sft-reflector-again"
+"""Where further attempts at the reflector, and those that are done, are kept until one has been chosen."""
+FIGURES = "figures.json"
 SAVE_EVERY = 200
 """Steps between checkpoints of a warm-up."""
 
 
 def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
-    """Train the reflector on reflections.jsonl; write reflector/ and reflector.json (agreement with the teacher)."""
+    """Train the reflector on reflections.jsonl; write reflector/ and reflector.json (agreement with the teacher).
+
+    From small data a model can end in weights that never learn to look something up. Held-out labels tell, and
+    `reflector_sft.attempts` says how often to begin anew; what is kept agrees the most with the teacher.
+    """
     if settings.reflector.kind != "local":
         run.write_json("reflector.json", {"kind": settings.reflector.kind})
         return {"kind": settings.reflector.kind}
@@ -53,25 +65,75 @@ def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dic
     train, held = split_held_out(labels, settings.annotate.holdout)
     task_text = make_env(settings).task_text
     texts = [label.text for label in labels]
-    model, tokenizer = start_model(settings.reflector.model, settings, task_text, pool, texts, "reflector")
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    reflector = local_reflector(run, settings, task_text, model, tokenizer)
-    # A repeated label was paid for, but teaches nothing new: every distinct pair is one example.
-    pairs = dict.fromkeys((label.state, label.text) for label in train)
-    rows = [_reflection_row(reflector, places[state], text) for state, text in pairs]
-    for weight in trained:  # with adapters not all of them
-        weight.requires_grad_(True)
-    loss = text_loss(Backbone(model), rows, pad_id(tokenizer))
-    final = fit(loss, len(rows), model, settings.reflector_sft, run, settings.seed, "reflector", progress)
-    with run.replacing("reflector") as folder:
-        save_model(model, tokenizer, folder)
-    # The memo is keyed by the weights, which have changed since the reflector was made.
-    reflector = local_reflector(run, settings, task_text, model, tokenizer)
-    report = agreement(reflector, [(places[label.state], label.text) for label in held])
-    figures = {"kind": "local", "labels": len(train), "parameters": parameter_count(model), "loss": final, **report}
+
+    def attempt(number: int) -> Attempt:
+        who = "reflector" if number == 0 else f"reflector {number}"
+        model, tokenizer = start_model(settings.reflector.model, settings, task_text, pool, texts, who)
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        reflector = local_reflector(run, settings, task_text, model, tokenizer)
+        # A repeated label was paid for, but teaches nothing new: every distinct pair is one example.
+        pairs = dict.fromkeys((label.state, label.text) for label in train)
+        rows = [_reflection_row(reflector, places[state], text) for state, text in pairs]
+        for weight in trained:  # with adapters not all of them
+            weight.requires_grad_(True)
+        loss = text_loss(Backbone(model), rows, pad_id(tokenizer))
+        final = fit(loss, len(rows), model, settings.reflector_sft, run, settings.seed, "reflector", progress, number)
+        # The memo is keyed by the weights, which have changed since the reflector was made.
+        reflector = local_reflector(run, settings, task_text, model, tokenizer)
+        report = agreement(reflector, [(places[label.state], label.text) for label in held])
+        figures = {"kind": "local", "labels": len(train), "parameters": parameter_count(model), "loss": final, **report}
+        return Attempt(figures, partial(save_model, model, tokenizer))
+
+    figures = best_attempt(run, settings.reflector_sft, attempt, progress)
     run.write_json("reflector.json", figures)
     _announce(figures, settings, progress)
     return {key: value for key, value in figures.items() if key != "examples"}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A reflector that has been trained: its figures, and what writes it into a folder."""
+
+    figures: dict[str, Any]
+    save: Callable[[Path], None]
+
+
+def best_attempt(
+    run: RunFolder,
+    part: ReflectorSftSettings,
+    attempt: Callable[[int], Attempt],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write reflector/ by as many attempts as are needed; the best one's figures, with all agreements.
+
+    attempt: trains the reflector of a number. Finished attempts are kept until the stage has ended, so that a killed
+    run does not repeat them.
+    """
+    if part.attempts == 1:
+        only = attempt(0)
+        with run.replacing("reflector") as folder:
+            only.save(folder)
+        return only.figures
+    done: list[dict[str, Any]] = []
+    for number in range(part.attempts):
+        name = f"{AGAIN}/done-{number}"
+        if not (run / name).is_dir():
+            trained = attempt(number)
+            with run.replacing(name) as folder:
+                trained.save(folder)
+                (folder / FIGURES).write_text(json.dumps(trained.figures), encoding="utf-8")
+        done.append(run.read_json(f"{name}/{FIGURES}"))
+        agreements = [figures["agreement"] for figures in done]
+        if agreements[-1] is None or agreements[-1] >= part.retry_below or number + 1 == part.attempts:
+            break
+        progress.say(
+            f"Reflector agrees with the teacher on {agreements[-1]:.0%} of held-out states, less than "
+            f"{part.retry_below:.0%}: trained again from other weights ({number + 2} of {part.attempts})."
+        )
+    best = max(range(len(done)), key=lambda number: done[number]["agreement"] or 0)
+    with run.replacing("reflector") as folder:
+        shutil.copytree(run / f"{AGAIN}/done-{best}", folder, ignore=shutil.ignore_patterns(FIGURES))
+    return {**done[best], "attempts": [figures["agreement"] for figures in done]}
 
 
 def split_held_out(labels: Sequence[Reflection], share: float) -> tuple[list[Reflection], list[Reflection]]:
@@ -175,8 +237,12 @@ def fit(
     seed: int,
     who: str,
     progress: Progress,
+    again: int = 0,
 ) -> float | None:
-    """Minimise `loss(indices of a batch)`; resumes from its checkpoint. Returns the mean loss of the last tenth."""
+    """Minimise `loss(indices of a batch)`; resumes from its checkpoint. Returns the mean loss of the last tenth.
+
+    again: how often it was done before, by which the order of examples differs.
+    """
     if settings.steps and not examples:
         raise SettingsError(
             f"There is no label to train the {who} on. Collect episodes whose steps have an expert's action and a "
@@ -184,14 +250,16 @@ def fit(
         )
     module.eval()  # no dropout: its masks would come from a global generator, and make two functions of one model
     optimizer = make_optimizer(module, settings.lr, settings.weight_decay)
-    checkpoint = Checkpointer(run, f"checkpoints/sft-{who}", module, optimizer)
+    place = f"checkpoints/sft-{who}" if not again else f"{AGAIN}/{again}"
+    order = who if not again else f"{who} {again}"
+    checkpoint = Checkpointer(run, place, module, optimizer)
     found = checkpoint.load()
     start, losses = (found.done, found.extra["losses"]) if found else (0, [])
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     with progress.bar(f"sft {who}", settings.steps, "steps", done=start) as bar:
         for step in range(start, settings.steps):
             set_lr(optimizer, settings.lr * warmup_cosine(step, settings.steps))
-            value = loss(_indices(seed, who, step, settings.batch, examples))
+            value = loss(_indices(seed, order, step, settings.batch, examples))
             value.backward()
             clip_and_step(optimizer, weights, 1.0)
             losses.append(float(value.detach()))
