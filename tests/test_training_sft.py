@@ -25,6 +25,7 @@ from reflect_rl.records import Reflection
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings, SftSettings
 from reflect_rl.training import sft
+from reflect_rl.training.attempts import AGAIN, FIGURES
 from reflect_rl.training.sft import _choice_loss, _indices, fit, sft_policy, sft_reflector, split_held_out
 
 Tiny = Callable[..., Settings]
@@ -113,10 +114,10 @@ def test_a_weak_reflector_is_trained_again_and_the_best_is_kept(
     assert figures["attempts"] == agreements
     assert figures["agreement"] == agreements[best]
     assert next(left, None) is None
-    tried = [files(pooled / f"{sft.AGAIN}/done-{number}") for number in range(len(agreements))]
+    tried = [files(pooled / f"{AGAIN}/done-{number}") for number in range(len(agreements))]
     weights = [attempt["model.safetensors"] for attempt in tried]
     assert len(set(weights)) == len(agreements)
-    assert files(pooled / "reflector") == {k: v for k, v in tried[best].items() if k != sft.FIGURES}
+    assert files(pooled / "reflector") == {k: v for k, v in tried[best].items() if k != FIGURES}
     assert sum("trained again" in said for said in heard.said) == len(agreements) - 1
 
 

@@ -32,13 +32,11 @@ from reflect_rl.settings import ModelSettings, SftSettings
 from reflect_rl.training.sft import fit, text_loss
 
 HELD_OUT = 0.2
-SHARES = (0.2, 0.3, 0.45)
 NEW_TOKENS = 12
 BATCH = 32
 BASE_EPOCHS, BASE_LR = 12, 6e-3
 EPOCHS, LR = 6, 2e-3
 MODEL = ModelSettings(architecture="lookup", width=64, heads=2)
-RANDOM = Random.name
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def read_pool(task: Task, progress: Progress) -> Reads:
 def choose(name: str, budget: int, task: Task, reads: Reads) -> Picks:
     """What a strategy picks. Where it wants a quality, that is the model's confidence; an uncertainty, mean entropy."""
     kind, chance = STRATEGIES[name], Random(seed=stream_seed(task.seed, "label picks"))
-    if name == RANDOM:
+    if name == Random.name:
         return chance.select(len(task.pool), budget=budget)
     if issubclass(kind, Uncertainty):
         return kind().select(reads.tokens[kind.quantity], budget=budget)

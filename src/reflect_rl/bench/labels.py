@@ -20,14 +20,14 @@ from reflect_rl.evaluation.report import report_labels
 from reflect_rl.intervals import mean_interval
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
-from reflect_rl.selection import STRATEGIES
+from reflect_rl.selection import STRATEGIES, Random
 from reflect_rl.workers import worker_pool
 
 SEEDS = (0, 1, 2)
 SHARES = (0.2, 0.3, 0.45)
 TWICE = tuple(2 * share for share in SHARES)
 HALF = SHARES[0] / 2
-RANDOM = "random"
+RANDOM = Random.name
 POLL_SECONDS = 2.0
 POOL, KNOWN = "pool.jsonl", "known.jsonl"
 BEFORE = "torch"

@@ -7,13 +7,9 @@ with label smoothing, because an overconfident start leaves RL nothing to explor
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +30,8 @@ from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream
-from reflect_rl.settings import ReflectorSftSettings, Settings, SftSettings
+from reflect_rl.settings import Settings, SftSettings
+from reflect_rl.training.attempts import AGAIN, Attempt, best_attempt
 from reflect_rl.training.checkpoint import Checkpointer
 from reflect_rl.training.optimizer import clip_and_step, make_optimizer, set_lr, warmup_cosine
 from reflect_rl.training.warm_start import start_model
@@ -42,9 +39,6 @@ from reflect_rl.training.warm_start import start_model
 IGNORE = -100
 LENGTH_STEP = 64
 """Texts whose lengths differ by less than this many tokens are padded to one."""
-AGAIN = "checkpoints/sft-reflector-again"
-"""Where further attempts at the reflector, and those that are done, are kept until one has been chosen."""
-FIGURES = "figures.json"
 SAVE_EVERY = 200
 """Steps between checkpoints of a warm-up."""
 
@@ -52,8 +46,8 @@ SAVE_EVERY = 200
 def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
     """Train the reflector on reflections.jsonl; write reflector/ and reflector.json (agreement with the teacher).
 
-    From small data a model can end in weights that never learn to look something up. Held-out labels tell, and
-    `reflector_sft.attempts` says how often to begin anew; what is kept agrees the most with the teacher.
+    A small reflector can come out weak. Held-out labels tell, and `reflector_sft.attempts` says how often to begin
+    anew; what is kept agrees the most with the teacher.
     """
     if settings.reflector.kind != "local":
         run.write_json("reflector.json", {"kind": settings.reflector.kind})
@@ -88,52 +82,6 @@ def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dic
     run.write_json("reflector.json", figures)
     _announce(figures, settings, progress)
     return {key: value for key, value in figures.items() if key != "examples"}
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A reflector that has been trained: its figures, and what writes it into a folder."""
-
-    figures: dict[str, Any]
-    save: Callable[[Path], None]
-
-
-def best_attempt(
-    run: RunFolder,
-    part: ReflectorSftSettings,
-    attempt: Callable[[int], Attempt],
-    progress: Progress,
-) -> dict[str, Any]:
-    """Write reflector/ by as many attempts as are needed; the best one's figures, with all agreements.
-
-    attempt: trains the reflector of a number. Finished attempts are kept until the stage has ended, so that a killed
-    run does not repeat them.
-    """
-    if part.attempts == 1:
-        only = attempt(0)
-        with run.replacing("reflector") as folder:
-            only.save(folder)
-        return only.figures
-    done: list[dict[str, Any]] = []
-    for number in range(part.attempts):
-        name = f"{AGAIN}/done-{number}"
-        if not (run / name).is_dir():
-            trained = attempt(number)
-            with run.replacing(name) as folder:
-                trained.save(folder)
-                (folder / FIGURES).write_text(json.dumps(trained.figures), encoding="utf-8")
-        done.append(run.read_json(f"{name}/{FIGURES}"))
-        agreements = [figures["agreement"] for figures in done]
-        if agreements[-1] is None or agreements[-1] >= part.retry_below or number + 1 == part.attempts:
-            break
-        progress.say(
-            f"Reflector agrees with the teacher on {agreements[-1]:.0%} of held-out states, less than "
-            f"{part.retry_below:.0%}: trained again from other weights ({number + 2} of {part.attempts})."
-        )
-    best = max(range(len(done)), key=lambda number: done[number]["agreement"] or 0)
-    with run.replacing("reflector") as folder:
-        shutil.copytree(run / f"{AGAIN}/done-{best}", folder, ignore=shutil.ignore_patterns(FIGURES))
-    return {**done[best], "attempts": [figures["agreement"] for figures in done]}
 
 
 def split_held_out(labels: Sequence[Reflection], share: float) -> tuple[list[Reflection], list[Reflection]]:
