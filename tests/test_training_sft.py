@@ -25,7 +25,7 @@ from reflect_rl.records import Reflection
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings, SftSettings
 from reflect_rl.training import sft
-from reflect_rl.training.attempts import AGAIN, FIGURES
+from reflect_rl.training.attempts import AGAIN, FIGURES, WEIGHTS
 from reflect_rl.training.sft import _choice_loss, _indices, fit, sft_policy, sft_reflector, split_held_out
 
 Tiny = Callable[..., Settings]
@@ -99,7 +99,7 @@ def test_a_reflector_learns_what_the_teacher_says(pooled: RunFolder, tiny: Tiny,
 @pytest.mark.parametrize(
     ("agreements", "best"), [([0.2, 0.8, 0.5], 1), ([0.2, 0.95], 1), ([0.9], 0), ([0.5, 0.5, 0.5], 0)]
 )
-def test_a_weak_reflector_is_trained_again_and_the_best_is_kept(
+def test_a_weak_reflector_is_trained_on_and_the_best_is_kept(
     pooled: RunFolder,
     tiny: Tiny,
     heard: Heard,
@@ -117,8 +117,17 @@ def test_a_weak_reflector_is_trained_again_and_the_best_is_kept(
     tried = [files(pooled / f"{AGAIN}/done-{number}") for number in range(len(agreements))]
     weights = [attempt["model.safetensors"] for attempt in tried]
     assert len(set(weights)) == len(agreements)
-    assert files(pooled / "reflector") == {k: v for k, v in tried[best].items() if k != FIGURES}
-    assert sum("trained again" in said for said in heard.said) == len(agreements) - 1
+    assert files(pooled / "reflector") == {k: v for k, v in tried[best].items() if k not in (FIGURES, WEIGHTS)}
+    assert sum("trained on" in said for said in heard.said) == len(agreements) - 1
+
+
+def test_a_further_training_begins_where_the_best_ended(pooled: RunFolder, tiny: Tiny) -> None:
+    settings = {"reflector_sft.steps": 60, "reflector_sft.lr": 8e-3, "reflector_sft.retry_below": 1.0}
+    once = sft_reflector(pooled, tiny(settings), Progress())
+    sft_reflector(pooled, tiny(settings | {"reflector_sft.attempts": 2}), Progress())
+    first, second = (pooled.read_json(f"{AGAIN}/done-{number}/{FIGURES}") for number in (0, 1))
+    assert first["loss"] == once["loss"]
+    assert second["loss"] < 0.5 * first["loss"]
 
 
 def test_attempts_that_were_killed_end_as_those_that_were_not(

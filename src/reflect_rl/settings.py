@@ -182,13 +182,15 @@ class ReflectorSftSettings(SftSettings):
     """The reflector's warm-up."""
 
     attempts: int = Field(
-        default=1, ge=1, description="Trainings at the most, from other weights each, the best of which is kept."
+        default=1,
+        ge=1,
+        description="Trainings at the most; each goes on from the best so far, and the best of all is kept.",
     )
     retry_below: float = Field(
         default=0.9,
         ge=0,
         le=1,
-        description="Train again while it agrees with the teacher on less of the held-out states.",
+        description="Train on while it agrees with the teacher on less of the held-out states.",
     )
 
 

@@ -37,6 +37,10 @@ class TokenBatch:
         return TokenBatch(self.prefix_P.to(device), self.ids_BL.to(device), self.read_BR.to(device))
 
 
+Prefix = list[tuple[Tensor, Tensor]]
+"""Keys and values of a shared prefix, each (1, heads, P, D / heads), of every block."""
+
+
 class Backbone:
     """`hidden(batch)` -> hidden_BRD, for any causal LM of transformers; adapters and quantised layers stay in use."""
 
@@ -54,10 +58,14 @@ class Backbone:
         self.context: int = UNBOUNDED if self.lookup else positions or UNBOUNDED
         """Tokens that the model can read; a lookup model has no positions that could run out."""
 
-    def hidden(self, batch: TokenBatch) -> Tensor:
-        """hidden_BRD at batch.read_BR, after the final norm."""
+    def read_prefix(self, prefix_P: Tensor) -> Prefix | None:
+        """What `hidden` needs of a shared prefix, to be computed once for many batches; None if it cannot be kept."""
+        return gpt2_prefix(base_model(self.model).transformer, prefix_P) if self.fast else None
+
+    def hidden(self, batch: TokenBatch, prefix: Prefix | None = None) -> Tensor:
+        """hidden_BRD at batch.read_BR, after the final norm. prefix: of batch.prefix_P, if it was computed before."""
         if self.fast:
-            return gpt2_hidden(base_model(self.model).transformer, batch)  # type: ignore[arg-type]
+            return gpt2_hidden(base_model(self.model).transformer, batch, prefix)  # type: ignore[arg-type]
         rows = batch.ids_BL.shape[0]
         ids_BL = torch.cat([batch.prefix_P.expand(rows, -1), batch.ids_BL], dim=1)
         read_BR = batch.read_BR + batch.prefix_P.shape[0]
@@ -76,42 +84,59 @@ def _gather(x_BLD: Tensor, read_BR: Tensor) -> Tensor:
     return x_BLD.gather(1, read_BR.unsqueeze(-1).expand(-1, -1, x_BLD.shape[-1]))
 
 
-def gpt2_hidden(body: Any, batch: TokenBatch) -> Tensor:
+def gpt2_prefix(body: Any, prefix_P: Tensor) -> Prefix:
+    """Keys and values of a text that all rows begin with, of every block."""
+    x_1PD = (body.wte(prefix_P) + body.wpe.weight[: len(prefix_P)]).unsqueeze(0)
+    kept = []
+    for number, block in enumerate(body.h, 1):
+        q, k, v = block_project(block, x_1PD, block.attn.num_heads)
+        kept.append((k, v))
+        if number < len(body.h):
+            x_1PD = block_finish(block, x_1PD, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    return kept
+
+
+def gpt2_hidden(body: Any, batch: TokenBatch, prefix: Prefix | None = None) -> Tensor:
     """The forward pass of transformers' GPT2Model, at the read positions only (equal to it up to rounding)."""
-    P, (B, L) = batch.prefix_P.shape[0], batch.ids_BL.shape
+    P, L = batch.prefix_P.shape[0], batch.ids_BL.shape[1]
+    if P and prefix is None:
+        prefix = gpt2_prefix(body, batch.prefix_P)
     places = torch.arange(P + L, device=batch.ids_BL.device)
-    x_BLD = body.wte(batch.ids_BL) + body.wpe(places[P:])
-    p_1PD = (body.wte(batch.prefix_P) + body.wpe(places[:P])).unsqueeze(0)
-    causal_LK = places[P:, None] >= places[None, :] if P else None
-    blocks = list(body.h)
-    for block in blocks[:-1]:
-        keys, values = [], []
-        if P:
-            q, k, v = block_project(block, p_1PD, block.attn.num_heads)
-            p_1PD = block_finish(block, p_1PD, F.scaled_dot_product_attention(q, k, v, is_causal=True))
-            keys, values = [k.expand(B, -1, -1, -1)], [v.expand(B, -1, -1, -1)]
+    x_BLD = body.wte(batch.ids_BL) + body.wpe.weight[P : P + L]
+    causal_LK = places[P:, None] >= places if P else None
+    before = prefix if P and prefix else [None] * len(body.h)
+    for block, shared in zip(body.h[:-1], before[:-1], strict=True):
         q, k, v = block_project(block, x_BLD, block.attn.num_heads)
-        keys, values = torch.cat([*keys, k], dim=2), torch.cat([*values, v], dim=2)
-        mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=causal_LK, is_causal=causal_LK is None)
+        k, v = _behind(shared, k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=causal_LK, is_causal=causal_LK is None)
         x_BLD = block_finish(block, x_BLD, mixed)
-    return body.ln_f(_last_block(blocks[-1], p_1PD, x_BLD, batch.read_BR, places))
+    return body.ln_f(_last_block(body.h[-1], before[-1], x_BLD, batch.read_BR, places))
 
 
-def _last_block(block: Any, p_1PD: Tensor, x_BLD: Tensor, read_BR: Tensor, places: Tensor) -> Tensor:
+def _last_block(
+    block: Any, shared: tuple[Tensor, Tensor] | None, x_BLD: Tensor, read_BR: Tensor, places: Tensor
+) -> Tensor:
     """Keys and values of every position, everything else of the read ones."""
-    heads, width, P = block.attn.num_heads, x_BLD.shape[-1], p_1PD.shape[1]
+    heads, width = block.attn.num_heads, x_BLD.shape[-1]
     weight, bias = block.attn.c_attn.weight, block.attn.c_attn.bias
     normed = block.ln_1(x_BLD)
-    read_BRD = _gather(x_BLD, read_BR)
     q = _heads(torch.matmul(_gather(normed, read_BR), weight[:, :width]) + bias[:width], heads)
     kv = torch.matmul(normed, weight[:, width:]) + bias[width:]
-    k, v = (_heads(part, heads) for part in kv.chunk(2, dim=-1))
-    if P:
-        kv = torch.matmul(block.ln_1(p_1PD), weight[:, width:]) + bias[width:]
-        shared = [_heads(part, heads).expand(x_BLD.shape[0], -1, -1, -1) for part in kv.chunk(2, dim=-1)]
-        k, v = torch.cat([shared[0], k], dim=2), torch.cat([shared[1], v], dim=2)
-    seen_B1RK = (places[None, None, :] <= (read_BR + P)[..., None]).unsqueeze(1)
-    return block_finish(block, read_BRD, F.scaled_dot_product_attention(q, k, v, attn_mask=seen_B1RK))
+    k, v = _behind(shared, *(_heads(part, heads) for part in kv.chunk(2, dim=-1)))
+    before = len(places) - x_BLD.shape[1]
+    seen_B1RK = (places <= (read_BR + before)[..., None]).unsqueeze(1)
+    return block_finish(block, _gather(x_BLD, read_BR), F.scaled_dot_product_attention(q, k, v, attn_mask=seen_B1RK))
+
+
+def _behind(shared: tuple[Tensor, Tensor] | None, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values with those of the shared prefix, if there is one, before each row's own."""
+    if shared is None:
+        return k, v
+    rows = k.shape[0]
+    return (
+        torch.cat([shared[0].expand(rows, -1, -1, -1), k], dim=2),
+        torch.cat([shared[1].expand(rows, -1, -1, -1), v], dim=2),
+    )
 
 
 def _heads(x_BLD: Tensor, heads: int) -> Tensor:

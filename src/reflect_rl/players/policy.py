@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from reflect_rl.errors import ModelError, PromptError
-from reflect_rl.players.backbone import Backbone, TokenBatch
+from reflect_rl.players.backbone import Backbone, Prefix, TokenBatch
 from reflect_rl.players.models import pad_id, save_model
 from reflect_rl.players.prompt import Prompt
 
@@ -158,9 +158,12 @@ class Policy(nn.Module):
         read_BR = torch.tensor([row.read for row in rows])
         return TokenBatch(torch.tensor(prefix, dtype=torch.long), ids_BL, read_BR).to(self.device)
 
-    def choose(self, batch: TokenBatch, actions_B: Tensor, width: int) -> Choices:
-        """Distributions over N = width choices (-inf beyond each row's actions, float32) and values."""
-        hidden_BRD = self.backbone.hidden(batch)
+    def choose(self, batch: TokenBatch, actions_B: Tensor, width: int, prefix: Prefix | None = None) -> Choices:
+        """Distributions over N = width choices (-inf beyond each row's actions, float32) and values.
+
+        prefix: of the batch's prefix, if it was computed before.
+        """
+        hidden_BRD = self.backbone.hidden(batch, prefix)
         cue_BD = hidden_BRD[:, -1]
         # Detached: a value head that starts at random would otherwise pull at what the choice is made of.
         value_B = (
@@ -211,15 +214,20 @@ class Policy(nn.Module):
         width = max(prompt.actions for prompt in prompts)
         log_probs_BN = torch.full((len(prompts), width), -torch.inf)
         value_B = torch.zeros(len(prompts))
-        for rows, encoded in self._chunks(prompts):
+        chunks = self._chunks(prompts)
+        shared = {prefix: self._read_prefix(prefix) for prefix in {encoded[0].prefix for _, encoded in chunks}}
+        for rows, encoded in chunks:
             filled = encoded + [encoded[-1]] * (self.chunk - len(encoded))
             most = self._most(filled)
             actions_B = torch.tensor([row.actions for row in filled], device=self.device)
-            chosen = self.choose(self.batch(filled), actions_B, most)
+            chosen = self.choose(self.batch(filled), actions_B, most, shared[encoded[0].prefix])
             shown = min(most, width)
             log_probs_BN[rows, :shown] = chosen.log_probs_BN[: len(rows), :shown].cpu()
             value_B[rows] = chosen.value_B[: len(rows)].cpu()
         return log_probs_BN, value_B
+
+    def _read_prefix(self, prefix: tuple[int, ...]) -> Prefix | None:
+        return self.backbone.read_prefix(torch.tensor(prefix, device=self.device)) if prefix else None
 
     def log_probs(self, prompts: Sequence[Prompt]) -> Tensor:
         """log_probs_BN of the admissible actions, float32, N the longest action list of the batch."""

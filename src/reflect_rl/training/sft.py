@@ -8,7 +8,7 @@ with label smoothing, because an overconfident start leaves RL nothing to explor
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,8 +46,8 @@ SAVE_EVERY = 200
 def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
     """Train the reflector on reflections.jsonl; write reflector/ and reflector.json (agreement with the teacher).
 
-    A small reflector can come out weak. Held-out labels tell, and `reflector_sft.attempts` says how often to begin
-    anew; what is kept agrees the most with the teacher.
+    A small reflector can come out weak. Held-out labels tell, and `reflector_sft.attempts` says how often to train
+    on; what is kept agrees the most with the teacher.
     """
     if settings.reflector.kind != "local":
         run.write_json("reflector.json", {"kind": settings.reflector.kind})
@@ -60,23 +60,24 @@ def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dic
     task_text = make_env(settings).task_text
     texts = [label.text for label in labels]
 
-    def attempt(number: int) -> Attempt:
-        who = "reflector" if number == 0 else f"reflector {number}"
-        model, tokenizer = start_model(settings.reflector.model, settings, task_text, pool, texts, who)
-        trained = [weight for weight in model.parameters() if weight.requires_grad]
+    def attempt(number: int, start: Mapping[str, Tensor]) -> Attempt:
+        model, tokenizer = start_model(settings.reflector.model, settings, task_text, pool, texts, "reflector")
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         reflector = local_reflector(run, settings, task_text, model, tokenizer)
         # A repeated label was paid for, but teaches nothing new: every distinct pair is one example.
         pairs = dict.fromkeys((label.state, label.text) for label in train)
         rows = [_reflection_row(reflector, places[state], text) for state, text in pairs]
-        for weight in trained:  # with adapters not all of them
-            weight.requires_grad_(True)
+        for name, weight in trained.items():
+            if name in start:
+                weight.data.copy_(start[name])
+            weight.requires_grad_(True)  # with adapters not all of them
         loss = text_loss(Backbone(model), rows, pad_id(tokenizer))
         final = fit(loss, len(rows), model, settings.reflector_sft, run, settings.seed, "reflector", progress, number)
         # The memo is keyed by the weights, which have changed since the reflector was made.
         reflector = local_reflector(run, settings, task_text, model, tokenizer)
         report = agreement(reflector, [(places[label.state], label.text) for label in held])
         figures = {"kind": "local", "labels": len(train), "parameters": parameter_count(model), "loss": final, **report}
-        return Attempt(figures, partial(save_model, model, tokenizer))
+        return Attempt(figures, trained, partial(save_model, model, tokenizer))
 
     figures = best_attempt(run, settings.reflector_sft, attempt, progress)
     run.write_json("reflector.json", figures)

@@ -29,7 +29,7 @@ def start_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and tokenizer of `who` ("reflector" or "policy") before SFT."""
     if part.source != "scratch":
-        return load_pretrained(part, settings.compute.device)
+        return load_pretrained(part, settings.compute.device, stream_seed(settings.seed, f"init {who}"))
     most = max(len(entry.state.actions) for entry in pool)
     labels = [label for label, _ in zip(candidates(), range(max(2, int(most * SPARE))), strict=False)]
     shown = labels if settings.policy.head == "labels" else None
