@@ -167,8 +167,26 @@ def comparison() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def detailed() -> dict[str, Any]:
+    """The comparison with what two arms tell besides, in one of its regimes."""
+    data = comparison()
+    arms = data["regimes"]["scarce actions"]["arms"]
+
+    def mode(*success: float) -> dict[str, Any]:
+        mean = sum(success) / len(success)
+        share = {"success": list(success), "mean": mean, "interval": [mean / 2, 1.0]}
+        kinds = {"far_start": {"won": 3, "episodes": 8}, "near_start": {"won": 4, "episodes": 4}}
+        return {**share, "steps_mean": 9.25, "within": {"10": share}, "kinds": kinds}
+
+    arms["sft"]["panels"] = {"test": {"greedy": mode(0.5), "sampled": mode(0.25)}}
+    arms["sft-rl"]["panels"] = {"test": {"greedy": mode(0.75, 0.85), "sampled": mode(0.5, 0.6)}}
+    gain = {"greedy": {"mean": 0.25, "interval": [-1, 1]}, "sampled": {"mean": -0.125, "interval": [-1, 1]}}
+    arms["sft-rl"]["added"] = {"to": "sft", "seeds": [0], "panels": {"test": gain}}
+    return data
+
+
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     report(invented_run(target / "taxi"), SETTINGS, Progress())
-    RunFolder(target / "compare").write_json("compare.json", comparison())
+    RunFolder(target / "compare").write_json("compare.json", detailed())
     report_compare(target / "compare")

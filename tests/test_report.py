@@ -15,7 +15,7 @@ from reflect_rl.evaluation.report import MAX_TEXT, report, report_compare
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings
-from report_data import SETTINGS, comparison, episode, invented_run, manifest, metrics
+from report_data import SETTINGS, comparison, detailed, episode, invented_run, manifest, metrics
 from report_page import Opened
 
 
@@ -226,6 +226,20 @@ def test_comparison_page_draws_every_seed_mean_and_interval(browser: Any, tmp_pa
     phone = Opened(browser, tmp_path / "report.html", viewport={"width": 360, "height": 780})
     assert phone.overflow() <= 0
     assert phone.errors == []
+
+
+@pytest.mark.browser
+def test_panels_and_kinds_of_a_comparison_are_folded_tables(browser: Any, tmp_path: Path) -> None:
+    page = Opened(browser, _compared(tmp_path, detailed()))
+    assert page.errors == []
+    folded = page.page.locator(".regime").first.locator("details.detail")
+    assert folded.count() == 3
+    assert page.page.locator(".regime").last.locator("details").count() == 0
+    folded.first.locator("summary").click()
+    assert "9.2" in folded.first.locator("table").inner_text()
+    phone = Opened(browser, tmp_path / "report.html", viewport={"width": 360, "height": 780})
+    phone.page.locator("details.detail summary").first.click()
+    assert phone.overflow() <= 0
 
 
 @pytest.mark.browser

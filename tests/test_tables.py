@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reflect_rl.evaluation.tables import compare_markdown, compare_terminal
-from report_data import comparison
+from report_data import comparison, detailed
 
 
 def test_markdown_has_a_table_a_regime_and_escapes_its_cells() -> None:
@@ -23,6 +23,18 @@ def test_gains_over_the_reference_have_columns_of_their_own() -> None:
     first, *rows = [line for line in compare_markdown(data).splitlines() if line.startswith("|")]
     assert "points over SFT + RL, paired by seed" in first
     assert [row.endswith("| -12.5 [-20.0, -5.0] | not measured |") for row in rows[1:6]].count(True) == 1
+
+
+def test_markdown_tells_panels_kinds_and_what_an_arm_adds() -> None:
+    text = compare_markdown(detailed())
+    panel, kinds, added = text.split("####")[1:4]
+    assert "| sft | 1 | 50.0 | 50.0 | 50.0 | 25.0 | 25.0 | 9.2 |" in panel
+    assert "| sft + rl | 2 | 80.0 [40.0, 100.0] | 75.0, 85.0 | 80.0 [40.0, 100.0] | 55.0 [27.5, 100.0] |" in panel
+    assert "greedy, 10 steps" in panel
+    assert "| arm | far start | near start |" in kinds
+    assert "| sft + rl | 3/8 | 4/4 |" in kinds
+    assert "| sft + rl | 1 | sft | +25.0 | -12.5 |" in added
+    assert "####" not in compare_markdown(comparison())
 
 
 def test_terminal_table_is_aligned_and_obeys_no_control_characters() -> None:

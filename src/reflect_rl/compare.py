@@ -147,6 +147,9 @@ def gather(
         if not rows:
             continue
         for arm in rows:
+            start = plan["arms"][arm].get("start")
+            if start and (before := results.get(start) or _results(folder.path, regime, start, seeds)):
+                rows[arm]["added"] = {"to": plan["arms"][start]["title"], **_added(results[arm], before)}
             if arm != plan["reference"] and results.get(plan["reference"]):
                 rows[arm]["gain"] = _gain(results[arm], results[plan["reference"]])
         first = next(result for found in results.values() for result in found.values())
@@ -208,10 +211,51 @@ def _row(title: str, found: Results) -> dict[str, Any]:
         "sampled": figures(main, "sampled"),
         "test": figures("test", "greedy"),
         "valid": figures("valid", "greedy"),
+        "panels": {
+            panel: {mode: _over_seeds([result["panels"][panel][mode] for result in results]) for mode in modes}
+            for panel, modes in results[0]["panels"].items()
+        },
         "labels": {key: [result["labels"][key] for result in results] for key in results[0]["labels"]},
         "agreement": [result["agreement"] for result in results],
         **_reflector([result["agreement"] for result in results]),
     }
+
+
+def _over_seeds(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One panel and mode: means over seeds; successes within fewer steps; by kind of task, the games of all seeds."""
+
+    def share(each: Sequence[float]) -> dict[str, Any]:
+        return {"success": each, "mean": fmean(each), "interval": mean_interval(each, 0, 1)}
+
+    kinds = {
+        kind: {
+            "won": sum(round(one["kinds"][kind]["success"] * one["kinds"][kind]["episodes"]) for one in measured),
+            "episodes": sum(one["kinds"][kind]["episodes"] for one in measured),
+        }
+        for kind in measured[0].get("kinds", ())
+    }
+    soon = measured[0].get("within", ())
+    within = {steps: share([one["within"][steps]["success"] for one in measured]) for steps in soon}
+    return {
+        **share([one["success"] for one in measured]),
+        "steps_mean": fmean(one["steps_mean"] for one in measured),
+        **({"within": within} if within else {}),
+        **({"kinds": kinds} if kinds else {}),
+    }
+
+
+def _added(found: Results, start: Results) -> dict[str, Any]:
+    """Success less that of the arm it started from, seed by seed, on every panel."""
+    seeds = [seed for seed in found if seed in start]
+    panels = found[seeds[0]]["panels"] if seeds else {}
+
+    def gain(panel: str, mode: str) -> dict[str, Any]:
+        pairs = [[results[seed]["panels"][panel][mode]["success"] for results in (found, start)] for seed in seeds]
+        each = [ours - theirs for ours, theirs in pairs]
+        return {"mean": fmean(each), "interval": mean_interval(each, -1, 1)}
+
+    added = {panel: {mode: gain(panel, mode) for mode in modes} for panel, modes in panels.items()}
+    return {"seeds": seeds, "panels": added}
 
 
 def _reflector(agreement: Sequence[float | None]) -> dict[str, Any]:

@@ -17,11 +17,15 @@ PLANS = RECIPES / "plans"
 
 
 class Arm(Section):
-    """A way of training: settings over the recipe's. better_of: trains nothing, takes the best of these on valid."""
+    """A way of training: settings over the recipe's. better_of: trains nothing, takes the best of these on valid.
+
+    start: the arm that this one goes on from (SFT of SFT + RL): what it adds to that is told, paired by seed.
+    """
 
     title: str
     settings: dict[str, Any] = Field(default_factory=dict)
     better_of: list[str] | None = None
+    start: str | None = None
 
 
 class Regime(Section):
@@ -44,7 +48,7 @@ class Plan(Section):
     def _arms_exist(self) -> Plan:
         named = {self.reference, *self.references.values()}
         named |= {name for regimes in self.recipes.values() for regime in regimes.values() for name in regime.arms}
-        named |= {name for arm in self.arms.values() for name in arm.better_of or ()}
+        named |= {name for arm in self.arms.values() for name in (*(arm.better_of or ()), *filter(None, [arm.start]))}
         if unknown := sorted(named - set(self.arms)):
             raise ValueError(f"there is no arm {', '.join(unknown)}; there are {', '.join(self.arms)}")
         return self

@@ -19,6 +19,7 @@ from typing import Any
 
 from reflect_rl.errors import RunFolderError
 from reflect_rl.evaluation.report_selection import evenly, selection_view
+from reflect_rl.evaluation.tables import detail_rows
 from reflect_rl.intervals import wilson
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
@@ -81,7 +82,9 @@ def report_compare(folder: Path) -> Path:
     Raises RunFolderError when `compare.json` is missing or damaged, or the page cannot be written.
     """
     run = RunFolder(folder)
-    data = {"kind": "compare", "name": run.path.resolve().name, "compare": run.read_json("compare.json")}
+    compared = run.read_json("compare.json")
+    details = {name: detail_rows(regime.get("arms") or {}) for name, regime in (compared.get("regimes") or {}).items()}
+    data = {"kind": "compare", "name": run.path.resolve().name, "compare": {**compared, "details": details}}
     run.write_text("report.html", render(data, title=f"{data['name']} · comparison · reflect-rl"))
     return run / "report.html"
 

@@ -21,13 +21,20 @@ def compare_markdown(data: Mapping[str, Any]) -> str:
     if command := data.get("command"):
         blocks.append(f"```sh\n{_plain(command)}\n```")
     for name, regime in (data.get("regimes") or {}).items():
-        rows = [[_cell(text) for text in row] for row in _rows(regime, data.get("reference"))]
-        rule = ["---", "---:"] + ["---"] * (len(rows[0]) - 2)
-        lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
-        blocks += [f"### {_plain(name)}", f"{_conditions(data, regime)}.", "\n".join(lines)]
+        table = markdown_table(_rows(regime, data.get("reference")))
+        blocks += [f"### {_plain(name)}", f"{_conditions(data, regime)}.", table]
+        for title, rows in detail_rows(regime.get("arms") or {}).items():
+            blocks += [f"#### {title}", markdown_table(rows)]
     if notes := data.get("notes"):
         blocks.append("\n".join(f"- {_plain(note)}" for note in notes))
     return "\n\n".join(blocks) + "\n"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A heading and rows as a Markdown table; the second column is aligned on the right."""
+    cells = [[_cell(text) for text in row] for row in rows]
+    rule = ["---", "---:"] + ["---"] * (len(cells[0]) - 2)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:]))
 
 
 def compare_terminal(data: Mapping[str, Any]) -> str:
@@ -72,10 +79,66 @@ def _rows(regime: Mapping[str, Any], reference: Any = None) -> list[list[str]]:
     return rows
 
 
+def detail_rows(arms: Mapping[str, Any]) -> dict[str, list[list[str]]]:
+    """Further tables by title: each panel with its successes within fewer steps, by kind of task, what RL adds.
+
+    A panel is told where it has more to tell than the first table: successes within fewer steps, or kinds of task.
+    """
+    tables: dict[str, list[list[str]]] = {}
+    panels = dict.fromkeys(name for arm in arms.values() for name in arm.get("panels") or {})
+    for name in panels:
+        shown = {arm: row["panels"][name] for arm, row in arms.items() if name in (row.get("panels") or {})}
+        soon = list(dict.fromkeys(k for modes in shown.values() for k in modes["greedy"].get("within", ())))
+        kinds = list(dict.fromkeys(k for modes in shown.values() for k in modes["greedy"].get("kinds", ())))
+        if soon or kinds:
+            heading = ["arm", "seeds", "greedy", "each seed", *(f"greedy, {steps} steps" for steps in soon)]
+            heading += ["sampled", *(f"sampled, {steps} steps" for steps in soon), "steps, greedy"]
+            tables[f"Panel {_plain(name)}, %"] = [
+                heading,
+                *(_panel_row(arms[arm], modes, soon) for arm, modes in shown.items()),
+            ]
+        if kinds:
+            tables[f"Panel {_plain(name)}, games won by kind of task, greedy, all seeds"] = [
+                ["arm", *(kind.replace("_", " ") for kind in kinds)],
+                *([arms[arm]["title"], *(_won(modes, kind) for kind in kinds)] for arm, modes in shown.items()),
+            ]
+    added = {arm: row["added"] for arm, row in arms.items() if (row.get("added") or {}).get("panels")}
+    if added:
+        columns = [(panel, mode) for panel, modes in next(iter(added.values()))["panels"].items() for mode in modes]
+        tables["Points that an arm adds to what it starts from, paired by seed"] = [
+            ["arm", "seeds", "starts from", *(f"{panel}, {mode}" for panel, mode in columns)],
+            *(
+                [arms[arm]["title"], str(len(row["seeds"])), row["to"]]
+                + [_points(row["panels"][panel][mode], len(row["seeds"])) for panel, mode in columns]
+                for arm, row in added.items()
+            ),
+        ]
+    return tables
+
+
+def _panel_row(arm: Mapping[str, Any], modes: Mapping[str, Any], soon: Sequence[str]) -> list[str]:
+    greedy, sampled = modes["greedy"], modes.get("sampled") or {}
+    row = [arm["title"], str(len(greedy["success"])), _mean(greedy), ", ".join(map(_percent, greedy["success"]))]
+    row += [_mean((greedy.get("within") or {}).get(steps) or {}) for steps in soon]
+    row += [_mean(sampled), *(_mean((sampled.get("within") or {}).get(steps) or {}) for steps in soon)]
+    return [*row, f"{greedy['steps_mean']:.1f}"]
+
+
+def _won(modes: Mapping[str, Any], kind: str) -> str:
+    part = (modes["greedy"].get("kinds") or {}).get(kind)
+    return f"{part['won']}/{part['episodes']}" if part else ABSENT
+
+
+def _points(figures: Mapping[str, Any], seeds: int) -> str:
+    """With its sign; without an interval where one seed tells none."""
+    low, high = figures["interval"]
+    return f"{100 * figures['mean']:+.1f}" + (f" [{100 * low:.1f}, {100 * high:.1f}]" if seeds > 1 else "")
+
+
 def _mean(figures: Mapping[str, Any]) -> str:
     if figures.get("mean") is None:
         return ABSENT
-    interval = figures.get("interval")
+    interval = None if len(figures.get("success") or (0, 0)) == 1 else figures.get("interval")  # of one seed: all
     return _percent(figures["mean"]) + (f" [{_percent(interval[0])}, {_percent(interval[1])}]" if interval else "")
 
 

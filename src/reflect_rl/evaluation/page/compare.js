@@ -3,12 +3,18 @@
 function compareSections(data) {
   const regimes = entries(data.regimes);
   if (!regimes.length) return [absent("No regime has been measured yet.")];
-  const all = regimes.flatMap(([, regime]) => entries(regime.arms).flatMap(([, arm]) => [...list(arm.success), ...list(arm.interval)])).filter(known);
+  const all = regimes.flatMap(([, regime]) => entries(regime.arms).flatMap(([, arm]) => [...list(arm.success), ...spread(arm)])).filter(known);
   const lowest = all.length ? Math.min(...all) : 0;
   const domain = [lowest < 0.4 ? 0 : Math.floor(lowest * 10) / 10 - (lowest > 0.1 ? 0.1 : 0), 1];
   return [budgetCurves(data, regimes.map(([, regime]) => regime)), ...regimes.map(([name, regime]) => h("div", { class: "regime" }, h("h3", {}, name),
     h("p", { class: "note" }, `horizon ${count(data.horizon)} · ${budget(regime.labels)}`),
-    entries(regime.arms).length ? [dotChart(name, regime, domain), armTable(name, regime)] : absent("Not run.")))];
+    entries(regime.arms).length ? [dotChart(name, regime, domain), armTable(name, regime), detailTables(data.details?.[name])] : absent("Not run.")))];
+}
+
+// The interval of an arm's mean; of one seed there is none to tell.
+function spread(arm) {
+  const range = list(arm.interval);
+  return list(arm.success).length !== 1 && range.length === 2 && range.every(known) ? range : [];
 }
 
 // Where regimes differ in their reflections alone: what each arm makes of growing budgets, a line an arm.
@@ -32,20 +38,26 @@ function budgetCurves(data, regimes) {
 
 const BUDGET_TONES = ["accent", "good", "warn", "other", "bad", "quiet"];
 
+// What compare.md tells besides: panels, kinds of task, what an arm adds to its start. Folded, for they are many.
+function detailTables(tables) {
+  return entries(tables).map(([title, [heading, ...rows]]) => h("details", { class: "detail" }, h("summary", {}, title),
+    table(heading, rows, { numeric: heading.map((_, i) => i).slice(1), label: title })));
+}
+
 function armTable(name, regime) {
   const arms = entries(regime.arms).map(([, arm]) => arm);
   const columns = [
     ["arm", (arm, key) => arm.title || key, false],
     ["seeds", (arm) => String(list(arm.seeds).length || list(arm.success).length), true],
     ["success", (arm) => percent(arm.mean), true],
-    ["95 % interval", (arm) => interval(arm.interval) || ABSENT, true],
+    ["95 % interval", (arm) => interval(spread(arm)) || (list(arm.success).length === 1 ? "one seed" : ABSENT), true],
     ["each seed, %", (arm) => list(arm.success).map((share) => (known(share) ? (100 * share).toFixed(1) : "–")).join("  "), true],
   ];
   if (arms.some((arm) => arm.sampled)) {
-    columns.push(["sampled", (arm) => (arm.sampled ? [percent(arm.sampled.mean), h("small", {}, interval(arm.sampled.interval) || "")] : ABSENT), true]);
+    columns.push(["sampled", (arm) => (arm.sampled ? [percent(arm.sampled.mean), h("small", {}, interval(spread(arm.sampled)) || "")] : ABSENT), true]);
   }
   if (arms.some((arm) => arm.reflector)) {
-    columns.push(["reflector like its teacher", (arm) => (arm.reflector ? [percent(arm.reflector.mean), h("small", {}, interval(arm.reflector.interval) || "")] : ABSENT), true]);
+    columns.push(["reflector like its teacher", (arm) => (arm.reflector ? [percent(arm.reflector.mean), h("small", {}, interval(arm.reflector.interval) || "")] : "–"), true]);
   }
   if (arms.some((arm) => list(arm.valid).length)) {
     columns.push(["validation", (arm) => (list(arm.valid).some(known) ? percent(sum(arm.valid) / arm.valid.filter(known).length) : ABSENT), true]);
@@ -59,9 +71,10 @@ function armTable(name, regime) {
 function dotChart(name, regime, [low, high]) {
   const arms = entries(regime.arms);
   return chart(null, "Success of episodes. Each dot is a seed; the diamond is the mean, the line its 95 % interval.", (width) => {
-    const narrow = width < 620;
+    const names = 16 + 7 * Math.max(...arms.map(([key, arm]) => String(arm.title || key).length));
+    const narrow = width < 620 || names > width / 2;
     const row = narrow ? 56 : 40;
-    const box = { left: narrow ? 8 : 232, right: width - 62, top: 6, bottom: 6 + row * arms.length };
+    const box = { left: narrow ? 8 : Math.max(232, names), right: width - 62, top: 6, bottom: 6 + row * arms.length };
     const x = (share) => box.left + ((share - low) / (high - low)) * (box.right - box.left);
     const root = svg("svg", { width, height: box.bottom + 38, role: "img", class: "dots",
       "aria-label": `Success by arm, ${name}: ${arms.map(([key, arm]) => `${arm.title || key} ${percent(arm.mean)}`).join(", ")}` });
@@ -74,13 +87,13 @@ function dotChart(name, regime, [low, high]) {
       const y = box.top + row * index + (narrow ? 34 : row / 2);
       const title = arm.title || key;
       const values = list(arm.success);
-      const lines = [title, ["accent", "mean", percent(arm.mean)], ["accent", "interval", interval(arm.interval) || ABSENT],
+      const lines = [title, ["accent", "mean", percent(arm.mean)], ["accent", "interval", interval(spread(arm)) || ABSENT],
         ...values.map((share, i) => ["quiet", `seed ${list(arm.seeds)[i] ?? i}`, percent(share)])];
       const group = svg("g", { onpointermove: (event) => tip.show(event.clientX, event.clientY, lines), onpointerleave: tip.hide },
         svg("rect", { class: "hit", x: 0, y: box.top + row * index, width, height: row }),
         svg("text", { class: "row-name", x: 0, y: narrow ? y - 16 : y + 4 }, title));
-      if (list(arm.interval).every(known) && list(arm.interval).length === 2) {
-        const [from, to] = arm.interval.map((share) => x(Math.max(low, Math.min(high, share))));
+      if (spread(arm).length) {
+        const [from, to] = spread(arm).map((share) => x(Math.max(low, Math.min(high, share))));
         group.append(svg("path", { class: "whisker", d: `M${from},${y - 5}H${to}M${from},${y - 9}v8M${to},${y - 9}v8` }));
       }
       // Seeds lie under the whisker; those with the same figure lie below one another.
