@@ -1,0 +1,72 @@
+"""The comparison: arms share stages, an interrupted one continues, and its figures are those of the run folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from end_to_end import SMALL
+from reflect_rl.compare import compare
+from reflect_rl.run_folder import RunFolder
+
+ARMS = ["sft", "sft-rl"]
+
+
+def finished(folder: Path, arm: str, seed: int, success: dict[str, float]) -> None:
+    """A run as `evaluate` leaves it. success: greedy, by panel; sampled is half of it."""
+
+    def panel(share: float) -> dict[str, Any]:
+        near = {"episodes": 10, "success": share}
+        kinds = {"near": near, "far": {"episodes": 4, "success": 0.5}}
+        return {"success": share, "steps_mean": 8 + seed, "within": {"5": {"success": share / 2}}, "kinds": kinds}
+
+    panels = {name: {"greedy": panel(share), "sampled": panel(share / 2)} for name, share in success.items()}
+    run = RunFolder(folder / "runs/recipe" / arm / f"seed-{seed}")
+    run.write_json("results.json", {"horizon": 9, "panels": panels, "labels": {"actions": 7}, "agreement": None})
+    run.write_json("manifests/evaluate.json", {})
+
+
+def gathered(folder: Path, seeds: list[int]) -> dict[str, Any]:
+    compare("my.yaml", folder, seeds, arms=ARMS, gather_only=True)
+    return RunFolder(folder).read_json("compare.json")["regimes"]["recipe"]["arms"]
+
+
+def test_figures_are_means_over_seeds_and_gains_are_paired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text("env: {name: taxi}\n")
+    for seed, before, after in ((0, 0.5, 0.9), (1, 0.7, 0.8)):
+        finished(tmp_path / "out", "sft", seed, {"test": before, "valid": before})
+        finished(tmp_path / "out", "sft-rl", seed, {"test": after, "valid": before})
+    finished(tmp_path / "out", "sft-rl", 2, {"test": 0.1, "valid": 0.1})
+    arms = gathered(tmp_path / "out", [0, 1, 2, 3])
+    assert (arms["sft"]["seeds"], arms["sft-rl"]["seeds"]) == ([0, 1], [0, 1, 2])
+    assert arms["sft"]["mean"] == pytest.approx(0.6)
+    assert arms["sft"]["interval"] == pytest.approx([0, 1])  # 12.7 standard errors for two seeds
+    greedy = arms["sft-rl"]["panels"]["test"]["greedy"]
+    assert greedy["success"] == [0.9, 0.8, 0.1]
+    assert greedy["steps_mean"] == 9
+    assert greedy["within"]["5"]["mean"] == pytest.approx(0.3)
+    assert greedy["kinds"] == {"near": {"won": 18, "episodes": 30}, "far": {"won": 6, "episodes": 12}}
+    added = arms["sft-rl"]["added"]
+    assert added["seeds"] == [0, 1]
+    assert added["panels"]["test"]["greedy"]["mean"] == pytest.approx(0.25)
+    assert added["panels"]["test"]["sampled"]["mean"] == pytest.approx(0.125)
+    assert added["panels"]["valid"]["greedy"] == {"mean": 0, "interval": [0, 0]}
+    assert "added" not in arms["sft"]
+
+
+def test_a_small_comparison_is_trained_and_continued(tmp_path: Path) -> None:
+    chosen = {"arms": ARMS, "regimes": ["scarce-actions"], "overrides": SMALL}
+    first = compare("taxi", tmp_path, [0], **chosen)
+    before = first.read_bytes()
+    data = RunFolder(tmp_path).read_json("compare.json")
+    arms = data["regimes"]["scarce-actions"]["arms"]
+    assert list(arms) == ARMS
+    assert all(arm["seeds"] == [0] for arm in arms.values())
+    pools = [tmp_path / f"runs/scarce-actions/{arm}/seed-0/episodes.jsonl" for arm in ARMS]
+    assert pools[0].read_bytes() == pools[1].read_bytes()
+    made = (tmp_path / "runs/scarce-actions/sft-rl/seed-0/policy/model.safetensors").stat().st_mtime_ns
+    assert compare("taxi", tmp_path, [0], **chosen).read_bytes() == before
+    assert (tmp_path / "runs/scarce-actions/sft-rl/seed-0/policy/model.safetensors").stat().st_mtime_ns == made
