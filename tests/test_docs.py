@@ -181,6 +181,14 @@ def test_the_table_of_settings_is_up_to_date() -> None:
     assert shown == page, "run: python scripts/write_settings_doc.py"
 
 
+def test_the_tables_of_results_are_those_of_their_figures() -> None:
+    page = (ROOT / "docs/results/alfworld.md").read_text(encoding="utf-8")
+    figures = json.loads((ROOT / "docs/results/alfworld.json").read_text(encoding="utf-8"))
+    made = runpy.run_path(str(ROOT / "scripts" / "write_result_tables.py"))["with_tables"](page, figures)
+    assert made.count("<!-- TABLE") >= 4
+    assert page == made, "run: python scripts/write_result_tables.py"
+
+
 def test_every_setting_has_a_meaning() -> None:
     assert [key for key, info in setting_keys().items() if not info.description] == []
 
