@@ -49,6 +49,7 @@ def test_a_plan_of_ones_own_is_read(tmp_path: Path):
     [
         ("reference: plain", "reference: plane", "there is no arm plane"),
         ("better_of: [plain, ours]", "better_of: [plain, other]", "there is no arm other"),
+        ("title: ours}", "title: ours, start: other}", "there is no arm other"),
         ("arms: [plain, ours, better]", "arms: plain", "recipes.default.few.arms"),
         ("title: ours", "name: ours", "arms.ours.title"),
         ("default:", "elsewhere:", "says nothing of taxi; it is for elsewhere"),

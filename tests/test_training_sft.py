@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from reflect_rl.players.models import save_model
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.records import Reflection
 from reflect_rl.run_folder import RunFolder
-from reflect_rl.settings import Settings, SftSettings
+from reflect_rl.settings import ModelSettings, ReflectorSftSettings, Settings, SftSettings
 from reflect_rl.training import sft
-from reflect_rl.training.attempts import AGAIN, FIGURES, WEIGHTS
+from reflect_rl.training.attempts import AGAIN, FIGURES, WEIGHTS, Attempt, best_attempt
 from reflect_rl.training.sft import _choice_loss, _indices, fit, sft_policy, sft_reflector, split_held_out
+from reflect_rl.training.warm_start import start_model
 
 Tiny = Callable[..., Settings]
 
@@ -121,7 +122,18 @@ def test_a_weak_reflector_is_trained_on_and_the_best_is_kept(
     assert sum("trained on" in said for said in heard.said) == len(agreements) - 1
 
 
-def test_a_further_training_begins_where_the_best_ended(pooled: RunFolder, tiny: Tiny) -> None:
+def test_every_further_training_begins_from_the_best_so_far(tmp_path: Path) -> None:
+    agreements, starts = [0.5, 0.2, 0.7, 0.6], []
+
+    def attempt(number: int, start: Mapping[str, torch.Tensor]) -> Attempt:
+        starts.append({name: int(weight) for name, weight in start.items()})
+        return Attempt({"agreement": agreements[number]}, {"w": torch.tensor(number)}, lambda folder: folder.mkdir())
+
+    best_attempt(RunFolder(tmp_path), ReflectorSftSettings(attempts=4), attempt, Progress())
+    assert starts == [{}, {"w": 0}, {"w": 0}, {"w": 2}]
+
+
+def test_further_training_makes_a_reflector_better(pooled: RunFolder, tiny: Tiny) -> None:
     settings = {"reflector_sft.steps": 60, "reflector_sft.lr": 8e-3, "reflector_sft.retry_below": 1.0}
     once = sft_reflector(pooled, tiny(settings), Progress())
     sft_reflector(pooled, tiny(settings | {"reflector_sft.attempts": 2}), Progress())
@@ -283,6 +295,19 @@ def test_with_adapters_the_base_of_both_players_stays_as_it_was(pooled: RunFolde
     rl_policy = load_policy(pooled / "policy-sft", settings, adapters=True)
     assert all("lora_" in name for name, weight in rl_policy.named_parameters() if weight.requires_grad)
     assert any("lora_" in name for name, _ in rl_policy.named_parameters())
+
+
+def test_fresh_adapters_follow_the_seed_of_the_run(tiny: Tiny, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    save_model(tiny_models.llama(), tiny_models.tokenizer(), tmp_path / "base")
+    part = ModelSettings(source=str(tmp_path / "base"), lora_rank=2)
+
+    def adapters(seed: int) -> list[torch.Tensor]:
+        model, _ = start_model(part, tiny({"seed": seed}), "", [], [], "policy")
+        return [weight for name, weight in model.named_parameters() if "lora_A" in name]
+
+    assert all(torch.equal(one, other) for one, other in zip(adapters(0), adapters(0), strict=True))
+    assert not any(torch.equal(one, other) for one, other in zip(adapters(0), adapters(1), strict=True))
 
 
 def test_training_on_no_label_is_refused(pooled: RunFolder, tiny: Tiny) -> None:

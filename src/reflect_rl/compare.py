@@ -198,87 +198,78 @@ def _better(arms: Sequence[Results]) -> Results:
 def _row(title: str, found: Results) -> dict[str, Any]:
     """Greedy on the world's main panel first; the other panels beside it."""
     results = list(found.values())
-    main = next(iter(results[0]["panels"]))
+    agreement = [result["agreement"] for result in results]
+    panels = {
+        panel: {mode: _over_seeds([result["panels"][panel][mode] for result in results]) for mode in modes}
+        for panel, modes in results[0]["panels"].items()
+    }
 
-    def figures(panel: str, mode: str) -> dict[str, Any]:
-        success = [result["panels"][panel][mode]["success"] for result in results]
-        return {"success": success, "mean": fmean(success), "interval": mean_interval(success, 0, 1)}
+    def success(panel: str, mode: str) -> dict[str, Any]:
+        return {key: panels[panel][mode][key] for key in ("success", "mean", "interval")}
 
+    main = next(iter(panels))
     return {
         "title": title,
         "seeds": list(found),
-        **figures(main, "greedy"),
-        "sampled": figures(main, "sampled"),
-        "test": figures("test", "greedy"),
-        "valid": figures("valid", "greedy"),
-        "panels": {
-            panel: {mode: _over_seeds([result["panels"][panel][mode] for result in results]) for mode in modes}
-            for panel, modes in results[0]["panels"].items()
-        },
+        **success(main, "greedy"),
+        "sampled": success(main, "sampled"),
+        "test": success("test", "greedy"),
+        "valid": success("valid", "greedy"),
+        "panels": panels,
         "labels": {key: [result["labels"][key] for result in results] for key in results[0]["labels"]},
-        "agreement": [result["agreement"] for result in results],
-        **_reflector([result["agreement"] for result in results]),
+        "agreement": agreement,
+        **({} if None in agreement else {"reflector": _mean(agreement)}),
     }
+
+
+def _mean(each: Sequence[float], low: float = 0) -> dict[str, Any]:
+    """The mean over seeds of what lies between `low` and 1, with its interval."""
+    return {"mean": fmean(each), "interval": mean_interval(each, low, 1)}
 
 
 def _over_seeds(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One panel and mode: means over seeds; successes within fewer steps; by kind of task, the games of all seeds."""
 
-    def share(each: Sequence[float]) -> dict[str, Any]:
-        return {"success": each, "mean": fmean(each), "interval": mean_interval(each, 0, 1)}
+    def success(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        each = [part["success"] for part in parts]
+        return {"success": each, **_mean(each)}
 
-    kinds = {
-        kind: {
-            "won": sum(round(one["kinds"][kind]["success"] * one["kinds"][kind]["episodes"]) for one in measured),
-            "episodes": sum(one["kinds"][kind]["episodes"] for one in measured),
-        }
-        for kind in measured[0].get("kinds", ())
-    }
-    soon = measured[0].get("within", ())
-    within = {steps: share([one["within"][steps]["success"] for one in measured]) for steps in soon}
+    kinds = {}
+    for kind in measured[0].get("kinds", ()):
+        parts = [one["kinds"][kind] for one in measured]
+        won = sum(round(part["success"] * part["episodes"]) for part in parts)
+        kinds[kind] = {"won": won, "episodes": sum(part["episodes"] for part in parts)}
+    within = {k: success([one["within"][k] for one in measured]) for k in measured[0].get("within", ())}
     return {
-        **share([one["success"] for one in measured]),
+        **success(measured),
         "steps_mean": fmean(one["steps_mean"] for one in measured),
         **({"within": within} if within else {}),
         **({"kinds": kinds} if kinds else {}),
     }
 
 
-def _added(found: Results, start: Results) -> dict[str, Any]:
-    """Success less that of the arm it started from, seed by seed, on every panel."""
-    seeds = [seed for seed in found if seed in start]
-    panels = found[seeds[0]]["panels"] if seeds else {}
-
-    def gain(panel: str, mode: str) -> dict[str, Any]:
-        pairs = [[results[seed]["panels"][panel][mode]["success"] for results in (found, start)] for seed in seeds]
-        each = [ours - theirs for ours, theirs in pairs]
-        return {"mean": fmean(each), "interval": mean_interval(each, -1, 1)}
-
-    added = {panel: {mode: gain(panel, mode) for mode in modes} for panel, modes in panels.items()}
-    return {"seeds": seeds, "panels": added}
-
-
-def _reflector(agreement: Sequence[float | None]) -> dict[str, Any]:
-    """The mean agreement with the teacher, if every seed has a reflector that was measured."""
-    shares = [share for share in agreement if share is not None]
-    if not shares or len(shares) < len(agreement):
-        return {}
-    return {"reflector": {"mean": fmean(shares), "interval": mean_interval(shares, 0, 1)}}
+def _paired(found: Results, other: Results, panel: str, mode: str) -> dict[str, Any]:
+    """Success less the other's, seed by seed: a seed's arms share pool, labels and reflector. {} without one."""
+    pairs = [
+        [results[seed]["panels"][panel][mode]["success"] for results in (found, other)]
+        for seed in found
+        if seed in other
+    ]
+    return _mean([ours - theirs for ours, theirs in pairs], low=-1) if pairs else {}
 
 
 def _gain(found: Results, reference: Results) -> dict[str, Any]:
-    """How much better than the reference, seed by seed: a seed's arms share pool, labels and reflector."""
+    """How much better than the reference, on the main panel."""
+    main = next(iter(next(iter(found.values()))["panels"]))
+    return {**_paired(found, reference, main, "greedy"), "sampled": _paired(found, reference, main, "sampled")}
 
-    def figures(mode: str) -> dict[str, Any]:
-        success = {
-            seed: [next(iter(results[seed]["panels"].values()))[mode]["success"] for results in (found, reference)]
-            for seed in found
-            if seed in reference
-        }
-        each = [ours - theirs for ours, theirs in success.values()]
-        return {"mean": fmean(each), "interval": mean_interval(each, -1, 1)} if each else {}
 
-    return {**figures("greedy"), "sampled": figures("sampled")}
+def _added(found: Results, start: Results) -> dict[str, Any]:
+    """How much better than the arm it started from, on every panel."""
+    seeds = [seed for seed in found if seed in start]
+    panels = found[seeds[0]]["panels"] if seeds else {}
+    added = {panel: {mode: _paired(found, start, panel, mode) for mode in modes} for panel, modes in panels.items()}
+    return {"seeds": seeds, "panels": added}
 
 
 def _publish(folder: RunFolder, data: Mapping[str, Any]) -> None:

@@ -48,7 +48,8 @@ class Plan(Section):
     def _arms_exist(self) -> Plan:
         named = {self.reference, *self.references.values()}
         named |= {name for regimes in self.recipes.values() for regime in regimes.values() for name in regime.arms}
-        named |= {name for arm in self.arms.values() for name in (*(arm.better_of or ()), *filter(None, [arm.start]))}
+        named |= {name for arm in self.arms.values() for name in arm.better_of or ()}
+        named |= {arm.start for arm in self.arms.values() if arm.start}
         if unknown := sorted(named - set(self.arms)):
             raise ValueError(f"there is no arm {', '.join(unknown)}; there are {', '.join(self.arms)}")
         return self

@@ -80,7 +80,7 @@ def _rows(regime: Mapping[str, Any], reference: Any = None) -> list[list[str]]:
 
 
 def detail_rows(arms: Mapping[str, Any]) -> dict[str, list[list[str]]]:
-    """Further tables by title: each panel with its successes within fewer steps, by kind of task, what RL adds.
+    """Further tables by title: each panel, its games by kind of task, and what an arm adds to its start.
 
     A panel is told where it has more to tell than the first table: successes within fewer steps, or kinds of task.
     """
