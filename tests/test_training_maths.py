@@ -24,7 +24,7 @@ from reflect_rl.training.advantages import advantages, discounted_returns, gener
 from reflect_rl.training.checkpoint import Checkpointer
 from reflect_rl.training.curriculum import training_episodes
 from reflect_rl.training.losses import Folded, entropy_P, fold, kl_P, ppo_gain, reinforce_gain, value_error
-from reflect_rl.training.optimizer import clip_and_step, linear_to, make_optimizer, warmup_cosine
+from reflect_rl.training.optimizer import clip_and_step, linear_to, make_optimizer, set_lr, warmup_cosine
 from reflect_rl.training.replay import SuccessReplay
 from reflect_rl.training.rollout import EpisodeSpec, Rollout, Trajectory
 
@@ -280,11 +280,14 @@ def test_rates_warm_up_and_fall() -> None:
     assert linear_to(0.1, 0, 1) == 1
 
 
-def trained(steps: int, seed: int = 0) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+Kind = Literal["adamw", "muon"]
+
+
+def trained(steps: int, seed: int = 0, kind: Kind = "adamw") -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(seed)
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1))
     module[0].bias.requires_grad_(False)
-    optimizer = make_optimizer(module, 0.01, 0.1)
+    optimizer = make_optimizer(module, 0.01, 0.1, kind)
     train(module, optimizer, steps)
     return module, optimizer
 
@@ -295,12 +298,13 @@ def train(module: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int)
         clip_and_step(optimizer, module.parameters(), 1.0)
 
 
-def test_a_checkpoint_restores_weights_and_optimizer_to_the_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_checkpoint_restores_weights_and_optimizer_to_the_bit(tmp_path: Path, kind: Kind) -> None:
     run = RunFolder(tmp_path)
-    module, optimizer = trained(3)
+    module, optimizer = trained(3, kind=kind)
     Checkpointer(run, "checkpoints/x", module, optimizer).save(3, losses=[0.1, 1 / 3])
     train(module, optimizer, 4)
-    other, its_optimizer = trained(0, seed=1)
+    other, its_optimizer = trained(0, seed=1, kind=kind)
     other[0].bias.data.copy_(module[0].bias)  # type: ignore[index, union-attr]
     found = Checkpointer(run, "checkpoints/x", other, its_optimizer).load()
     assert found is not None
@@ -308,6 +312,52 @@ def test_a_checkpoint_restores_weights_and_optimizer_to_the_bit(tmp_path: Path) 
     train(other, its_optimizer, 4)
     for one, same in zip(module.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, same)
+
+
+class Layered(torch.nn.Module):
+    """An embedding, two layers, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(5, 4)
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(2))
+        self.head = torch.nn.Linear(4, 1)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return self.head(x)
+
+
+def layered(kind: Kind, steps: int) -> Layered:
+    torch.manual_seed(0)
+    module = Layered()
+    optimizer = make_optimizer(module, 0.01, 0.1, kind)
+    for step in range(steps):
+        (module(torch.arange(step, step + 3) % 5) ** 2).sum().backward()
+        clip_and_step(optimizer, module.parameters(), 1.0)
+    return module
+
+
+def test_muon_is_for_the_matrices_of_the_layers_alone() -> None:
+    """One step by hand: matrices of layers as torch's Muon moves them, all else as AdamW does."""
+    start, adamw, muon = layered("adamw", 0), layered("adamw", 1), layered("muon", 1)
+    alone = layered("adamw", 0)
+    matrices = [layer.weight for layer in alone.layers]
+    by_hand = torch.optim.Muon(matrices, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")  # type: ignore[arg-type]
+    (alone(torch.arange(3)) ** 2).sum().backward()
+    clip_and_step(by_hand, alone.parameters(), 1.0)
+    for name, weight in muon.named_parameters():
+        expected = alone if name.startswith("layers") and weight.dim() == 2 else adamw
+        assert torch.equal(weight, expected.get_parameter(name)), name
+        assert not torch.equal(weight, start.get_parameter(name)), name
+
+
+def test_muon_takes_every_rate_that_is_set() -> None:
+    optimizer = make_optimizer(Layered(), 0.01, 0.1, "muon")
+    set_lr(optimizer, 0.5)
+    assert [group["lr"] for part in optimizer.parts for group in part.param_groups] == [0.5] * 3  # type: ignore[attr-defined]
 
 
 def test_no_checkpoint_is_no_error_and_removing_is_final(tmp_path: Path) -> None:

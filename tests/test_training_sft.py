@@ -88,8 +88,10 @@ def test_the_reflector_never_reads_a_held_out_state_and_is_judged_on_them_alone(
     assert {e["prompt"] for e in shown["examples"]} <= {places[label.state] for label in held}
 
 
-def test_a_reflector_learns_what_the_teacher_says(pooled: RunFolder, tiny: Tiny, heard: Heard) -> None:
-    settings = tiny({"reflector_sft.steps": 400, "reflector.model.width": 32, "reflector.warn_below": 0.6})
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_reflector_learns_what_the_teacher_says(pooled: RunFolder, tiny: Tiny, heard: Heard, optimizer: str) -> None:
+    part = {"reflector_sft.steps": 400, "reflector_sft.optimizer": optimizer}
+    settings = tiny({**part, "reflector.model.width": 32, "reflector.warn_below": 0.6})
     figures = sft_reflector(pooled, settings, heard)
     assert figures["agreement"] >= 0.6
     assert "agrees with the teacher" in heard.said[-1]
@@ -207,12 +209,14 @@ def test_states_without_a_teachers_text_are_announced(warmed: RunFolder, tiny: T
     assert any("have no teacher's text" in warning for warning in heard.warned)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("who", ["reflector", "policy"])
 def test_a_resumed_warm_up_equals_an_uninterrupted_one(
-    pooled: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, who: str
+    pooled: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, who: str, optimizer: str
 ) -> None:
     monkeypatch.setattr(sft, "SAVE_EVERY", 5)
-    settings = tiny({"reflector.kind": "local" if who == "reflector" else "none", f"{who}_sft.steps": 18})
+    part = {f"{who}_sft.steps": 18, f"{who}_sft.optimizer": optimizer}
+    settings = tiny({"reflector.kind": "local" if who == "reflector" else "none", **part})
     stage, output = (sft_reflector, "reflector") if who == "reflector" else (sft_policy, "policy-sft")
     whole = RunFolder(shutil.copytree(pooled.path, tmp_path / "whole"))
     wanted = stage(whole, settings, Progress())

@@ -174,7 +174,10 @@ class SftSettings(Section):
 
     steps: int = Field(default=300, ge=0, description="Optimizer steps; 0 skips the warm-up.")
     batch: int = Field(default=64, ge=1, description="Examples a step.")
-    lr: float = Field(default=4e-3, gt=0, description="Peak learning rate (AdamW, linear warm-up of 5 %, cosine to 0).")
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw", description="'muon': for the matrices inside the layers, AdamW for what else is trained."
+    )
+    lr: float = Field(default=4e-3, gt=0, description="Peak learning rate (linear warm-up of 5 %, cosine to 0).")
     weight_decay: float = Field(default=0.1, ge=0, description="Of matrices; vectors never decay.")
 
 

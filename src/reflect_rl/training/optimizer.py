@@ -3,20 +3,63 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+BETAS = (0.9, 0.98)
+"""Of AdamW."""
 
-def make_optimizer(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over the trainable weights; decay only on matrices."""
-    trained = [weight for weight in module.parameters() if weight.requires_grad]
+
+def make_optimizer(
+    module: nn.Module, lr: float, weight_decay: float, kind: Literal["adamw", "muon"] = "adamw"
+) -> torch.optim.Optimizer:
+    """AdamW over the trainable weights, or Muon for the matrices of the layers beside it; decay only on matrices."""
+    named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
+    hidden = [weight for name, weight in named if weight.dim() == 2 and _in_a_layer(name)] if kind == "muon" else []
+    taken = {id(weight) for weight in hidden}
+    trained = [weight for _, weight in named if id(weight) not in taken]
     groups = [
         {"params": [w for w in trained if w.dim() >= 2], "weight_decay": weight_decay},
         {"params": [w for w in trained if w.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=(0.9, 0.98))
+    parts: list[torch.optim.Optimizer] = []
+    if hidden:
+        parts.append(torch.optim.Muon(hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+    if trained:
+        parts.append(torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=BETAS))
+    return parts[0] if len(parts) == 1 else SideBySide(parts)
+
+
+def _in_a_layer(name: str) -> bool:
+    """Whether a weight belongs to one of a transformer's numbered layers: not to the embeddings, nor to a head."""
+    return any(part.isdigit() for part in name.split("."))
+
+
+class SideBySide(torch.optim.Optimizer):
+    """Several optimizers, each with weights of its own, as one: one step, one state."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        self.parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing here looks at a loss again
+        for part in self.parts:
+            part.step()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+        super().load_state_dict(dict(state_dict))
+        self._share()
+
+    def _share(self) -> None:
+        """Each part works on its groups of this optimizer, and in this optimizer's state."""
+        groups = iter(self.param_groups)
+        for part in self.parts:
+            part.param_groups = [next(groups) for _ in part.param_groups]
+            part.state = self.state
 
 
 def warmup_cosine(step: int, steps: int) -> float:

@@ -198,7 +198,7 @@ def fit(
             f"teacher's text, or set {who}_sft.steps: 0."
         )
     module.eval()  # no dropout: its masks would come from a global generator, and make two functions of one model
-    optimizer = make_optimizer(module, settings.lr, settings.weight_decay)
+    optimizer = make_optimizer(module, settings.lr, settings.weight_decay, settings.optimizer)
     place = f"checkpoints/sft-{who}" if not again else f"{AGAIN}/{again}"
     order = who if not again else f"{who} {again}"
     checkpoint = Checkpointer(run, place, module, optimizer)
