@@ -138,6 +138,17 @@ def test_an_agent_is_loaded_from_a_finished_run_only(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_agent_is_not_watched_in_another_world(run: Path) -> None:
+    refused(reflect_rl("play", "alfworld", "--agent", str(run)), "was trained in taxi, not in alfworld", "play taxi")
+
+
+def test_nothing_finished_is_nothing_to_gather(tmp_path: Path) -> None:
+    out = tmp_path / "mistyped"
+    ended = reflect_rl("compare", "taxi", "--arms", "guard", "--seeds", "0", "--gather-only", "--out", str(out))
+    refused(ended, "Nothing is finished in", "--out")
+    assert not out.exists()
+
+
 def test_play_and_compare_refuse_names_they_do_not_know(tmp_path: Path) -> None:
     refused(reflect_rl("play", "taxi", "--task", "taxi-r9"), "no task 'taxi-r9'", "There are: taxi-r")
     refused(reflect_rl("play", "taxy"), "no world 'taxy'", "Did you mean 'taxi'?")

@@ -9,6 +9,7 @@ import pytest
 
 from end_to_end import SMALL
 from reflect_rl.compare import compare
+from reflect_rl.errors import SettingsError
 from reflect_rl.run_folder import RunFolder
 
 ARMS = ["sft", "sft-rl"]
@@ -55,6 +56,13 @@ def test_figures_are_means_over_seeds_and_gains_are_paired(tmp_path: Path, monke
     assert added["panels"]["test"]["sampled"]["mean"] == pytest.approx(0.125)
     assert added["panels"]["valid"]["greedy"] == {"mean": 0, "interval": [0, 0]}
     assert "added" not in arms["sft"]
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_no_worker_is_refused(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(SettingsError, match=f"workers is {workers}"):
+        compare("taxi", tmp_path / "out", [0], workers=workers)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_small_comparison_is_trained_and_continued(tmp_path: Path) -> None:

@@ -74,6 +74,31 @@ def test_the_label_is_the_experts_choice_also_where_the_step_was_perturbed(
         assert {episode.stop for episode in played} >= {StopReason.SUCCESS, StopReason.DANGEROUS}
 
 
+@pytest.mark.parametrize(("head", "states"), [("labels", 2), ("pointer", 1)])
+def test_actions_tell_states_apart_where_the_reflector_reads_them(
+    tmp_path: Path, tiny: Tiny, head: str, states: int
+) -> None:
+    first = Episode("a", (Step("a hall", ("go north", "go east"), 0, 0.0, 0),), StopReason.SUCCESS)
+    second = Episode("b", (Step("a hall", ("go west", "open door"), 1, 0.0, 1),), StopReason.SUCCESS)
+    run = RunFolder(tmp_path)
+    run.write_jsonl("episodes.jsonl", [first.to_json(), second.to_json()])
+    pool = read_pool(run, tiny({"policy.head": head, "policy.hedge": False}))
+    assert len({entry.id for entry in pool}) == states
+
+
+@pytest.mark.parametrize(("key", "value"), [("choice", 2), ("expert", -1), ("experts", [0, 5]), ("choice", "left")])
+def test_episodes_of_ones_own_whose_choices_are_no_actions_are_refused(
+    tmp_path: Path, tiny: Tiny, key: str, value: Any
+) -> None:
+    step = Step("a hall", ("left", "right"), 0, 0.0, 0)
+    wrong = Episode("a", (step,), StopReason.SUCCESS).to_json()
+    wrong["steps"][0][key] = value
+    run = RunFolder(tmp_path)
+    run.write_jsonl("episodes.jsonl", [wrong])
+    with pytest.raises(RunFolderError, match=r"episodes\.jsonl is damaged at line 1 .*is no index into the 2 actions"):
+        read_pool(run, tiny())
+
+
 def test_collecting_without_an_expert_is_refused_and_leaves_no_file(tmp_path: Path, tiny: Tiny) -> None:
     with pytest.raises(EnvironmentContractError, match=r"Unguided\.expert\(\) gave nothing.*episodes\.jsonl"):
         collect(RunFolder(tmp_path), tiny({"env.name": "corridor:Unguided"}), Progress())

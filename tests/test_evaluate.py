@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import pytest
@@ -52,6 +53,10 @@ def test_wilson_holds_the_share_and_narrows(episodes: int, data: st.DataObject) 
 def test_the_interval_of_a_mean_over_seeds() -> None:
     assert mean_interval([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((3 - 1.9633, 3 + 1.9633), abs=1e-3)
     assert mean_interval([0.9], 0, 1) == (0, 1)
+    for freedom, quantile in ((17, 2.1098), (30, 2.0423), (60, 2.0003)):  # beyond the table
+        values = [0.0, 1.0] * ((freedom + 1) // 2) + [0.5] * ((freedom + 1) % 2)
+        half = quantile * stdev(values) / len(values) ** 0.5
+        assert mean_interval(values)[1] == pytest.approx(0.5 + half, abs=1e-3 * half)
     assert mean_interval([0.99, 0.9], 0, 1)[1] == 1
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from end_to_end import Kill, differences, leftovers, reference, run_small
+from reflect_rl.players.agent import Agent
+from reflect_rl.run_folder import RunFolder
 
 RENAME = "pathlib:Path.replace"
 """How every finished file or folder takes its place."""
@@ -99,6 +101,19 @@ def test_a_run_killed_in_the_guard_ends_as_one_that_was_not(whole: Path, guarded
         assert number == 0 or "guard: continues" in ended.err
     assert "guard: continues" in finish(run, "--guard")
     assert differences(run, guarded) == []
+
+
+def test_a_guarded_agent_acts_wherever_its_files_were_taken_from(guarded: Path, tmp_path: Path) -> None:
+    """A store of finished stages holds the guard's outputs alone, not the other arm's folder."""
+    run = RunFolder(shutil.copytree(guarded, tmp_path / "run"))
+    about = run.read_json("guard.json")
+    run.write_json("guard.json", {**about, "kept": "no-reflection", "folder": "no-reflection"})
+    for path in (run / "no-reflection").iterdir():
+        if path.name != "policy":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    agent = Agent.load(run.path)
+    decision = agent.act("P|x", ["left", "right", "take"])
+    assert decision.reflection is None
 
 
 def test_a_stage_that_runs_again_keeps_what_it_made_before_until_it_is_made_anew(whole: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from reflect_rl import manifest as manifest_module
 from reflect_rl.config import parse_settings
-from reflect_rl.errors import RunFolderError
+from reflect_rl.errors import RunFolderError, SettingsError
 from reflect_rl.manifest import Stage, read_manifest, total_seconds
 from reflect_rl.pipeline import read_config, run_pipeline
 from reflect_rl.progress import Progress
@@ -102,6 +102,26 @@ def go(out: Path, stages: Sequence[Stage] = TOYS, heard: Heard | None = None, **
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "run"
+
+
+def test_files_that_no_stage_wrote_are_used_as_they_are_or_kept_aside(out: Path) -> None:
+    out.mkdir()
+    (out / "config.yaml").write_text("seed: 0\n")
+    mine = '{"episode": 7}\n'
+    (out / "episodes.jsonl").write_text(mine)
+    assert go(out, only=("train",)) == ["train"]
+    assert (out / "episodes.jsonl").read_text() == mine
+    heard = Heard()
+    assert go(out, heard=heard) == ["gather", "train", "judge"]
+    assert (out / "episodes.jsonl.edited").read_text() == mine
+    assert "was not written by gather; it is kept as episodes.jsonl.edited" in heard.text
+
+
+def test_the_guard_is_refused_under_a_launcher(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SettingsError, match="second arm, which 2 processes cannot share"):
+        go(out, guard=True)
+    assert not out.exists()
 
 
 def test_a_finished_run_does_nothing_when_run_again(out: Path) -> None:

@@ -139,6 +139,17 @@ def test_labelled_items_are_not_picked_again(folder: Path) -> None:
     assert picked() == before
 
 
+def test_ids_without_an_id_column_are_row_numbers_and_this_is_said(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--budget", "1", "--strategy", "random", "-o", "picks.jsonl"]
+    assert select("pool.jsonl", *given, "--already", "labelled.jsonl") == 2
+    assert "Without --id-column the pool's ids are row numbers" in capsys.readouterr().err
+    Path("rows.txt").write_text("3\n4\n")
+    assert select("pool.jsonl", *given, "--already", "rows.txt") == 0
+    assert "taken as row numbers of pool.jsonl, which has a column 'id'" in capsys.readouterr().err
+
+
 def test_without_embeddings_texts_are_told_apart_by_their_words(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -112,6 +112,17 @@ def test_equal_returns_give_no_advantage_and_no_nan() -> None:
     assert all((a == 0).all() for a in got)
 
 
+@pytest.mark.parametrize("baseline", ["state", "task"])
+@pytest.mark.parametrize("length", [6, 7, 10, 13, 16, 20])
+def test_rounding_is_not_blown_up_to_an_advantage(baseline: Any, length: int) -> None:
+    """Every episode runs to the horizon: their sums, divided by how many there are, need not give the return again."""
+    rollout = random_rollout(0, episodes=33)
+    for trajectory in rollout.trajectories:
+        trajectory.rows, trajectory.rewards = list(range(length)), [-0.02] * length
+    got, _ = advantages(rollout, RlSettings(baseline=baseline, gamma=1.0))
+    assert max(float(np.abs(a).max()) for a in got) < 1e-9
+
+
 def visits(rollout: Rollout, got: list[np.ndarray], returns: list[np.ndarray]) -> tuple[Tensor, ...]:
     rows = [row for t in rollout.trajectories for row in t.rows]
     choices = [choice for t in rollout.trajectories for choice in t.choices]

@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import tiny_models
 from conftest import Heard
+from corridor import Corridor
 from reflect_rl.data.annotate import Label, read_pool
-from reflect_rl.errors import SettingsError
-from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
+from reflect_rl.errors import PromptError, SettingsError
+from reflect_rl.players.load import load_policy, load_reflector, local_reflector, policy_prompts
 from reflect_rl.players.models import save_model
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.records import Reflection
@@ -312,6 +313,22 @@ def test_fresh_adapters_follow_the_seed_of_the_run(tiny: Tiny, tmp_path: Path) -
 
     assert all(torch.equal(one, other) for one, other in zip(adapters(0), adapters(0), strict=True))
     assert not any(torch.equal(one, other) for one, other in zip(adapters(0), adapters(1), strict=True))
+
+
+@pytest.mark.parametrize(("agreement", "trust"), [(None, 0.5), (0.0, 0.05), (0.3, 0.3), (1.0, 0.95)])
+def test_a_hedge_trusts_a_reflector_as_far_as_it_agreed(tmp_path: Path, agreement: float | None, trust: float) -> None:
+    run = RunFolder(tmp_path)
+    run.write_json("reflector.json", {"agreement": agreement})
+    assert sft._trust(run) == trust
+
+
+def test_a_reflection_that_does_not_fit_behind_its_prompt_is_refused(pooled: RunFolder, tiny: Tiny) -> None:
+    settings = tiny()
+    model = tiny_models.of_kind("gpt2")
+    reflector = local_reflector(pooled, settings, Corridor.task_text, model, tiny_models.tokenizer())
+    place = read_pool(pooled, settings)[0]
+    with pytest.raises(PromptError, match=r"more than the .* that the reflector reads"):
+        sft._reflection_row(reflector, place, "left " * 400)
 
 
 def test_training_on_no_label_is_refused(pooled: RunFolder, tiny: Tiny) -> None:

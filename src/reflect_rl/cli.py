@@ -235,21 +235,26 @@ def play(env: str, /, *, agent: Path | None = None, task: str | None = None, see
     env
         A world's name (see `reflect-rl envs`) or module:Class.
     agent
-        The run folder of a trained agent, which then acts.
+        The run folder of a trained agent, which then acts, in its world with the run's horizon and options.
     task
         One start of the world; a random one by default.
     seed
         Of the random start, and of whatever the world draws.
     """
-    from reflect_rl.envs.registry import make
+    from reflect_rl.envs.registry import load, make
     from reflect_rl.evaluation.play import play as step_by_step
 
-    player = None
-    if agent:
-        from reflect_rl.players.agent import Agent
+    if agent is None:
+        step_by_step(make(env), input, print, task=task, seed=seed)
+        return
+    from reflect_rl.errors import SettingsError
+    from reflect_rl.players.agent import Agent
 
-        player = Agent.load(agent)
-    step_by_step(make(env), input, print, agent=player, task=task, seed=seed)
+    player = Agent.load(agent)
+    if load(env) is not type(player.world):
+        own = player.settings.env.name
+        raise SettingsError(f"{agent} was trained in {own}, not in {env}. Try: reflect-rl play {own} --agent {agent}")
+    step_by_step(player.world, input, print, agent=player, task=task, seed=seed)
 
 
 @app.command

@@ -16,7 +16,7 @@ from typing import Any
 
 from reflect_rl.compare_plan import read_plan
 from reflect_rl.config import parse_settings, read_recipe
-from reflect_rl.errors import ReflectRLError
+from reflect_rl.errors import ReflectRLError, RunFolderError, SettingsError
 from reflect_rl.intervals import mean_interval
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
@@ -48,8 +48,11 @@ def compare(
     gather_only: train nothing, publish what is finished; an arm then has the seeds that are there.
     plan: what is compared, a name of `plan_names` or a YAML file like theirs.
 
-    Raises SettingsError for an unknown plan, regime or arm.
+    Raises SettingsError for an unknown plan, regime or arm, and for fewer workers than one; RunFolderError if there is
+    nothing to publish.
     """
+    if workers < 1:
+        raise SettingsError(f"workers is {workers}; it takes one process at the least.")
     progress = progress or Progress()
     chosen_plan = read_plan(recipe, regimes, arms, plan)
     folder = RunFolder(out)
@@ -68,6 +71,11 @@ def compare(
     if not gather_only:
         _run_groups(groups, folder.path, workers, progress)
     data = gather(folder, recipe, chosen_plan, seeds, command, overrides)
+    if not data["regimes"]:
+        raise RunFolderError(
+            f"Nothing is finished in {folder.path} of these arms, regimes and seeds. Check --out, or leave out "
+            f"--gather-only to train."
+        )
     folder.write_json("compare.json", data)
     _publish(folder, data)
     return folder / "compare.json"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reflect_rl.evaluation.evaluate import validation
-from reflect_rl.players.kept import GUARD, PLAIN_ARM
+from reflect_rl.players.kept import GUARD, PLAIN_ARM, plain_settings
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder, remove
 from reflect_rl.settings import Settings
@@ -38,13 +38,6 @@ def guard(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, A
         f"{valid['reflection']['greedy']:.1%} with, {valid['no-reflection']['greedy']:.1%} without)"
     )
     return {"kept": kept}
-
-
-def plain_settings(settings: Settings) -> Settings:
-    """The same settings without reflection."""
-    off = settings.policy_sft.model_copy(update={"text": "teacher"})
-    reflector = settings.reflector.model_copy(update={"kind": "none"})
-    return settings.model_copy(update={"guard": False, "reflector": reflector, "policy_sft": off})
 
 
 def _same_pool(one: Settings, other: Settings) -> bool:

@@ -22,6 +22,13 @@ def wilson(successes: float, episodes: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def t_quantile(freedom: int) -> float:
+    """97.5 % quantile of Student's t; beyond the table by Cornish and Fisher's expansion (error below 0.001)."""
+    if freedom <= len(T):
+        return T[freedom - 1]
+    return Z + (Z**3 + Z) / (4 * freedom) + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * freedom**2)
+
+
 def mean_interval(values: Sequence[float], low: float = -math.inf, high: float = math.inf) -> tuple[float, float]:
     """Student's t interval of the mean of independent values (seeds), cut to [low, high].
 
@@ -29,6 +36,5 @@ def mean_interval(values: Sequence[float], low: float = -math.inf, high: float =
     """
     if len(values) < 2:
         return low, high
-    quantile = T[len(values) - 2] if len(values) - 2 < len(T) else Z
-    half = quantile * stdev(values) / math.sqrt(len(values))
+    half = t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return max(low, fmean(values) - half), min(high, fmean(values) + half)

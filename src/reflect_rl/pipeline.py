@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from reflect_rl.config import load_settings
-from reflect_rl.errors import ReflectRLError, RunFolderError
+from reflect_rl.errors import ReflectRLError, RunFolderError, SettingsError
 from reflect_rl.former import former, former_kept
 from reflect_rl.manifest import (
     Manifest,
@@ -59,9 +59,9 @@ def run_pipeline(
     """
     settings = recipe if isinstance(recipe, Settings) else load_settings(recipe)
     chosen = [stage for stage in _chosen(stages, until, only) if not stage.when or getattr(settings, stage.when)]
-    _check_machine(settings)
-    run = RunFolder(out)
     ranks = Ranks.here(cpu=settings.compute.device == "cpu")
+    _check_machine(settings, ranks)
+    run = RunFolder(out)
     runner = Runner(run, settings, progress or Progress(), Store(store) if store else None, force, ranks)
     if not ranks.first:
         for stage in chosen:
@@ -135,7 +135,7 @@ class Runner:
             return False
         if found:
             self.progress.say(f"{stage.name}: runs again ({reason or 'asked to'})")
-            self._keep_edited(stage, found)
+        self._keep_edited(stage, found)
         with former_kept(self.run, stage):
             self._prepare(stage, now)
             taken = self._take(stage, now)
@@ -157,24 +157,27 @@ class Runner:
                     f"`reflect-rl run`, first."
                 )
 
-    def _keep_edited(self, stage: Stage, found: Manifest) -> None:
-        """Someone's own changes are moved aside, not overwritten."""
-        for name in edited_outputs(self.run, stage, found):
+    def _keep_edited(self, stage: Stage, found: Manifest | None) -> None:
+        """Someone's own files, or changes, are moved aside, not overwritten."""
+        if found is None and (self.run / _attempt(stage)).exists():
+            return  # what an attempt that was interrupted left
+        for name in edited_outputs(self.run, stage, found) if found else stage.outputs:
             if (self.run / name).exists():
                 aside = self.run / f"{name}.edited"
                 remove(aside)
                 (self.run / name).rename(aside)
-                self.progress.warn(f"{self.run / name} was changed by hand; it is kept as {aside.name}.")
+                how = "was changed by hand" if found else f"was not written by {stage.name}"
+                self.progress.warn(f"{self.run / name} {how}; it is kept as {aside.name}.")
 
     def _prepare(self, stage: Stage, now: Manifest) -> None:
         """Unless the same attempt was interrupted before, forget what former attempts left."""
-        attempt = self.run / f"checkpoints/{stage.name}.key"
+        attempt = self.run / _attempt(stage)
         if attempt.is_file() and attempt.read_text(encoding="utf-8") == now.key:
             self.progress.say(f"{stage.name}: continues")
             return
         for name in (*stage.scratch, *stage.outputs):
             remove(self.run / name)
-        self.run.write_text(f"checkpoints/{stage.name}.key", now.key)
+        self.run.write_text(_attempt(stage), now.key)
 
     def _take(self, stage: Stage, now: Manifest) -> bool:
         manifest = self.store and not self.force and self.store.take(self.run, stage, now.key)
@@ -199,8 +202,13 @@ class Runner:
                 self.store.put(self.run, stage, manifest)
 
     def _clear_scratch(self, stage: Stage) -> None:
-        for name in (*stage.scratch, former(stage), f"checkpoints/{stage.name}.key"):
+        for name in (*stage.scratch, former(stage), _attempt(stage)):
             remove(self.run / name)
+
+
+def _attempt(stage: Stage) -> str:
+    """The file that holds the key of an attempt until it has ended."""
+    return f"checkpoints/{stage.name}.key"
 
 
 def _chosen(stages: Sequence[Stage], until: str | None, only: Sequence[str]) -> list[Stage]:
@@ -212,11 +220,16 @@ def _chosen(stages: Sequence[Stage], until: str | None, only: Sequence[str]) -> 
     return [stage for index, stage in enumerate(stages) if index <= last and (not only or stage.name in only)]
 
 
-def _check_machine(settings: Settings) -> None:
+def _check_machine(settings: Settings, ranks: Ranks) -> None:
     """What this machine lacks is said before anything is touched. Raises SettingsError."""
     from reflect_rl.training.tracking import check_tracker
 
     check_tracker(settings)
+    if settings.guard and ranks.count > 1:
+        raise SettingsError(
+            f"guard: true trains a second arm, which {ranks.count} processes cannot share. Run without a launcher, or "
+            f"train the arm without reflection as a run of its own (--reflector.kind none)."
+        )
     if settings.compute.device != "cpu":
         from reflect_rl.players.models import set_up_torch
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
+
+PATIENCE = timedelta(days=7)
+"""How long the ranks that help wait for the first one, which does all stages but RL alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class Ranks:
         from accelerate import PartialState
         from accelerate.utils import broadcast_object_list
 
-        PartialState(cpu=self.cpu)
+        PartialState(cpu=self.cpu, timeout=PATIENCE)
         return bool(broadcast_object_list([decision])[0])
 
 

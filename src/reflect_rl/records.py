@@ -55,7 +55,11 @@ class Step:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Step:
-        return cls(**{**data, "actions": tuple(data["actions"]), "experts": tuple(data.get("experts", ()))})
+        step = cls(**{**data, "actions": tuple(data["actions"]), "experts": tuple(data.get("experts", ()))})
+        for place in (step.choice, *step.experts, *([] if step.expert is None else [step.expert])):
+            if not isinstance(place, int) or not 0 <= place < len(step.actions):
+                raise ValueError(f"{place!r} is no index into the {len(step.actions)} actions of a step")
+        return step
 
 
 @dataclass(frozen=True, slots=True)

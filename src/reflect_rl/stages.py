@@ -23,7 +23,7 @@ STAGES = (
     Stage(
         "select",
         "reflect_rl.data.choose_states:choose_states",
-        settings=("seed", "env", "annotate.reflections", "prompt", "select", *_UNTRAINED),
+        settings=("seed", "env", "annotate.reflections", "prompt", "policy.head", "select", *_UNTRAINED),
         inputs=("episodes.jsonl",),
         outputs=_SELECTED,
         when="selects",
@@ -31,7 +31,7 @@ STAGES = (
     Stage(
         "annotate",
         "reflect_rl.data.annotate:annotate",
-        settings=("seed", "env", "annotate", "prompt", "reflector.kind", "select"),
+        settings=("seed", "env", "annotate", "prompt", "reflector.kind", "policy.head", "select"),
         inputs=("episodes.jsonl", "selection.jsonl"),
         optional=("selection.jsonl",),
         outputs=("action_labels.jsonl", "reflections.jsonl"),

@@ -100,13 +100,18 @@ def read_pool(run: RunFolder, settings: Settings) -> list[PoolState]:
     """Every state of episodes.jsonl, in order. Raises RunFolderError if there are none."""
     builder = id_builder(settings)
     pool = [
-        PoolState(state_id(builder.reflector_prompt(state)), state, number, place, step.expert, step.experts)
+        PoolState(_id(builder, state, settings), state, number, place, step.expert, step.experts)
         for number, episode in enumerate(run.read_jsonl("episodes.jsonl", Episode.from_json))
         for place, (state, step) in enumerate(zip(_states(episode, settings), episode.steps, strict=True))
     ]
     if not pool:
         raise RunFolderError(f"{run / 'episodes.jsonl'} holds no step. Collect at least one episode.")
     return pool
+
+
+def _id(builder: PromptBuilder, state: State, settings: Settings) -> str:
+    """With labels the reflector reads the actions too: states that differ in these alone are then two."""
+    return state_id(builder.reflector_prompt(state), state.actions if settings.policy.head == "labels" else ())
 
 
 def _states(episode: Episode, settings: Settings) -> Iterator[State]:

@@ -59,6 +59,10 @@ class PoolFile:
             ids.append(value)
         return ids
 
+    def columns(self) -> tuple[str, ...]:
+        """Those of the first row."""
+        return next((tuple(map(str, row)) for _, row in self.rows()), ())
+
     def labels(self, column: str) -> list[Any]:
         """A column of texts, numbers or truths, as it is."""
         labels = []
@@ -142,7 +146,8 @@ def already_indices(path: Path, column: str | None, ids: Sequence[Any]) -> np.nd
     unknown = [each for each in named if str(each) not in places]
     if unknown:
         more = f", and {len(unknown) - 1:,} more" if len(unknown) > 1 else ""
-        raise SelectionError(f"{path} names the id {unknown[0]!r}, which the pool does not have{more}.")
+        how = "" if column else " Without --id-column the pool's ids are row numbers from 0."
+        raise SelectionError(f"{path} names the id {unknown[0]!r}, which the pool does not have{more}.{how}")
     return np.array(sorted({places[str(each)] for each in named}), np.int64)
 
 

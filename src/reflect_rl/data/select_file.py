@@ -149,6 +149,11 @@ def read_pool(request: Request, progress: Progress, *, sizes_only: bool = False)
     if not ids:
         raise SelectionError(f"{request.path} has no items.")
     budget = parse_budget(request.budget, len(ids))
+    if request.already and request.id is None and "id" in file.columns():
+        progress.warn(
+            f"The ids in {request.already} are taken as row numbers of {request.path}, which has a column 'id': add "
+            f"--id-column id if they are those."
+        )
     already = already_indices(request.already, request.id, ids) if request.already else np.empty(0, np.int64)
     check_budget(budget, len(ids) - len(already))
     groups = file.labels(request.groups) if request.groups else None

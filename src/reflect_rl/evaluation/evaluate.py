@@ -26,6 +26,8 @@ from reflect_rl.settings import Settings
 from reflect_rl.training.rollout import EpisodeSpec, Players, Trajectory, play_episodes
 
 SLOTS = 512
+VALIDATION_REPEATS = 4
+"""Sampled episodes a valid task where a choice is made on them, whatever is measured in the end."""
 
 
 def evaluate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def validation(run: RunFolder, settings: Settings) -> dict[str, float]:
     players = players_of(run, settings, world)
     success = {}
     for mode in ("greedy", "sampled"):
-        specs = panel_episodes(world, settings, "valid", mode)
+        specs = panel_episodes(world, settings, "valid", mode, VALIDATION_REPEATS)
         rollout = play_episodes(lambda: make_env(settings), players, specs, SLOTS, greedy=mode == "greedy")
         success[mode] = summarise(rollout.trajectories)["success"]
     return success
@@ -101,9 +103,14 @@ def panel_tasks(world: TextEnv) -> dict[str, tuple[str, ...]]:
     return world.panels()
 
 
-def panel_episodes(world: TextEnv, settings: Settings, panel: str, mode: str) -> list[EpisodeSpec]:
-    """One greedy episode a task, or several sampled ones, each with its own seed by task and repeat."""
-    repeats = settings.evaluate.sampled_episodes if mode == "sampled" else 1
+def panel_episodes(
+    world: TextEnv, settings: Settings, panel: str, mode: str, sampled: int | None = None
+) -> list[EpisodeSpec]:
+    """One greedy episode a task, or several sampled ones, each with its own seed by task and repeat.
+
+    sampled: how many of the latter; by default `evaluate.sampled_episodes`.
+    """
+    repeats = 1 if mode == "greedy" else sampled or settings.evaluate.sampled_episodes
     tasks = panel_tasks(world)[panel]
     return [
         EpisodeSpec(task, stream_seed(settings.seed, f"evaluate {panel} {mode}", index, repeat), sample=repeat)

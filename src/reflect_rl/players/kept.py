@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from reflect_rl.config import load_settings
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings
 
@@ -17,5 +16,11 @@ def kept_arm(run: RunFolder, settings: Settings) -> tuple[RunFolder, Settings]:
     folder = run.read_json(GUARD)["folder"]
     if folder != PLAIN_ARM:
         return run, settings
-    arm = RunFolder(run / PLAIN_ARM)
-    return arm, load_settings(arm / "config.yaml")
+    return RunFolder(run / PLAIN_ARM), plain_settings(settings)
+
+
+def plain_settings(settings: Settings) -> Settings:
+    """The same settings without reflection."""
+    off = settings.policy_sft.model_copy(update={"text": "teacher"})
+    reflector = settings.reflector.model_copy(update={"kind": "none"})
+    return settings.model_copy(update={"guard": False, "reflector": reflector, "policy_sft": off})

@@ -149,7 +149,7 @@ def _from_pretrained(settings: ModelSettings, device: str) -> tuple[PreTrainedMo
 
     source = settings.source
     if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
-        raise ModelError(f"There is no model folder {source}. Give an existing folder, a hub name, or 'scratch'.")
+        raise ModelError(f"There is no model folder {source}. Give an existing folder or a hub name.")
     options: dict[str, object] = {"use_safetensors": True}
     options["dtype"] = torch.float32 if settings.bits == 32 else torch.bfloat16
     if settings.bits in (4, 8):

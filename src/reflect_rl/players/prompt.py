@@ -174,6 +174,9 @@ class PromptBuilder:
         return "".join(f"\n{observation}\nDone: {action}" for observation, action in past)
 
 
-def state_id(prompt: Prompt) -> str:
-    """The id of the state that a reflector prompt shows: two states with the same text are one state."""
-    return hashlib.blake2b(prompt.text.encode(), digest_size=10).hexdigest()
+def state_id(prompt: Prompt, actions: Sequence[str] = ()) -> str:
+    """The id of the state that a reflector prompt shows: two states with the same text are one state.
+
+    actions: the admissible ones, where the reflector reads them and the prompt was written without.
+    """
+    return hashlib.blake2b("\n".join((prompt.text, *actions)).encode(), digest_size=10).hexdigest()

@@ -14,6 +14,9 @@ import numpy as np
 from reflect_rl.settings import RlSettings
 from reflect_rl.training.rollout import Rollout
 
+ROUNDING = 1e-9
+"""Spread of the advantages, in the largest return, below which it is none."""
+
 
 def discounted_returns(rewards: Sequence[float], gamma: float) -> np.ndarray:
     """G_t = r_t + gamma G_{t+1}."""
@@ -62,7 +65,9 @@ def advantages(rollout: Rollout, settings: RlSettings) -> tuple[list[np.ndarray]
         ]
     else:
         raw = returns
-    scale = float(np.concatenate(raw).std()) or 1.0
+    spread = float(np.concatenate(raw).std())
+    # Where all returns are equal, what is left is rounding, which must not be blown up to a signal.
+    scale = spread if spread > ROUNDING * float(np.abs(np.concatenate(returns)).max()) else 1.0
     return [a / scale for a in raw], returns
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from reflect_rl.data.annotate import Label, PoolState, read_pool
 from reflect_rl.data.collect import make_env
-from reflect_rl.errors import SettingsError
+from reflect_rl.errors import PromptError, SettingsError
 from reflect_rl.intervals import wilson
 from reflect_rl.players.backbone import Backbone, TokenBatch
 from reflect_rl.players.labels import find_labels
@@ -153,7 +153,8 @@ def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[s
 
 def _trust(run: RunFolder) -> float:
     """What a hedged policy's gate begins with: how often the reflector was right on held-out states."""
-    return min(max(run.read_json("reflector.json").get("agreement") or 0.5, 0.05), 0.95)
+    agreed = run.read_json("reflector.json").get("agreement")
+    return 0.5 if agreed is None else min(max(agreed, 0.05), 0.95)
 
 
 def _reflections_to_read(
@@ -238,6 +239,12 @@ def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> t
     static = tokenizer.encode(prompt.text[: prompt.static], add_special_tokens=False)
     ids = tokenizer.encode(prompt.text, add_special_tokens=False)
     said = [*tokenizer.encode(f" {text}", add_special_tokens=False), tokenizer.eos_token_id]
+    if len(ids) + len(said) - 1 > reflector.backbone.context:
+        raise PromptError(
+            f"A prompt of {len(ids)} tokens and its reflection of {len(said)} are more than the "
+            f"{reflector.backbone.context} that the reflector reads. Lower prompt.max_tokens, or choose a teacher that "
+            f"says less."
+        )
     shared = len(static) if ids[: len(static)] == static else 0
     rest = ids[shared:]
     read = tuple(range(len(rest) - 1, len(rest) - 1 + len(said)))
