@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from end_to_end import contents, differences, options, reflect_rl, run_small
 
 MADE = ("episodes.jsonl", "reflections.jsonl", "reflector/model.safetensors", "policy/model.safetensors")
@@ -19,6 +21,18 @@ def test_another_process_in_another_folder_makes_the_same_bytes(whole: Path, tmp
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert differences(tmp_path / "elsewhere/mine", whole) == []
+
+
+def test_a_launchers_processes_share_rl_alone(whole: Path, tmp_path: Path) -> None:
+    """The first does the other stages while the second waits; gradients are summed in another order, and so rounded."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    command = [*launcher, "-m", "reflect_rl", "run", "taxi", "--out", str(tmp_path / "run"), *options()]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    if "EADDR" in ended.stderr or ("gloo" in ended.stderr.lower() and "not available" in ended.stderr):
+        pytest.skip("this machine lets no two processes talk to each other")
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    after_rl = ("policy/", "metrics.jsonl", "evaluation.jsonl", "results.json", "report.html")
+    assert [name for name in differences(tmp_path / "run", whole) if not name.startswith(after_rl)] == []
 
 
 def test_another_seed_makes_others(whole: Path, tmp_path: Path) -> None:
