@@ -55,8 +55,8 @@ def select(
     - `reflect-rl select prompts.jsonl --budget 10% --text-column prompt --id-column id -o picks.jsonl`
     - `reflect-rl select prompts.csv --embeddings emb.npy --strategy k-center --budget 2000 --already done.txt`
     - `reflect-rl select prompts.jsonl --strategy mean-entropy --model ./my-model --budget 500 --text-column prompt`
-    - `reflect-rl select pairs.jsonl --strategy least-confidence --model gpt2 --target-column answer --budget 500`
-    - `reflect-rl select prompts.jsonl --embed-model sentence-transformers:all-MiniLM-L6-v2 --budget 9%`
+    - `reflect-rl select texts.jsonl --strategy least-confidence --model gpt2 --target-column answer --budget 500`
+    - `reflect-rl select texts.jsonl --embed-model sentence-transformers:all-MiniLM-L6-v2 --budget 10%`
     - `reflect-rl select prompts.jsonl --strategy mean-entropy --tokens-column entropies --budget 500`
 
     Parameters

@@ -141,6 +141,15 @@ def make_strategy(name: str, given: dict[str, Any]) -> Selector:
     return kind(**own)
 
 
+def _check_strategy(request: Request, scores_N: np.ndarray | None, groups: list[Any] | None) -> None:
+    """The strategy's own check, and the options that give what it may lack."""
+    try:
+        request.strategy.check(scores_N, groups)
+    except SelectionError as error:
+        options = "--score-column gives scores (an uncertainty comes from --model too), --quota-column gives groups."
+        raise SelectionError(f"{error} {options}") from None
+
+
 def read_pool(request: Request, progress: Progress, *, sizes_only: bool = False) -> Pool:
     """Read what the strategy needs, and nothing else. Raises SelectionError."""
     request.check()
@@ -158,7 +167,7 @@ def read_pool(request: Request, progress: Progress, *, sizes_only: bool = False)
     check_budget(budget, len(ids) - len(already))
     groups = file.labels(request.groups) if request.groups else None
     scores_N = file.numbers(request.scores) if request.scores else None
-    request.strategy.check(np.ones(len(ids)) if request.needs_scores else scores_N, groups)
+    _check_strategy(request, np.ones(len(ids)) if request.needs_scores else scores_N, groups)
     reads = ModelReads(file, request.text, len(ids), request.use, progress)
     X = None
     if not sizes_only:

@@ -22,4 +22,4 @@ class QualityFacilityLocation(FacilityLocation):
 
     def check(self, scores: Any, groups: Any) -> None:
         if scores is None:
-            raise SelectionError(f"{self.name} needs scores, the quality of each item (of a file: --score-column).")
+            raise SelectionError(f"{self.name} needs scores: the quality of each item.")

@@ -36,9 +36,7 @@ class UncertainThenDiverse(Selector):
 
     def check(self, scores: Any, groups: Any) -> None:
         if scores is None:
-            raise SelectionError(
-                f"{self.name} needs scores, an uncertainty of each item (of a file: --score-column, --model)."
-            )
+            raise SelectionError(f"{self.name} needs scores: the uncertainty of each item.")
         self.diverse.check(None, groups)
 
     def choose(self, X: Any, task: Task) -> Picks:
