@@ -40,6 +40,7 @@ STAGES = ("collect", "annotate", "sft", "rl", "evaluate", "report")
         ("- seed\n- rl", ["my.yaml should hold settings", "list"]),
         ("just a text", ["my.yaml should hold settings", "str"]),
         ("rl: {lr: 1", ["my.yaml is not a readable YAML file", "line 1"]),
+        ("rl:\n  lr: 1e-3\n  lr: 1e-4", ["my.yaml is not a readable YAML file", "'lr' is given twice", "line 3"]),
         ("\x00\x01", ["my.yaml is not a readable YAML file"]),
         ("!!python/object/apply:os.mkdir [hacked]", ["my.yaml is not a readable YAML file", "python"]),
     ],
