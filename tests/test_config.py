@@ -66,6 +66,8 @@ def test_all_mistakes_are_named_at_once() -> None:
     [
         ("- 1\n", "not a list"),
         ("seed: [", "not a readable YAML file"),
+        ("rl: !!map [lr]", "not a readable YAML file"),
+        ("{[a]: 1, [b]: 2}", "not a readable YAML file"),
         ("rl:\n  iteration: 3\n", "Did you mean 'rl.iterations'"),
     ],
 )
@@ -108,6 +110,11 @@ def test_every_key_can_be_set_by_its_own_name() -> None:
     for key, info in setting_keys().items():
         default = info.get_default(call_default_factory=True)
         assert parse_settings({}, {key: default}) == Settings(), key
+
+
+def test_what_is_merged_may_be_given_anew() -> None:
+    text = "a: {base: &base {x: 1, y: 2}, own: &own {<<: *base, x: 3}}\nb: {<<: *own, y: 4}"
+    assert parse_yaml(text) == {"a": {"base": {"x": 1, "y": 2}, "own": {"x": 3, "y": 2}}, "b": {"x": 3, "y": 4}}
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))

@@ -186,6 +186,8 @@ def test_a_dry_run_says_the_cost_and_writes_nothing(folder: Path, capsys: pytest
         (["pool.jsonl", "--budget", "1", "--strategy", "random", "--keep", "2"], "random has no setting keep"),
         (["pool.jsonl", "--budget", "1", "--strategy", "random", "--within", "random"], "no strategy within it"),
         (["pool.jsonl", "--budget", "1", "--strategy", "equal-budget"], "needs groups"),
+        (["pool.jsonl", "--budget", "1", "--strategy", "equal-budget"], "--quota-column gives groups"),
+        (["pool.jsonl", "--budget", "1", "--strategy", "uncertain-then-diverse"], "--score-column gives scores"),
         (["pool.jsonl", "--budget", "1", "--n-neighbors", "few"], "--n-neighbors few"),
         (["pool.jsonl", "--budget", "1", "--embeddings", "short.npy"], "39 embeddings, the pool 40 items"),
         (["pool.jsonl", "--budget", "1", "--embeddings", "none.npy"], "none.npy cannot be read"),

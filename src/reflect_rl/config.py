@@ -78,14 +78,16 @@ def _read_file(recipe: str | Path) -> dict[str, Any]:
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 takes 1e-3 for text; here it is a number, and a key given twice is an error, as in YAML 1.2."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        given: set[Any] = set()
-        for key_node, _ in node.value:
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if key in given and key != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", key_node.start_mark)
-            given.add(key)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """The mapping as it is written: merged keys (<<), which may be given anew, are not in it yet."""
+        node = super().compose_mapping_node(anchor)
+        given: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in given:
+                    raise yaml.MarkedYAMLError(None, None, f"'{key.value}' is given twice", key.start_mark)
+                given.add(key.value)
+        return node
 
 
 _Loader.add_implicit_resolver(
