@@ -17,6 +17,7 @@ from reflect_rl.bench.prepare import MOST_ITERATIONS, Arm
 from reflect_rl.data.collect import make_env
 from reflect_rl.errors import SettingsError
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
+from reflect_rl.players.players import Players
 from reflect_rl.players.policy import Encoded
 from reflect_rl.players.reflector import NoReflector
 from reflect_rl.progress import Progress
@@ -25,7 +26,7 @@ from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings
 from reflect_rl.training.advantages import advantages
 from reflect_rl.training.losses import fold
-from reflect_rl.training.rollout import Players, Rollout
+from reflect_rl.training.rollout import Rollout
 from reflect_rl.training.update import Learner, update
 
 TinySettings = Callable[..., Settings]
@@ -70,7 +71,7 @@ def _start(arm: Arm, task: str) -> tuple[str, tuple[str, ...]]:
 
 @pytest.mark.parametrize("reflects", [True, False])
 def test_plain_and_ours_play_the_same_episodes(arm: Arm, reflects: bool) -> None:
-    own = None if reflects else NoReflector()
+    own = None if reflects else Players(arm.policy, NoReflector(), arm.prompts())
     ours = arm.play(0, own).trajectories
     reflector = plain.PlainReflector.of(arm.local) if reflects and arm.local else None
     theirs = plain.play(lambda: make_env(arm.settings), plain_policy(arm), reflector, arm.episodes(0))
@@ -194,7 +195,7 @@ def test_the_floor_counts_what_torch_counts_where_nothing_can_be_saved(kind: str
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
-def test_the_floor_is_below_a_full_forward_pass_and_sharing_a_prefix_lowers_it(kind: str) -> None:
+def test_the_floor_is_below_a_full_forward_pass_and_sharing_lowers_it(kind: str) -> None:
     model = tiny_models.gpt2() if kind == "gpt2" else tiny_models.llama("qwen2")
     model.set_attn_implementation("eager")
     ids = tuple(range(3, 43))
@@ -203,7 +204,10 @@ def test_the_floor_is_below_a_full_forward_pass_and_sharing_a_prefix_lowers_it(k
     shapes = floor.Shapes.of(model)
     whole = shapes.forward_flops([Encoded((), ids, (39,), 2)] * 4, labels=6)
     shared = shapes.forward_flops([Encoded(ids[:20], ids[20:], (19,), 2)] * 4, labels=6)
-    assert shared < whole < counter.get_total_flops()
+    begun = [Encoded(ids[:20], ids[20:], (19,), 2, cut=16)] * 4
+    opened = shapes.forward_flops(begun, labels=6, openings=True)
+    assert opened < shared == shapes.forward_flops(begun, labels=6) < whole < counter.get_total_flops()
+    assert shapes.forward_flops(begun[:1], 6, openings=True) == shapes.forward_flops(begun[:1], 6), "nothing to share"
 
 
 def test_the_product_rate_counts_every_product(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ import tiny_models
 from corridor import Corridor
 from reflect_rl.config import parse_settings
 from reflect_rl.players.load import load_policy
+from reflect_rl.players.players import Players
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import NoReflector
 from reflect_rl.progress import Progress
@@ -30,9 +31,9 @@ from reflect_rl.training.advantages import advantages
 from reflect_rl.training.losses import fold, kl_P
 from reflect_rl.training.optimizer import make_optimizer
 from reflect_rl.training.rl import rl
-from reflect_rl.training.rollout import EpisodeSpec, Players, Rollout, play_episodes
+from reflect_rl.training.rollout import EpisodeSpec, Rollout, play_episodes
 from reflect_rl.training.sft import sft_policy
-from reflect_rl.training.update import Learner, update
+from reflect_rl.training.update import Learner, drift, update
 from test_training_sft import KilledError, Killer, files
 
 Tiny = Callable[..., Settings]
@@ -210,15 +211,16 @@ def test_an_anchor_pulls_towards_it_and_nothing_else_does_at_it() -> None:
     before = [weight.detach().clone() for weight in policy.parameters()]
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.02)
     at_it = replace(folded, anchor_PN=folded.old_PN)
-    figures = update(Learner(policy, policy, optimizer, settings, 0), rollout, at_it, 0, 0.0)
-    assert figures["kl_sft"] < 1e-6
+    update(Learner(policy, policy, optimizer, settings, 0), rollout, at_it, 0, 0.0)
+    assert drift(at_it, policy.log_probs(rollout.prompts))["kl_sft"] < 1e-6
     for weight, old in zip(policy.parameters(), before, strict=True):
         torch.testing.assert_close(weight.detach(), old, rtol=0, atol=1e-5)
     away = torch.where(torch.isfinite(folded.old_PN), torch.randn(folded.old_PN.shape), folded.old_PN).log_softmax(-1)
     weight_P = folded.visits_P / folded.visits_P.sum()
     distance = float((weight_P * kl_P(folded.old_PN, away)).sum())
-    figures = update(Learner(policy, policy, optimizer, settings, 0), rollout, replace(folded, anchor_PN=away), 0, 0.0)
-    assert figures["kl_sft"] < distance
+    from_it = replace(folded, anchor_PN=away)
+    update(Learner(policy, policy, optimizer, settings, 0), rollout, from_it, 0, 0.0)
+    assert drift(from_it, policy.log_probs(rollout.prompts))["kl_sft"] < distance
 
 
 @pytest.mark.parametrize("most", [3, 256])

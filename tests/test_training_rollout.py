@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import tiny_models
 from corridor import CELLS, Corridor, Endless
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.players.memo import Memo
+from reflect_rl.players.players import Players
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector
-from reflect_rl.records import StopReason
+from reflect_rl.records import State, StopReason
 from reflect_rl.settings import PromptSettings, ReflectorSettings
-from reflect_rl.training.rollout import EpisodeSpec, Players, Rollout, merge, play_episodes
+from reflect_rl.training.rollout import EpisodeSpec, Rollout, merge, play_episodes
 
 TASKS = (*Corridor().tasks("train"), *Corridor().tasks("valid"))
 SPECS = [EpisodeSpec(TASKS[n % len(TASKS)], 100 + n, "near" if n % 5 == 0 else None, n % 3) for n in range(40)]
@@ -109,15 +111,72 @@ def test_each_distinct_prompt_is_forwarded_once(policy: Policy, monkeypatch: pyt
     forwarded: Counter[str] = Counter()
     evaluate = policy.evaluate
 
-    def counting(prompts: Any) -> Any:
+    def counting(prompts: Any, openings: Any) -> Any:
         forwarded.update(prompt.text for prompt in prompts)
-        return evaluate(prompts)
+        return evaluate(prompts, openings)
 
     monkeypatch.setattr(policy, "evaluate", counting)
     rollout = play(policy, 5)
     assert set(forwarded.values()) == {1}
     assert sorted(forwarded) == [p.text for p in rollout.prompts]
     assert rollout.steps > len(rollout.prompts)
+
+
+@pytest.mark.parametrize("reflector", [NoReflector, lambda: ScriptedReflector(Corridor, "way"), sampling_reflector])
+def test_what_was_decided_again_is_used_and_changes_nothing(policy: Policy, reflector: Any) -> None:
+    make = partial(Corridor, slip=0.2)
+    fresh = play(policy, 16, reflector=reflector())
+    made = players(policy, reflector())
+    earlier = play_episodes(make, made, SPECS[:10], 16)
+    assert made.decide_again([]).shape[0] == 0
+    again_PN = made.decide_again(earlier.prompts)
+    assert again_PN.numpy().tobytes() == earlier.log_probs_PN.tobytes()
+    assert_same(play_episodes(make, made, SPECS[:10], 16), earlier)
+    assert len(made.met) == len(earlier.prompts), "nothing was left to decide"
+    assert_same(play_episodes(make, made, SPECS, 16), fresh)
+    made.forget()
+    assert_same(play_episodes(make, made, SPECS, 16), fresh)
+
+
+def test_a_policy_that_has_changed_decides_anew() -> None:
+    changing = tiny_models.policy(value=True)
+    made = players(changing)
+    play_episodes(Corridor, made, SPECS, 16)
+    with torch.no_grad():
+        for weight in changing.parameters():
+            weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    made.decide_again(made.met[:5])
+    assert_same(play_episodes(Corridor, made, SPECS, 16), play(changing, make=Corridor))
+
+
+class SlowWriter(NoReflector):
+    """Needs time for a text on a state where the item is at an odd place, the first time."""
+
+    def __init__(self) -> None:
+        self.written: set[str] = set()
+        self.asked: list[list[bool]] = []
+
+    def has_at_hand(self, state: State, sample: int = 0) -> bool:
+        return _item(state) % 2 == 0 or state.observation in self.written
+
+    def reflect(self, states: Sequence[State], sample: int = 0) -> list[str | None]:
+        self.asked.append([self.has_at_hand(state) for state in states])
+        self.written.update(state.observation for state in states)
+        return [f"Item {_item(state)} away." for state in states]
+
+
+def _item(state: State) -> int:
+    return state.observation.replace("x", "i").index("i")
+
+
+def test_reflections_are_written_when_nothing_else_can_go_on_each_state_once(policy: Policy) -> None:
+    slow, quick = SlowWriter(), SlowWriter()
+    quick.has_at_hand = lambda state, sample=0: True  # type: ignore[method-assign]
+    assert_same(play(policy, 16, reflector=slow), play(policy, 16, reflector=quick))
+    assert all(len(set(at_hand)) == 1 for at_hand in slow.asked), "never a mixture"
+    assert {at_hand[0] for at_hand in slow.asked} == {True, False}
+    states = sum(map(len, slow.asked))
+    assert states == len(play(policy, 1, reflector=SlowWriter()).prompts)
 
 
 def test_choices_follow_the_probabilities(policy: Policy) -> None:

@@ -3,7 +3,8 @@
 The floor is the time that the least possible matrix work would take at the rate this machine multiplies matrices of the
 model's own shapes. Least possible work: linear layers and causal attention on the real tokens (no padding), the text
 that all prompts share once a pass, the last layer's queries and MLP at the answer cue only, and the label rows of the
-head. A backward pass is two such forward passes. A share of 1 would mean that nothing but these products takes time.
+head; without gradients, equal openings (players/openings.py) once as well. A backward pass is two forward passes. A
+share of 1 would mean that nothing but these products takes time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from reflect_rl.settings import Settings
 from reflect_rl.training.losses import Folded
 from reflect_rl.training.optimizer import make_optimizer
 from reflect_rl.training.rollout import Rollout
-from reflect_rl.training.update import Learner, update
+from reflect_rl.training.update import Learner, drift, update
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -70,13 +71,23 @@ class Shapes:
         shared = getattr(config, "num_key_value_heads", None) or heads
         return cls(config.hidden_size, layers, linears, heads * each, shared * each)
 
-    def forward_flops(self, rows: Sequence[Encoded], labels: int) -> float:
-        """Least floating-point operations of one forward pass over `rows`; a multiply-add counts as two."""
+    def forward_flops(self, rows: Sequence[Encoded], labels: int, openings: bool = False) -> float:
+        """Least floating-point operations of one forward pass over `rows`; a multiply-add counts as two.
+
+        openings: whether equal openings are read once.
+        """
         prefixes = {row.prefix for row in rows}
-        tokens = sum(map(len, prefixes)) + sum(len(row.rest) for row in rows)
+        begun = {(row.prefix, row.opening) for row in rows} if openings else set()
+        tokens = sum(map(len, prefixes)) + sum(len(opening) for _, opening in begun)
         pairs = sum(_triangle(len(prefix)) for prefix in prefixes)
-        pairs += sum(len(row.rest) * len(row.prefix) + _triangle(len(row.rest)) for row in rows)
-        last_pairs = sum(len(row.prefix) + len(row.rest) for row in rows)
+        pairs += sum(len(opening) * len(prefix) + _triangle(len(opening)) for prefix, opening in begun)
+        last_pairs = 0
+        for row in rows:
+            before = len(row.prefix) + (row.cut if openings else 0)
+            own = len(row.prefix) + len(row.rest) - before
+            tokens += own
+            pairs += own * before + _triangle(own)
+            last_pairs += before + own
         block = sum(a * b for a, b in self.linears)
         keys_values = 2 * self.width * self.key_value
         below = (self.layers - 1) * (2 * block * tokens + 4 * self.query * pairs)
@@ -102,9 +113,14 @@ def measure(policy: Policy, rollout: Rollout, folded: Folded, settings: Settings
     minibatches, epochs = settings.rl.minibatches, settings.rl.epochs
     optimizer = make_optimizer(policy, settings.rl.lr, weight_decay=0.0)
     learner = Learner(policy, policy, optimizer, settings.rl, settings.seed)
+
+    def learn_once() -> None:
+        update(learner, rollout, folded, 0, settings.rl.entropy)
+        drift(folded, policy.log_probs(rollout.prompts))
+
     try:
         decide = median_seconds(lambda: policy.evaluate(rollout.prompts), device)
-        learn = median_seconds(lambda: update(learner, rollout, folded, 0, settings.rl.entropy), device)
+        learn = median_seconds(learn_once, device)
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"The benchmark's model ({parameter_count(policy.model):,} weights) does not fit on this GPU with "
@@ -112,9 +128,10 @@ def measure(policy: Policy, rollout: Rollout, folded: Folded, settings: Settings
         ) from error
     side = SQUARE[device.type]
     square = product_rate([(side, side)], side, device, dtype)
-    forward = product_rate(shapes.linears, int(policy.chunk * tokens), device, dtype)
+    own = sum(len(row.rest) - row.cut for row in rows) / len(rows)
+    forward = product_rate(shapes.linears, int(policy.chunk * own), device, dtype)
     both = product_rate(shapes.linears, int(len(rows) / minibatches * tokens), device, dtype, backward=True)
-    decide_flops = shapes.forward_flops(rows, labels)
+    decide_flops = shapes.forward_flops(rows, labels, openings=True)
     learn_flops = 3 * epochs * sum(shapes.forward_flops(rows[i::minibatches], labels) for i in range(minibatches))
     return {
         "parameters": parameter_count(policy.model),

@@ -13,6 +13,7 @@ from reflect_rl.data.collect import collect, make_env
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.errors import SettingsError
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
+from reflect_rl.players.players import Players
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, Reflector
@@ -22,7 +23,7 @@ from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings
 from reflect_rl.training.curriculum import training_episodes
 from reflect_rl.training.rl import rl
-from reflect_rl.training.rollout import EpisodeSpec, Players, Rollout, play_episodes
+from reflect_rl.training.rollout import EpisodeSpec, Rollout, play_episodes
 from reflect_rl.training.sft import sft_policy, sft_reflector
 
 MOST_REFLECTOR_STEPS = 600
@@ -60,10 +61,9 @@ class Arm:
         """A fresh builder of the policy's prompts."""
         return policy_prompts(self.policy, self.world.task_text, self.settings)
 
-    def play(self, iteration: int, reflector: Reflector | None = None) -> Rollout:
-        """One training iteration's rollout."""
-        players = self.players if reflector is None else Players(self.policy, reflector, self.prompts())
-        players.forget()
+    def play(self, iteration: int, players: Players | None = None) -> Rollout:
+        """One training iteration's rollout, by players who know what they know."""
+        players = players or self.players
         return play_episodes(lambda: make_env(self.settings), players, self.episodes(iteration), self.settings.rl.slots)
 
 

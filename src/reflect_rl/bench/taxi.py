@@ -6,10 +6,12 @@ What is measured, with one process, the same models, prompts, episodes and torch
   teacher's length; a policy with reflection and one without by capped SFT and a few iterations of RL, so that episodes
   have the length they have in training, and the memo holds what those iterations left in it.
 - rollout_with_reflection, rollout_without_reflection: environment steps/s of whole iterations as in training
-  (`rl.episodes` fresh episodes each), the policy held still. Reflections remembered before stay remembered; what the
-  policy decided is forgotten after every iteration, as it must be once the policy has been updated. `ours_cold` is one
-  iteration with nothing remembered at all. The plain side plays the first PLAIN_EPISODES episodes of the same
-  iterations as one lock-step batch; `plain_live_share` is the share of its rows whose episode had not ended.
+  (`rl.episodes` fresh episodes each), the policy held still. Reflections remembered before stay remembered. What the
+  policy decided is forgotten after every iteration, as it must be once the policy has been updated, but for its
+  decisions on the prompts of the iteration before: training makes these for the KL after the update, and that pass is
+  part of our time there. `ours_undecided` is without them, `ours_cold` one iteration with nothing remembered at all.
+  The plain side plays the first PLAIN_EPISODES episodes of the same iterations as one lock-step batch;
+  `plain_live_share` is the share of its rows whose episode had not ended.
 - update: PPO's samples/s, a sample being one step of an episode in one epoch; folding and the KL after the update are
   part of our time. The plain side learns from PLAIN_SAMPLES of the same samples, drawn at random.
 
@@ -36,6 +38,7 @@ from reflect_rl.data.collect import make_env
 from reflect_rl.players.load import CHUNK
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.models import set_up_torch
+from reflect_rl.players.players import Players
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Bar, Progress
@@ -46,9 +49,9 @@ from reflect_rl.training.advantages import advantages
 from reflect_rl.training.losses import fold
 from reflect_rl.training.optimizer import make_optimizer
 from reflect_rl.training.rollout import Rollout
-from reflect_rl.training.update import Learner, update
+from reflect_rl.training.update import Learner, drift, update
 
-REPEATS = 3
+REPEATS = 5
 """Measurements of each side."""
 SHORT = 5
 """Mean steps of an episode under which a rollout says little about training."""
@@ -116,16 +119,21 @@ def _warn_if_short(name: str, rollout: Rollout, progress: Progress) -> None:
 
 def measure_rollouts(arm: Arm, bar: Bar) -> tuple[dict[str, Any], Rollout]:
     """Environment steps/s of both sides, and our last rollout."""
-    ours, theirs, live = [], [], []
+    ours, undecided, theirs, live, new = [], [], [], [], []
     first = arm.settings.rl.iterations
     cold = _cold(arm, first)
     rollout = arm.play(first)
     policy = plain.PlainPolicy.of(arm.policy, arm.prompts())
     reflector = plain.PlainReflector.of(arm.local) if arm.local else None
     for iteration in range(first + 1, first + 1 + REPEATS):
-        started = time.perf_counter()
-        rollout = arm.play(iteration)
-        ours.append(rollout.steps / (time.perf_counter() - started))
+        arm.players.decide_again(rollout.prompts)
+        decided = len(arm.players.met)
+        rollout, taken = _timed(arm, iteration)
+        ours.append(rollout.steps / taken)
+        new.append(len(arm.players.met) - decided)
+        arm.players.forget()
+        again, taken = _timed(arm, iteration + REPEATS)
+        undecided.append(again.steps / taken)
         bar.update()
         specs = arm.episodes(iteration)[:PLAIN_EPISODES]
         started = time.perf_counter()
@@ -138,27 +146,34 @@ def measure_rollouts(arm: Arm, bar: Bar) -> tuple[dict[str, Any], Rollout]:
         "ours": statistics.median(ours),
         "plain": statistics.median(theirs),
         "unit": "steps/s",
+        "ours_undecided": statistics.median(undecided),
         "ours_cold": cold,
         "ours_each": ours,
         "plain_each": theirs,
         "ours_episodes": arm.settings.rl.episodes,
         "ours_steps": rollout.steps,
         "ours_distinct_prompts": len(rollout.prompts),
+        "ours_new_prompts": statistics.median(new),
         "plain_episodes": PLAIN_EPISODES,
         "plain_live_share": statistics.median(live),
     }, rollout
 
 
 def _cold(arm: Arm, iteration: int) -> float:
-    """Steps/s of an iteration with no reflection remembered."""
+    """Steps/s of an iteration with nothing remembered, neither reflections nor prompts nor decisions."""
     fresh = None
     if arm.local:
         own = arm.local
         memo = Memo(None, own.memo.namespace)
         fresh = LocalReflector(own.model, own.tokenizer, own.prompts, own.settings, memo, own.seed, own.chunk)
+    rollout, taken = _timed(arm, iteration, Players(arm.policy, fresh or arm.reflector, arm.prompts()))
+    return rollout.steps / taken
+
+
+def _timed(arm: Arm, iteration: int, players: Players | None = None) -> tuple[Rollout, float]:
     started = time.perf_counter()
-    rollout = arm.play(iteration, fresh)
-    return rollout.steps / (time.perf_counter() - started)
+    rollout = arm.play(iteration, players)
+    return rollout, time.perf_counter() - started
 
 
 def measure_update(arm: Arm, rollout: Rollout, bar: Bar) -> dict[str, Any]:
@@ -174,6 +189,7 @@ def measure_update(arm: Arm, rollout: Rollout, bar: Bar) -> dict[str, Any]:
     def ours(optimizer: torch.optim.Optimizer) -> None:
         folded = fold(rollout, advantage, returns, settings.compute.device)
         update(Learner(policy, policy, optimizer, settings.rl, settings.seed), rollout, folded, 0, entropy)
+        drift(folded, policy.log_probs(rollout.prompts))
 
     def theirs(optimizer: torch.optim.Optimizer) -> None:
         plain.update(reference, optimizer, some, settings.rl, settings.seed, entropy)
@@ -219,11 +235,10 @@ def bench_table(result: Mapping[str, Any]) -> str:
     for name, rate in result["rates"].items():
         line = f"{name.replace('_', ' '):28}{rate['ours']:>12,.0f}{rate['plain']:>12,.1f}  {rate['unit']:9}"
         lines.append(f"{line}{result['ratios'][name]:>8,.0f}x")
-    cold = result["rates"]["rollout_with_reflection"]
-    lines.append(
-        f"{'  nothing remembered yet':28}{cold['ours_cold']:>12,.0f}{cold['plain']:>12,.1f}  {cold['unit']:9}"
-        f"{cold['ours_cold'] / cold['plain']:>8,.0f}x"
-    )
+        for key, told in (("ours_undecided", "  nothing decided yet"), ("ours_cold", "  nothing remembered at all")):
+            if key in rate:
+                line = f"{told:28}{rate[key]:>12,.0f}{rate['plain']:>12,.1f}  {rate['unit']:9}"
+                lines.append(f"{line}{rate[key] / rate['plain']:>8,.0f}x")
     lines += ["", *_floor_lines("policy", result["floor"])]
     lines += (
         _floor_lines("0.5B policy", result["cuda"])

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ def load(name: str) -> type[TextEnv]:
         raise EnvironmentContractError(unknown("world", name, names()) + hint)
     world = _WORLDS.get(name, name)
     if isinstance(world, str):
-        world = _import(world)
+        world = _import_once(world) if name in _WORLDS else _import(world)
     if not (isinstance(world, type) and issubclass(world, TextEnv)):
         raise EnvironmentContractError(
             f"{name} is not a TextEnv but {world!r}. Name a class that derives from reflect_rl.TextEnv; an existing "
@@ -91,6 +92,12 @@ def describe_all() -> list[tuple[str, ...]]:
         rows.append((name, counts, str(world.horizon), teachers, stages, line))
         world.close()
     return rows
+
+
+@cache
+def _import_once(path: str) -> Any:
+    """For worlds that are made by the hundred in a row."""
+    return _import(path)
 
 
 def _import(path: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import gymnasium
@@ -93,13 +93,17 @@ class DangerousTaxi(SimpleTextEnv):
         self.pick_up_reward = pick_up_reward
         self.put_down_reward = put_down_reward
         self.step_reward = step_reward
-        shortest, longest, characters = _text_bounds()
-        self.observation_space = gymnasium.spaces.Text(longest, min_length=shortest, charset=characters)
         self._table = taxi_table()
         self._state = 0
         self._plan: Plan = plan("drop off")
         self._picking_up = False
         self._nearer: bool | None = None
+
+    @cached_property
+    def observation_space(self) -> gymnasium.spaces.Text:  # type: ignore[override]
+        """Made when it is asked for: hundreds of environments play side by side without it."""
+        shortest, longest, characters = _text_bounds()
+        return gymnasium.spaces.Text(longest, min_length=shortest, charset=characters)
 
     def tasks(self, split: str) -> tuple[str, ...]:
         """The task names of a split. Raises EnvironmentContractError for another name than train, valid or test."""

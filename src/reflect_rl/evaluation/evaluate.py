@@ -17,13 +17,14 @@ from reflect_rl.manifest import total_seconds
 from reflect_rl.players.kept import GUARD, kept_arm
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
 from reflect_rl.players.models import parameter_count
+from reflect_rl.players.players import Players
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import Settings
-from reflect_rl.training.rollout import EpisodeSpec, Players, Trajectory, play_episodes
+from reflect_rl.training.rollout import EpisodeSpec, Trajectory, play_episodes
 
 SLOTS = 512
 VALIDATION_REPEATS = 4

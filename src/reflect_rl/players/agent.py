@@ -43,6 +43,7 @@ class Agent:
         self.world = world
         self._reflector: Reflector = load_reflector(run, settings, world)
         self._policy = load_policy(run / "policy", settings)
+        self._openings = self._policy.openings()
         self._prompts = policy_prompts(self._policy, world.task_text, settings)
         self._history: list[tuple[str, str]] = []
         self._reflections: tuple[str, ...] = ()
@@ -69,7 +70,8 @@ class Agent:
         `prompt.notes` only."""
         state = State(observation, tuple(actions), tuple(self._history), facts or {}, self._reflections)
         (reflection,) = self._reflector.reflect([state])
-        log_probs_N = self._policy.log_probs([self._prompts.policy_prompt(state, reflection)])[0].tolist()
+        prompt = self._prompts.policy_prompt(state, reflection)
+        log_probs_N = self._policy.evaluate([prompt], self._openings)[0][0].tolist()
         choice = max(range(len(actions)), key=log_probs_N.__getitem__)
         self._history.append((observation, actions[choice]))
         self._reflections += (reflection,) if reflection is not None else ()

@@ -2,13 +2,15 @@
 
 `Backbone.hidden` gives the last layer's hidden states at the positions asked for, and nothing else: no
 vocabulary-sized logits. Rows are padded on the right, where causal attention cannot see, so padding never changes a
-number. For GPT-2-shaped models two exact savings are made: text that all rows share is computed once (`prefix`), and
-the last block is computed for the read positions only.
+number. For GPT-2-shaped models two exact savings are made: text that rows share is read once and its keys and values
+are kept (`read`), and the last block is computed for the read positions only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,8 +39,8 @@ class TokenBatch:
         return TokenBatch(self.prefix_P.to(device), self.ids_BL.to(device), self.read_BR.to(device))
 
 
-Prefix = list[tuple[Tensor, Tensor]]
-"""Keys and values of a shared prefix, each (1, heads, P, D / heads), of every block."""
+KeysValues = list[tuple[Tensor, Tensor]]
+"""Of every block, for text that has been read: each (rows, heads, length, D / heads); one row stands for all."""
 
 
 class Backbone:
@@ -58,18 +60,34 @@ class Backbone:
         self.context: int = UNBOUNDED if self.lookup else positions or UNBOUNDED
         """Tokens that the model can read; a lookup model has no positions that could run out."""
 
-    def read_prefix(self, prefix_P: Tensor) -> Prefix | None:
-        """What `hidden` needs of a shared prefix, to be computed once for many batches; None if it cannot be kept."""
-        return gpt2_prefix(base_model(self.model).transformer, prefix_P) if self.fast else None
+    @property
+    def device(self) -> torch.device:
+        return self.output_rows.device
 
-    def hidden(self, batch: TokenBatch, prefix: Prefix | None = None) -> Tensor:
-        """hidden_BRD at batch.read_BR, after the final norm. prefix: of batch.prefix_P, if it was computed before."""
+    @property
+    def token_bytes(self) -> int:
+        """Of the keys and values that `read` gives for one token."""
+        body: Any = base_model(self.model).transformer
+        return 2 * len(body.h) * self.width * self.output_rows.element_size()
+
+    def read(self, ids_BL: Tensor, before: Sequence[KeysValues] = ()) -> KeysValues:
+        """Keys and values of rows without padding, which stand behind texts read before. Only if `fast`."""
+        return gpt2_read(base_model(self.model).transformer, ids_BL, before)
+
+    def hidden(self, batch: TokenBatch, before: Sequence[KeysValues] = ()) -> Tensor:
+        """hidden_BRD at batch.read_BR, after the final norm.
+
+        before: texts in front of the batch's rows, in order, that `read` has read; the batch's prefix is then empty.
+        """
         if self.fast:
-            return gpt2_hidden(base_model(self.model).transformer, batch, prefix)  # type: ignore[arg-type]
+            body: Any = base_model(self.model).transformer
+            if len(batch.prefix_P):
+                before = [*before, gpt2_read(body, batch.prefix_P.unsqueeze(0), before)]
+            return gpt2_hidden(body, batch.ids_BL, batch.read_BR, before)
         rows = batch.ids_BL.shape[0]
         ids_BL = torch.cat([batch.prefix_P.expand(rows, -1), batch.ids_BL], dim=1)
         read_BR = batch.read_BR + batch.prefix_P.shape[0]
-        body: Any = base_model(self.model).base_model
+        body = base_model(self.model).base_model
         if self.lookup:
             return body.at(ids_BL, read_BR)
         return _gather(body(input_ids=ids_BL, use_cache=False).last_hidden_state, read_BR)
@@ -84,58 +102,73 @@ def _gather(x_BLD: Tensor, read_BR: Tensor) -> Tensor:
     return x_BLD.gather(1, read_BR.unsqueeze(-1).expand(-1, -1, x_BLD.shape[-1]))
 
 
-def gpt2_prefix(body: Any, prefix_P: Tensor) -> Prefix:
-    """Keys and values of a text that all rows begin with, of every block."""
-    x_1PD = (body.wte(prefix_P) + body.wpe.weight[: len(prefix_P)]).unsqueeze(0)
+def gpt2_read(body: Any, ids_BL: Tensor, before: Sequence[KeysValues]) -> KeysValues:
+    """Keys and values of rows without padding, in every block."""
+    x_BLD, mask_LK = _begin(body, ids_BL, before)
     kept = []
-    for number, block in enumerate(body.h, 1):
-        q, k, v = block_project(block, x_1PD, block.attn.num_heads)
+    for number, block in enumerate(body.h):
+        q, k, v = block_project(block, x_BLD, block.attn.num_heads)
         kept.append((k, v))
-        if number < len(body.h):
-            x_1PD = block_finish(block, x_1PD, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        if number + 1 < len(body.h):
+            x_BLD = block_finish(block, x_BLD, _attend(q, k, v, [known[number] for known in before], mask_LK))
     return kept
 
 
-def gpt2_hidden(body: Any, batch: TokenBatch, prefix: Prefix | None = None) -> Tensor:
+def gpt2_hidden(body: Any, ids_BL: Tensor, read_BR: Tensor, before: Sequence[KeysValues]) -> Tensor:
     """The forward pass of transformers' GPT2Model, at the read positions only (equal to it up to rounding)."""
-    P, L = batch.prefix_P.shape[0], batch.ids_BL.shape[1]
-    if P and prefix is None:
-        prefix = gpt2_prefix(body, batch.prefix_P)
-    places = torch.arange(P + L, device=batch.ids_BL.device)
-    x_BLD = body.wte(batch.ids_BL) + body.wpe.weight[P : P + L]
-    causal_LK = places[P:, None] >= places if P else None
-    before = prefix if P and prefix else [None] * len(body.h)
-    for block, shared in zip(body.h[:-1], before[:-1], strict=True):
+    x_BLD, mask_LK = _begin(body, ids_BL, before)
+    for number, block in enumerate(body.h[:-1]):
         q, k, v = block_project(block, x_BLD, block.attn.num_heads)
-        k, v = _behind(shared, k, v)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=causal_LK, is_causal=causal_LK is None)
-        x_BLD = block_finish(block, x_BLD, mixed)
-    return body.ln_f(_last_block(body.h[-1], before[-1], x_BLD, batch.read_BR, places))
+        x_BLD = block_finish(block, x_BLD, _attend(q, k, v, [known[number] for known in before], mask_LK))
+    return body.ln_f(_last_block(body.h[-1], [known[-1] for known in before], x_BLD, read_BR))
 
 
-def _last_block(
-    block: Any, shared: tuple[Tensor, Tensor] | None, x_BLD: Tensor, read_BR: Tensor, places: Tensor
-) -> Tensor:
+def _begin(body: Any, ids_BL: Tensor, before: Sequence[KeysValues]) -> tuple[Tensor, Tensor | None]:
+    """Embedded tokens, and the mask of causal attention (None: causal and nothing else)."""
+    first, length = _length(before), ids_BL.shape[1]
+    weight = body.wpe.weight
+    x_BLD = body.wte(ids_BL) + weight[first : first + length]
+    return x_BLD, _mask(first, length, weight.dtype, weight.device) if first else None
+
+
+def _length(before: Sequence[KeysValues]) -> int:
+    return sum(known[0][0].shape[2] for known in before)
+
+
+@lru_cache(maxsize=64)
+def _mask(first: int, length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """mask_LK, added to the scores of `length` tokens that stand behind `first` others."""
+    places = torch.arange(first + length, device=device)
+    mask_LK = torch.zeros(length, first + length, dtype=dtype, device=device)
+    return mask_LK.masked_fill(places[first:, None] < places, -torch.inf)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, before: Sequence[tuple[Tensor, Tensor]], mask: Tensor | None) -> Tensor:
+    k, v = _behind(before, k, v)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+
+
+def _last_block(block: Any, before: Sequence[tuple[Tensor, Tensor]], x_BLD: Tensor, read_BR: Tensor) -> Tensor:
     """Keys and values of every position, everything else of the read ones."""
     heads, width = block.attn.num_heads, x_BLD.shape[-1]
     weight, bias = block.attn.c_attn.weight, block.attn.c_attn.bias
     normed = block.ln_1(x_BLD)
     q = _heads(torch.matmul(_gather(normed, read_BR), weight[:, :width]) + bias[:width], heads)
     kv = torch.matmul(normed, weight[:, width:]) + bias[width:]
-    k, v = _behind(shared, *(_heads(part, heads) for part in kv.chunk(2, dim=-1)))
-    before = len(places) - x_BLD.shape[1]
-    seen_B1RK = (places <= (read_BR + before)[..., None]).unsqueeze(1)
+    k, v = _behind(before, *(_heads(part, heads) for part in kv.chunk(2, dim=-1)))
+    places = torch.arange(k.shape[2], device=k.device)
+    seen_B1RK = (places <= (read_BR + k.shape[2] - x_BLD.shape[1])[..., None]).unsqueeze(1)
     return block_finish(block, _gather(x_BLD, read_BR), F.scaled_dot_product_attention(q, k, v, attn_mask=seen_B1RK))
 
 
-def _behind(shared: tuple[Tensor, Tensor] | None, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values with those of the shared prefix, if there is one, before each row's own."""
-    if shared is None:
+def _behind(before: Sequence[tuple[Tensor, Tensor]], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values with those of the texts before each row's own."""
+    if not before:
         return k, v
     rows = k.shape[0]
     return (
-        torch.cat([shared[0].expand(rows, -1, -1, -1), k], dim=2),
-        torch.cat([shared[1].expand(rows, -1, -1, -1), v], dim=2),
+        torch.cat([*(keys.expand(rows, -1, -1, -1) for keys, _ in before), k], dim=2),
+        torch.cat([*(values.expand(rows, -1, -1, -1) for _, values in before), v], dim=2),
     )
 
 

@@ -16,18 +16,21 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from reflect_rl.errors import ModelError, PromptError
-from reflect_rl.players.backbone import Backbone, Prefix, TokenBatch
+from reflect_rl.players.backbone import Backbone, KeysValues, TokenBatch
 from reflect_rl.players.models import pad_id, save_model
+from reflect_rl.players.openings import Openings
 from reflect_rl.players.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -42,13 +45,14 @@ POINTER_STEPS = 64, 16
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """A tokenized prompt: prefix and rest (token ids), positions in the rest to read (the cue last), choices; it is
-    padded to a multiple of `step` tokens."""
+    padded to a multiple of `step` tokens. cut: tokens of the rest that are its opening (players/openings.py)."""
 
     prefix: tuple[int, ...]
     rest: tuple[int, ...]
     read: tuple[int, ...]
     actions: int
     step: int = LENGTH_STEP
+    cut: int = 0
 
     @property
     def length(self) -> int:
@@ -56,9 +60,13 @@ class Encoded:
         return -(-len(self.rest) // self.step) * self.step
 
     @property
-    def bucket(self) -> tuple[tuple[int, ...], int, int]:
-        """What one batch must have in common: prefix, padded length, number of read positions."""
-        return self.prefix, self.length, len(self.read)
+    def opening(self) -> tuple[int, ...]:
+        return self.rest[: self.cut]
+
+    @property
+    def bucket(self) -> tuple[tuple[int, ...], int, int, int]:
+        """What one batch must have in common: prefix, length of the opening, padded length, positions read."""
+        return self.prefix, self.cut, self.length, len(self.read)
 
 
 class Choices(NamedTuple):
@@ -78,8 +86,8 @@ class Policy(nn.Module):
     so that it can be no more misled by a weak reflector than it trusts it.
 
     labels: label strings with their token ids (labels head), or None for the pointer head.
-    chunk: rows of a forward pass without gradients. trust: for a hedged policy (labels head), the weight that choices
-    made with the reflection get at first, in (0, 1).
+    chunk: prompts of a forward pass without gradients, or twice as many where openings are read apart. trust: for a
+    hedged policy (labels head), the weight that choices made with the reflection get at first, in (0, 1).
     """
 
     def __init__(
@@ -95,8 +103,8 @@ class Policy(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.labels = labels
-        self.chunk = chunk
         self.backbone = Backbone(model)
+        self.chunk = 2 * chunk if self.backbone.fast else chunk
         width = self.backbone.width
         self.register_buffer("label_ids", torch.tensor(list((labels or {}).values())), persistent=False)
         self.pointer = nn.Linear(width, width, bias=False) if labels is None else None
@@ -147,28 +155,32 @@ class Policy(nn.Module):
             step, most = POINTER_STEPS
             lines += lines[-1:] * (-len(lines) % most)
         read = tuple(place - static for place in (*lines, len(ids) - 1))
-        return Encoded(tuple(ids[:static]), tuple(ids[static:]), read, prompt.actions, step)
+        half = -(-(len(ids) - static) // (2 * step)) * step
+        cut = min(half, read[0] // step * step) if self.backbone.fast else 0
+        return Encoded(tuple(ids[:static]), tuple(ids[static:]), read, prompt.actions, step, cut)
 
-    def batch(self, rows: Sequence[Encoded]) -> TokenBatch:
-        """One padded batch of rows that share their prefix and number of read positions."""
-        prefix = rows[0].prefix
+    def batch(self, rows: Sequence[Encoded], begun: bool = False) -> TokenBatch:
+        """One padded batch of rows that share their prefix and number of read positions.
+
+        begun: prefix and openings, of equal lengths then, have been read before, and are left out.
+        """
+        prefix, cut = rows[0].prefix, rows[0].cut if begun else 0
         length = min(max(row.length for row in rows), self.backbone.context - len(prefix))
         pad = pad_id(self.tokenizer)
-        ids_BL = torch.tensor([row.rest + (pad,) * (length - len(row.rest)) for row in rows])
-        read_BR = torch.tensor([row.read for row in rows])
-        return TokenBatch(torch.tensor(prefix, dtype=torch.long), ids_BL, read_BR).to(self.device)
+        filled = chain.from_iterable((*row.rest[cut:], *repeat(pad, length - len(row.rest))) for row in rows)
+        ids_BL = torch.from_numpy(np.fromiter(filled, np.int64, len(rows) * (length - cut)).reshape(len(rows), -1))
+        prefix_P = torch.tensor(() if begun else prefix, dtype=torch.long)
+        return TokenBatch(prefix_P, ids_BL, torch.tensor([row.read for row in rows]) - cut).to(self.device)
 
-    def choose(self, batch: TokenBatch, actions_B: Tensor, width: int, prefix: Prefix | None = None) -> Choices:
+    def choose(self, batch: TokenBatch, actions_B: Tensor, width: int, before: Sequence[KeysValues] = ()) -> Choices:
         """Distributions over N = width choices (-inf beyond each row's actions, float32) and values.
 
-        prefix: of the batch's prefix, if it was computed before.
+        before: texts in front of the batch's rows that have been read already.
         """
-        hidden_BRD = self.backbone.hidden(batch, prefix)
+        hidden_BRD = self.backbone.hidden(batch, before)
         cue_BD = hidden_BRD[:, -1]
         # Detached: a value head that starts at random would otherwise pull at what the choice is made of.
-        value_B = (
-            self.value(cue_BD.detach().float()).squeeze(-1) if self.value else cue_BD.new_zeros(len(cue_BD)).float()
-        )
+        value_B = _weighed(self.value, cue_BD.detach()) if self.value else cue_BD.new_zeros(len(cue_BD)).float()
         beyond_BN = torch.arange(width, device=cue_BD.device) >= actions_B[:, None]
         if self.pointer is not None:
             logits_BN = torch.einsum("bd,bnd->bn", self.pointer(cue_BD.float()), hidden_BRD[:, :-1].float())
@@ -184,7 +196,7 @@ class Policy(nn.Module):
     def _hedged(self, heads_BHN: Tensor, cue_BD: Tensor) -> Tensor:
         """log((1 - g) pi(a | state) + g pi(a | state, reflection)), the gate g read at the cue."""
         assert self.gate is not None
-        gate_B1 = self.gate(cue_BD.float())
+        gate_B1 = _weighed(self.gate, cue_BD).unsqueeze(1)
         weights_BH = torch.cat([nn.functional.logsigmoid(-gate_B1), nn.functional.logsigmoid(gate_B1)], dim=1)
         finite_BHN = heads_BHN.clamp(min=-1e4)
         mixed_BN = (finite_BHN + weights_BH.unsqueeze(-1)).logsumexp(1)
@@ -204,9 +216,15 @@ class Policy(nn.Module):
         back = torch.tensor(order, device=self.device).argsort()
         return Choices(*(torch.cat(field)[back] for field in zip(*parts, strict=True)))
 
+    def openings(self) -> Openings | None:
+        """An empty memory of how prompts begin, for `evaluate`; None where the model's pass cannot use it."""
+        return Openings(self.backbone, self.chunk) if self.backbone.fast else None
+
     @torch.no_grad()
-    def evaluate(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+    def evaluate(self, prompts: Sequence[Prompt], openings: Openings | None = None) -> tuple[Tensor, Tensor]:
         """log_probs_BN and value_B of any prompts, on the CPU, float32.
+
+        openings: what earlier calls have read; good until the weights change. It saves time, and changes no bit.
 
         A prompt's row is the same bits whatever it is batched with: rows are grouped by bucket and forwarded in chunks
         of exactly `chunk` rows, the last one filled up with copies.
@@ -214,36 +232,34 @@ class Policy(nn.Module):
         width = max(prompt.actions for prompt in prompts)
         log_probs_BN = torch.full((len(prompts), width), -torch.inf)
         value_B = torch.zeros(len(prompts))
-        chunks = self._chunks(prompts)
-        shared = {prefix: self._read_prefix(prefix) for prefix in {encoded[0].prefix for _, encoded in chunks}}
-        for rows, encoded in chunks:
+        known = openings or self.openings()
+        for rows, encoded in self._chunks(prompts, known):
             filled = encoded + [encoded[-1]] * (self.chunk - len(encoded))
             most = self._most(filled)
             actions_B = torch.tensor([row.actions for row in filled], device=self.device)
-            chosen = self.choose(self.batch(filled), actions_B, most, shared[encoded[0].prefix])
+            before = known.before(filled) if known else ()
+            chosen = self.choose(self.batch(filled, begun=known is not None), actions_B, most, before)
             shown = min(most, width)
             log_probs_BN[rows, :shown] = chosen.log_probs_BN[: len(rows), :shown].cpu()
             value_B[rows] = chosen.value_B[: len(rows)].cpu()
         return log_probs_BN, value_B
 
-    def _read_prefix(self, prefix: tuple[int, ...]) -> Prefix | None:
-        return self.backbone.read_prefix(torch.tensor(prefix, device=self.device)) if prefix else None
-
     def log_probs(self, prompts: Sequence[Prompt]) -> Tensor:
         """log_probs_BN of the admissible actions, float32, N the longest action list of the batch."""
         return self.evaluate(prompts)[0]
 
-    def _chunks(self, prompts: Sequence[Prompt]) -> list[tuple[list[int], list[Encoded]]]:
-        groups: dict[object, list[tuple[int, Encoded]]] = defaultdict(list)
-        for index, prompt in enumerate(prompts):
-            encoded = self.encode(prompt)
-            groups[encoded.bucket].append((index, encoded))
-        chunks = []
+    def _chunks(self, prompts: Sequence[Prompt], known: Openings | None) -> Iterator[tuple[list[int], list[Encoded]]]:
+        """Places and rows of one bucket at a time; what stands before them has been read when they come."""
+        encoded = [self.encode(prompt) for prompt in prompts]
+        groups: dict[object, list[int]] = defaultdict(list)
+        for index, row in enumerate(encoded):
+            groups[row.bucket].append(index)
         for members in groups.values():
-            for start in range(0, len(members), self.chunk):
-                part = members[start : start + self.chunk]
-                chunks.append(([index for index, _ in part], [row for _, row in part]))
-        return chunks
+            sections = known.sections([encoded[i] for i in members]) if known else [range(len(members))]
+            for section in sections:
+                for start in range(0, len(section), self.chunk):
+                    part = [members[place] for place in section[start : start + self.chunk]]
+                    yield part, [encoded[i] for i in part]
 
     def _most(self, rows: Sequence[Encoded]) -> int:
         """Width of the choice axis of a chunk: fixed by the prompts' bucket alone."""
@@ -276,3 +292,8 @@ class Policy(nn.Module):
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{folder} is not a policy saved by reflect-rl, or damaged: {error}.") from error
         return policy.to(model.device)
+
+
+def _weighed(linear: nn.Linear, x_BD: Tensor) -> Tensor:
+    """y_B of a linear layer with one output, row by row: a product with a vector may add up by a row's place."""
+    return (x_BD.float() * linear.weight).sum(-1) + linear.bias

@@ -76,18 +76,20 @@ class PromptBuilder:
         """
         return self._remember(("policy", reflection), lambda shown: self._policy(state, reflection, shown), state)
 
+    def key(self, state: State) -> object:
+        """All that prompts show of a state: equal keys, equal prompts."""
+        settings, window = self.settings, ()
+        if settings.history:
+            window = state.history[-settings.history :]
+            if settings.history_shows == "actions":
+                window = tuple([action for _, action in window])
+        notes = self._notes(state) if settings.notes else None
+        told = state.reflections[-settings.reflections :] if settings.reflections else ()
+        return state.observation, state.actions, window, notes, told
+
     def _remember(self, kind: tuple[str | None, ...], build: Callable[[int], Prompt], state: State) -> Prompt:
         """Equal states have equal prompts: building and counting tokens once is enough."""
-        window = state.history[-self.settings.history :] if self.settings.history else ()
-        notes = self._notes(state) if self.settings.notes else None
-        key = (
-            kind,
-            state.observation,
-            state.actions,
-            window,
-            notes,
-            self._reflections(state, self.settings.reflections),
-        )
+        key = (kind, self.key(state))
         prompt = self._known.get(key)
         if prompt is None:
             if len(self._known) > MOST_KNOWN:

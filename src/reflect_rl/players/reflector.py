@@ -43,6 +43,10 @@ class Reflector(Protocol):
         """A text for each state; None where there is no reflection at all."""
         ...
 
+    def has_at_hand(self, state: State, sample: int = 0) -> bool:
+        """Whether `reflect` would answer at once; a text that a model has to write takes many forward passes."""
+        ...
+
 
 class NoReflector:
     """The arm without reflection."""
@@ -51,6 +55,9 @@ class NoReflector:
 
     def reflect(self, states: Sequence[State], sample: int = 0) -> list[str | None]:
         return [None] * len(states)
+
+    def has_at_hand(self, state: State, sample: int = 0) -> bool:
+        return True
 
 
 class ScriptedReflector:
@@ -64,6 +71,9 @@ class ScriptedReflector:
 
     def reflect(self, states: Sequence[State], sample: int = 0) -> list[str | None]:
         return [taught(self.world, state.facts, self.style) for state in states]
+
+    def has_at_hand(self, state: State, sample: int = 0) -> bool:
+        return True
 
 
 class LocalReflector:
@@ -109,6 +119,9 @@ class LocalReflector:
             known |= fresh
             self.written += len(fresh)
         return [known[text, sample] for text in texts]
+
+    def has_at_hand(self, state: State, sample: int = 0) -> bool:
+        return bool(self.memo.get([(self.prompts.reflector_prompt(state).text, sample if self.sampled else 0)]))
 
     def _write(self, prompts: Sequence[str], sample: int) -> list[str]:
         groups: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)

@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 from reflect_rl.data.collect import make_env
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
+from reflect_rl.players.players import Players
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream_seed
@@ -27,9 +28,9 @@ from reflect_rl.training.curriculum import training_episodes
 from reflect_rl.training.losses import fold
 from reflect_rl.training.optimizer import linear_to, make_optimizer, set_lr
 from reflect_rl.training.replay import SuccessReplay
-from reflect_rl.training.rollout import EpisodeSpec, Players, Rollout, play_episodes
+from reflect_rl.training.rollout import EpisodeSpec, Rollout, play_episodes
 from reflect_rl.training.tracking import open_tracker
-from reflect_rl.training.update import Learner, replay_update, update
+from reflect_rl.training.update import Learner, drift, replay_update, update
 
 
 def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
@@ -84,7 +85,6 @@ def _iterate(
     entropy = part.entropy * linear_to(0.0, iteration, part.iterations)
     specs = training_episodes(world.tasks("train"), world.stages, part, iteration, settings.seed)
     learner.plain.eval()
-    players.forget()
     rollout = _roll_out(learner, players, settings, specs)
     started = time.perf_counter()
     advantage, returns = advantages(rollout, part)
@@ -94,6 +94,7 @@ def _iterate(
     figures = update(learner, rollout, folded, iteration, entropy)
     replay.add(rollout, part.gamma)
     replay_update(learner, replay, iteration)
+    figures |= drift(folded, players.decide_again(rollout.prompts))
     seconds = {**rollout.seconds, "update": time.perf_counter() - started}
     validate = (iteration + 1) % part.validate_every == 0 or iteration + 1 == part.iterations
     return {
@@ -119,8 +120,6 @@ def _roll_out(learner: Learner, players: Players, settings: Settings, specs: lis
 
 def _validate(players: Players, world: TextEnv, settings: Settings) -> float:
     """Greedy success on the valid tasks."""
-    players.policy.eval()
-    players.forget()
     specs = [EpisodeSpec(t, stream_seed(settings.seed, "valid", i)) for i, t in enumerate(world.tasks("valid"))]
     rollout = play_episodes(lambda: make_env(settings), players, specs, settings.rl.slots, greedy=True)
     return sum(t.success for t in rollout.trajectories) / len(specs)

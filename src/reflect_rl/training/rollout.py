@@ -1,23 +1,25 @@
 """Episodes played side by side: slots that refill, and one forward pass for each distinct prompt of the whole batch.
 
-Within one call the policy does not change, so a prompt met again, in any slot at any step, costs a dictionary look-up.
-What an episode does depends on its own seed alone: not on the number of slots, nor on what runs beside it.
+Within one call the policy does not change, so a state met again, in any slot at any step, costs a dictionary look-up.
+An episode therefore runs ahead through all states that are known, and waits where one is new; when all of them wait,
+what they wait for is read together. What an episode does depends on its own seed alone: not on the number of slots, nor
+on what runs beside it.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.contract import advance, begin, check_horizon, expert_choice, facts_of
-from reflect_rl.players.policy import Policy
-from reflect_rl.players.prompt import Prompt, PromptBuilder
-from reflect_rl.players.reflector import Reflector, ScriptedReflector
+from reflect_rl.players.players import Players, Read
+from reflect_rl.players.prompt import Prompt
 from reflect_rl.records import State, StopReason
 from reflect_rl.seeding import stream
 
@@ -72,57 +74,17 @@ class Rollout:
         return sum(len(trajectory.rows) for trajectory in self.trajectories)
 
 
-class Players:
-    """Reflector and policy behind one call, with everything that has been decided remembered.
-
-    greedy: always the likeliest action (the first of equals).
-    """
-
-    def __init__(self, policy: Policy, reflector: Reflector, prompts: PromptBuilder) -> None:
-        self.policy = policy
-        self.reflector = reflector
-        self.prompts = prompts
-        self.seconds = {"reflect": 0.0, "policy": 0.0}
-        self.forget()
-
-    def forget(self) -> None:
-        """Drop what has been decided: the policy has changed. Prompts, and what the reflector wrote, stay."""
-        self.index: dict[str, int] = {}
-        self.met: list[Prompt] = []
-        self.log_probs: list[np.ndarray] = []
-        self.cumulative: list[list[float]] = []
-        self.values: list[float] = []
-
-    def read(self, states: Sequence[State], sample: int = 0) -> tuple[list[int], list[str | None]]:
-        """Row of each state's prompt in `met`, `log_probs`, `values`, and the reflection read."""
-        started = time.perf_counter()
-        texts = self.reflector.reflect(states, sample)
-        reflected = time.perf_counter()
-        prompts = [self.prompts.policy_prompt(s, text) for s, text in zip(states, texts, strict=True)]
-        fresh = {prompt.text: prompt for prompt in prompts if prompt.text not in self.index}
-        if fresh:
-            log_probs_BN, value_B = self.policy.evaluate(list(fresh.values()))
-            for prompt, row_N, value in zip(fresh.values(), log_probs_BN.numpy(), value_B.tolist(), strict=True):
-                self.index[prompt.text] = len(self.met)
-                self.met.append(prompt)
-                self.log_probs.append(row_N[: prompt.actions])
-                self.cumulative.append(np.exp(self.log_probs[-1].astype(np.float64)).cumsum().tolist())
-                self.values.append(value)
-        self.seconds["reflect"] += reflected - started
-        self.seconds["policy"] += time.perf_counter() - reflected
-        return [self.index[prompt.text] for prompt in prompts], texts
-
-
 @dataclass(slots=True)
 class _Slot:
+    """An environment with the episode under way. shown: its steps are kept for a reader."""
+
     env: TextEnv
     number: int
     trajectory: Trajectory
-    uniforms: np.ndarray
-    observation: str
-    actions: tuple[str, ...]
-    history: list[tuple[str, str]] = field(default_factory=list)
-    reflections: tuple[str, ...] = ()
+    uniforms: Sequence[float]
+    shown: bool
+    state: State
+    key: object | None
 
 
 def play_episodes(
@@ -134,97 +96,122 @@ def play_episodes(
     keep: Callable[[int], bool] = lambda number: False,
     tick: Callable[[int], object] = lambda finished: None,
 ) -> Rollout:
-    """Play every spec to its end. `keep(number)` marks episodes whose steps are kept for a reader."""
+    """Play every spec to its end. greedy: always the likeliest action (the first of equals).
+
+    keep: of an episode's number, whether its steps are kept for a reader. tick: called for every episode that ended.
+    """
     started = time.perf_counter()
     before = dict(players.seconds)
-    waiting = iter(enumerate(specs))
-    done: dict[int, Trajectory] = {}
+    play = _Play(players, greedy, keep, tick, iter(enumerate(specs)))
     envs = [make_env() for _ in range(min(slots, len(specs)))]
-    active = [slot for env in envs if (slot := _refill(env, waiting)) is not None]
-    reads_facts = isinstance(players.reflector, ScriptedReflector) or players.prompts.settings.notes
-    window, remembered = players.prompts.settings.history, players.prompts.settings.reflections
+    active = [slot for env in envs if (slot := play.refill(env)) is not None]
     while active:
-        states = [_state(slot, window, reads_facts or keep(slot.number)) for slot in active]
-        rows, texts = _read(players, active, states)
-        choices = _choose(players, active, rows, greedy)
-        following = []
-        for slot, state, row, text, choice in zip(active, states, rows, texts, choices, strict=True):
-            if remembered and text is not None:
-                slot.reflections = (*slot.reflections, text)[-remembered:]
-            if keep(slot.number):
-                slot.trajectory.shown.append(Shown(state, text, expert_choice(slot.env, slot.actions)))
-            if _step(slot, row, choice, window):
-                following.append(slot)
-                continue
-            done[slot.number] = slot.trajectory
-            tick(1)
-            if (refilled := _refill(slot.env, waiting)) is not None:
-                following.append(refilled)
-        active = following
+        active = play.act_all([ahead for slot in active if (ahead := play.run_ahead(slot)) is not None])
     for env in envs:
         env.close()
     seconds = {name: players.seconds[name] - before[name] for name in before}
     seconds["environment"] = time.perf_counter() - started - sum(seconds.values())
-    return _sorted_rollout(players, [done[number] for number in range(len(specs))], seconds)
+    return _sorted_rollout(players, [play.done[number] for number in range(len(specs))], seconds)
 
 
-def _refill(env: TextEnv, waiting: Iterator[tuple[int, EpisodeSpec]]) -> _Slot | None:
-    entry = next(waiting, None)
-    if entry is None:
-        return None
-    number, spec = entry
-    options = {"task": spec.task} | ({"stage": spec.stage} if spec.stage else {})
-    observation, actions = begin(env, spec.seed, options)
-    uniforms = stream(spec.seed, "choices").random(env.horizon)
-    return _Slot(env, number, Trajectory(spec), uniforms, observation, actions)
+@dataclass(slots=True)
+class _Play:
+    """Episodes under way. What moves a slot on returns the one to go on with in its environment, if there is any."""
 
+    players: Players
+    greedy: bool
+    keep: Callable[[int], bool]
+    tick: Callable[[int], object]
+    specs: Iterator[tuple[int, EpisodeSpec]]
+    done: dict[int, Trajectory] = field(default_factory=dict)
 
-def _state(slot: _Slot, window: int, facts: bool) -> State:
-    history = tuple(slot.history[-window:]) if window else ()
-    return State(slot.observation, slot.actions, history, facts_of(slot.env) if facts else {}, slot.reflections)
+    def refill(self, env: TextEnv) -> _Slot | None:
+        """Begin the next episode, if one is left."""
+        entry = next(self.specs, None)
+        if entry is None:
+            return None
+        number, spec = entry
+        options = {"task": spec.task} | ({"stage": spec.stage} if spec.stage else {})
+        observation, actions = begin(env, spec.seed, options)
+        shown = self.keep(number)
+        uniforms = [] if self.greedy else stream(spec.seed, "choices").random(env.horizon).tolist()
+        state = State(observation, actions, facts=self._facts(env, shown))
+        key = self.players.key(state, spec.sample)
+        return _Slot(env, number, Trajectory(spec), uniforms, shown, state, key)
 
+    def run_ahead(self, slot: _Slot) -> _Slot | None:
+        """Act for as long as the states are known."""
+        on: _Slot | None = slot
+        while on is not None and (read := self.players.recall(on.key)) is not None:
+            on = self.act(on, read)
+        return on
 
-def _read(players: Players, active: Sequence[_Slot], states: Sequence[State]) -> tuple[list[int], list[str | None]]:
-    """Reflect and forward: one call, or one a sample index where that makes a difference."""
-    if not players.reflector.sampled:
-        return players.read(states)
-    rows: list[int] = [0] * len(states)
-    texts: list[str | None] = [None] * len(states)
-    for sample in sorted({slot.trajectory.spec.sample for slot in active}):
-        places = [i for i, slot in enumerate(active) if slot.trajectory.spec.sample == sample]
-        got_rows, got_texts = players.read([states[i] for i in places], sample)
-        for place, row, text in zip(places, got_rows, got_texts, strict=True):
-            rows[place], texts[place] = row, text
-    return rows, texts
+    def act_all(self, waiting: Sequence[_Slot]) -> list[_Slot]:
+        """One step wherever no reflection has to be written for it; where there is no such place, one step everywhere.
 
+        So more reflections are written together, each of which takes many forward passes.
+        """
+        alike: dict[object, list[_Slot]] = {}
+        for slot in waiting:
+            alike.setdefault(slot.number if slot.key is None else slot.key, []).append(slot)
+        ready, later = [], []
+        for slots in alike.values():
+            at_hand = self.players.reflector.has_at_hand(slots[0].state, slots[0].trajectory.spec.sample)
+            (ready if at_hand else later).append(slots)
+        now, still = (ready, later) if ready else (later, [])
+        read = self._read([slots[0] for slots in now])
+        acted = [self.act(slot, one) for slots, one in zip(now, read, strict=True) for slot in slots]
+        return [slot for slots in still for slot in slots] + [slot for slot in acted if slot is not None]
 
-def _choose(players: Players, active: Sequence[_Slot], rows: Sequence[int], greedy: bool) -> list[int]:
-    if greedy:
-        return [int(players.log_probs[row].argmax()) for row in rows]
-    choices = []
-    for slot, row in zip(active, rows, strict=True):
-        cumulative = players.cumulative[row]
-        uniform = float(slot.uniforms[len(slot.trajectory.rows)]) * cumulative[-1]
-        choices.append(min(bisect_right(cumulative, uniform), len(cumulative) - 1))
-    return choices
+    def _read(self, slots: Sequence[_Slot]) -> list[Read]:
+        """In one call, or one a sample index where that makes a difference."""
+        groups: dict[int, list[_Slot]] = {}
+        for slot in slots:
+            groups.setdefault(slot.trajectory.spec.sample if self.players.reflector.sampled else 0, []).append(slot)
+        read: dict[int, Read] = {}
+        for sample, members in sorted(groups.items()):
+            found = self.players.read([slot.state for slot in members], sample)
+            read.update((slot.number, one) for slot, one in zip(members, found, strict=True))
+        return [read[slot.number] for slot in slots]
 
+    def act(self, slot: _Slot, read: Read) -> _Slot | None:
+        """Take one step from the state that has been read."""
+        state, trajectory = slot.state, slot.trajectory
+        choice = self._choose(slot, read.row)
+        if slot.shown:
+            trajectory.shown.append(Shown(state, read.reflection, expert_choice(slot.env, state.actions)))
+        observation, actions, reward, stop = advance(slot.env, choice)
+        trajectory.rows.append(read.row)
+        trajectory.choices.append(choice)
+        trajectory.rewards.append(reward)
+        if stop is not None:
+            trajectory.stop = stop
+            self.done[slot.number] = trajectory
+            self.tick(1)
+            return self.refill(slot.env)
+        check_horizon(slot.env, len(trajectory.rows), trajectory.spec.task)
+        settings = self.players.prompts.settings
+        history = (*state.history, (state.observation, state.actions[choice]))[-settings.history :]
+        texts = state.reflections if read.reflection is None else (*state.reflections, read.reflection)
+        slot.state = State(
+            observation,
+            actions,
+            history if settings.history else (),
+            self._facts(slot.env, slot.shown),
+            texts[-settings.reflections :] if settings.reflections else (),
+        )
+        slot.key = self.players.key(slot.state, trajectory.spec.sample)
+        return slot
 
-def _step(slot: _Slot, row: int, choice: int, window: int) -> bool:
-    """Act; True while the episode goes on."""
-    trajectory = slot.trajectory
-    trajectory.rows.append(row)
-    trajectory.choices.append(choice)
-    before = slot.observation
-    taken = slot.actions[choice]
-    slot.observation, slot.actions, reward, stop = advance(slot.env, choice)
-    trajectory.rewards.append(reward)
-    if window:
-        slot.history = [*slot.history[1 - window :], (before, taken)] if window > 1 else [(before, taken)]
-    if stop is not None:
-        trajectory.stop = stop
-        return False
-    check_horizon(slot.env, len(trajectory.rows), trajectory.spec.task)
-    return True
+    def _choose(self, slot: _Slot, row: int) -> int:
+        if self.greedy:
+            return int(self.players.log_probs[row].argmax())
+        cumulative = self.players.cumulative[row]
+        uniform = slot.uniforms[len(slot.trajectory.rows)] * cumulative[-1]
+        return min(bisect_right(cumulative, uniform), len(cumulative) - 1)
+
+    def _facts(self, env: TextEnv, shown: bool) -> Mapping[str, Any]:
+        return facts_of(env) if self.players.reads_facts or shown else {}
 
 
 def _sorted_rollout(players: Players, trajectories: list[Trajectory], seconds: dict[str, float]) -> Rollout:

@@ -36,7 +36,7 @@ class Learner:
 
 
 def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, entropy: float) -> dict[str, float]:
-    """All epochs of one iteration; returns loss, KL(old || new) after it, entropy before it, gradient norm.
+    """All epochs of one iteration; returns loss, entropy before it, gradient norm.
 
     The optimizer's rate is the iteration's, which the first steps of all approach from 0: Adam's first steps are as
     long as the rate whatever the gradient is, and can undo SFT.
@@ -55,14 +55,20 @@ def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, e
         set_lr(learner.optimizer, lr * rising(iteration + (step + 1) / (epochs * batches), settings.warmup))
         norms.append(clip_and_step(learner.optimizer, learner.policy.parameters(), settings.max_grad_norm))
         losses.append(loss)
-    weight_P = folded.visits_P / visits
-    new_PN = plain.log_probs(rollout.prompts).to(folded.old_PN.device)
-    figures = {
+    return {
         "loss": sum(losses) / len(losses),
         "grad_norm": sum(norms) / len(norms),
-        "entropy": float((weight_P * entropy_P(folded.old_PN)).sum()),
-        "kl": float((weight_P * kl_P(folded.old_PN, new_PN)).sum()),
+        "entropy": float((folded.visits_P * entropy_P(folded.old_PN)).sum()) / visits,
     }
+
+
+def drift(folded: Folded, new_PN: Tensor) -> dict[str, float]:
+    """How far the policy has come from what it was in the rollout, and from the anchor: exact KL, over the visits.
+
+    new_PN: its log-probabilities now, of the rollout's prompts.
+    """
+    weight_P, new_PN = folded.visits_P / folded.visits_P.sum(), new_PN.to(folded.old_PN.device)
+    figures = {"kl": float((weight_P * kl_P(folded.old_PN, new_PN)).sum())}
     if folded.anchor_PN is not None:
         figures["kl_sft"] = float((weight_P * kl_P(new_PN, folded.anchor_PN)).sum())
     return figures

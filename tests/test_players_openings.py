@@ -1,0 +1,111 @@
+"""Openings read once: the numbers of whole prompts, the same bits whatever has been read before, and less to read."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import tiny_models
+from corridor import Corridor
+from reflect_rl.players.openings import Openings
+from reflect_rl.players.policy import Policy
+from reflect_rl.players.prompt import Prompt, PromptBuilder
+from reflect_rl.records import State
+from reflect_rl.settings import PromptSettings
+
+CHUNK = 2
+HEADS = {head: tiny_models.policy(head, value=True, chunk=CHUNK) for head in ("labels", "hedged")}
+SEEN = "Item 3 away. Go left. Item 0 away. Go take. "
+
+
+def prompts(made: Policy) -> list[Prompt]:
+    """Two actions or three, five beginnings, several ends."""
+    builder = PromptBuilder(
+        Corridor.task_text, PromptSettings(), list(made.labels or ()), made.count, hedge=made.gate is not None
+    )
+    return [
+        builder.policy_prompt(State(place * 3 + SEEN + end, ("left", "right", "take")[:actions]), "Go right." * said)
+        for place in "abcde"
+        for end in ("Go left.", "Item 3 away.")
+        for actions, said in ((2, 1), (3, 1), (3, 3))
+    ]
+
+
+def by_gradient_path(made: Policy, chosen: list[Prompt]) -> Tensor:
+    """Whole prompts, nothing read before."""
+    return made([made.encode(prompt) for prompt in chosen], 3).log_probs_BN.detach()
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_prompts_read_in_two_parts_say_what_whole_ones_say(head: str) -> None:
+    made = HEADS[head]
+    chosen = prompts(made)
+    rows = [made.encode(prompt) for prompt in chosen]
+    assert all(0 < row.cut <= row.read[0] and row.cut % row.step == 0 for row in rows)
+    assert 1 < len({(row.prefix, row.opening) for row in rows}) < len(rows)
+    torch.testing.assert_close(made.log_probs(chosen), by_gradient_path(made, chosen), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("most_bytes", [0, 1 << 14, 1 << 28])
+@pytest.mark.parametrize("head", HEADS)
+@hypothesis_settings(max_examples=15)
+@given(data=st.data())
+def test_what_was_read_before_changes_no_bit(head: str, most_bytes: int, data: st.DataObject) -> None:
+    made = HEADS[head]
+    every = prompts(made)
+    alone_BN = made.log_probs(every)
+    openings = Openings(made.backbone, made.chunk, most_bytes)
+    numbers = st.integers(0, len(every) - 1)
+    for chosen in data.draw(st.lists(st.lists(numbers, min_size=1, max_size=20), min_size=1, max_size=4)):
+        log_probs_BN, _ = made.evaluate([every[i] for i in chosen], openings)
+        for row_N, i in zip(log_probs_BN, chosen, strict=True):
+            actions = every[i].actions
+            assert torch.equal(row_N[:actions], alone_BN[i, :actions])
+
+
+def rows_read(made: Policy, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of every reading of openings from now on; a prefix is one row."""
+    counted, read = [], made.backbone.read
+
+    def counting(ids_BL: Tensor, before: object = ()) -> object:
+        counted.append(len(ids_BL))
+        return read(ids_BL, before)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(made.backbone, "read", counting)
+    return counted
+
+
+def test_an_opening_is_read_once_while_the_weights_stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny_models.policy(chunk=CHUNK)
+    every = prompts(made)
+    counted, openings = rows_read(made, monkeypatch), made.openings()
+    for _ in range(3):
+        made.evaluate(every, openings)
+    shelves = {(row.prefix, row.cut): set() for row in map(made.encode, every)}
+    for row in map(made.encode, every):
+        shelves[row.prefix, row.cut].add(row.opening)
+    chunks = sum(-(-len(shelf) // made.chunk) for shelf in shelves.values())
+    prefixes = len({prefix for prefix, _ in shelves})
+    assert sorted(counted) == [1] * prefixes + [made.chunk] * chunks
+
+
+def test_openings_without_room_are_read_again_and_no_more_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny_models.policy(chunk=CHUNK)
+    every = prompts(made)
+    openings = Openings(made.backbone, made.chunk, most_bytes=0)
+    made.evaluate(every, openings)
+    counted = rows_read(made, monkeypatch)
+    made.evaluate(every, openings)
+    assert counted
+    assert all(len(shelf.places) <= made.chunk for shelf in openings._shelves.values())
+
+
+@pytest.mark.parametrize("kind", ["lookup", "llama"])
+def test_other_models_read_whole_prompts(kind: str) -> None:
+    made = tiny_models.policy(model=tiny_models.of_kind(kind))
+    assert made.openings() is None
+    assert {made.encode(prompt).cut for prompt in prompts(made)} == {0}
