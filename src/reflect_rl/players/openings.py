@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reflect_rl.players.policy import Encoded
 
 MOST_BYTES = 2**28
-"""Of openings kept, of each length behind each prefix; at least those of one chunk are."""
+"""Of prefixes and openings together; beyond that all are dropped. What one batch needs is always kept."""
 
 
 class Openings:
@@ -34,6 +34,7 @@ class Openings:
         self.backbone = backbone
         self.chunk = chunk
         self.most_bytes = most_bytes
+        self._bytes = 0
         self._prefixes: dict[tuple[int, ...], KeysValues] = {}
         self._shelves: dict[tuple[tuple[int, ...], int], _Shelf] = {}
 
@@ -42,6 +43,10 @@ class Openings:
 
         Rows with equal openings are neighbours.
         """
+        if self._bytes > self.most_bytes:
+            self._bytes = 0
+            self._prefixes.clear()
+            self._shelves.clear()
         order = sorted(range(len(rows)), key=lambda place: rows[place].opening)
         if not rows[0].cut:
             yield order
@@ -53,19 +58,22 @@ class Openings:
             while end < len(order) and (rows[order[end]].opening in wanted or len(wanted) < shelf.most):
                 wanted[rows[order[end]].opening] = None
                 end += 1
-            shelf.read(list(wanted), self._before(rows[0].prefix))
+            self._bytes -= shelf.bytes
+            shelf.read(list(wanted), self._prefix(rows[0].prefix))
+            self._bytes += shelf.bytes
             yield order[start:end]
             start = end
 
     def before(self, rows: Sequence[Encoded]) -> list[KeysValues]:
         """What stands before the rest of these rows of one bucket, read already: their prefix, and their openings."""
-        known = self._before(rows[0].prefix)
+        known = self._prefix(rows[0].prefix)
         return [*known, self._shelf(rows[0]).of([row.opening for row in rows])] if rows[0].cut else known
 
-    def _before(self, prefix: tuple[int, ...]) -> list[KeysValues]:
+    def _prefix(self, prefix: tuple[int, ...]) -> list[KeysValues]:
         if not prefix:
             return []
         if prefix not in self._prefixes:
+            self._bytes += len(prefix) * self.backbone.token_bytes
             self._prefixes[prefix] = self.backbone.read(torch.tensor([prefix], device=self.backbone.device))
         return [self._prefixes[prefix]]
 
@@ -86,6 +94,11 @@ class _Shelf:
         self.most = most
         self.places: dict[tuple[int, ...], int] = {}
         self.kept: Tensor | None = None
+
+    @property
+    def bytes(self) -> int:
+        """What the openings take, those there is room for included."""
+        return 0 if self.kept is None else self.kept.numel() * self.kept.element_size()
 
     def read(self, openings: Sequence[tuple[int, ...]], before: Sequence[KeysValues]) -> None:
         """Have these, no more than `most`; others are dropped if there is no room for all."""

@@ -84,8 +84,7 @@ class PromptBuilder:
             if settings.history_shows == "actions":
                 window = tuple([action for _, action in window])
         notes = self._notes(state) if settings.notes else None
-        told = state.reflections[-settings.reflections :] if settings.reflections else ()
-        return state.observation, state.actions, window, notes, told
+        return state.observation, state.actions, window, notes, self._reflections(state, settings.reflections)
 
     def _remember(self, kind: tuple[str | None, ...], build: Callable[[int], Prompt], state: State) -> Prompt:
         """Equal states have equal prompts: building and counting tokens once is enough."""
