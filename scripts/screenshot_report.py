@@ -1,4 +1,4 @@
-"""Take a picture of a report: `python scripts/screenshot_report.py runs/taxi/report.html docs/report.png`.
+"""Take a picture of a report: `python scripts/screenshot_report.py runs/taxi/report.html docs/report.png --replace`.
 
 Needs playwright and a Chromium: the system's, or the one that `playwright install chromium` fetches.
 """
@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from reflect_rl.errors import ReflectRLError
+from reflect_rl.outputs import output_file
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -44,12 +47,13 @@ def screenshot(
     dark: bool = False,
     full_page: bool = False,
     part: str | None = None,
+    replace: bool = False,
 ) -> None:
     """Picture of a report at `width` x `height` CSS pixels, in twice the resolution; its top, all of it, or a part.
 
-    part: a CSS selector, of which the first match is taken.
+    part: a CSS selector, of which the first match is taken. replace: a file that is there. Raises OutputError.
     """
-    png.parent.mkdir(parents=True, exist_ok=True)
+    target = output_file(png, "png", [report_html], ours=lambda path: replace)
     with chromium() as browser:
         page = browser.new_page(
             viewport={"width": width, "height": height},
@@ -59,10 +63,8 @@ def screenshot(
         )
         page.goto(report_html.resolve().as_uri())
         page.wait_for_timeout(300)
-        if part:
-            page.locator(part).first.screenshot(path=png)
-        else:
-            page.screenshot(path=png, full_page=full_page)
+        taken = page.locator(part).first.screenshot() if part else page.screenshot(full_page=full_page)
+    target.write_bytes(taken)
 
 
 def main() -> None:
@@ -74,7 +76,11 @@ def main() -> None:
     parser.add_argument("--dark", action="store_true")
     parser.add_argument("--full-page", action="store_true")
     parser.add_argument("--part", help="a CSS selector: a picture of that alone")
-    screenshot(**vars(parser.parse_args()))
+    parser.add_argument("--replace", action="store_true", help="a picture that is there already")
+    try:
+        screenshot(**vars(parser.parse_args()))
+    except ReflectRLError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from end_to_end import Kill, differences, files, leftovers, reflect_rl, refused, run_small
+from end_to_end import Kill, differences, files, leftovers, reflect_rl, refused, resize, run_small, used
 
 IN_RL = Kill("reflect_rl.training.rl:update", 2)
 
@@ -96,26 +93,6 @@ def test_a_disk_that_fills_up_loses_nothing(whole: Path, disk: Path, until: str)
     assert ended.code == 0, ended.err
     assert leftovers(run) == []
     assert differences(run, whole) == []
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of its own, whose size can be changed."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", path], capture_output=True).returncode:
-        pytest.skip("a file system cannot be mounted here")
-    yield path
-    subprocess.run(["umount", path], check=True)
-
-
-def resize(disk: Path, size: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
-
-
-def used(disk: Path) -> int:
-    found = os.statvfs(disk)
-    return (found.f_blocks - found.f_bfree) * found.f_frsize
 
 
 def test_a_file_that_may_not_grow_loses_nothing(whole: Path, run: Path) -> None:

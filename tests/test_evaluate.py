@@ -174,7 +174,7 @@ def test_it_is_not_measured_where_something_else_lies_or_nothing_is_trained(run:
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("years of work")
-    refused(reflect_rl("evaluate", str(run), "--out", str(other)), "holds no copy of this agent", "--out")
+    refused(reflect_rl("evaluate", str(run), "--out", str(other)), "holds no copy of an agent", "--out")
     assert [path.name for path in other.iterdir()] == ["thesis.tex"]
     shutil.rmtree(run / "policy")
     refused(reflect_rl("evaluate", str(run), "--out", str(tmp_path / "new")), "no trained agent")

@@ -60,6 +60,7 @@ def picked(path: str = "picks.jsonl") -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
+KEPT = '{"id": "p1", "rank": 1, "gain": 1.0, "strategy": "random", "score": null}\n'
 ARGUMENTS = {
     "random": [],
     "facility-location": ["--embeddings", "emb.npy"],
@@ -234,13 +235,13 @@ def test_a_mistake_is_one_clear_message(
     }.items():
         Path(name).write_text(text, encoding="utf-8")
     Path("latin.jsonl").write_bytes(b'{"a": 1}\n{"text": "caf\xe9"}\n')
-    Path("picks.jsonl").write_text("kept\n")
+    Path("picks.jsonl").write_text(KEPT)
     assert select(*arguments, "-o", "picks.jsonl") == 2
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
     assert said.count("error:") == 1
-    assert Path("picks.jsonl").read_text() == "kept\n"
+    assert Path("picks.jsonl").read_text() == KEPT
 
 
 def test_a_share_is_rounded_and_at_least_one() -> None:

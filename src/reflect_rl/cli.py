@@ -16,6 +16,7 @@ from reflect_rl.cli_bench import bench
 from reflect_rl.cli_overrides import Overrides, Seeds, names, whole_numbers
 from reflect_rl.cli_progress import CliProgress
 from reflect_rl.cli_select import select
+from reflect_rl.outputs import output_folder
 
 if TYPE_CHECKING:
     from reflect_rl.run_folder import RunFolder
@@ -47,9 +48,9 @@ def run(
     recipe: str,
     /,
     *,
-    out: Path | None = None,
+    out: str | None = None,
     until: str | None = None,
-    store: Path | None = None,
+    store: str | None = None,
     overrides: Overrides,
 ) -> None:
     """Run a recipe from beginning to end; what is done already is skipped.
@@ -79,8 +80,10 @@ def run(
 
     settings = load_settings(recipe, overrides)
     suffix = f"-seed{settings.seed}" if "seed" in overrides else ""
-    folder = out or Path("runs") / f"{Path(recipe).stem}{suffix}"
-    finished = run_pipeline(settings, folder, CliProgress(), store=store, until=until)
+    default = Path("runs") / f"{Path(recipe).stem}{suffix}"
+    folder = output_folder(default if out is None else out, "--out")
+    shared = None if store is None else output_folder(store, "--store")
+    finished = run_pipeline(settings, folder, CliProgress(), store=shared, until=until)
     if until in (None, "evaluate", "report"):
         _summary(finished)
 
@@ -129,7 +132,7 @@ def rl(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
 
 
 @app.command
-def evaluate(folder: Path, /, *, out: Path | None = None, force: bool = False, overrides: Overrides) -> None:
+def evaluate(folder: Path, /, *, out: str | None = None, force: bool = False, overrides: Overrides) -> None:
     """Measure the agent of a run folder on fixed starts, greedily and sampled, into results.json.
 
     **Examples**
@@ -149,8 +152,9 @@ def evaluate(folder: Path, /, *, out: Path | None = None, force: bool = False, o
     from reflect_rl.run_folder import RunFolder
 
     read_config(RunFolder(folder))  # what is no run folder is said to be none
-    copy_agent(RunFolder(folder), RunFolder(out))
-    _summary(_stages(out, overrides, force, "evaluate", "report"))
+    copied = output_folder(out, "--out", [folder])
+    copy_agent(RunFolder(folder), RunFolder(copied))
+    _summary(_stages(copied, overrides, force, "evaluate", "report"))
 
 
 @app.command
@@ -175,7 +179,7 @@ def compare(
     arms: str | None = None,
     plan: str = "compare",
     workers: int = 1,
-    out: Path | None = None,
+    out: str | None = None,
     gather_only: Annotated[bool, Parameter(negative="")] = False,
     overrides: Overrides,
 ) -> None:
@@ -208,7 +212,8 @@ def compare(
     from reflect_rl.compare import compare as run_comparison
     from reflect_rl.evaluation.tables import compare_terminal
 
-    folder = out or Path("runs") / f"{Path(recipe).stem}-{Path(plan).stem}"
+    default = Path("runs") / f"{Path(recipe).stem}-{Path(plan).stem}"
+    folder = output_folder(default if out is None else out, "--out")
     asked = shlex.join(["reflect-rl", *sys.argv[1:]])
     path = run_comparison(
         recipe,

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from reflect_rl.cli_progress import CliProgress
+from reflect_rl.errors import OutputError
 
 app = App(name="alfworld", help="ALFWorld: its games, and the fast engine against the real one.")
 Data = Annotated[
@@ -37,7 +38,7 @@ def verify(
     grammars: str | None = None,
     patched: bool = False,
     workers: int = 1,
-    out: Path | None = None,
+    out: str | None = None,
     data: Data = None,
 ) -> int:
     """Play games on the fast engine and on ALFWorld's own, and compare every text, action list and outcome.
@@ -71,13 +72,17 @@ def verify(
     from reflect_rl.cli_text import verify_lines
     from reflect_rl.envs.alfworld import generator
     from reflect_rl.envs.alfworld.data import AlfworldData
-    from reflect_rl.envs.alfworld.sweep import Total, sweep
+    from reflect_rl.envs.alfworld.sweep import Total, holds_reports, sweep
     from reflect_rl.envs.alfworld.verify import Plan
     from reflect_rl.envs.alfworld.verify import verify as compare
     from reflect_rl.envs.alfworld.world import GENERATED
+    from reflect_rl.outputs import output_file
     from reflect_rl.seeding import stream
 
     progress = CliProgress()
+    kept = None if out is None else output_file(out, "--out", [data], ours=holds_reports)
+    if kept and kept.direct is not None:
+        raise OutputError(f"--out {out} is no plain file, and a sweep continues from its file. Name another path.")
     if data == GENERATED:
         load, ids = generator.load, [game for name in generator.SPLITS for game in generator.ids(name)]
     else:
@@ -87,7 +92,9 @@ def verify(
     spoken = grammars or ("move" if data == GENERATED else "move,put")
     plan = Plan(grammars=tuple(part.strip() for part in spoken.split(",")), steps=steps, seed=seed, patched=patched)
     reports = (
-        sweep(out, chosen, plan, load=load, workers=workers) if out else compare(load, chosen, plan, workers=workers)
+        sweep(kept.path, chosen, plan, load=load, workers=workers)
+        if kept
+        else compare(load, chosen, plan, workers=workers)
     )
     total, wrong = Total(), []
     with progress.bar("verify", len(chosen), "games") as bar:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
 from reflect_rl.cli_overrides import Overrides, Seeds, whole_numbers
 from reflect_rl.cli_progress import CliProgress
+from reflect_rl.outputs import output_folder
 
 Size = Annotated[int, Parameter(validator=validators.Number(gte=2))]
 
@@ -21,7 +21,7 @@ def bench(
     device: Literal["cpu", "cuda", "mps"] | None = None,
     seeds: Seeds = "0,1,2",
     workers: int = 1,
-    out: Path = Path("runs/bench-labels"),
+    out: str = "runs/bench-labels",
     items: Size | None = None,
     picks: Size | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -70,8 +70,9 @@ def bench(
         from reflect_rl.cli_text import table
 
         parse_settings({}, overrides)
-        figures = bench_labels(out, CliProgress(), seeds=whole_numbers(seeds), workers=workers)
-        told = f"{table(labels_table(figures))}\n\nreport  {out / 'report.html'}"
+        folder = output_folder(out, "--out")
+        figures = bench_labels(folder, CliProgress(), seeds=whole_numbers(seeds), workers=workers)
+        told = f"{table(labels_table(figures))}\n\nreport  {folder / 'report.html'}"
         print(json.dumps(figures, indent=2) if json_ else told)
         return
     settings = load_settings(recipe, overrides)

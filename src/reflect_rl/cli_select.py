@@ -13,6 +13,10 @@ from reflect_rl.cli_progress import CliProgress
 from reflect_rl.errors import SelectionError
 
 Switch = Parameter(negative="")
+PICK = ("id", "rank", "gain", "strategy", "score")
+"""The fields of a pick, in order."""
+MOST_LINE = 1 << 20
+"""Bytes of a pick's line."""
 
 
 def select(
@@ -36,7 +40,7 @@ def select(
     score_column: str | None = None,
     quota_column: str | None = None,
     already: Path | None = None,
-    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    out: Annotated[str | None, Parameter(name=["--out", "-o"])] = None,
     quotas: Literal["equal", "proportional"] | None = None,
     n_neighbors: str | None = None,
     metric: Literal["cosine", "euclidean"] | None = None,
@@ -101,7 +105,7 @@ def select(
     already
         A file of items that are labelled already: same id column, or .txt with an id a line.
     out
-        Where the picks go; to the terminal by default.
+        Where the picks go: a file, which is replaced only if it holds picks, or a pipe; to stdout by default.
     quotas
         How groups share the budget: equal (default), or proportional to their sizes.
     n_neighbors
@@ -122,7 +126,7 @@ def select(
     from reflect_rl.cli_text import picks_summary
     from reflect_rl.data.model_reads import ModelUse
     from reflect_rl.data.select_file import Request, expected_cost, make_strategy, select_file
-    from reflect_rl.run_folder import RunFolder
+    from reflect_rl.outputs import output_file
 
     began, progress = time.perf_counter(), CliProgress()
     given = {
@@ -134,6 +138,8 @@ def select(
         "within": within,
         "seed": seed,
     }
+    inputs = (file, embeddings, already, model, embed_model)
+    target = None if out is None else output_file(out, "--out", inputs, ours=_holds_picks)
     chosen = make_strategy(strategy, given)
     request = Request(
         path=file,
@@ -156,12 +162,22 @@ def select(
         )
         return
     selection = select_file(request, progress)
-    if out is None:
+    if target is None:
         for row in selection.rows():
             print(json.dumps(row, ensure_ascii=False))
     else:
-        RunFolder(out.parent).write_jsonl(out.name, selection.rows())
+        target.write_jsonl(selection.rows())
     progress.say(picks_summary(selection, time.perf_counter() - began))
+
+
+def _holds_picks(path: Path) -> bool:
+    """Whether a file was written by this command: its first line is a pick."""
+    with path.open("rb") as file:
+        try:
+            first = json.loads(file.readline(MOST_LINE))
+        except ValueError:
+            return False
+    return isinstance(first, dict) and list(first) == list(PICK)
 
 
 def _neighbours(text: str | None) -> int | str | None:

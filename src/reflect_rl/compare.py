@@ -18,6 +18,7 @@ from reflect_rl.compare_plan import read_plan
 from reflect_rl.config import parse_settings, read_recipe
 from reflect_rl.errors import ReflectRLError, RunFolderError, SettingsError
 from reflect_rl.intervals import mean_interval
+from reflect_rl.outputs import claim_folder
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings
@@ -48,8 +49,8 @@ def compare(
     gather_only: train nothing, publish what is finished; an arm then has the seeds that are there.
     plan: what is compared, a name of `plan_names` or a YAML file like theirs.
 
-    Raises SettingsError for an unknown plan, regime or arm, and for fewer workers than one; RunFolderError if there is
-    nothing to publish.
+    Raises SettingsError for an unknown plan, regime or arm, and for fewer workers than one; OutputError if the folder
+    holds something else; RunFolderError if there is nothing to publish.
     """
     if workers < 1:
         raise SettingsError(f"workers is {workers}; it takes one process at the least.")
@@ -68,6 +69,7 @@ def compare(
         for regime, chosen in chosen_plan["chosen"].items()
         for seed in seeds
     ]
+    claim_folder(folder.path, "comparison", known_by="runs/*/*/seed-*")
     if not gather_only:
         _run_groups(groups, folder.path, workers, progress)
     data = gather(folder, recipe, chosen_plan, seeds, command, overrides)

@@ -33,5 +33,9 @@ class RunFolderError(ReflectRLError):
     """A run folder, or a file in it, that is missing, damaged or cannot be written."""
 
 
+class OutputError(ReflectRLError):
+    """A path given for output that cannot be used, or written to."""
+
+
 class SelectionError(ReflectRLError):
     """A pool, a budget or a strategy's input that cannot be selected from."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from reflect_rl.config import load_settings
-from reflect_rl.errors import ReflectRLError, RunFolderError, SettingsError
+from reflect_rl.errors import OutputError, ReflectRLError, RunFolderError, SettingsError
 from reflect_rl.former import former, former_kept
 from reflect_rl.manifest import (
     Manifest,
@@ -26,6 +26,7 @@ from reflect_rl.manifest import (
     select,
     wanted,
 )
+from reflect_rl.outputs import claim_folder
 from reflect_rl.progress import Progress
 from reflect_rl.ranks import ALONE, Ranks
 from reflect_rl.run_folder import RunFolder, remove
@@ -67,6 +68,7 @@ def run_pipeline(
         for stage in chosen:
             runner.help_with(stage)
         return run
+    _check_folder(run)
     with run.lock():
         run.tidy()
         former_config = _claim(run, settings, stages, runner.progress, whole=not only)
@@ -92,18 +94,24 @@ def read_config(run: RunFolder) -> Settings:
 def copy_agent(run: RunFolder, out: RunFolder) -> None:
     """Copy a run with a trained agent to another folder, without its figures, to measure the agent there.
 
-    A folder that holds a copy of this agent already is left as it is. Raises RunFolderError (no agent, a folder of
-    something else, one that is in use, a disk that is full).
+    A folder that holds a copy of this agent already is left as it is. Raises RunFolderError (no agent, one that is in
+    use, a disk that is full) and OutputError (a folder of something else).
     """
     if not (run / AGENT).is_dir():
         raise RunFolderError(f"{run.path} has no trained agent (no folder {AGENT}). `reflect-rl run` trains one.")
-    if (out / AGENT).is_dir() and out.hash(AGENT) == run.hash(AGENT):
-        return
-    if out.path.exists() and (not out.path.is_dir() or any(out.path.iterdir())):
-        raise RunFolderError(f"{out.path} exists, and holds no copy of this agent. Choose another folder with --out.")
-    out.path.parent.mkdir(parents=True, exist_ok=True)
-    with run.lock(), RunFolder(out.path.parent).replacing(out.path.name) as draft:
-        shutil.copytree(run.path, draft, ignore=shutil.ignore_patterns(".*", *OF_THE_RUN_ALONE))
+    claim_folder(out.path, "copy of an agent", known_by=CONFIG)
+    if (out / CONFIG).exists():  # it is copied last
+        if (out / AGENT).is_dir() and out.hash(AGENT) == run.hash(AGENT):
+            return
+        raise OutputError(f"{out.path} holds another agent or run. Choose another folder with --out.")
+    with run.lock():
+        entries = sorted(run.path.iterdir(), key=lambda path: (path.name == CONFIG, path.name))
+        for source in [path for path in entries if path.name[0] != "." and path.name not in OF_THE_RUN_ALONE]:
+            with out.replacing(source.name) as draft:
+                if source.is_dir():
+                    shutil.copytree(source, draft, ignore=shutil.ignore_patterns(".*", *OF_THE_RUN_ALONE))
+                else:
+                    shutil.copyfile(source, draft)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,8 +244,19 @@ def _check_machine(settings: Settings, ranks: Ranks) -> None:
         set_up_torch(settings.compute)
 
 
+def _check_folder(run: RunFolder) -> None:
+    """Nothing, not even a lock, is put into a folder of something else. Raises RunFolderError."""
+    if not run.path.is_dir() or (run / CONFIG).is_file():
+        return
+    others = sorted(path.name for path in run.path.iterdir() if path.name[0] != ".")
+    if others:
+        raise RunFolderError(
+            f"{run.path} is no run folder: it has no {CONFIG}, but {', '.join(others[:3])}. Choose another with --out."
+        )
+
+
 def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress: Progress, whole: bool) -> str | None:
-    """Write config.yaml, unless the folder is somebody else's; the former one's text, if there was one.
+    """Write config.yaml; the former one's text, if there was one.
 
     A folder with other settings may go on if something of it can be kept: if its first stage is not touched, or if that
     stage alone was asked for.
@@ -255,10 +274,6 @@ def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress
             )
         if changed:
             progress.say(f"{run.path} goes on with changed settings: {'; '.join(changed)}")
-    elif others := sorted(path.name for path in run.path.iterdir() if path.name[0] != "."):
-        raise RunFolderError(
-            f"{run.path} is no run folder: it has no {CONFIG}, but {', '.join(others[:3])}. Choose another with --out."
-        )
     content = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     run.write_text(CONFIG, content)
     return former_text

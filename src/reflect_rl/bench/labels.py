@@ -18,6 +18,7 @@ import numpy as np
 from reflect_rl.bench.label_pool import Pair, fingerprint, package, standard_library
 from reflect_rl.evaluation.report import report_labels
 from reflect_rl.intervals import mean_interval
+from reflect_rl.outputs import claim_folder
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.selection import STRATEGIES, Random
@@ -46,8 +47,9 @@ def bench_labels(
 ) -> dict[str, Any]:
     """Measure what is not there yet and write labels.json and report.html; some 15 minutes a seed on one core.
 
-    out: the study's folder; what is there of one is kept, its pool as well.
+    out: the study's folder; what is there of one is kept, its pool as well. Raises OutputError if it is none.
     """
+    claim_folder(out, "study of label efficiency", known_by="seed-*/results")
     run = RunFolder(out)
     if not (run / POOL).is_file():
         run.write_jsonl(KNOWN, map(asdict, package(BEFORE)))

@@ -11,6 +11,9 @@ from typing import Any
 from reflect_rl.envs.alfworld.real import RealEngineError
 from reflect_rl.envs.alfworld.verify import Difference, Plan, Report, verify
 
+HEAD = b'{"plan": '
+"""How a file of reports begins."""
+
 
 def sweep(path: str | Path, games: Sequence[str], plan: Plan, **options: Any) -> Iterator[Report]:
     """`verify` with its reports kept in a file, a JSON line each, and games that it has already left out.
@@ -19,8 +22,9 @@ def sweep(path: str | Path, games: Sequence[str], plan: Plan, **options: Any) ->
     former runs first. Raises RealEngineError if the file belongs to another plan or is damaged.
     """
     file = Path(path)
-    known = read_reports(file, plan) if file.exists() else {}
-    if not file.exists():
+    begun = file.exists() and file.stat().st_size > 0
+    known = read_reports(file, plan) if begun else {}
+    if not begun:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"plan": asdict(plan)}) + "\n", encoding="utf-8")
     yield from (known[game] for game in games if game in known)
@@ -32,20 +36,29 @@ def sweep(path: str | Path, games: Sequence[str], plan: Plan, **options: Any) ->
             yield report
 
 
+def holds_reports(file: Path) -> bool:
+    """Whether a file was begun by `sweep`."""
+    with file.open("rb") as stream:
+        return stream.read(len(HEAD)) == HEAD
+
+
 def read_reports(file: Path, plan: Plan) -> dict[str, Report]:
     """The reports of a sweep's file by game. A last line that was cut off is removed from the file."""
-    text = file.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        file.write_text(whole, encoding="utf-8")
-    head, *lines = whole.splitlines() or [""]
+    data = file.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    head, *lines = whole.split(b"\n")[:-1] or [b""]
     try:
         same = json.loads(head)["plan"] == json.loads(json.dumps(asdict(plan)))
         reports = [_report(json.loads(line)) for line in lines]
     except (ValueError, KeyError, TypeError) as error:
         raise RealEngineError(f"{file} is not a file of reports, or is damaged ({error}). Name another one.") from error
     if not same:
-        raise RealEngineError(f"{file} holds reports of another plan ({head}). Name another file, or use that plan.")
+        raise RealEngineError(
+            f"{file} holds reports of another plan ({head.decode()}). Name another file, or use that plan."
+        )
+    if whole != data:
+        with file.open("r+b") as stream:
+            stream.truncate(len(whole))
     return {report.game: report for report in reports}
 
 
