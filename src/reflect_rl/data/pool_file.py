@@ -35,9 +35,7 @@ class PoolFile:
         if self.path.suffix.lower() not in FORMATS:
             raise SelectionError(f"{self.path}: the format is told by the ending, one of {', '.join(FORMATS)}.")
         try:
-            if self.path.exists() and not self.path.is_file():
-                kind = "a folder" if self.path.is_dir() else "a pipe or device, which can be read only once"
-                raise SelectionError(f"{self.path} is {kind}. Give a file.")
+            _check_file(self.path)
             for where, row in reader(self.path, columns):
                 for column in columns:
                     if column not in row:
@@ -46,6 +44,8 @@ class PoolFile:
                 yield where, row
         except OSError as error:
             raise SelectionError(f"{self.path} cannot be read: {error.strerror or error}.") from None
+        except UnicodeDecodeError as error:
+            raise SelectionError(f"{self.path} is not UTF-8 text ({error.reason}).") from None
 
     def ids(self, column: str | None) -> list[Any]:
         """The id of each row, all different: texts or whole numbers; the row's number from 0 without a column."""
@@ -136,6 +136,7 @@ class PoolFile:
 def read_array(path: Path, size: int) -> np.ndarray:
     """The embeddings of a .npy file, mapped, not read. Raises SelectionError; (size, D) is expected."""
     try:
+        _check_file(path)
         array_ND = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise SelectionError(f"{path} cannot be read: {error.strerror or error}.") from None
@@ -211,8 +212,6 @@ def _csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
                 yield f"line {reader.line_num}", row
         except csv.Error as error:
             raise SelectionError(f"{path}, line {reader.line_num} is not CSV ({error}).") from None
-        except UnicodeDecodeError as error:
-            raise SelectionError(f"{path}, after line {reader.line_num}: not UTF-8 text ({error.reason}).") from None
 
 
 def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
@@ -238,6 +237,12 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
                     yield f"row {number}", row
     except arrow.ArrowException as error:
         raise SelectionError(f"{path} is not a sound Parquet file ({error}).") from None
+
+
+def _check_file(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a pipe or device, which can be read only once"
+        raise SelectionError(f"{path} is {kind}. Give a file.")
 
 
 def _check_once(path: Path, columns: Sequence[str], there: Sequence[str]) -> None:
