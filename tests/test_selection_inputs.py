@@ -101,7 +101,7 @@ def test_scores_are_weighed_at_any_scale() -> None:
     "tensor",
     [
         lambda X: X.requires_grad_(),
-        lambda X: torch.nn.Parameter(X),
+        torch.nn.Parameter,
         lambda X: X.bfloat16(),
         lambda X: X.half(),
         lambda X: X.to_sparse(),

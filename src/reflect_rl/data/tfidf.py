@@ -32,7 +32,7 @@ UNSPACED = (
     "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff"  # Japanese, Chinese, Korean
     "\U00020000-\U0003ffff"  # rare Chinese characters
 )
-"""Characters of scripts whose words are not told apart by spaces. (Korean has spaces, but endings hang on its words.)"""
+"""Scripts whose words are not told apart by spaces; and Korean, which has spaces, but hangs endings on its words."""
 MARKS = "".join(chr(code) for code in range(0x300, 0x3000) if category(chr(code))[0] == "M")
 r"""Accents and vowel signs, which \w leaves out: without them the words of many Indic scripts fall to pieces."""
 ASCII_WORD = re.compile(r"\w+")

@@ -30,7 +30,7 @@ def as_array(X: Any) -> np.ndarray:
 
 
 def as_floats(X: Any) -> np.ndarray:
-    """X as float64. Raises as `as_array` does, and TypeError for what is no real number; OverflowError for huge ones."""
+    """X as float64. Raises as `as_array` does, and TypeError or OverflowError for what is no number or too large."""
     array = as_array(X)
     if array.dtype.kind not in "fiubOSU":
         raise TypeError(f"these are {array.dtype}")

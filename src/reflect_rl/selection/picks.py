@@ -81,9 +81,10 @@ class Selector(ABC):
         """Choose `budget` items that are not in `already`.
 
         X: (N, D) embeddings, or what the strategy says. already: indices of labelled items (a boolean mask of length N
-        works as well). groups: a label an item; the budget is then shared by `quotas`. Equal labels are one group, as in
-        a dict (1, 1.0 and True are, "1" is another), and items without a label (None, NaN, NaT, pandas.NA) are one
-        of their own, which is said. scores: a number an item, for the strategies that use one. Raises SelectionError.
+        works as well). groups: a label an item; the budget is then shared by `quotas`. Equal labels are one group, as
+        in a dict (1, 1.0 and True are, "1" is another), and items without a label (None, NaN, NaT, pandas.NA) are one
+        of their own, which is said. scores: a number an item, for the strategies that use one. All may be torch
+        tensors. Raises SelectionError.
         """
         self.check(scores, groups)
         size = pool_size(X)
