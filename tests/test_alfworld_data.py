@@ -137,6 +137,18 @@ def test_a_cut_archive_is_refused_and_leaves_nothing_behind(tmp_path: Path, keep
     assert not list((tmp_path / "cache").rglob("*.zip"))
 
 
+def test_the_published_counts_are_those_of_the_paper() -> None:
+    """Shridhar et al. 2021, table 1, which has pick, examine, clean, heat, cool, pick two."""
+    paper = {
+        "train": {"pick": 790, "look": 308, "clean": 650, "heat": 459, "cool": 533, "two": 813},
+        "valid_seen": {"pick": 35, "look": 13, "clean": 27, "heat": 16, "cool": 25, "two": 24},
+        "valid_unseen": {"pick": 24, "look": 18, "clean": 31, "heat": 23, "cool": 21, "two": 17},
+    }
+    kinds = ("pick_and", "look_at", "pick_clean", "pick_heat", "pick_cool", "pick_two")
+    assert all(name.startswith(kind) for name, kind in zip(TASK_TYPES, kinds, strict=True))
+    assert {split: PUBLISHED[split] for split in paper} == {split: tuple(by.values()) for split, by in paper.items()}
+
+
 def test_the_published_counts_add_up() -> None:
     assert {split: sum(counts) for split, counts in PUBLISHED.items()} == {
         "train": 3553,

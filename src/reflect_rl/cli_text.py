@@ -117,7 +117,7 @@ def picks_summary(selection: Selection, seconds: float) -> str:
     if picks.objective is None:
         return text
     if selection.name == "k-center":
-        least = "" if picks.certificate is None else f", and no choice of that size is below {picks.certificate:.4f}"
-        return f"{text}; no item is farther than {picks.objective:.4f} from a chosen or labelled one{least}"
+        least = "" if picks.certificate is None else f", and no choice of that size is below {picks.certificate:.6g}"
+        return f"{text}; no item is farther than {picks.objective:.6g} from a chosen or labelled one{least}"
     most = "" if picks.certificate is None else f", and no choice of that size is above {picks.certificate:.6g}"
     return f"{text}; objective {picks.objective:.6g}{most}"

@@ -32,8 +32,11 @@ def kept_embeddings(
     """
     note = RunFolder(path.parent)
     if path.exists() and _fingerprint(path) == about["fingerprint"]:
-        kept_ND = read_array(path, shape[0])
-        if kept_ND.shape == shape:
+        try:
+            kept_ND = read_array(path, shape[0])
+        except SelectionError:  # damaged
+            kept_ND = None
+        if kept_ND is not None and kept_ND.shape == shape:
             progress.say(f"embeddings: {path.name} is of this model and pool, and is used again")
             return kept_ND
     if path.exists():

@@ -105,11 +105,6 @@ class Column:
                     f"{self.file.path}, item {number} (from 0): {self.name!r} is empty, and a model has nothing to "
                     f"read. Leave it out, or fill it in."
                 )
-            if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-                raise SelectionError(
-                    f"{self.file.path}, item {number} (from 0): {self.name!r} has half a surrogate pair, which is no "
-                    f"character. Mend or leave out the item."
-                )
             yield text
 
 

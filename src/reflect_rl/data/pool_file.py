@@ -1,4 +1,7 @@
-"""A pool of items in a file: JSON lines, CSV or Parquet, read a row at a time; only the asked columns are kept."""
+"""A pool of items in a file: JSON lines, CSV or Parquet, read a row at a time; only the asked columns are kept.
+
+A pool is read once for each column that is needed, so that pipes cannot be pools.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,7 @@ class PoolFile:
         if self.path.suffix.lower() not in FORMATS:
             raise SelectionError(f"{self.path}: the format is told by the ending, one of {', '.join(FORMATS)}.")
         try:
+            _check_file(self.path)
             for where, row in reader(self.path, columns):
                 for column in columns:
                     if column not in row:
@@ -41,7 +45,7 @@ class PoolFile:
         except OSError as error:
             raise SelectionError(f"{self.path} cannot be read: {error.strerror or error}.") from None
         except UnicodeDecodeError as error:
-            raise SelectionError(f"{self.path} is not UTF-8 text ({error.reason} at byte {error.start}).") from None
+            raise SelectionError(f"{self.path} is not UTF-8 text ({error.reason}).") from None
 
     def ids(self, column: str | None) -> list[Any]:
         """The id of each row, all different: texts or whole numbers; the row's number from 0 without a column."""
@@ -52,9 +56,11 @@ class PoolFile:
         for where, row in self.rows([column]):
             value = row[column]
             if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
-                raise SelectionError(f"{self.path}, {where}: the id {value!r} should be a text or a whole number.")
+                raise SelectionError(f"{self.path}, {where}: the id {value!r:.80} should be a text or a whole number.")
+            if isinstance(value, str):
+                self._check_text(where, column, value)
             if str(value) in known:
-                raise SelectionError(f"{self.path}, {where}: the id {value!r} was there before; ids should differ.")
+                raise SelectionError(f"{self.path}, {where}: the id {value!r:.80} was there before; ids should differ.")
             known.add(str(value))
             ids.append(value)
         return ids
@@ -64,31 +70,36 @@ class PoolFile:
         return next((tuple(map(str, row)) for _, row in self.rows()), ())
 
     def labels(self, column: str) -> list[Any]:
-        """A column of texts, numbers or truths, as it is."""
+        """A column of texts, numbers or truths, as it is; None where it is null."""
         labels = []
         for where, row in self.rows([column]):
-            if not isinstance(row[column], str | int | float):
-                raise SelectionError(f"{self.path}, {where}: {column!r} should be a text or a number: {row[column]!r}.")
-            labels.append(row[column])
+            value = row[column]
+            if not isinstance(value, str | int | float | None):
+                raise SelectionError(f"{self.path}, {where}: {column!r} should be a text or a number: {value!r:.80}.")
+            if isinstance(value, str):
+                self._check_text(where, column, value)
+            labels.append(value)
         return labels
 
     def texts(self, column: str) -> Iterator[str]:
         for where, row in self.rows([column]):
-            if not isinstance(row[column], str):
-                raise SelectionError(f"{self.path}, {where}: {column!r} should be a text, not {row[column]!r}.")
-            yield row[column]
+            value = row[column]
+            if not isinstance(value, str):
+                raise SelectionError(f"{self.path}, {where}: {column!r} should be a text, not {value!r:.80}.")
+            self._check_text(where, column, value)
+            yield value
 
     def numbers(self, column: str) -> np.ndarray:
         """A column of finite numbers, float64."""
         return np.array([_number(self.path, where, column, row[column]) for where, row in self.rows([column])], float)
 
     def lists(self, column: str) -> Iterator[np.ndarray]:
-        """A column of lists of finite numbers, float32 each."""
+        """A column of lists of finite numbers, each float32, or float64 where numbers are too large or small for it."""
         for where, row in self.rows([column]):
             value = _listed(row[column])
             try:
                 array = np.asarray(value, dtype=np.float64)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 array = np.empty((0, 0))
             if array.ndim != 1 or not isinstance(value, list):
                 raise SelectionError(f"{self.path}, {where}: {column!r} should be a list of numbers.")
@@ -96,31 +107,43 @@ class PoolFile:
                 raise SelectionError(
                     f"{self.path}, {where}: {column!r} has a value that is not finite (NaN or infinity)."
                 )
-            yield array.astype(np.float32)
+            largest, fits = np.abs(array).max(initial=0.0), np.finfo(np.float32)
+            yield array.astype(np.float32) if largest == 0 or fits.tiny <= largest <= fits.max else array
 
     def vectors(self, column: str, size: int) -> np.ndarray:
-        """A column of vectors of one length, (size, D) float32."""
+        """A column of vectors of one length, (size, D) float32, or float64 where one of `lists` is."""
         vectors_ND = np.empty((0, 0), np.float32)
         for number, vector in enumerate(self.lists(column)):
             if not number:
-                vectors_ND = np.empty((size, len(vector)), np.float32)
+                vectors_ND = np.empty((size, len(vector)), vector.dtype)
             if len(vector) != vectors_ND.shape[1]:
                 raise SelectionError(
                     f"{self.path}: embeddings should be of one length; {column!r} of row {number + 1} has "
                     f"{len(vector)} numbers, those before have {vectors_ND.shape[1]}."
                 )
+            vectors_ND = vectors_ND.astype(np.promote_types(vectors_ND.dtype, vector.dtype), copy=False)
             vectors_ND[number] = vector
         return vectors_ND
+
+    def _check_text(self, where: str, column: str, text: str) -> None:
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise SelectionError(
+                f"{self.path}, {where}: {column!r} has half a surrogate pair, which is no character: {text!r:.80}. "
+                f"Mend or leave out the item."
+            )
 
 
 def read_array(path: Path, size: int) -> np.ndarray:
     """The embeddings of a .npy file, mapped, not read. Raises SelectionError; (size, D) is expected."""
     try:
+        _check_file(path)
         array_ND = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise SelectionError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (ValueError, EOFError) as error:
         raise SelectionError(f"{path} is not an array that numpy.save wrote ({error}).") from None
+    if not isinstance(array_ND, np.ndarray):
+        raise SelectionError(f"{path} is an archive of arrays (.npz). Save the one array by numpy.save.")
     if array_ND.ndim != 2 or array_ND.dtype.kind not in "fiu":
         raise SelectionError(
             f"{path} should be an (items, width) array of numbers; it is {array_ND.shape} {array_ND.dtype}."
@@ -133,21 +156,25 @@ def read_array(path: Path, size: int) -> np.ndarray:
 def already_indices(path: Path, column: str | None, ids: Sequence[Any]) -> np.ndarray:
     """Places in the pool of the items that another file names. Raises SelectionError for an unknown one.
 
-    The file has the id column of the pool (row numbers without one), or is a .txt of one id a line.
+    The file has the id column of the pool (row numbers without one), or is a .txt of one id a line: as it is in the
+    pool, or with spaces around it.
     """
+    places = {str(each): place for place, each in enumerate(ids)}
     if path.suffix.lower() == ".txt":
         try:
-            named = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise SelectionError(f"{path} cannot be read: {error}.") from None
+            lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would break at U+2028 and others
+        except OSError as error:
+            raise SelectionError(f"{path} cannot be read: {error.strerror or error}.") from None
+        except UnicodeDecodeError:
+            raise SelectionError(f"{path} is not UTF-8 text.") from None
+        named = [line if line in places else line.strip() for line in lines if line.strip() or line in places]
     else:
         named = [row[column or "id"] for _, row in PoolFile(path).rows([column or "id"])]
-    places = {str(each): place for place, each in enumerate(ids)}
     unknown = [each for each in named if str(each) not in places]
     if unknown:
         more = f", and {len(unknown) - 1:,} more" if len(unknown) > 1 else ""
         how = "" if column else " Without --id-column the pool's ids are row numbers from 0."
-        raise SelectionError(f"{path} names the id {unknown[0]!r}, which the pool does not have{more}.{how}")
+        raise SelectionError(f"{path} names the id {unknown[0]!r:.80}, which the pool does not have{more}.{how}")
     return np.array(sorted({places[str(each)] for each in named}), np.int64)
 
 
@@ -160,8 +187,12 @@ def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
                 row = json.loads(line)
             except UnicodeDecodeError:
                 raise SelectionError(f"{path}, line {number} is not UTF-8 text.") from None
-            except ValueError as error:
+            except json.JSONDecodeError as error:
                 raise SelectionError(f"{path}, line {number} is not JSON ({error}).") from None
+            except RecursionError:
+                raise SelectionError(f"{path}, line {number} is nested too deeply.") from None
+            except ValueError:  # Python's limit, against quadratic time
+                raise SelectionError(f"{path}, line {number} has a whole number of too many digits.") from None
             if not isinstance(row, dict):
                 raise SelectionError(f"{path}, line {number} should be a JSON object, one an item.")
             yield f"line {number}", row
@@ -172,6 +203,7 @@ def _csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         try:
+            _check_once(path, columns, reader.fieldnames or ())
             for row in reader:
                 if None in row or None in row.values():
                     raise SelectionError(
@@ -193,11 +225,13 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
     try:
         with ParquetFile(path) as file:
             there = file.schema_arrow.names
-            wanted = [column for column in columns if column in there] if columns else there[:1]
+            _check_once(path, columns, there)
+            if not columns or not set(columns) <= set(there):  # rows are counted, or a column will be missed
+                for number in range(1, file.metadata.num_rows + 1):
+                    yield f"row {number}", dict.fromkeys(there)
+                return
             number = 0
-            for batch in file.iter_batches(
-                BATCH, columns=wanted if len(wanted) == len(columns) or not columns else there
-            ):
+            for batch in file.iter_batches(BATCH, columns=list(columns)):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", row
@@ -205,12 +239,24 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
         raise SelectionError(f"{path} is not a sound Parquet file ({error}).") from None
 
 
+def _check_file(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a pipe or device, which can be read only once"
+        raise SelectionError(f"{path} is {kind}. Give a file.")
+
+
+def _check_once(path: Path, columns: Sequence[str], there: Sequence[str]) -> None:
+    for column in columns:
+        if there.count(column) > 1:
+            raise SelectionError(f"{path} has {there.count(column)} columns {column!r}. Rename all but the one meant.")
+
+
 def _listed(value: Any) -> Any:
     """A list as it is; the JSON text of one, as CSV has it, read."""
     if isinstance(value, str):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return value
 
@@ -218,8 +264,8 @@ def _listed(value: Any) -> Any:
 def _number(path: Path, where: str, column: str, value: Any) -> float:
     try:
         number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not np.isfinite(number):
-        raise SelectionError(f"{path}, {where}: {column!r} should be a finite number, not {value!r}.")
+        raise SelectionError(f"{path}, {where}: {column!r} should be a finite number, not {value!r:.80}.")
     return number

@@ -42,7 +42,7 @@ class ScoresFile:
         """One of QUANTITIES of every item. Raises SelectionError if one is missing or the file is damaged."""
         values: list[np.ndarray | None] = [None] * self.size
         for row, scores in self._rows():
-            values[row] = np.asarray(scores[quantity], np.float32)
+            values[row] = scores[quantity]
         there = [value for value in values if value is not None]
         if len(there) < self.size:
             raise SelectionError(f"{self.path} has the scores of {len(there):,} of {self.size:,} items only.")
@@ -68,8 +68,8 @@ class ScoresFile:
             file.flush()
             os.fsync(file.fileno())
 
-    def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(number of the item, its line) of every whole line."""
+    def _rows(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """(number of the item, its QUANTITIES, float32) of every whole line."""
         number = 1
         try:
             with self.path.open("rb") as file:
@@ -81,11 +81,12 @@ class ScoresFile:
                         if data["fingerprint"] != self.about["fingerprint"]:
                             raise ValueError("it is of another model, pool or setting than its name says")
                         continue
-                    lengths = {len(data[quantity]) for quantity in QUANTITIES}
-                    if not 0 <= data["item"] < self.size or len(lengths) != 1:
+                    item, scores = data["item"], {name: np.asarray(data[name], np.float32) for name in QUANTITIES}
+                    shapes = {values.shape for values in scores.values()}
+                    if type(item) is not int or not 0 <= item < self.size or shapes != {(len(data[QUANTITIES[0]]),)}:
                         raise ValueError("these are no scores of an item of the pool")
-                    yield data["item"], data
-        except (ValueError, KeyError, TypeError) as error:
+                    yield item, scores
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise SelectionError(
                 f"{self.path} is damaged at line {number} ({error}). Delete the file to have it computed again."
             ) from error

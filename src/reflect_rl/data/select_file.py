@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os.path
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -66,10 +67,21 @@ class Request:
         """Whether the strategy works on embeddings that are not given."""
         return self.strategy.input == "embeddings" and self.embeddings is None
 
+    @property
+    def array(self) -> Path | None:
+        """The .npy file with the embeddings, where they are not a column."""
+        return Path(self.embeddings) if self.embeddings and self.embeddings.lower().endswith(".npy") else None
+
     def check(self) -> None:
         """Raises SelectionError where models, columns and strategy do not fit together."""
         use = self.use
         use.check()
+        ending = Path(self.embeddings or "").suffix
+        if ending and not self.array and (ending.lower() == ".npz" or os.path.isfile(self.embeddings or "")):
+            raise SelectionError(
+                f"--embeddings {self.embeddings} is no .npy file. Save the array, with a row an item, by numpy.save; "
+                f"or name a column of the pool."
+            )
         if use.model and self.tokens:
             raise SelectionError(f"--model would compute what --tokens-column {self.tokens} gives: leave one out.")
         if use.embed_model and self.embeddings:
@@ -204,7 +216,7 @@ def expected_cost(request: Request, progress: Progress) -> tuple[Pool, Cost, str
 
 def parse_budget(text: str, size: int) -> int:
     """ "200" or "10%" as a number of items; a share is rounded to the nearest, and is at least one."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*(%?)\s*", text)
     if not match or (not match[2] and "." in match[1]):
         raise SelectionError(f"--budget {text} should be a number of items, such as 2000, or a share, such as 10%.")
     if not match[2]:
@@ -228,8 +240,8 @@ def _input(request: Request, file: PoolFile, reads: ModelReads, size: int, progr
             return reads.states()
         progress.say(f"no --embeddings: TF-IDF of {request.text!r}, {WIDTH} numbers a text")
         return tfidf(lambda: file.texts(request.text), size, progress)
-    if request.embeddings.endswith(".npy"):
-        return read_array(Path(request.embeddings), size)
+    if request.array:
+        return read_array(request.array, size)
     return file.vectors(request.embeddings, size)
 
 
@@ -252,8 +264,8 @@ def _width(request: Request, pool: Pool) -> int:
     if request.embeddings is None:
         next(PoolFile(request.path).texts(request.text), None)  # that the column is there
         return pool.reads.width if request.use.embeds else WIDTH
-    if request.embeddings.endswith(".npy"):
-        return read_array(Path(request.embeddings), len(pool.ids)).shape[1]
+    if request.array:
+        return read_array(request.array, len(pool.ids)).shape[1]
     return len(next(PoolFile(request.path).lists(request.embeddings)))
 
 

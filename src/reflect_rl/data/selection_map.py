@@ -58,7 +58,7 @@ def principal_axes(embeddings_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         axes_D2 *= np.sign(axes_D2[np.abs(axes_D2).argmax(axis=0), [0, 1]])
         places_N2 = np.concatenate([(embeddings_ND[start : start + ROWS] - mean_D) @ axes_D2 for start in blocks])
     total = float(np.trace(scatter_DD))
-    if total <= 1e-9 * count:  # only what rounding makes of equal rows
+    if total <= 1e-9 * (total + count * float(mean_D @ mean_D)):  # only what rounding makes of equal rows
         return np.zeros((count, 2)), np.zeros(2)
     return places_N2, (places_N2**2).sum(axis=0) / total
 

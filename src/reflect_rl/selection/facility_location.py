@@ -61,11 +61,14 @@ class FacilityLocation(Selector):
     name: ClassVar[str] = "facility-location"
 
     def __init__(self, n_neighbors: Neighbours = "auto", *, quality: float = 0.5, quotas: Any = "equal") -> None:
-        if n_neighbors not in ("auto", "exact") and (isinstance(n_neighbors, str | bool) or n_neighbors < 2):
-            raise SelectionError(f'n_neighbors should be 2 or more, "exact" or "auto", not {n_neighbors!r}.')
+        whole = isinstance(n_neighbors, int | np.integer) and not isinstance(n_neighbors, bool)
+        if not (n_neighbors >= 2 if whole else n_neighbors in ("auto", "exact")):
+            raise SelectionError(
+                f'n_neighbors should be a whole number, 2 or more, "exact" or "auto", not {n_neighbors!r}.'
+            )
         if not 0 <= quality < 1:
             raise SelectionError(f"quality should be at least 0 and below 1, not {quality}.")
-        self.n_neighbors: Neighbours = n_neighbors
+        self.n_neighbors: Neighbours = int(n_neighbors) if whole else n_neighbors
         self.quality = quality
         self.quotas = quotas
 
@@ -142,7 +145,10 @@ class FacilityLocation(Selector):
         """(what each item's score is worth in the units of the products, the share of f in the objective)."""
         if task.scores_N is None or not task.size:
             return np.zeros(task.size, np.int64), 1.0
-        low, high = task.scores_N.min(), task.scores_N.max()
-        scaled_N = (task.scores_N - low) / (high - low) if high > low else np.zeros(task.size)
         worth = self.quality / (1 - self.quality) * 2 * SHIFT
+        if worth * task.size > 2**62:
+            raise SelectionError(f"a quality of {self.quality} is too near to 1: similarity would count for nothing.")
+        scores_N = np.ldexp(task.scores_N, -np.frexp(np.abs(task.scores_N).max())[1])  # so that high - low is finite
+        low, high = scores_N.min(), scores_N.max()
+        scaled_N = (scores_N - low) / (high - low) if high > low else np.zeros(task.size)
         return np.rint(scaled_N * worth).astype(np.int64), 1 - self.quality

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from reflect_rl.errors import SelectionError
+from reflect_rl.selection.arrays import as_array, as_floats
 
 EXACT_BITS = {np.dtype(np.float32): 24, np.dtype(np.float64): 53}
 ROWS = 8192
@@ -25,7 +26,7 @@ ROWS = 8192
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """points_ND: whole numbers in a floating-point type; radius: what a vector of length 1 was scaled by.
+    """points_ND: whole numbers in a floating-point type; radius: what a vector of length 2^exponent was scaled by.
 
     Closeness of two points is a whole number that grows as they come nearer: q . q' for cosine, -|q - q'|^2 for
     euclidean.
@@ -34,6 +35,7 @@ class Grid:
     points_ND: np.ndarray
     radius: float
     metric: str = "cosine"
+    exponent: int = 0
 
     def __len__(self) -> int:
         return len(self.points_ND)
@@ -44,12 +46,12 @@ class Grid:
 
 
 def check_embeddings(X: Any) -> np.ndarray:
-    """X as an (N, D) array of finite numbers. Raises SelectionError, naming the first bad row."""
+    """X as an (N, D) array of finite numbers, float64 or less. Raises SelectionError, naming the first bad row."""
     try:
-        array_ND = np.asarray(X)
-        if array_ND.dtype == object or array_ND.dtype.kind not in "fiub":
-            array_ND = np.asarray(X, dtype=np.float32)
-    except (ValueError, TypeError) as error:
+        array_ND = as_array(X)
+        if array_ND.dtype.kind not in "fiub" or array_ND.dtype.itemsize > 8:
+            array_ND = as_floats(array_ND)
+    except (ValueError, TypeError, OverflowError) as error:
         raise SelectionError(
             f"embeddings should be one vector of numbers an item, all of one length ({error})."
         ) from None
@@ -75,7 +77,8 @@ def cosine_grid(X: Any) -> Grid:
     points_ND = np.zeros((count, width + extra), np.float32)
     for start in range(0, count, ROWS):
         block_BD = array_ND[start : start + ROWS].astype(np.float64)
-        block_BD /= np.abs(block_BD).max(axis=1, keepdims=True).clip(min=np.finfo(np.float64).tiny)  # no overflow
+        largest_B1 = np.abs(block_BD).max(axis=1, keepdims=True)
+        block_BD /= np.where(largest_B1 > 0, largest_B1, 1)  # so that no square overflows or vanishes
         lengths_B = np.sqrt(np.einsum("bd,bd->b", block_BD, block_BD)).clip(min=1.0)
         points_ND[start : start + ROWS, :width] = np.rint(block_BD * (radius / lengths_B)[:, None])
     if extra:
@@ -84,13 +87,24 @@ def cosine_grid(X: Any) -> Grid:
 
 
 def euclidean_grid(X: Any) -> Grid:
-    """Vectors as they are, moved to their mean and scaled as one, in float64. radius: grid units a unit of X."""
+    """Vectors as they are, moved to their mean and scaled as one, in float64."""
     array_ND = check_embeddings(X).astype(np.float64)
-    array_ND = array_ND - array_ND.mean(axis=0) if len(array_ND) else array_ND
+    exponent = _scale(array_ND)  # so that neither sums nor squares overflow or vanish
+    if len(array_ND):
+        array_ND -= array_ND.mean(axis=0)
+    exponent += _scale(array_ND)
     longest = math.sqrt(np.einsum("nd,nd->n", array_ND, array_ND).max(initial=0.0))
     reach = 2 ** (EXACT_BITS[np.dtype(np.float64)] / 2 - 1) - math.sqrt(array_ND.shape[1]) / 2
     radius = reach / longest if longest else 1.0
-    return Grid(np.rint(array_ND * radius), radius, "euclidean")
+    return Grid(np.rint(array_ND * radius), radius, "euclidean", exponent)
+
+
+def _scale(array_ND: np.ndarray) -> int:
+    """Divide in place by the power of two that brings the largest magnitude into [0.5, 1), and return its exponent."""
+    largest = max(array_ND.max(initial=0.0), -array_ND.min(initial=0.0))
+    exponent = int(np.frexp(largest)[1])
+    np.ldexp(array_ND, -exponent, out=array_ND)
+    return exponent
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,16 +48,17 @@ class KCenter(Selector):
         grid = cosine_grid(X) if self.metric == "cosine" else euclidean_grid(X)
         indices, closeness = FarthestFirst(grid, task).run()
         gains, radius = distances(grid, closeness[:-1]), distances(grid, closeness[-1:])
-        if not task.size or not np.isfinite(radius[0]):  # nothing there, or nothing chosen
+        if not task.size or closeness[-1] == -np.inf:  # nothing there, or nothing chosen
             return Picks(indices, gains)
         least = None if task.room.shared else _least(grid, float(closeness[-1]))
         return Picks(indices, gains, float(radius[0]), least)
 
 
 def distances(grid: Grid, closeness: np.ndarray) -> np.ndarray:
-    """In units of the embeddings (of unit vectors for cosine)."""
+    """In units of the embeddings (of unit vectors for cosine); inf where float64 does not reach as far."""
     if grid.metric == "euclidean":
-        return np.sqrt(np.maximum(-closeness, 0)) / grid.radius
+        with np.errstate(over="ignore"):
+            return np.ldexp(np.sqrt(np.maximum(-closeness, 0)) / grid.radius, grid.exponent)
     return np.sqrt(np.maximum(2 - 2 * closeness / grid.radius**2, 0))
 
 
@@ -69,7 +70,7 @@ def _least(grid: Grid, closeness: float) -> float:
     cosine, whose distance takes all of them for unit vectors, what rounding did to the lengths is taken off.
     """
     if grid.metric == "euclidean":
-        return math.sqrt(max(-closeness, 0.0)) / grid.radius / 2
+        return float(distances(grid, np.array([closeness]))[0]) / 2
     squares_N = grid.norms_N() / grid.radius**2
     apart = 2 * float(squares_N.min()) - 2 * closeness / grid.radius**2
     return math.sqrt(max(apart / 4 - 2 * max(float(squares_N.max()) - 1, 0.0), 0.0))

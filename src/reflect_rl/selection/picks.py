@@ -11,6 +11,7 @@ import numpy as np
 
 from reflect_rl.errors import SelectionError
 from reflect_rl.progress import Progress
+from reflect_rl.selection.arrays import as_array, as_floats
 from reflect_rl.selection.quotas import Room, quota_rooms
 
 Input = Literal["embeddings", "tokens", "none"]
@@ -59,7 +60,8 @@ class Selector(ABC):
     """A strategy. Its settings are its constructor's; the pool is an argument of `select`.
 
     quotas: with `groups`, how the budget is shared among them: "equal" (what a small group cannot use goes to the
-    others), "proportional" to the items that can be picked, or a number for each group by its label.
+    others), "proportional" to the items that can be picked, or a number for each group by its label (None: of the items
+    without one).
     """
 
     name: ClassVar[str]
@@ -79,15 +81,18 @@ class Selector(ABC):
         """Choose `budget` items that are not in `already`.
 
         X: (N, D) embeddings, or what the strategy says. already: indices of labelled items (a boolean mask of length N
-        works as well). groups: a label an item; the budget is then shared by `quotas`. scores: a number an item, for
-        the strategies that use one. Raises SelectionError.
+        works as well). groups: a label an item; the budget is then shared by `quotas`. Equal labels are one group, as
+        in a dict (1, 1.0 and True are, "1" is another), and items without a label (None, NaN, NaT, pandas.NA) are one
+        of their own, which is said. scores: a number an item, for the strategies that use one. All may be torch
+        tensors. Raises SelectionError.
         """
         self.check(scores, groups)
         size = pool_size(X)
         already_N = _mask(already, size)
-        room = quota_rooms(self.quotas, groups, ~already_N, check_budget(budget, int((~already_N).sum())))
+        progress = progress or Progress()
+        room = quota_rooms(self.quotas, groups, ~already_N, check_budget(budget, int((~already_N).sum())), progress)
         numbers_N = None if scores is None else check_numbers(scores, size, "scores")
-        return self.choose(X, Task(size, budget, already_N, room, numbers_N, progress or Progress()))
+        return self.choose(X, Task(size, budget, already_N, room, numbers_N, progress))
 
     def check(self, scores: Any, groups: Any) -> None:
         """Raises SelectionError if the strategy needs something that was not given, or cannot use what was."""
@@ -112,17 +117,17 @@ class Selector(ABC):
 
     def transform(self, X: Any) -> Any:
         """The chosen rows of X, in order of choice. After `fit`."""
-        return np.asarray(X)[self.ranking_]
+        return as_array(X)[self.ranking_]
 
 
 def pool_size(X: Any) -> int:
     """Items in a pool, which may also be given by its size alone."""
-    if isinstance(X, int | np.integer):
+    if isinstance(X, int | np.integer) and X >= 0:
         return int(X)
     try:
         return len(X)
     except TypeError:
-        raise SelectionError(f"a pool should be a sequence or an array, not {type(X).__name__}.") from None
+        raise SelectionError(f"a pool should be a sequence or an array, or its size, not {X!r:.80}.") from None
 
 
 def check_budget(budget: int, free: int) -> int:
@@ -139,8 +144,8 @@ def check_budget(budget: int, free: int) -> int:
 def check_numbers(values: Any, size: int, what: str) -> np.ndarray:
     """`size` finite numbers, float64. Raises SelectionError."""
     try:
-        numbers_N = np.asarray(values, dtype=np.float64)
-    except (ValueError, TypeError):
+        numbers_N = as_floats(values)
+    except (ValueError, TypeError, OverflowError):
         raise SelectionError(f"{what} should be one number an item.") from None
     if numbers_N.shape != (size,):
         raise SelectionError(f"{what} should be one number an item: {size:,}, not an array of shape {numbers_N.shape}.")
@@ -152,7 +157,10 @@ def check_numbers(values: Any, size: int, what: str) -> np.ndarray:
 
 
 def _mask(already: Any, size: int) -> np.ndarray:
-    indices = np.asarray(already)
+    try:
+        indices = as_array(already)
+    except ValueError:
+        raise SelectionError("already should be a list of indices into the pool.") from None
     if indices.dtype == bool:
         if indices.shape != (size,):
             raise SelectionError(f"already, as a mask, should have length {size:,}, not shape {indices.shape}.")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from reflect_rl.errors import SelectionError
+from reflect_rl.progress import Progress
 
 
 class Room:
@@ -61,15 +62,19 @@ def _largest(items: np.ndarray, values_N: np.ndarray, count: int) -> np.ndarray:
     return items[np.argpartition(values_N[items], len(items) - count)[len(items) - count :]]
 
 
-def quota_rooms(quotas: Any, groups: Any, open_N: np.ndarray, budget: int) -> Room:
+def quota_rooms(quotas: Any, groups: Any, open_N: np.ndarray, budget: int, progress: Progress) -> Room:
     """The room of each group. Raises SelectionError if the quotas cannot hold the budget.
 
-    quotas: "equal", "proportional", or a Mapping from label to number; groups: a label an item, or None.
+    quotas: "equal", "proportional", or a Mapping from label to number; groups: a label an item, or None. Says how many
+    items have no label.
     """
     size = len(open_N)
     if groups is None:
         return Room(np.zeros(size, np.int64), np.array([budget]))
     labels, group_N = group_indices(groups, size)
+    if None in labels:
+        bare = int((group_N == labels.index(None)).sum())
+        progress.warn(f"{bare:,} of {size:,} items have no group (None or NaN); together they are one")
     sizes_G = np.bincount(group_N[open_N], minlength=len(labels))
     if isinstance(quotas, Mapping):
         return Room(group_N, _given(quotas, labels, sizes_G, budget))
@@ -83,26 +88,38 @@ def quota_rooms(quotas: Any, groups: Any, open_N: np.ndarray, budget: int) -> Ro
 
 
 def group_indices(groups: Any, size: int) -> tuple[list[Any], np.ndarray]:
-    """(labels in the order of their first items, the group of each item). Raises SelectionError."""
-    given = groups.tolist() if isinstance(groups, np.ndarray) else list(groups)
+    """(labels in the order of their first items, the group of each item). Raises SelectionError.
+
+    Labels that are equal are one group; None is the label of all items without one.
+    """
+    try:
+        given = list(groups.tolist() if hasattr(groups, "tolist") else groups)
+    except TypeError:
+        raise SelectionError(f"groups should be one label an item, not {groups!r:.80}.") from None
     if len(given) != size:
         raise SelectionError(f"groups should be one label an item: {size:,}, not {len(given):,}.")
     known: dict[Any, int] = {}
     try:
-        group_N = np.fromiter((known.setdefault(label, len(known)) for label in given), np.int64, size)
-    except TypeError:
+        group_N = np.fromiter((known.setdefault(_label(each), len(known)) for each in given), np.int64, size)
+    except (TypeError, ValueError):
         raise SelectionError("a group's label should be a text or a number.") from None
     return list(known), group_N
 
 
+def _label(given: Any) -> Any:
+    """A label as Python has it; None for a missing one: NaN, NaT and pandas.NA are not equal to themselves."""
+    label = given.item() if hasattr(given, "item") else given
+    return label if (label == label) is True else None
+
+
 def _given(quotas: Mapping[Any, int], labels: list[Any], sizes_G: np.ndarray, budget: int) -> np.ndarray:
-    unknown = [label for label in quotas if label not in set(labels)]
-    if unknown:
-        raise SelectionError(f"there is a quota for {unknown[0]!r}, but no item of that group.")
-    left_G = np.array([int(quotas.get(label, 0)) for label in labels])
-    if (left_G < 0).any():
-        raise SelectionError("a quota should be 0 or more.")
-    left_G = np.minimum(left_G, sizes_G)
+    asked, there = {_label(label): quota for label, quota in quotas.items()}, set(labels)
+    for label, quota in asked.items():
+        if label not in there:
+            raise SelectionError(f"there is a quota for {label!r}, but no item of that group.")
+        if isinstance(quota, bool) or not isinstance(quota, int | np.integer) or quota < 0:
+            raise SelectionError(f"a quota should be a whole number, 0 or more; that of {label!r} is {quota!r}.")
+    left_G = np.array([min(int(asked.get(label, 0)), size) for label, size in zip(labels, sizes_G, strict=True)])
     if left_G.sum() < budget:
         raise SelectionError(
             f"the quotas leave room for {left_G.sum():,} picks, the budget is {budget:,}. "

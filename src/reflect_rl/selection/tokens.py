@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reflect_rl.errors import SelectionError
+from reflect_rl.selection.arrays import as_floats
 from reflect_rl.selection.picks import Input, Picks, Selector, Task, top_picks
 
 
@@ -42,8 +43,8 @@ def read_tokens(X: Any, what: str, low: float, high: float) -> Tokens:
         lengths_N, values_T = X.lengths_N, np.asarray(X.values_T, np.float64)
     else:
         try:
-            rows = [np.asarray(row, dtype=np.float64) for row in X]
-        except (TypeError, ValueError):
+            rows = [as_floats(row) for row in X]
+        except (TypeError, ValueError, OverflowError):
             raise SelectionError(f"{what} should be a list of numbers an item, one number a token.") from None
         for index, row in enumerate(rows):
             if row.ndim != 1:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reflect_rl.errors import SelectionError
+from reflect_rl.selection.arrays import as_array
 from reflect_rl.selection.facility_location import FacilityLocation
 from reflect_rl.selection.picks import Picks, Selector, Task, renamed
 from reflect_rl.selection.quotas import Room
@@ -28,8 +29,8 @@ class UncertainThenDiverse(Selector):
     name: ClassVar[str] = "uncertain-then-diverse"
 
     def __init__(self, diverse: Selector | None = None, *, keep: float = 4.0, quotas: Any = "equal") -> None:
-        if not keep >= 1:
-            raise SelectionError(f"keep should be at least 1, not {keep}.")
+        if not 1 <= keep < np.inf:
+            raise SelectionError(f"keep should be a number, at least 1, not {keep}.")
         self.diverse = diverse or FacilityLocation()
         self.keep = keep
         self.quotas = quotas
@@ -44,7 +45,7 @@ class UncertainThenDiverse(Selector):
             raise SelectionError(f"{self.name} needs scores.")
         order = np.lexsort((np.arange(task.size), -task.scores_N))
         order = order[task.open_N[order]]
-        room, most_G = task.room, np.ceil(self.keep * task.room.left_G).astype(np.int64)
+        room, most_G = task.room, np.ceil(self.keep * task.room.left_G).clip(max=task.size).astype(np.int64)
         kept = Room(room.group_N, most_G).first(order, int(most_G.sum()))
         stays_N = task.already_N.copy()
         stays_N[kept] = True
@@ -56,4 +57,4 @@ class UncertainThenDiverse(Selector):
             room=Room(room.group_N[items], room.left_G),
             scores_N=None,
         )
-        return renamed(self.diverse.choose(np.asarray(X)[items], cut), items)
+        return renamed(self.diverse.choose(as_array(X)[items], cut), items)

@@ -34,7 +34,7 @@ TASK_TYPES = {
 PUBLISHED: Mapping[str, tuple[int, ...]] = {
     "train": (790, 308, 650, 459, 533, 813),
     "valid_seen": (35, 13, 27, 16, 25, 24),
-    "valid_unseen": (24, 18, 31, 23, 17, 21),
+    "valid_unseen": (24, 18, 31, 23, 21, 17),
     "valid_train": (46, 19, 37, 25, 28, 44),
 }
 """Solvable games by split and task type (Shridhar et al. 2021, table 1; valid_train counted from the release)."""

@@ -1,0 +1,42 @@
+"""What callers give as arrays: lists, arrays, torch tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from reflect_rl.errors import SelectionError
+
+
+def as_array(X: Any) -> np.ndarray:
+    """X as numpy has it; torch tensors too, with gradients, on a GPU, sparse, or of a type that numpy lacks (float32).
+
+    Raises SelectionError for masked values and tensors without values, ValueError or TypeError as numpy does.
+    """
+    if np.ma.is_masked(X):
+        raise SelectionError("an array with masked values is given. Fill them, or leave those items out.")
+    if isinstance(X, list | tuple) and X and _is_tensor(X[0]):
+        X = [as_array(row) for row in X]
+    if not _is_tensor(X):
+        return np.asarray(X)
+    try:
+        X = X.detach().cpu().to_dense()
+        return X.numpy()
+    except TypeError:  # bfloat16, float8
+        return X.float().numpy()
+    except (NotImplementedError, RuntimeError) as error:
+        raise SelectionError(f"the values of a tensor cannot be read ({str(error).splitlines()[0]}).") from None
+
+
+def as_floats(X: Any) -> np.ndarray:
+    """X as float64. Raises as `as_array` does, and TypeError or OverflowError for what is no number or too large."""
+    array = as_array(X)
+    if array.dtype.kind not in "fiubOSU":
+        raise TypeError(f"these are {array.dtype}")
+    with np.errstate(over="ignore"):  # of longer floats: infinity tells it
+        return array.astype(np.float64, copy=False)
+
+
+def _is_tensor(X: Any) -> bool:
+    return hasattr(X, "detach") and hasattr(X, "to_dense")
