@@ -158,7 +158,7 @@ def select(
     selection = select_file(request, progress)
     if out is None:
         for row in selection.rows():
-            print(json.dumps(row, ensure_ascii=False))
+            print(json.dumps(row, ensure_ascii=False, allow_nan=False))
     else:
         RunFolder(out.parent).write_jsonl(out.name, selection.rows())
     progress.say(picks_summary(selection, time.perf_counter() - began))

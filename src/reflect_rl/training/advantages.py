@@ -30,7 +30,12 @@ def discounted_returns(rewards: Sequence[float], gamma: float) -> np.ndarray:
 def generalized_advantages(
     rewards: Sequence[float], values: np.ndarray, gamma: float, lam: float, last: float = 0.0
 ) -> np.ndarray:
-    """GAE (Schulman et al. 2016, eq. 16); `last` is the value after the last step (0 at an episode's true end)."""
+    """GAE (Schulman et al. 2016, eq. 16); `last` is the value after the last step, 0 where the episode ends.
+
+    That includes the horizon. It is part of the task, since only success within it counts, and so nothing is gained
+    after it: bootstrapping there would value what cannot be earned (Pardo et al. 2018, "Time limits in reinforcement
+    learning", arXiv 1712.00378). But prompts do not tell how many steps are left, so V(s) is a mean over them.
+    """
     advantages = np.zeros(len(rewards))
     ahead, value_ahead = 0.0, last
     for step in reversed(range(len(rewards))):

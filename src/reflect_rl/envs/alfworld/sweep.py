@@ -22,12 +22,12 @@ def sweep(path: str | Path, games: Sequence[str], plan: Plan, **options: Any) ->
     known = read_reports(file, plan) if file.exists() else {}
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"plan": asdict(plan)}) + "\n", encoding="utf-8")
+        file.write_text(json.dumps({"plan": asdict(plan)}, allow_nan=False) + "\n", encoding="utf-8")
     yield from (known[game] for game in games if game in known)
     left = [game for game in games if game not in known]
     with file.open("a", encoding="utf-8") as stream:
         for report in verify(options.pop("load"), left, plan, **options):
-            stream.write(json.dumps(asdict(report)) + "\n")
+            stream.write(json.dumps(asdict(report), allow_nan=False) + "\n")
             stream.flush()
             yield report
 
