@@ -18,19 +18,18 @@ def finite(what: str, value: float) -> float:
 
 
 @contextmanager
-def stopping(where: str, checkpoint: Checkpointer, advice: str) -> Iterator[None]:
+def stopping(stage: str, unit: str, number: int, checkpoint: Checkpointer, advice: str) -> Iterator[None]:
     """Tell of a NonFiniteError in the block where it arose, which checkpoint is still good, and what to do.
 
-    where: the stage and the step. advice: for numbers of which no better advice is known.
+    unit, number: what the stage goes by, and which one it is, such as step 3. advice: where no better one is known.
     """
     try:
         yield
     except NonFiniteError as error:
-        left = "There is no checkpoint before it"
-        if checkpoint.done:
-            place = checkpoint.run / checkpoint.name
-            left = f"The last checkpoint, of {checkpoint.done} before it ({place}), is finite"
+        place, done = checkpoint.run / checkpoint.name, checkpoint.done
+        saved = f"the last checkpoint, after {unit} {done}, is finite ({place})"
         raise NonFiniteError(
-            f"training stopped in {where}: {error.what}. {left}; nothing that is not finite was written",
+            f"training stopped in {stage}, {unit} {number}: {error.what}. Nothing of it was written; "
+            f"{saved if done else 'there is no checkpoint yet'}",
             f"{error.advice or advice} With other settings the stage begins anew.",
         ) from error

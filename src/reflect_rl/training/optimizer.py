@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from reflect_rl.errors import NonFiniteError
 from reflect_rl.training.finite import finite
 
 BETAS = (0.9, 0.98)
@@ -81,6 +82,9 @@ def rising(done: float, warmup: float) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Raises NonFiniteError for a rate whose steps, longer at first by Adam's correction, are beyond float32."""
+    if lr / (1 - BETAS[0]) > torch.finfo(torch.float32).max:
+        raise NonFiniteError(f"a step at the learning rate {lr:g} is not finite")
     for group in optimizer.param_groups:
         group["lr"] = lr
 

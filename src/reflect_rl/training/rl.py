@@ -13,14 +13,11 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from reflect_rl.data.collect import make_env
 from reflect_rl.envs.base import TextEnv
-from reflect_rl.errors import NonFiniteError
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
 from reflect_rl.players.players import Players
 from reflect_rl.progress import Progress
@@ -65,7 +62,7 @@ def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]
     advice = f"Lower rl.lr (it is {part.lr:g}), or scale the world's rewards to about 1, and run again."
     with tracking as tracker, progress.bar("rl", part.iterations, "iterations", done=len(rows)) as bar:
         for iteration in range(len(rows), part.iterations):
-            with stopping(f"rl, iteration {iteration + 1} of {part.iterations}", checkpoint, advice):
+            with stopping("rl", "iteration", iteration + 1, checkpoint, advice):
                 rows.append(_iterate(learner, world, players, settings, iteration, replay, progress))
                 checkpoint.check_finite()
             if tracker is not None:
@@ -124,11 +121,6 @@ def _iterate(
             f"alone. Raise rl.group (it is {part.group}), or choose another baseline."
         )
     folded = fold(rollout, advantage, returns, settings.compute.device)
-    if part.baseline == "value" and not bool(torch.isfinite(folded.square_P).all()):
-        raise NonFiniteError(
-            f"the square of the largest return, {max(float(np.abs(g).max()) for g in returns):.3g}, is not finite",
-            "Scale the world's rewards to about 1, or choose an rl.baseline that learns no value.",
-        )
     if learner.anchor is not None:
         folded = replace(folded, anchor_PN=learner.anchor.log_probs(rollout.prompts).to(folded.old_PN.device))
     figures = update(learner, rollout, folded, iteration, entropy)

@@ -9,7 +9,7 @@ on what runs beside it.
 from __future__ import annotations
 
 import time
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -208,9 +208,7 @@ class _Play:
             return int(self.players.log_probs[row].argmax())
         cumulative = self.players.cumulative[row]
         uniform = slot.uniforms[len(slot.trajectory.rows)] * cumulative[-1]
-        choice = bisect_right(cumulative, uniform)
-        # A product rounded up to the sum: the last action that has a probability.
-        return choice if choice < len(cumulative) else bisect_left(cumulative, cumulative[-1])
+        return min(bisect_right(cumulative, uniform), len(cumulative) - 1)
 
     def _facts(self, env: TextEnv, shown: bool) -> Mapping[str, Any]:
         return facts_of(env) if self.players.reads_facts or shown else {}

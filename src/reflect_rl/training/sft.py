@@ -211,7 +211,7 @@ def fit(
     advice = f"Lower {who}_sft.lr (it is {settings.lr:g}) and run again."
     with progress.bar(f"sft {who}", settings.steps, "steps", done=start) as bar:
         for step in range(start, settings.steps):
-            with stopping(f"sft_{who}, step {step + 1} of {settings.steps}", checkpoint, advice):
+            with stopping(f"sft_{who}", "step", step + 1, checkpoint, advice):
                 set_lr(optimizer, settings.lr * warmup_cosine(step, settings.steps))
                 batch = _indices(seed, order, step, settings.batch, examples)
                 value = loss(batch)

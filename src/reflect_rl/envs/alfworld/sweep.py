@@ -40,7 +40,7 @@ def read_reports(file: Path, plan: Plan) -> dict[str, Report]:
         file.write_text(whole, encoding="utf-8")
     head, *lines = whole.splitlines() or [""]
     try:
-        same = json.loads(head)["plan"] == json.loads(json.dumps(asdict(plan)))
+        same = json.loads(head)["plan"] == json.loads(json.dumps(asdict(plan), allow_nan=False))
         reports = [_report(json.loads(line)) for line in lines]
     except (ValueError, KeyError, TypeError) as error:
         raise RealEngineError(f"{file} is not a file of reports, or is damaged ({error}). Name another one.") from error
