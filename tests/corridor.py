@@ -108,3 +108,21 @@ class Undecided(Corridor):
 
     def kind(self, task: str) -> str:
         return "left" if int(task[0]) > int(task[2]) else "right"
+
+
+class Scaled(Corridor):
+    """The same world with rewards of another size."""
+
+    def __init__(self, horizon: int = 8, slip: float = 0.0, scale: float = 1.0) -> None:
+        super().__init__(horizon, slip)
+        self.scale = scale
+
+    def step(self, action: int) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        observation, reward, *ends = super().step(action)
+        return observation, reward * self.scale, *ends
+
+
+class Flat(Corridor):
+    """The same world without easier stages."""
+
+    stages = ()

@@ -65,7 +65,8 @@ def metrics(iteration: int) -> dict[str, Any]:
         "steps_mean": 8 + 5 * share, "entropy": 1.4 * 0.86**iteration, "kl": 0.02 * math.exp(-iteration / 9),
         "clip_fraction": 0.18 * 0.93**iteration, "loss": 0.3 - 0.02 * iteration, "grad_norm": 0.6 + 0.01 * iteration,
         "stop_reasons": {"success": wins, "dangerous": 490 - wins, "horizon": 22}, "distinct_prompts": 900,
-        "forwards": 950, "env_steps": 6100, "seconds": {"rollout": 1.1, "reflect": 0.6 * 0.9**iteration, "update": 1.9},
+        "env_steps": 6100, "lr": 5e-4,
+        "seconds": {"policy": 1.1, "reflect": 0.6 * 0.9**iteration, "environment": 0.3, "update": 1.9},
         "valid_success": share if iteration % 5 == 4 else None,
     }  # fmt: skip
 

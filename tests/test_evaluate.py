@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from corridor import Corridor, Undecided
 from end_to_end import files, reflect_rl, refused
+from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.evaluation.evaluate import evaluate, measured, panel_episodes, panel_tasks, summarise
 from reflect_rl.intervals import mean_interval, wilson
 from reflect_rl.progress import Progress
@@ -179,3 +180,13 @@ def test_it_is_not_measured_where_something_else_lies_or_nothing_is_trained(run:
     shutil.rmtree(run / "policy")
     refused(reflect_rl("evaluate", str(run), "--out", str(tmp_path / "new")), "no trained agent")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("panels", [{"test": ("0-1",), "valid": ()}, {"test": ("0-1",)}, {}])
+def test_a_panel_without_tasks_is_refused(panels: dict[str, tuple[str, ...]]) -> None:
+    class Odd(Corridor):
+        def panels(self) -> dict[str, tuple[str, ...]]:
+            return panels
+
+    with pytest.raises(EnvironmentContractError, match=r"Odd\.panels\(\) names no task for the panel '(test|valid)'"):
+        panel_tasks(Odd())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from reflect_rl.errors import RunFolderError
-from reflect_rl.evaluation.report import MAX_TEXT, report, report_compare
+from reflect_rl.evaluation.report import CURVES, MAX_TEXT, report, report_compare
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings
@@ -26,6 +26,15 @@ def invented(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert counts["iterations"] == 20
     assert counts["episodes"] == 13
     return run / "report.html"
+
+
+def test_every_curve_is_of_a_figure_that_a_run_writes(whole: Path) -> None:
+    """And so are the invented ones here."""
+    row = RunFolder(whole).read_jsonl("metrics.jsonl", dict)[-1]
+    assert sorted(set(CURVES) - {name for name, value in row.items() if value is not None}) == []
+    made = metrics(0)
+    assert set(made) == set(row)
+    assert set(made["seconds"]) == set(row["seconds"])
 
 
 @pytest.fixture(scope="module")

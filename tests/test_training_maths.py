@@ -65,6 +65,22 @@ def test_gae_by_hand() -> None:
     np.testing.assert_allclose(with_tail, [1.5])
 
 
+def test_the_horizon_is_an_end_like_any_other() -> None:
+    """By hand: what a learned value promises beyond the horizon is not counted, as documented for rl.baseline."""
+    trajectories = [
+        Trajectory(EpisodeSpec("t", number), [0, 1], [0, 0], [-1.0, -1.0], stop)
+        for number, stop in enumerate((StopReason.HORIZON, StopReason.FAILURE))
+    ]
+    prompts = [Prompt(f"prompt {n}", 3, 2, (4, 5), state_end=6) for n in range(2)]
+    log_probs = np.log(np.full((2, 2), 0.5, dtype=np.float32))
+    rollout = Rollout(prompts, log_probs, np.array([0.5, 4.0], dtype=np.float32), trajectories, {})
+    got, returns = advantages(rollout, RlSettings(baseline="value", gamma=0.5, gae_lambda=1.0))
+    raw = np.array([-1 + 0.5 * -1 - 0.5, -1 - 4.0])
+    for advantage, value in zip(got, returns, strict=True):
+        np.testing.assert_allclose(advantage, raw / raw.std(), rtol=1e-6)
+        np.testing.assert_allclose(value, [-1.5, -1.0], rtol=1e-6)
+
+
 @given(rewards=st.lists(st.floats(-2, 2), min_size=1, max_size=10), gamma=st.floats(0.1, 1), seed=st.integers(0, 99))
 def test_gae_with_lambda_1_is_return_minus_value_and_with_0_the_td_error(
     rewards: list[float], gamma: float, seed: int

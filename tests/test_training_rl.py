@@ -33,7 +33,7 @@ from reflect_rl.training.optimizer import make_optimizer
 from reflect_rl.training.rl import rl
 from reflect_rl.training.rollout import EpisodeSpec, Rollout, play_episodes
 from reflect_rl.training.sft import sft_policy
-from reflect_rl.training.update import Learner, drift, update
+from reflect_rl.training.update import Learner, clip_fraction, drift, update
 from test_training_sft import KilledError, Killer, files
 
 Tiny = Callable[..., Settings]
@@ -141,6 +141,7 @@ def test_a_line_of_metrics_says_what_happened(warmed: RunFolder, tiny: Tiny) -> 
         assert row["kl"] > 0
         assert 0 < row["entropy"] < 1.1
         assert row["grad_norm"] > 0
+        assert 0 <= row["clip_fraction"] <= 1
     assert [row["lr"] for row in rows] == pytest.approx([5e-4, 2.75e-4, 5e-5])
     assert counts["env_steps"] == sum(row["env_steps"] for row in rows)
     assert files(warmed / "policy")["model.safetensors"] != files(warmed / "policy-sft")["model.safetensors"]
@@ -223,6 +224,35 @@ def test_an_anchor_pulls_towards_it_and_nothing_else_does_at_it() -> None:
     assert drift(from_it, policy.log_probs(rollout.prompts))["kl_sft"] < distance
 
 
+@pytest.mark.parametrize("clip", [0.05, 0.2, 0.6])
+def test_the_clip_fraction_is_that_of_the_single_visits(clip: float) -> None:
+    rollout, policy = played()
+    assert clip_fraction(rollout, policy.log_probs(rollout.prompts), clip) == 0
+    new_PN = (torch.from_numpy(rollout.log_probs_PN) + 0.4 * torch.randn(rollout.log_probs_PN.shape)).log_softmax(-1)
+    outside = [
+        not 1 - clip <= float((new_PN[row, choice] - rollout.log_probs_PN[row, choice]).exp()) <= 1 + clip
+        for t in rollout.trajectories
+        for row, choice in zip(t.rows, t.choices, strict=True)
+    ]
+    assert clip_fraction(rollout, new_PN, clip) == pytest.approx(sum(outside) / rollout.steps)
+    assert 0 < sum(outside) < rollout.steps
+
+
+def test_larger_steps_leave_more_choices_outside_the_clipping_range(warmed: RunFolder, tiny: Tiny) -> None:
+    fractions = []
+    for lr in (1e-6, 3e-2):
+        rl(warmed, tiny({"rl.iterations": 1, "rl.lr": lr, "rl.epochs": 4}), Progress())
+        fractions.append(warmed.read_jsonl("metrics.jsonl", dict)[0]["clip_fraction"])
+        shutil.rmtree(warmed / "checkpoints/rl")
+    assert fractions[0] == 0
+    assert 0.2 < fractions[1] <= 1
+
+
+def test_reinforce_clips_nothing_and_says_nothing_of_it(warmed: RunFolder, tiny: Tiny) -> None:
+    rl(warmed, tiny({"rl.algorithm": "reinforce", "rl.iterations": 1}), Progress())
+    assert "clip_fraction" not in warmed.read_jsonl("metrics.jsonl", dict)[0]
+
+
 @pytest.mark.parametrize("most", [3, 256])
 def test_every_rank_takes_part_in_every_gradient_exchange(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Ranks that exchanged gradients a different number of times would wait for each other for ever."""
@@ -258,19 +288,15 @@ rl(RunFolder(sys.argv[1]), parse_settings({}, TINY | json.loads(sys.argv[2])), P
 """
 
 
-def test_two_processes_train_one_policy(warmed: RunFolder, tiny: Tiny, tmp_path: Path) -> None:
-    overrides = ARMS["ppo+value"] | {"rl.iterations": 2, "rl.episodes": 25, "rl.replay": 3}
-    settings = tiny(overrides)
-    start(warmed, settings)
-    alone = RunFolder(shutil.copytree(warmed.path, tmp_path / "alone"))
-    rl(alone, settings, Progress())
-    script = tmp_path / "launched.py"
+def launch(run: RunFolder, folder: Path, overrides: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """RL of a run by two processes."""
+    script = folder / "launched.py"
     script.write_text(LAUNCHED)
     here = str(Path(__file__).parent)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     env = os.environ | {"PYTHONPATH": here, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(script), str(warmed.path), json.dumps(overrides)],
+        [*command, str(script), str(run.path), json.dumps(overrides)],
         env=env,
         capture_output=True,
         text=True,
@@ -278,6 +304,16 @@ def test_two_processes_train_one_policy(warmed: RunFolder, tiny: Tiny, tmp_path:
     )
     if "EADDR" in done.stderr or ("gloo" in done.stderr.lower() and "not available" in done.stderr):
         pytest.skip("this machine lets no two processes talk to each other")
+    return done
+
+
+def test_two_processes_train_one_policy(warmed: RunFolder, tiny: Tiny, tmp_path: Path) -> None:
+    overrides = ARMS["ppo+value"] | {"rl.iterations": 2, "rl.episodes": 25, "rl.replay": 3}
+    settings = tiny(overrides)
+    start(warmed, settings)
+    alone = RunFolder(shutil.copytree(warmed.path, tmp_path / "alone"))
+    rl(alone, settings, Progress())
+    done = launch(warmed, tmp_path, overrides)
     assert done.returncode == 0, done.stderr[-3000:]
     (_, rows), (_, single) = outcome(warmed), outcome(alone)
     rollout = ("episodes", "success", "return_mean", "steps_mean", "stop_reasons", "distinct_prompts", "entropy")
@@ -289,3 +325,11 @@ def test_two_processes_train_one_policy(warmed: RunFolder, tiny: Tiny, tmp_path:
     )
     for weight, other in zip(two.parameters(), one.parameters(), strict=True):
         assert (weight - other).abs().max() < 5e-3
+
+
+def test_two_processes_both_stop(warmed: RunFolder, tmp_path: Path) -> None:
+    done = launch(warmed, tmp_path, {"rl.lr": 1e37, "rl.iterations": 2})
+    assert done.returncode != 0
+    assert "Training stopped in rl, iteration 1: " in done.stderr
+    assert not (warmed / "policy").exists()
+    assert not (warmed / "checkpoints/rl").exists()

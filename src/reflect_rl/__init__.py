@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from reflect_rl.envs.registry import register as register
     from reflect_rl.errors import EnvironmentContractError as EnvironmentContractError
     from reflect_rl.errors import ModelError as ModelError
+    from reflect_rl.errors import NonFiniteError as NonFiniteError
     from reflect_rl.errors import OutputError as OutputError
     from reflect_rl.errors import PromptError as PromptError
     from reflect_rl.errors import ReflectRLError as ReflectRLError
@@ -40,6 +41,7 @@ _HOMES = {
     "register": "envs.registry",
     "EnvironmentContractError": "errors",
     "ModelError": "errors",
+    "NonFiniteError": "errors",
     "OutputError": "errors",
     "PromptError": "errors",
     "ReflectRLError": "errors",

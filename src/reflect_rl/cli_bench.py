@@ -52,7 +52,7 @@ def bench(
         from reflect_rl.bench.alfworld import bench_engine, engine_table
 
         figures = bench_engine(parse_settings({}, overrides).env.options, CliProgress())
-        print(json.dumps(figures, indent=2) if json_ else engine_table(figures))
+        print(json.dumps(figures, indent=2, allow_nan=False) if json_ else engine_table(figures))
         return
     if recipe == "select":
         from reflect_rl.bench.select import LARGE, bench_large, bench_select, measured_line, select_table
@@ -60,10 +60,12 @@ def bench(
         parse_settings({}, overrides)  # refuses what is no setting
         if items or picks:
             figures = bench_large(CliProgress(), items or LARGE, picks or (items or LARGE) // 2)
-            print(json.dumps(figures, indent=2) if json_ else measured_line("facility_location", figures))
+            print(
+                json.dumps(figures, indent=2, allow_nan=False) if json_ else measured_line("facility_location", figures)
+            )
             return
         figures = bench_select(CliProgress())
-        print(json.dumps(figures, indent=2) if json_ else select_table(figures))
+        print(json.dumps(figures, indent=2, allow_nan=False) if json_ else select_table(figures))
         return
     if recipe == "labels":
         from reflect_rl.bench.labels import bench_labels, labels_table
@@ -73,11 +75,11 @@ def bench(
         folder = output_folder(out, "--out")
         figures = bench_labels(folder, CliProgress(), seeds=whole_numbers(seeds), workers=workers)
         told = f"{table(labels_table(figures))}\n\nreport  {folder / 'report.html'}"
-        print(json.dumps(figures, indent=2) if json_ else told)
+        print(json.dumps(figures, indent=2, allow_nan=False) if json_ else told)
         return
     settings = load_settings(recipe, overrides)
     from reflect_rl.bench.taxi import bench as measure
     from reflect_rl.bench.taxi import bench_table
 
     figures = measure(settings.model_dump(), device or settings.compute.device, CliProgress())
-    print(json.dumps(figures, indent=2) if json_ else bench_table(figures))
+    print(json.dumps(figures, indent=2, allow_nan=False) if json_ else bench_table(figures))

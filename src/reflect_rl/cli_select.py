@@ -164,7 +164,7 @@ def select(
     selection = select_file(request, progress)
     if target is None:
         for row in selection.rows():
-            print(json.dumps(row, ensure_ascii=False))
+            print(json.dumps(row, ensure_ascii=False, allow_nan=False))
     else:
         target.write_jsonl(selection.rows())
     progress.say(picks_summary(selection, time.perf_counter() - began))

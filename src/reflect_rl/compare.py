@@ -286,5 +286,5 @@ def _publish(folder: RunFolder, data: Mapping[str, Any]) -> None:
     from reflect_rl.evaluation.report import report_compare
     from reflect_rl.evaluation.tables import compare_markdown
 
-    folder.write_text("compare.md", compare_markdown(json.loads(json.dumps(data))))
+    folder.write_text("compare.md", compare_markdown(json.loads(json.dumps(data, allow_nan=False))))
     report_compare(folder.path)

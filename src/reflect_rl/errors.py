@@ -25,6 +25,18 @@ class ModelError(ReflectRLError):
     """A model or tokenizer that cannot be loaded, or cannot do what is asked of it."""
 
 
+class NonFiniteError(ModelError):
+    """A loss, gradient, weight or probability that is not a finite number: what a model learns or says is lost.
+
+    what: a phrase, such as "the loss is nan". advice: a sentence on what to do, if the place that raises knows it.
+    """
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(f"{what[:1].upper()}{what[1:]}. {advice}".rstrip())
+        self.what = what
+        self.advice = advice
+
+
 class PromptError(ReflectRLError):
     """A prompt whose task, actions and reflection do not fit the token budget."""
 

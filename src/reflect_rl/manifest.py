@@ -78,7 +78,7 @@ def wanted(run: RunFolder, stage: Stage, settings: Settings) -> Manifest:
     used = select(flat(settings), stage.settings)
     inputs = hashes(run, stage.inputs)
     content = {"stage": stage.name, "settings": used, "inputs": inputs, "version": __version__}
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
     return Manifest(stage.name, key, used, inputs, versions=versions())
 
 

@@ -42,12 +42,14 @@ class RunFolder:
             temporary.write_text(text, encoding="utf-8")
 
     def write_json(self, name: str, data: Any) -> None:
-        self.write_text(name, json.dumps(data, indent=2, sort_keys=False, ensure_ascii=False) + "\n")
+        """Write JSON atomically. Raises as `write_text`, and ValueError for NaN and infinities, which JSON lacks."""
+        self.write_text(name, json.dumps(data, indent=2, sort_keys=False, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_jsonl(self, name: str, rows: Iterable[Any]) -> None:
+        """Write an object a line, atomically. Raises as `write_json`."""
         with self.replacing(name) as temporary, temporary.open("w", encoding="utf-8") as file:
             for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
     def read_json(self, name: str) -> Any:
         """A JSON file. Raises RunFolderError if it is missing or damaged."""

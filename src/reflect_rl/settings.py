@@ -222,7 +222,8 @@ class RlSettings(Section):
     )
     baseline: Literal["none", "value", "state", "task"] = Field(
         default="state",
-        description="'value': learned (GAE); 'state': mean return of a prompt; 'task': of the same start.",
+        description="'value': learned (GAE), with the horizon as an end like any other, though prompts do not tell how "
+        "near it is; 'state': mean return of a prompt; 'task': of the same start.",
     )
     gamma: float = Field(default=0.98, gt=0, le=1, description="Discount of a step.")
     gae_lambda: float = Field(default=0.95, ge=0, le=1, description="With baseline: value.")
@@ -257,6 +258,11 @@ class RlSettings(Section):
     def _check(self) -> RlSettings:
         if self.algorithm == "reinforce" and self.epochs > 1:
             raise ValueError("reinforce is on-policy: set epochs: 1, or algorithm: ppo")
+        if self.group > self.episodes:
+            raise ValueError(
+                f"group: {self.group} episodes of each start are more than the {self.episodes} of an iteration; lower "
+                f"group, or raise episodes"
+            )
         return self
 
 

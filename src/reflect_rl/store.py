@@ -54,7 +54,7 @@ class Store:
                 if (run / name).exists():
                     (draft / name).parent.mkdir(parents=True, exist_ok=True)
                     _copy(run / name, draft / name)
-            (draft / MANIFEST).write_text(json.dumps(asdict(manifest)), encoding="utf-8")
+            (draft / MANIFEST).write_text(json.dumps(asdict(manifest), allow_nan=False), encoding="utf-8")
             try:
                 draft.rename(entry)
             except OSError as error:

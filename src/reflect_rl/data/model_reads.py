@@ -273,7 +273,9 @@ class ModelReads:
 
 
 def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps([VERSION, *parts], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        json.dumps([VERSION, *parts], sort_keys=True, default=str, allow_nan=False).encode()
+    ).hexdigest()[:16]
 
 
 def _digest_texts(texts: Column) -> str:

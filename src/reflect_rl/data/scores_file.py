@@ -62,7 +62,7 @@ class ScoresFile:
                 progress.warn(f"{self.path}: the last line was cut off; its item is scored again")
                 file.truncate(whole)
             if not whole:
-                file.write(json.dumps(self.about, ensure_ascii=False).encode() + b"\n")
+                file.write(json.dumps(self.about, ensure_ascii=False, allow_nan=False).encode() + b"\n")
                 file.flush()
             yield file
             file.flush()
@@ -97,7 +97,7 @@ def write_scores(file: IO[bytes], row: int, scores: TokenScores) -> None:
     data: dict[str, Any] = {"item": row, "text": scores.text}
     for quantity in QUANTITIES:
         data[quantity] = [float(f"{value:.7g}") for value in getattr(scores, quantity).tolist()]
-    file.write(json.dumps(data, ensure_ascii=False).encode() + b"\n")
+    file.write(json.dumps(data, ensure_ascii=False, allow_nan=False).encode() + b"\n")
     file.flush()
 
 

@@ -24,6 +24,7 @@ from reflect_rl.envs.check_walk import (
     some_tasks,
     walk,
 )
+from reflect_rl.envs.contract import MOST_REWARD
 from reflect_rl.envs.registry import where
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason
@@ -188,7 +189,7 @@ def _rewards(make_env: MakeEnv) -> str:
         for moment in list(walk(env, task, 0))[1:]:
             reward = moment.reward
             is_number = hasattr(reward, "__float__") and not isinstance(reward, str | bool)
-            require(is_number and math.isfinite(float(reward)), f"A reward in task {task} is {short(reward)}.")
+            require(is_number and abs(float(reward)) <= MOST_REWARD, f"A reward in task {task} is {short(reward)}.")
             low, high = min(low, float(reward)), max(high, float(reward))
     return f"seen from {low:g} to {high:g}."
 
@@ -292,7 +293,7 @@ PROBES: tuple[tuple[str, Callable[[MakeEnv], str], str], ...] = (
         'At the end set info["success"] and info["stop"]; truncate at the horizon (StopReason.HORIZON).',
     ),
     ("after the end", _after_the_end, "Raise EnvironmentContractError from step() until reset() is called."),
-    ("rewards", _rewards, "Return a finite number."),
+    ("rewards", _rewards, f"Return a finite number, up to {MOST_REWARD:g}."),
     ("reset options", _task_made, 'options={"task": name} must make that task; refuse what you do not know.'),
     ("stages", _stages, 'options={"stage": name} must make each of `stages`.'),
     ("expert", _expert, "expert() must give an index into the admissible actions that leads to success, or None."),

@@ -15,6 +15,9 @@ from reflect_rl.envs.registry import where
 from reflect_rl.errors import EnvironmentContractError, ReflectRLError
 from reflect_rl.records import StopReason
 
+MOST_REWARD = 1e100
+"""Sums of rewards up to this, either way, and of their squares, are finite."""
+
 
 def check_tasks(env: TextEnv) -> None:
     """Every split names at least one task. Raises EnvironmentContractError."""
@@ -56,10 +59,10 @@ def advance(env: TextEnv, choice: int) -> tuple[str, tuple[str, ...], float, Sto
     observation, given, terminated, truncated, info = result
     try:
         reward = float(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         reward = float("nan")
-    if not -float("inf") < reward < float("inf"):
-        _broken(env, f"{what} gave the reward {_short(given)}, not a finite number")
+    if not abs(reward) <= MOST_REWARD:
+        _broken(env, f"{what} gave the reward {_short(given)}, not a finite number up to {MOST_REWARD:g}")
     actions = _actions(env, what, info)
     if not (terminated or truncated):
         return _text(env, what, observation), actions, reward, None
@@ -115,7 +118,7 @@ def facts_of(env: TextEnv) -> dict[str, Any]:
     if not isinstance(facts, Mapping):
         _broken(env, f"describe() gave {_short(facts)}, not a mapping")
     try:
-        json.dumps(dict(facts))
+        json.dumps(dict(facts), allow_nan=False)
     except (TypeError, ValueError) as error:
         _broken(env, f"describe() gave {_short(facts)}, which is no JSON ({error})", error)
     return dict(facts)

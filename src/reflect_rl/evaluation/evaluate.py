@@ -12,6 +12,7 @@ from reflect_rl.data.annotate import Label
 from reflect_rl.data.collect import make_env
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.contract import check_tasks
+from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.intervals import wilson
 from reflect_rl.manifest import total_seconds
 from reflect_rl.players.kept import GUARD, kept_arm
@@ -99,9 +100,19 @@ def players_of(run: RunFolder, settings: Settings, world: TextEnv) -> Players:
 
 
 def panel_tasks(world: TextEnv) -> dict[str, tuple[str, ...]]:
-    """The world's fixed panels, the main one first; "test" and "valid" are among them."""
+    """The world's fixed panels, the main one first; "test" and "valid" are among them.
+
+    Raises EnvironmentContractError if one of these is missing, or a panel is empty.
+    """
     check_tasks(world)
-    return world.panels()
+    panels = world.panels()
+    for name in ("test", "valid", *panels):
+        if not panels.get(name):
+            raise EnvironmentContractError(
+                f"{type(world).__name__}.panels() names no task for the panel '{name}', on which success cannot be "
+                f"measured then."
+            )
+    return panels
 
 
 def panel_episodes(

@@ -41,7 +41,7 @@ EPISODE_BYTES = 600_000
 
 CURVES = (
     *("iteration", "episodes", "success", "return_mean", "steps_mean", "entropy", "kl", "clip_fraction", "loss"),
-    *("grad_norm", "distinct_prompts", "forwards", "env_steps", "valid_success"),
+    *("grad_norm", "distinct_prompts", "env_steps", "valid_success"),
 )
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reflect_rl.errors import ModelError, PromptError
+from reflect_rl.errors import ModelError, NonFiniteError, PromptError
 from reflect_rl.players.backbone import Backbone, KeysValues, TokenBatch
 from reflect_rl.players.models import pad_id, save_model
 from reflect_rl.players.openings import Openings
@@ -228,6 +228,8 @@ class Policy(nn.Module):
 
         A prompt's row is the same bits whatever it is batched with: rows are grouped by bucket and forwarded in chunks
         of exactly `chunk` rows, the last one filled up with copies.
+
+        Raises NonFiniteError where an admissible action's log-probability, or a value, is not finite.
         """
         width = max(prompt.actions for prompt in prompts)
         log_probs_BN = torch.full((len(prompts), width), -torch.inf)
@@ -242,6 +244,12 @@ class Policy(nn.Module):
             shown = min(most, width)
             log_probs_BN[rows, :shown] = chosen.log_probs_BN[: len(rows), :shown].cpu()
             value_B[rows] = chosen.value_B[: len(rows)].cpu()
+        actions = sum(prompt.actions for prompt in prompts)
+        if int(torch.isfinite(log_probs_BN).sum()) != actions or not bool(torch.isfinite(value_B).all()):
+            raise NonFiniteError(
+                "the policy's probabilities are not finite",
+                "Its weights are too large, or damaged: train it again, with a lower policy_sft.lr or rl.lr.",
+            )
         return log_probs_BN, value_B
 
     def log_probs(self, prompts: Sequence[Prompt]) -> Tensor:
@@ -271,7 +279,7 @@ class Policy(nn.Module):
 
         save_model(self.model, self.tokenizer, folder)
         about = {"labels": self.labels, "value_head": self.value is not None, "hedged": self.gate is not None}
-        (folder / "reflect_rl.json").write_text(json.dumps(about, indent=2) + "\n")
+        (folder / "reflect_rl.json").write_text(json.dumps(about, indent=2, allow_nan=False) + "\n")
         parts = {"pointer": self.pointer, "value": self.value, "gate": self.gate}
         weights = {f"{part}.{k}": v for part, head in parts.items() if head for k, v in head.state_dict().items()}
         if weights:

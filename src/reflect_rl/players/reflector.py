@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from reflect_rl.envs.contract import taught
-from reflect_rl.errors import PromptError
+from reflect_rl.errors import NonFiniteError, PromptError
 from reflect_rl.players.backbone import Backbone
 from reflect_rl.players.decoding import decoding_steps
 from reflect_rl.players.memo import Memo
@@ -155,7 +155,13 @@ class LocalReflector:
         )
         done_B = torch.arange(len(ids), device=self.model.device) >= len(seeds)
         for step in range(most):
-            next_B = self._pick(steps(next_BL), [row[step] for row in uniforms])
+            logits_BV = steps(next_BL)
+            if not step and bool(torch.isnan(logits_BV).any()):
+                raise NonFiniteError(
+                    "the reflector's probabilities are not finite",
+                    "Its weights are too large, or damaged: train it again, with a lower reflector_sft.lr.",
+                )
+            next_B = self._pick(logits_BV, [row[step] for row in uniforms])
             next_BL = next_B.masked_fill(done_B, end).unsqueeze(1)
             written.append(next_BL)
             done_B = done_B | (next_B == end)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from reflect_rl.errors import NonFiniteError
 from reflect_rl.settings import RlSettings
 from reflect_rl.training.rollout import Rollout
 
@@ -30,7 +31,12 @@ def discounted_returns(rewards: Sequence[float], gamma: float) -> np.ndarray:
 def generalized_advantages(
     rewards: Sequence[float], values: np.ndarray, gamma: float, lam: float, last: float = 0.0
 ) -> np.ndarray:
-    """GAE (Schulman et al. 2016, eq. 16); `last` is the value after the last step (0 at an episode's true end)."""
+    """GAE (Schulman et al. 2016, eq. 16); `last` is the value after the last step, 0 where the episode ends.
+
+    That includes the horizon. It is part of the task, since only success within it counts, and so nothing is gained
+    after it: bootstrapping there would value what cannot be earned (Pardo et al. 2018, "Time limits in reinforcement
+    learning", arXiv 1712.00378). But prompts do not tell how many steps are left, so V(s) is a mean over them.
+    """
     advantages = np.zeros(len(rewards))
     ahead, value_ahead = 0.0, last
     for step in reversed(range(len(rewards))):
@@ -41,9 +47,18 @@ def generalized_advantages(
 
 
 def advantages(rollout: Rollout, settings: RlSettings) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """(advantages, returns) of every trajectory, the advantages divided by their overall deviation."""
+    """(advantages, returns) of every trajectory, the advantages divided by their overall deviation.
+
+    Raises NonFiniteError for returns that are too large to learn a value of.
+    """
     returns = [discounted_returns(t.rewards, settings.gamma) for t in rollout.trajectories]
+    largest = float(np.abs(np.concatenate(returns)).max())
     if settings.baseline == "value":
+        if largest**2 * rollout.steps > float(np.finfo(np.float32).max):
+            raise NonFiniteError(
+                f"the sum of the squared returns, of up to {largest:.3g} each, is not finite in single precision",
+                "Scale the world's rewards to about 1, or choose an rl.baseline that learns no value.",
+            )
         raw = [
             generalized_advantages(t.rewards, rollout.values_P[t.rows], settings.gamma, settings.gae_lambda)
             for t in rollout.trajectories
@@ -67,7 +82,7 @@ def advantages(rollout: Rollout, settings: RlSettings) -> tuple[list[np.ndarray]
         raw = returns
     spread = float(np.concatenate(raw).std())
     # Where all returns are equal, what is left is rounding, which must not be blown up to a signal.
-    scale = spread if spread > ROUNDING * float(np.abs(np.concatenate(returns)).max()) else 1.0
+    scale = spread if spread > ROUNDING * largest else 1.0
     return [a / scale for a in raw], returns
 
 

@@ -64,7 +64,7 @@ def best_attempt(
                 save_file(
                     {key: value.detach().cpu().clone() for key, value in trained.weights.items()}, folder / WEIGHTS
                 )
-                (folder / FIGURES).write_text(json.dumps(trained.figures), encoding="utf-8")
+                (folder / FIGURES).write_text(json.dumps(trained.figures, allow_nan=False), encoding="utf-8")
         done.append(run.read_json(f"{name}/{FIGURES}"))
         agreements = [figures["agreement"] for figures in done]
         if agreements[-1] is None or agreements[-1] >= part.retry_below or number + 1 == part.attempts:

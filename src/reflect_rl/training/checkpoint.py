@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from reflect_rl.errors import RunFolderError
+from reflect_rl.errors import NonFiniteError, RunFolderError
 from reflect_rl.run_folder import RunFolder
 
 
@@ -27,21 +27,38 @@ class Checkpoint:
 
 
 class Checkpointer:
-    """Saves to and loads from one folder of a run; only the newest checkpoint is kept."""
+    """Saves to and loads from one folder of a run; only the newest checkpoint is kept.
+
+    done: units finished in the newest checkpoint that this one saved or loaded; 0 if there is none.
+    """
 
     def __init__(self, run: RunFolder, name: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.run = run
         self.name = name
         self.module = module
         self.optimizer = optimizer
+        self.done = 0
 
     def save(self, done: int, **extra: Any) -> None:
-        """Write atomically; the checkpoint before it stays until this one is complete."""
+        """Write atomically; the checkpoint before it stays until this one is complete.
+
+        Raises NonFiniteError, and leaves that one in place, if a weight or a moment is not finite.
+        """
+        self.check_finite()
         with self.run.replacing(self.name) as folder:
             folder.mkdir()
             save_file(_trained(self.module), folder / "weights.safetensors")
             save_file(self._optimizer_state(), folder / "optimizer.safetensors")
-            (folder / "state.json").write_text(json.dumps({"done": done, "extra": extra}))
+            (folder / "state.json").write_text(json.dumps({"done": done, "extra": extra}, allow_nan=False))
+        self.done = done
+
+    def check_finite(self) -> None:
+        """Raise NonFiniteError unless every trained weight, and all that the optimizer remembers, is finite."""
+        moments = (value for state in self.optimizer.state.values() for value in state.values())
+        parts = {"a weight": [weight for _, weight in _named(self.module)], "the optimizer's state": moments}
+        for what, tensors in parts.items():
+            if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+                raise NonFiniteError(f"{what} is not finite")
 
     def load(self) -> Checkpoint | None:
         """Restore weights and optimizer; None if there is no checkpoint. Raises RunFolderError if it is damaged."""
@@ -59,6 +76,7 @@ class Checkpointer:
             self._restore(moments)
         except Exception as error:
             raise RunFolderError(f"The checkpoint {folder} is damaged ({error}). Delete it to start anew.") from error
+        self.done = checkpoint.done
         return checkpoint
 
     def remove(self) -> None:

@@ -9,6 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from reflect_rl.errors import NonFiniteError
+from reflect_rl.training.finite import finite
+
 BETAS = (0.9, 0.98)
 """Of AdamW."""
 
@@ -79,13 +82,19 @@ def rising(done: float, warmup: float) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Raises NonFiniteError for a rate whose steps, longer at first by Adam's correction, are beyond float32."""
+    if lr / (1 - BETAS[0]) > torch.finfo(torch.float32).max:
+        raise NonFiniteError(f"a step at the learning rate {lr:g} is not finite")
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def clip_and_step(optimizer: torch.optim.Optimizer, weights: Iterable[nn.Parameter], most: float) -> float:
-    """One optimizer step with the global gradient norm clipped to `most`; returns the norm before clipping."""
-    norm = nn.utils.clip_grad_norm_(weights, most)
+    """One optimizer step with the global gradient norm clipped to `most`; returns the norm before clipping.
+
+    Raises NonFiniteError, and takes no step, if the norm is not finite.
+    """
+    norm = finite("the gradient norm", float(nn.utils.clip_grad_norm_(weights, most)))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(norm)
+    return norm

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -21,20 +23,24 @@ from reflect_rl.players.players import Players
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream_seed
-from reflect_rl.settings import Settings
+from reflect_rl.settings import RlSettings, Settings
 from reflect_rl.training.advantages import advantages
 from reflect_rl.training.checkpoint import Checkpointer
 from reflect_rl.training.curriculum import training_episodes
+from reflect_rl.training.finite import finite, stopping
 from reflect_rl.training.losses import fold
 from reflect_rl.training.optimizer import linear_to, make_optimizer, set_lr
 from reflect_rl.training.replay import SuccessReplay
 from reflect_rl.training.rollout import EpisodeSpec, Rollout, play_episodes
 from reflect_rl.training.tracking import open_tracker
-from reflect_rl.training.update import Learner, drift, replay_update, update
+from reflect_rl.training.update import Learner, clip_fraction, drift, replay_update, update
 
 
 def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
-    """Train the policy of policy-sft/; write policy/ and metrics.jsonl. Resumes from checkpoints/rl."""
+    """Train the policy of policy-sft/; write policy/ and metrics.jsonl. Resumes from checkpoints/rl.
+
+    Raises NonFiniteError where a loss, a gradient, a weight, a probability or a figure is not finite.
+    """
     part = settings.rl
     accelerator = Accelerator(cpu=settings.compute.device == "cpu")
     world = make_env(settings)
@@ -51,10 +57,14 @@ def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]
     found = checkpoint.load()
     rows: list[dict[str, Any]] = found.extra["metrics"] if found else []
     replay = SuccessReplay(part.replay, found.extra["replay"] if found else ())
-    tracker = open_tracker(run, settings, rows) if accelerator.is_main_process else None
-    with progress.bar("rl", part.iterations, "iterations", done=len(rows)) as bar:
+    _announce(part, world.stages, progress)
+    tracking = open_tracker(run, settings, rows) if accelerator.is_main_process else nullcontext()
+    advice = f"Lower rl.lr (it is {part.lr:g}), or scale the world's rewards to about 1, and run again."
+    with tracking as tracker, progress.bar("rl", part.iterations, "iterations", done=len(rows)) as bar:
         for iteration in range(len(rows), part.iterations):
-            rows.append(_iterate(learner, world, players, settings, iteration, replay))
+            with stopping("rl", "iteration", iteration + 1, checkpoint, advice):
+                rows.append(_iterate(learner, world, players, settings, iteration, replay, progress))
+                checkpoint.check_finite()
             if tracker is not None:
                 tracker(rows[-1])
                 run.write_jsonl("metrics.jsonl", rows)
@@ -76,8 +86,25 @@ def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]
     }
 
 
+def _announce(part: RlSettings, stages: Sequence[str], progress: Progress) -> None:
+    """A curriculum that is not what was asked for."""
+    if part.curriculum != "none" and not stages:
+        progress.warn(f"rl.curriculum: {part.curriculum} changes nothing: this world has no easier stages.")
+    elif part.curriculum == "switch" and 0 < part.iterations <= len(stages):
+        progress.warn(
+            f"rl.curriculum: switch never comes to the full task in {part.iterations} iterations: there are "
+            f"{len(stages)} easier stages before it. Set rl.iterations to {len(stages) + 1} or more."
+        )
+
+
 def _iterate(
-    learner: Learner, world: TextEnv, players: Players, settings: Settings, iteration: int, replay: SuccessReplay
+    learner: Learner,
+    world: TextEnv,
+    players: Players,
+    settings: Settings,
+    iteration: int,
+    replay: SuccessReplay,
+    progress: Progress,
 ) -> dict[str, Any]:
     """One iteration; returns its line of metrics."""
     part = settings.rl
@@ -88,13 +115,23 @@ def _iterate(
     rollout = _roll_out(learner, players, settings, specs)
     started = time.perf_counter()
     advantage, returns = advantages(rollout, part)
+    if iteration == 0 and not any(a.any() for a in advantage) and len({float(g[0]) for g in returns}) > 1:
+        progress.warn(
+            f"With rl.baseline: {part.baseline} nothing is learned from these returns: each is compared with itself "
+            f"alone. Raise rl.group (it is {part.group}), or choose another baseline."
+        )
     folded = fold(rollout, advantage, returns, settings.compute.device)
     if learner.anchor is not None:
         folded = replace(folded, anchor_PN=learner.anchor.log_probs(rollout.prompts).to(folded.old_PN.device))
     figures = update(learner, rollout, folded, iteration, entropy)
     replay.add(rollout, part.gamma)
     replay_update(learner, replay, iteration)
-    figures |= drift(folded, players.decide_again(rollout.prompts))
+    now_PN = players.decide_again(rollout.prompts)
+    figures |= drift(folded, now_PN)
+    if part.algorithm == "ppo":
+        figures["clip_fraction"] = clip_fraction(rollout, now_PN, part.clip)
+    for name, value in figures.items():
+        finite(name, value)
     seconds = {**rollout.seconds, "update": time.perf_counter() - started}
     validate = (iteration + 1) % part.validate_every == 0 or iteration + 1 == part.iterations
     return {

@@ -33,6 +33,7 @@ from reflect_rl.seeding import stream
 from reflect_rl.settings import Settings, SftSettings
 from reflect_rl.training.attempts import AGAIN, Attempt, best_attempt
 from reflect_rl.training.checkpoint import Checkpointer
+from reflect_rl.training.finite import finite, stopping
 from reflect_rl.training.optimizer import clip_and_step, make_optimizer, set_lr, warmup_cosine
 from reflect_rl.training.warm_start import start_model
 
@@ -191,7 +192,8 @@ def fit(
 ) -> float | None:
     """Minimise `loss(indices of a batch)`; resumes from its checkpoint. Returns the mean loss of the last tenth.
 
-    again: how often it was done before, by which the order of examples differs.
+    again: how often it was done before, by which the order of examples differs. Raises NonFiniteError where a loss, a
+    gradient or a weight is not finite, the weights after the last step included.
     """
     if settings.steps and not examples:
         raise SettingsError(
@@ -206,17 +208,24 @@ def fit(
     found = checkpoint.load()
     start, losses = (found.done, found.extra["losses"]) if found else (0, [])
     weights = [weight for weight in module.parameters() if weight.requires_grad]
+    advice = f"Lower {who}_sft.lr (it is {settings.lr:g}) and run again."
     with progress.bar(f"sft {who}", settings.steps, "steps", done=start) as bar:
         for step in range(start, settings.steps):
-            set_lr(optimizer, settings.lr * warmup_cosine(step, settings.steps))
-            value = loss(_indices(seed, order, step, settings.batch, examples))
-            value.backward()
-            clip_and_step(optimizer, weights, 1.0)
-            losses.append(float(value.detach()))
-            bar.update()
-            bar.note(loss=losses[-1])
-            if (step + 1) % SAVE_EVERY == 0 and step + 1 < settings.steps:
-                checkpoint.save(step + 1, losses=losses)
+            with stopping(f"sft_{who}", "step", step + 1, checkpoint, advice):
+                set_lr(optimizer, settings.lr * warmup_cosine(step, settings.steps))
+                batch = _indices(seed, order, step, settings.batch, examples)
+                value = loss(batch)
+                value.backward()
+                losses.append(finite("the loss", float(value.detach())))
+                clip_and_step(optimizer, weights, 1.0)
+                bar.update()
+                bar.note(loss=losses[-1])
+                if (step + 1) % SAVE_EVERY == 0 and step + 1 < settings.steps:
+                    checkpoint.save(step + 1, losses=losses)
+                if step + 1 == settings.steps:  # no further step would find out
+                    checkpoint.check_finite()
+                    with torch.no_grad():
+                        finite("the loss after the last step", float(loss(batch)))
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last) if last else None
 

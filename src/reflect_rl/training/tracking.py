@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,16 +14,27 @@ from reflect_rl.settings import Settings
 
 Tracker = Callable[[dict[str, Any]], None]
 
+SUFFIX = ".reflect-rl"
+"""How the names of TensorBoard's files end that are ours to replace."""
 
-def open_tracker(run: RunFolder, settings: Settings, past: Sequence[dict[str, Any]]) -> Tracker:
-    """A function that takes one line of metrics; `past` lines of a resumed run are logged first."""
+
+@contextmanager
+def open_tracker(run: RunFolder, settings: Settings, past: Sequence[dict[str, Any]]) -> Iterator[Tracker]:
+    """A function that takes one line of metrics; its session is finished when the block ends, however it ends.
+
+    Every session holds each iteration once: `past` lines, those of a resumed run, are logged first.
+    """
     if settings.track == "none":
-        return lambda row: None
+        yield lambda row: None
+        return
     check_tracker(settings)
-    log = _tensorboard(run) if settings.track == "tensorboard" else _service(run, settings)
-    for row in past:
-        log(row)
-    return log
+    log, finish = _tensorboard(run) if settings.track == "tensorboard" else _service(run, settings)
+    try:
+        for row in past:
+            log(row)
+        yield log
+    finally:
+        finish()
 
 
 def check_tracker(settings: Settings) -> None:
@@ -42,27 +55,26 @@ def _numbers(row: dict[str, Any], prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def _tensorboard(run: RunFolder) -> Tracker:
+def _tensorboard(run: RunFolder) -> tuple[Tracker, Callable[[], object]]:
+    """One new file, in place of those that this run has written before."""
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(run / "tensorboard"))
+    folder = run / "tensorboard"
+    for former in folder.glob(f"events.out.tfevents.*{SUFFIX}"):
+        former.unlink()
+    # purge_step: a TensorBoard that is open forgets what it read of the former files.
+    writer = SummaryWriter(str(folder), purge_step=0, filename_suffix=SUFFIX)
 
     def log(row: dict[str, Any]) -> None:
         for name, value in _numbers(row).items():
             writer.add_scalar(name, value, row["iteration"])
         writer.flush()
 
-    return log
+    return log, writer.close
 
 
-def _service(run: RunFolder, settings: Settings) -> Tracker:
+def _service(run: RunFolder, settings: Settings) -> tuple[Tracker, Callable[[], object]]:
     """wandb and trackio share their interface."""
-    import importlib
-
-    service = importlib.import_module(settings.track)
+    service = import_module(settings.track)
     session = service.init(project="reflect-rl", name=run.path.name, config=settings.model_dump())
-
-    def log(row: dict[str, Any]) -> None:
-        session.log(_numbers(row))
-
-    return log
+    return lambda row: session.log(_numbers(row)), session.finish

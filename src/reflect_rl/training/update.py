@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from reflect_rl.players.policy import Choices, Encoded, Policy
 from reflect_rl.seeding import stream
 from reflect_rl.settings import RlSettings
+from reflect_rl.training.finite import finite
 from reflect_rl.training.losses import Folded, entropy_P, kl_P, ppo_gain, reinforce_gain, value_error
 from reflect_rl.training.optimizer import clip_and_step, rising, set_lr
 from reflect_rl.training.replay import SuccessReplay
@@ -51,7 +53,7 @@ def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, e
     lr = learner.optimizer.param_groups[0]["lr"]
     losses, norms = [], []
     for step, rows in enumerate(_minibatches(learner.seed, iteration, len(encoded), epochs, batches)):
-        loss = _accumulate(learner, encoded, folded, rows, width, batches / visits, entropy)
+        loss = finite("the loss", _accumulate(learner, encoded, folded, rows, width, batches / visits, entropy))
         set_lr(learner.optimizer, lr * rising(iteration + (step + 1) / (epochs * batches), settings.warmup))
         norms.append(clip_and_step(learner.optimizer, learner.policy.parameters(), settings.max_grad_norm))
         losses.append(loss)
@@ -72,6 +74,17 @@ def drift(folded: Folded, new_PN: Tensor) -> dict[str, float]:
     if folded.anchor_PN is not None:
         figures["kl_sft"] = float((weight_P * kl_P(new_PN, folded.anchor_PN)).sum())
     return figures
+
+
+def clip_fraction(rollout: Rollout, new_PN: Tensor, clip: float) -> float:
+    """Share of the visits whose choice is by more than `clip` likelier or less likely than in the rollout, as a ratio.
+
+    new_PN: log-probabilities now, of the rollout's prompts.
+    """
+    rows_V = np.concatenate([t.rows for t in rollout.trajectories]).astype(np.int64)
+    choices_V = np.concatenate([t.choices for t in rollout.trajectories]).astype(np.int64)
+    changes_V = new_PN.cpu().numpy()[rows_V, choices_V].astype(np.float64) - rollout.log_probs_PN[rows_V, choices_V]
+    return float((np.abs(np.expm1(changes_V)) > clip).mean())
 
 
 def _minibatches(seed: int, iteration: int, prompts: int, epochs: int, batches: int) -> Iterator[list[int]]:
@@ -129,4 +142,5 @@ def replay_update(learner: Learner, replay: SuccessReplay, iteration: int) -> No
     if learner.plain.value is not None:
         loss = loss + 0 * choices.value_B.sum()  # DDP wants a gradient, if only 0, for every weight
     loss.backward()
+    finite("the loss of a replayed success", float(loss.detach()))
     clip_and_step(learner.optimizer, learner.policy.parameters(), learner.settings.max_grad_norm)

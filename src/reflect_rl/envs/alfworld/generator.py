@@ -97,10 +97,10 @@ def write(game: GameFile, folder: Path, domain: str, grammar: str) -> Path:
     domain, grammar: the rules to put into the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "traj_data.json").write_text(json.dumps(game.traj), encoding="utf-8")
+    (folder / "traj_data.json").write_text(json.dumps(game.traj, allow_nan=False), encoding="utf-8")
     content = {"pddl_domain": domain, "grammar": grammar, "pddl_problem": game.problem, "solvable": True}
     path = folder / "game.tw-pddl"
-    path.write_text(json.dumps(content | {"generated": True}), encoding="utf-8")
+    path.write_text(json.dumps(content | {"generated": True}, allow_nan=False), encoding="utf-8")
     return path
 
 

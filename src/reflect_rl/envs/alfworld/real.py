@@ -206,4 +206,7 @@ def _game_files(game: GameFile, own_rules: bool) -> dict[str, str]:
         "pddl_problem": game.problem,
         "walkthrough": game.walkthrough,
     }
-    return {"game.tw-pddl": json.dumps(whole), "traj_data.json": json.dumps(game.traj)}
+    return {
+        "game.tw-pddl": json.dumps(whole, allow_nan=False),
+        "traj_data.json": json.dumps(game.traj, allow_nan=False),
+    }

@@ -91,7 +91,7 @@ class RealProcess:
         process = self._running()
         assert process.stdin is not None
         try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.write(json.dumps(request, allow_nan=False).encode() + b"\n")
             process.stdin.flush()
         except OSError as error:
             raise self._crashed(request) from error

@@ -112,7 +112,7 @@ def prepare(folder: Path, *, installed: bool) -> Path:
     if UNKNOWN_GOAL in game["grammar"]:
         trajectory = json.loads((folder / "traj_data.json").read_text(encoding="utf-8"))
         game["grammar"] = add_task_to_grammar(game["grammar"], trajectory)
-    path.write_text(json.dumps(game), encoding="utf-8")
+    path.write_text(json.dumps(game, allow_nan=False), encoding="utf-8")
     return path
 
 
@@ -120,7 +120,7 @@ def serve(requests: TextIO, replies: TextIO) -> None:
     """Answer until the requests end."""
     session = Session()
     for line in requests:
-        replies.write(json.dumps(session.answer(json.loads(line))) + "\n")
+        replies.write(json.dumps(session.answer(json.loads(line)), allow_nan=False) + "\n")
         replies.flush()
 
 

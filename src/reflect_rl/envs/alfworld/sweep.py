@@ -26,12 +26,12 @@ def sweep(path: str | Path, games: Sequence[str], plan: Plan, **options: Any) ->
     known = read_reports(file, plan) if begun else {}
     if not begun:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"plan": asdict(plan)}) + "\n", encoding="utf-8")
+        file.write_text(json.dumps({"plan": asdict(plan)}, allow_nan=False) + "\n", encoding="utf-8")
     yield from (known[game] for game in games if game in known)
     left = [game for game in games if game not in known]
     with file.open("a", encoding="utf-8") as stream:
         for report in verify(options.pop("load"), left, plan, **options):
-            stream.write(json.dumps(asdict(report)) + "\n")
+            stream.write(json.dumps(asdict(report), allow_nan=False) + "\n")
             stream.flush()
             yield report
 
@@ -48,7 +48,7 @@ def read_reports(file: Path, plan: Plan) -> dict[str, Report]:
     whole = data[: data.rfind(b"\n") + 1]
     head, *lines = whole.split(b"\n")[:-1] or [b""]
     try:
-        same = json.loads(head)["plan"] == json.loads(json.dumps(asdict(plan)))
+        same = json.loads(head)["plan"] == json.loads(json.dumps(asdict(plan), allow_nan=False))
         reports = [_report(json.loads(line)) for line in lines]
     except (ValueError, KeyError, TypeError) as error:
         raise RealEngineError(f"{file} is not a file of reports, or is damaged ({error}). Name another one.") from error
