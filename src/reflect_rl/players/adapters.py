@@ -46,9 +46,7 @@ def fresh_config(rank: int) -> LoraConfig:
     require_peft("lora_rank")
     from peft import LoraConfig
 
-    return LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.0
-    )
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.0)
 
 
 def attach(model: PreTrainedModel, config: LoraConfig, base: str, seed: int) -> PeftModel:
