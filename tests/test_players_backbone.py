@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 
 import tiny_models
 from reflect_rl.players.backbone import UNBOUNDED, Backbone, TokenBatch
-from reflect_rl.players.models import load_pretrained, save_model
+from reflect_rl.players.models import fingerprint, load_pretrained, save_model
 from reflect_rl.settings import ModelSettings
 
 
@@ -135,16 +135,30 @@ def test_adapters_are_used_and_they_alone_are_trained(adapted: PreTrainedModel) 
     assert all(p.grad is not None and p.grad.abs().sum() > 1e-4 for n, p in adapted.named_parameters() if "lora_A" in n)
 
 
-def test_saving_merges_the_adapters_and_leaves_the_model_as_it_was(adapted: PreTrainedModel, tmp_path: Path) -> None:
+def test_saved_adapters_say_the_same_on_their_base_and_in_peft_itself(adapted: PreTrainedModel, tmp_path: Path) -> None:
+    from peft import PeftConfig, PeftModel
+
     turn_on(adapted)
     batch = random_batch(5, 4, 3, 8, 2)
+    for name in ("saved", "again"):
+        save_model(adapted, tiny_models.tokenizer(), tmp_path / name)
+    files = {path.name for path in (tmp_path / "saved").iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    for name in files:
+        assert (tmp_path / "saved" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    named = PeftConfig.from_pretrained(str(tmp_path / "saved")).base_model_name_or_path
+    assert named == str(tmp_path / "base")
+    foreign = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(named), tmp_path / "saved").eval()
+    kept, merged = (
+        load_pretrained(ModelSettings(source=str(tmp_path / "saved"), lora_rank=rank))[0] for rank in (4, 0)
+    )
+    assert fingerprint(kept, tiny_models.tokenizer()) == fingerprint(adapted, tiny_models.tokenizer())
+    assert not hasattr(merged, "peft_config")
     with torch.no_grad():
         before = Backbone(adapted).hidden(batch)
-        save_model(adapted, tiny_models.tokenizer(), tmp_path / "merged")
-        again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", use_safetensors=True).eval()
-        assert not hasattr(again, "peft_config")
-        torch.testing.assert_close(plain(again, batch), before, rtol=1e-4, atol=1e-4)
-        assert torch.equal(Backbone(adapted).hidden(batch), before)
+        assert torch.equal(Backbone(kept).hidden(batch), before)
+        torch.testing.assert_close(plain(merged, batch), before, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(plain(foreign.get_base_model(), batch), before, rtol=1e-5, atol=1e-5)
 
 
 def test_adapters_start_the_same_in_every_run(tmp_path: Path) -> None:

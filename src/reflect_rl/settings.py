@@ -101,7 +101,11 @@ class PromptSettings(Section):
 class ModelSettings(Section):
     """A causal language model: from scratch, from a folder, or from the hub."""
 
-    source: str = Field(default="scratch", description="'scratch', a local folder, or a hub name such as gpt2-xl.")
+    source: str = Field(
+        default="scratch",
+        description="'scratch', a local folder, or a hub name such as gpt2-xl; of a model, or of LoRA adapters, which "
+        "name their base.",
+    )
     architecture: Literal["gpt2", "lookup"] = Field(
         default="gpt2",
         description="From scratch: 'gpt2'; 'lookup': no positions and a short causal convolution, which learns far "
@@ -111,9 +115,16 @@ class ModelSettings(Section):
     width: int = Field(default=64, ge=8, description="From scratch: hidden size.")
     layers: int = Field(default=2, ge=1, description="From scratch: number of blocks.")
     heads: int = Field(default=4, ge=1, description="From scratch: attention heads.")
-    lora_rank: int = Field(default=0, ge=0, description="Rank of LoRA adapters; 0 trains all weights.")
+    lora_rank: int = Field(
+        default=0,
+        ge=0,
+        description="Rank of LoRA adapters: fresh ones, or those of the source, which are trained on. 0 trains all "
+        "weights, and merges the adapters of the source first.",
+    )
     bits: Literal[4, 8, 16, 32] = Field(
-        default=32, description="4 and 8 quantise the base (GPU, LoRA only); 16 is bfloat16."
+        default=32,
+        description="4 and 8 quantise the base (LoRA only; made for GPUs, slow on a CPU); 16 computes in bfloat16: on "
+        "bfloat16 weights below adapters, else on float32 weights, which small steps need.",
     )
 
     @model_validator(mode="after")
@@ -284,6 +295,15 @@ class ComputeSettings(Section):
     device: Literal["cpu", "cuda", "mps"] = Field(default="cpu", description="Where torch computes.")
     threads: int = Field(
         default=2, ge=1, description="CPU threads of torch. Part of the run: another number rounds otherwise."
+    )
+    rows: int = Field(
+        default=0,
+        ge=0,
+        description="Prompts of a forward pass in play and in RL; lower it for a large model. 0: what the device takes "
+        "(in play 8 on a CPU, 64 on mps, 256 on cuda; 256 in an update). The warm-ups have *_sft.batch.",
+    )
+    cache_mb: int = Field(
+        default=256, ge=0, description="MiB for the beginnings of prompts that are read once; never changes a result."
     )
 
 

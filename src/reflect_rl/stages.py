@@ -8,8 +8,9 @@ from __future__ import annotations
 from reflect_rl.manifest import Stage
 from reflect_rl.settings import Settings
 
-_PLAYERS = ("seed", "env", "prompt", "annotate.teacher", "reflector", "policy", "compute")
-_UNTRAINED = ("reflector.kind", "reflector.model", "reflector.max_new_tokens", "compute")
+_COMPUTE = ("compute.device", "compute.threads", "compute.rows")
+_PLAYERS = ("seed", "env", "prompt", "annotate.teacher", "reflector", "policy", *_COMPUTE)
+_UNTRAINED = ("reflector.kind", "reflector.model", "reflector.max_new_tokens", *_COMPUTE)
 _SELECTED = ("selection.jsonl", "selection_map.jsonl")
 _SHOWN = (*_SELECTED, "reflector.json", "metrics.jsonl", "guard.json", "results.json", "evaluation.jsonl")
 
@@ -39,7 +40,7 @@ STAGES = (
     Stage(
         "sft_reflector",
         "reflect_rl.training.sft:sft_reflector",
-        settings=("seed", "env", "annotate.holdout", "prompt", "reflector", "reflector_sft", "policy.head", "compute"),
+        settings=("seed", "env", "annotate.holdout", "prompt", "reflector", "reflector_sft", "policy.head", *_COMPUTE),
         inputs=("episodes.jsonl", "reflections.jsonl"),
         outputs=("reflector", "reflector.json"),
         optional=("reflector",),
@@ -67,7 +68,7 @@ STAGES = (
     Stage(
         "guard",
         "reflect_rl.guard:guard",
-        settings=tuple(name for name in Settings.model_fields if name not in ("track", "evaluate")),
+        settings=(*(name for name in Settings.model_fields if name not in ("track", "evaluate", "compute")), *_COMPUTE),
         inputs=("policy", "reflector"),
         outputs=("guard.json", "no-reflection/policy"),
         optional=("reflector",),

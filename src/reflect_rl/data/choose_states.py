@@ -103,8 +103,7 @@ class _ModelReads:
         from reflect_rl.players.models import load_pretrained, set_up_torch
 
         set_up_torch(self.settings.compute)
-        part = self.settings.reflector.model.model_copy(update={"lora_rank": 0})
-        return load_pretrained(part, self.settings.compute.device)
+        return load_pretrained(self.settings.reflector.model, self.settings.compute.device, read_only=True)
 
 
 def state_texts(pool: Iterable[PoolState], settings: Settings) -> Iterable[tuple[str, str]]:

@@ -243,7 +243,8 @@ class ModelReads:
             from reflect_rl.players.models import fingerprint, load_pretrained, set_up_torch
 
             set_up_torch(ComputeSettings(device=self.use.device, threads=torch.get_num_threads()))
-            model, tokenizer = load_pretrained(ModelSettings(source=name, bits=self.use.bits), self.use.device)
+            part = ModelSettings(source=name, bits=self.use.bits)
+            model, tokenizer = load_pretrained(part, self.use.device, read_only=True)
             core = getattr(tokenizer, "backend_tokenizer", None)
             rules = core.to_str() if core is not None else ""
             mark = _digest(fingerprint(model, tokenizer), rules, model.config.to_dict().get("eos_token_id"))

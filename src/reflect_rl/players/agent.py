@@ -40,6 +40,8 @@ class Agent:
 
     def __init__(self, run: RunFolder, settings: Settings, world: TextEnv) -> None:
         self.settings = settings
+        if settings.compute.device != "cpu":  # where a pass's numbers depend on its rows anyway: read one, not a batch
+            settings = settings.model_copy(update={"compute": settings.compute.model_copy(update={"rows": 1})})
         self.world = world
         self._reflector: Reflector = load_reflector(run, settings, world)
         self._policy = load_policy(run / "policy", settings)

@@ -9,6 +9,7 @@ are kept (`read`), and the last block is computed for the read positions only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ class Backbone:
         adapted = hasattr(model, "peft_config") or getattr(plain, "is_quantized", False)
         self.fast = fast and isinstance(plain, GPT2LMHeadModel) and not adapted and _plain_attention(plain.config)
         self.lookup = plain.config.model_type == LOOKUP
+        self.mixed: bool = getattr(plain, "computes_in_bfloat16", False)
         self.output_rows: Tensor = plain.get_output_embeddings().weight  # type: ignore[union-attr, assignment]
         self.width: int = plain.config.hidden_size
         positions = getattr(plain.config, "max_position_embeddings", None) or getattr(plain.config, "n_positions", None)
@@ -64,6 +66,10 @@ class Backbone:
     def device(self) -> torch.device:
         return self.output_rows.device
 
+    def computing(self) -> AbstractContextManager[object]:
+        """The number format of a forward pass: bfloat16 on float32 weights where bits: 16 asks for it."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.mixed else nullcontext()
+
     @property
     def token_bytes(self) -> int:
         """Of the keys and values that `read` gives for one token."""
@@ -72,13 +78,18 @@ class Backbone:
 
     def read(self, ids_BL: Tensor, before: Sequence[KeysValues] = ()) -> KeysValues:
         """Keys and values of rows without padding, which stand behind texts read before. Only if `fast`."""
-        return gpt2_read(base_model(self.model).transformer, ids_BL, before)
+        with self.computing():
+            return gpt2_read(base_model(self.model).transformer, ids_BL, before)
 
     def hidden(self, batch: TokenBatch, before: Sequence[KeysValues] = ()) -> Tensor:
         """hidden_BRD at batch.read_BR, after the final norm.
 
         before: texts in front of the batch's rows, in order, that `read` has read; the batch's prefix is then empty.
         """
+        with self.computing():
+            return self._hidden(batch, before)
+
+    def _hidden(self, batch: TokenBatch, before: Sequence[KeysValues]) -> Tensor:
         if self.fast:
             body: Any = base_model(self.model).transformer
             if len(batch.prefix_P):

@@ -31,8 +31,15 @@ def decoding_steps(backbone: Backbone, rows: int, longest: int, pads_B: Tensor |
     if backbone.lookup:
         from reflect_rl.players.lookup_lm import LookupSteps
 
-        return LookupSteps(base_model(backbone.model), rows, longest, pads_B)  # type: ignore[arg-type]
-    return Gpt2Steps(backbone, rows, longest) if backbone.fast else HubSteps(backbone.model)
+        steps: Steps = LookupSteps(base_model(backbone.model), rows, longest, pads_B)  # type: ignore[arg-type]
+    else:
+        steps = Gpt2Steps(backbone, rows, longest) if backbone.fast else HubSteps(backbone.model)
+
+    def computed(ids_BL: Tensor) -> Tensor:
+        with backbone.computing():
+            return steps(ids_BL)
+
+    return computed if backbone.mixed else steps
 
 
 class HubSteps:

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reflect_rl.envs.base import TextEnv
+from reflect_rl.players.adapters import CONFIG as ADAPTERS
 from reflect_rl.players.backbone import Backbone
 from reflect_rl.players.labels import candidates
 from reflect_rl.players.memo import Memo
-from reflect_rl.players.models import fingerprint, load_pretrained, set_up_torch
+from reflect_rl.players.models import fingerprint, set_up_torch
 from reflect_rl.players.policy import Policy
+from reflect_rl.players.pretrained import load_pretrained
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector
 from reflect_rl.run_folder import RunFolder
-from reflect_rl.settings import ModelSettings, Settings
+from reflect_rl.settings import ComputeSettings, ModelSettings, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,14 +28,20 @@ CHUNK = {"cpu": 8, "mps": 64, "cuda": 256}
 """Rows of a forward pass without gradients, by device."""
 
 
+def forward_rows(compute: ComputeSettings, model: PreTrainedModel) -> int:
+    """Rows of a policy's forward pass without gradients; twice as many where each row is half a prompt."""
+    return compute.rows or CHUNK[compute.device] * (2 if Backbone(model).fast else 1)
+
+
 def load_policy(folder: Path, settings: Settings, adapters: bool = False) -> Policy:
-    """A saved policy, in eval mode; with fresh `adapters` to train if the settings ask for any. Raises ModelError."""
-    set_up_torch(settings.compute)
-    saved = _saved(folder, settings.policy.model)
-    if adapters:
-        saved = saved.model_copy(update={"lora_rank": settings.policy.model.lora_rank})
-    model, tokenizer = load_pretrained(saved, settings.compute.device)
-    policy = Policy.load(folder, model, tokenizer, CHUNK[settings.compute.device])
+    """A saved policy, in eval mode. adapters: with fresh ones to train, if the settings ask for some and it has none.
+
+    Raises ModelError.
+    """
+    compute = settings.compute
+    set_up_torch(compute)
+    model, tokenizer = load_pretrained(_saved(folder, settings.policy.model, adapters), compute.device)
+    policy = Policy.load(folder, model, tokenizer, forward_rows(compute, model), compute.cache_mb * 2**20)
     policy.eval()
     return policy
 
@@ -64,8 +72,7 @@ def load_reflector(run: RunFolder, settings: Settings, world: TextEnv) -> Reflec
     if settings.reflector.kind == "scripted":
         return ScriptedReflector(type(world), settings.annotate.teacher)
     set_up_torch(settings.compute)
-    saved = _saved(run / "reflector", settings.reflector.model)
-    model, tokenizer = load_pretrained(saved, settings.compute.device)
+    model, tokenizer = load_pretrained(_saved(run / "reflector", settings.reflector.model), settings.compute.device)
     return local_reflector(run, settings, world.task_text, model, tokenizer)
 
 
@@ -79,14 +86,17 @@ def local_reflector(
         namespace += f" {part.temperature} {settings.seed}"
     prompts = reflector_prompts(task_text, settings, model, tokenizer)
     memo = Memo(run / MEMO, namespace)
-    return LocalReflector(model, tokenizer, prompts, part, memo, settings.seed, _rows(settings, part.batch))
+    return LocalReflector(model, tokenizer, prompts, part, memo, settings.seed, _rows(settings.compute, part.batch))
 
 
-def _rows(settings: Settings, batch: int) -> int:
-    """Rows of a forward pass: those of the device, if it takes more than the settings say."""
-    return batch if settings.compute.device == "cpu" else max(batch, CHUNK[settings.compute.device])
+def _rows(compute: ComputeSettings, batch: int) -> int:
+    """Prompts decoded side by side: those of the device, if it takes more than the settings say."""
+    most = batch if compute.device == "cpu" else max(batch, CHUNK[compute.device])
+    return min(most, compute.rows or most)
 
 
-def _saved(folder: Path, part: ModelSettings) -> ModelSettings:
-    """Settings that load a saved model: its adapters are merged already."""
-    return ModelSettings(source=str(folder.resolve()), bits=part.bits if part.bits == 16 else 32)
+def _saved(folder: Path, part: ModelSettings, fresh: bool = False) -> ModelSettings:
+    """Settings that load a saved model as it was trained: with its own adapters, on the base quantised as it was."""
+    rank = part.lora_rank if fresh or (folder / ADAPTERS).is_file() else 0
+    bits = part.bits if rank or part.bits == 16 else 32
+    return ModelSettings(source=str(folder.resolve()), lora_rank=rank, bits=bits)

@@ -16,6 +16,8 @@ from reflect_rl.errors import RunFolderError
 
 PATIENCE = 60.0
 """Seconds to wait for another process that is writing."""
+MOST_HELD = 100_000
+"""Texts held in memory beside the file, some 500 bytes each; beyond that they are read from it again."""
 
 
 def _switch_to_wal(database: sqlite3.Connection) -> None:
@@ -58,6 +60,8 @@ class Memo:
             raise _unusable(self._path, error) from error
 
     def _found(self, prompts: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
+        if self._database is not None and len(self._texts) > MOST_HELD:
+            self._texts.clear()
         found = {}
         for pair in prompts:
             key = self._key(*pair)

@@ -1,14 +1,16 @@
-"""Language models and tokenizers: from scratch, from a folder, from the hub. Saved in Hugging Face's layout."""
+"""Language models and tokenizers: from scratch, and saved in Hugging Face's layout."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reflect_rl.errors import ModelError, SettingsError
+from reflect_rl.players import adapters
+from reflect_rl.players.pretrained import load_pretrained as load_pretrained
+from reflect_rl.players.pretrained import quiet
 from reflect_rl.settings import ComputeSettings, ModelSettings
 
 if TYPE_CHECKING:
@@ -123,100 +125,19 @@ def _scratch_gpt2(settings: ModelSettings, vocabulary: int, context: int, seed: 
     return model
 
 
-def load_pretrained(
-    settings: ModelSettings, device: str = "cpu", seed: int = 0
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model and its tokenizer from a local folder or the hub, safetensors only; LoRA and 4/8 bits as set.
-
-    `seed` decides how fresh adapters begin.
-
-    Raises ModelError: not found, not a causal language model, weights only as a pickle, a missing library.
-    """
-    import torch
-
-    if settings.bits in (4, 8) and not torch.cuda.is_available():
-        raise ModelError(f"bits: {settings.bits} needs an NVIDIA GPU and there is none here. Use bits: 32 or 16.")
-    model, tokenizer = _from_pretrained(settings, device)
-    end_id(tokenizer)
-    if settings.lora_rank:
-        model = _with_lora(model, settings.lora_rank, seed)
-    return model, tokenizer
-
-
-def _from_pretrained(settings: ModelSettings, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    source = settings.source
-    if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
-        raise ModelError(f"There is no model folder {source}. Give an existing folder or a hub name.")
-    options: dict[str, object] = {"use_safetensors": True}
-    options["dtype"] = torch.float32 if settings.bits == 32 else torch.bfloat16
-    if settings.bits in (4, 8):
-        from transformers import BitsAndBytesConfig
-
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=settings.bits == 4, load_in_8bit=settings.bits == 8, bnb_4bit_compute_dtype=torch.bfloat16
-        )
-    from reflect_rl.players import lookup_lm  # noqa: F401  registers its model type
-
-    path = str(Path(source).expanduser()) if source.startswith("~") else source
-    try:
-        with _no_bars() if Path(path).is_dir() else nullcontext():  # a download keeps its bar
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            model = AutoModelForCausalLM.from_pretrained(path, **options)
-    except Exception as error:  # a foreign folder can break its loaders in any way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ModelError(
-            f"The model '{source}' could not be loaded: {reason}. Give a folder or hub name of a causal language model "
-            f"with safetensors weights."
-        ) from error
-    return model if settings.bits in (4, 8) else model.to(device), tokenizer  # type: ignore[arg-type]
-
-
-def _with_lora(model: PreTrainedModel, rank: int, seed: int) -> PreTrainedModel:
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise ModelError("lora_rank needs the peft library: pip install 'reflect-rl[lora]'.") from error
-    import torch
-
-    config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.0
-    )
-    with torch.random.fork_rng():  # peft draws from the global generator; a run may not depend on what was drawn before
-        torch.manual_seed(seed)
-        return get_peft_model(model, config)  # type: ignore[return-value]
-
-
 def base_model(model: PreTrainedModel) -> PreTrainedModel:
     """The causal LM inside a PEFT wrapper (adapters stay active), or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Hugging Face's layout, adapters merged, loadable by AutoModelForCausalLM. A quantised base keeps its adapters."""
-    import copy
-
-    if hasattr(model, "peft_config") and not getattr(base_model(model), "is_quantized", False):
-        model = copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]
-    with _no_bars():
-        model.save_pretrained(folder)
+    """Hugging Face's layout, loadable by AutoModelForCausalLM; of a model with adapters only these, in PEFT's layout."""
+    with quiet():
+        if hasattr(model, "peft_config"):
+            adapters.save(model, folder)  # type: ignore[arg-type]
+        else:
+            model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without the bars of transformers, which would come between those of the stages."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -227,7 +148,7 @@ def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id to fill rows with, on the right, where nothing reads it: any id will do."""
+    """The id to fill rows with where nothing reads it: any id that has an embedding will do."""
     return tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
 
 

@@ -29,13 +29,16 @@ from torch import Tensor, nn
 
 from reflect_rl.errors import ModelError, NonFiniteError, PromptError
 from reflect_rl.players.backbone import Backbone, KeysValues, TokenBatch
+from reflect_rl.players.model_checks import check_finite
 from reflect_rl.players.models import pad_id, save_model
-from reflect_rl.players.openings import Openings
+from reflect_rl.players.openings import MOST_BYTES, Openings
 from reflect_rl.players.prompt import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+ABOUT, HEADS = "reflect_rl.json", "heads.safetensors"
+"""What a saved policy has beside its model."""
 LENGTH_STEP = 16
 """Rows are padded to a multiple of this many tokens, which depends on the prompt alone."""
 POINTER_STEPS = 64, 16
@@ -86,8 +89,9 @@ class Policy(nn.Module):
     so that it can be no more misled by a weak reflector than it trusts it.
 
     labels: label strings with their token ids (labels head), or None for the pointer head.
-    chunk: prompts of a forward pass without gradients, or twice as many where openings are read apart. trust: for a
-    hedged policy (labels head), the weight that choices made with the reflection get at first, in (0, 1).
+    chunk: rows of a forward pass without gradients. trust: for a hedged policy (labels head), the weight that choices
+    made with the reflection get at first, in (0, 1). cache_bytes: what the openings that are kept may take.
+    Raises ModelError if the tokenizer cannot tell where its tokens stand in a text.
     """
 
     def __init__(
@@ -98,13 +102,20 @@ class Policy(nn.Module):
         value_head: bool = False,
         chunk: int = 16,
         trust: float | None = None,
+        cache_bytes: int = MOST_BYTES,
     ) -> None:
         super().__init__()
+        if not tokenizer.is_fast:
+            raise ModelError(
+                f"The tokenizer of {tokenizer.name_or_path} does not tell where its tokens stand in a text. Save it as "
+                f"a fast one (tokenizer.json), or choose another model."
+            )
         self.model = model
         self.tokenizer = tokenizer
         self.labels = labels
         self.backbone = Backbone(model)
-        self.chunk = 2 * chunk if self.backbone.fast else chunk
+        self.chunk = chunk
+        self.cache_bytes = cache_bytes
         width = self.backbone.width
         self.register_buffer("label_ids", torch.tensor(list((labels or {}).values())), persistent=False)
         self.pointer = nn.Linear(width, width, bias=False) if labels is None else None
@@ -218,7 +229,7 @@ class Policy(nn.Module):
 
     def openings(self) -> Openings | None:
         """An empty memory of how prompts begin, for `evaluate`; None where the model's pass cannot use it."""
-        return Openings(self.backbone, self.chunk) if self.backbone.fast else None
+        return Openings(self.backbone, self.chunk, self.cache_bytes) if self.backbone.fast else None
 
     @torch.no_grad()
     def evaluate(self, prompts: Sequence[Prompt], openings: Openings | None = None) -> tuple[Tensor, Tensor]:
@@ -279,26 +290,42 @@ class Policy(nn.Module):
 
         save_model(self.model, self.tokenizer, folder)
         about = {"labels": self.labels, "value_head": self.value is not None, "hedged": self.gate is not None}
-        (folder / "reflect_rl.json").write_text(json.dumps(about, indent=2, allow_nan=False) + "\n")
-        parts = {"pointer": self.pointer, "value": self.value, "gate": self.gate}
-        weights = {f"{part}.{k}": v for part, head in parts.items() if head for k, v in head.state_dict().items()}
+        (folder / ABOUT).write_text(json.dumps(about, indent=2, allow_nan=False) + "\n")
+        weights = {name: weight.contiguous().cpu() for name, weight in self._heads().items()}
         if weights:
-            save_file({k: v.contiguous().cpu() for k, v in weights.items()}, folder / "heads.safetensors")
+            save_file(weights, folder / HEADS)
+
+    def _heads(self) -> dict[str, Tensor]:
+        """The weights that are not the model's."""
+        return {name: weight for name, weight in self.state_dict().items() if not name.startswith("model.")}
 
     @classmethod
-    def load(cls, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chunk: int = 16) -> Policy:
+    def load(
+        cls,
+        folder: Path,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        chunk: int = 16,
+        cache_bytes: int = MOST_BYTES,
+    ) -> Policy:
         """Heads from `folder` on a loaded model. Raises ModelError if it was not saved by `save`, or is damaged."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
-            about = json.loads((folder / "reflect_rl.json").read_text())
+            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             trust = 0.5 if about["hedged"] else None
-            policy = cls(model, tokenizer, about["labels"], about["value_head"], chunk, trust)
-            if (folder / "heads.safetensors").is_file():
-                policy.load_state_dict(load_file(folder / "heads.safetensors"), strict=False)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            policy = cls(model, tokenizer, about["labels"], about["value_head"], chunk, trust, cache_bytes)
+            rows = len(policy.backbone.output_rows)
+            if beyond := [label for label, token in (policy.labels or {}).items() if not 0 <= token < rows]:
+                raise ValueError(f"the label {beyond[0]!r} is no token of the model")
+            heads = load_file(folder / HEADS) if (folder / HEADS).is_file() else {}
+            if odd := sorted(heads.keys() ^ policy._heads().keys()):
+                raise ValueError(f"{odd[0]} should {'not ' if odd[0] in heads else ''}be in {HEADS}")
+            policy.load_state_dict(heads, strict=False)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{folder} is not a policy saved by reflect-rl, or damaged: {error}.") from error
+        check_finite(heads.items(), str(folder / HEADS))
         return policy.to(model.device)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from reflect_rl.errors import ModelError
 from reflect_rl.players.batches import Texts
+from reflect_rl.players.model_checks import check_finite
 from reflect_rl.progress import Progress
 
 if TYPE_CHECKING:
@@ -29,11 +30,12 @@ def load_sentence_model(name: str, device: str = "cpu") -> SentenceTransformer:
             "sentence-transformers is not installed: pip install 'reflect-rl[sentence-transformers]'. A causal "
             "language model (--embed-model FOLDER-OR-NAME) and TF-IDF need nothing more."
         ) from error
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+    path = Path(name).expanduser()
+    if not path.is_dir() and (name.startswith((".", "/", "~")) or path.exists()):
         raise ModelError(f"There is no model folder {name}. Give an existing folder, or a hub name.")
     try:
-        return SentenceTransformer(
-            str(Path(name).expanduser()) if name.startswith("~") else name,
+        model = SentenceTransformer(
+            str(path) if name.startswith("~") else name,
             device=device,
             trust_remote_code=False,
             model_kwargs={"use_safetensors": True},
@@ -44,6 +46,8 @@ def load_sentence_model(name: str, device: str = "cpu") -> SentenceTransformer:
             f"The sentence-transformers model '{name}' could not be loaded: {reason}. Give a folder or a hub name, "
             f"such as all-MiniLM-L6-v2, with safetensors weights."
         ) from error
+    check_finite(model.state_dict().items(), name)
+    return model
 
 
 def sentence_width(model: SentenceTransformer) -> int:

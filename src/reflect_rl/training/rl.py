@@ -51,7 +51,15 @@ def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]
     optimizer = make_optimizer(policy, part.lr, weight_decay=0.0)
     anchor = load_policy(run / "policy-sft", settings) if part.anchor else None
     learner = Learner(
-        wrapped, policy, optimizer, part, settings.seed, accelerator.process_index, accelerator.num_processes, anchor
+        wrapped,
+        policy,
+        optimizer,
+        part,
+        settings.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+        anchor,
+        settings.compute.rows,
     )
     checkpoint = Checkpointer(run, "checkpoints/rl", policy, optimizer)
     found = checkpoint.load()

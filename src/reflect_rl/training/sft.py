@@ -22,7 +22,7 @@ from reflect_rl.errors import PromptError, SettingsError
 from reflect_rl.intervals import wilson
 from reflect_rl.players.backbone import Backbone, TokenBatch
 from reflect_rl.players.labels import find_labels
-from reflect_rl.players.load import CHUNK, MOST_LABELS, load_reflector, local_reflector, policy_prompts
+from reflect_rl.players.load import MOST_LABELS, forward_rows, load_reflector, local_reflector, policy_prompts
 from reflect_rl.players.models import pad_id, parameter_count, save_model, set_up_torch
 from reflect_rl.players.policy import Encoded, Policy
 from reflect_rl.players.reflector import LocalReflector
@@ -135,7 +135,7 @@ def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[s
     names = find_labels(tokenizer, MOST_LABELS) if settings.policy.head == "labels" else None
     value_head = settings.rl.baseline == "value"
     trust = _trust(run) if settings.policy.hedge and settings.reflector.kind != "none" else None
-    chunk = CHUNK[settings.compute.device]
+    chunk = forward_rows(settings.compute, model)
     policy = Policy(model, tokenizer, names, value_head, chunk, trust).to(settings.compute.device)
     states = [at[label.episode, label.step] for label in labels]
     said = _reflections_to_read(run, settings, states, reflections, progress)

@@ -19,13 +19,13 @@ from reflect_rl.training.replay import SuccessReplay
 from reflect_rl.training.rollout import Rollout
 
 MOST_ROWS = 256
-"""Rows of one forward and backward pass; larger minibatches accumulate gradients, equal up to rounding."""
+"""Rows of one forward and backward pass, unless told; larger minibatches accumulate gradients, equal up to rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Learner:
     """What an update needs. policy: the module, or its distributed wrapper; rank, ranks: this process among all;
-    anchor: the frozen policy to stay near, if there is one."""
+    anchor: the frozen policy to stay near, if there is one; rows: of one pass, 0 for MOST_ROWS."""
 
     policy: nn.Module
     plain: Policy
@@ -35,6 +35,11 @@ class Learner:
     rank: int = 0
     ranks: int = 1
     anchor: Policy | None = None
+    rows: int = 0
+
+    @property
+    def most_rows(self) -> int:
+        return self.rows or MOST_ROWS
 
 
 def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, entropy: float) -> dict[str, float]:
@@ -102,8 +107,8 @@ def _accumulate(
     own = rows[learner.rank :: learner.ranks]
     total = 0.0
     # Every rank takes part in every gradient exchange: as many as rank 0 needs, without rows with weight 0.
-    for first in range(0, -(-len(rows) // learner.ranks), MOST_ROWS):
-        chosen = own[first : first + MOST_ROWS]
+    for first in range(0, -(-len(rows) // learner.ranks), learner.most_rows):
+        chosen = own[first : first + learner.most_rows]
         part = chosen or [0]
         choices = learner.policy([encoded[i] for i in part], width)
         loss = _loss(choices, folded.rows(part), learner.settings, entropy) * scale
@@ -135,12 +140,16 @@ def replay_update(learner: Learner, replay: SuccessReplay, iteration: int) -> No
         return
     prompts, taken, returns = drawn
     encoded = [learner.plain.encode(prompt) for prompt in prompts]
-    choices = learner.policy(encoded, max(prompt.actions for prompt in prompts))
-    log_probs_TN = choices.log_probs_BN
-    chosen_T = log_probs_TN.gather(1, torch.tensor(taken, device=log_probs_TN.device)[:, None]).squeeze(1)
-    loss = -(chosen_T * torch.tensor(returns, dtype=torch.float32, device=chosen_T.device)).mean()
-    if learner.plain.value is not None:
-        loss = loss + 0 * choices.value_B.sum()  # DDP wants a gradient, if only 0, for every weight
-    loss.backward()
-    finite("the loss of a replayed success", float(loss.detach()))
+    width = max(prompt.actions for prompt in prompts)
+    for first in range(0, len(encoded), learner.most_rows):
+        part = slice(first, first + learner.most_rows)
+        choices = learner.policy(encoded[part], width)
+        log_probs_TN = choices.log_probs_BN
+        device = log_probs_TN.device
+        chosen_T = log_probs_TN.gather(1, torch.tensor(taken[part], device=device)[:, None]).squeeze(1)
+        loss = -(chosen_T * torch.tensor(returns[part], dtype=torch.float32, device=device)).sum() / len(encoded)
+        if learner.plain.value is not None:
+            loss = loss + 0 * choices.value_B.sum()  # DDP wants a gradient, if only 0, for every weight
+        finite("the loss of a replayed success", float(loss.detach()))
+        loss.backward()
     clip_and_step(learner.optimizer, learner.policy.parameters(), learner.settings.max_grad_norm)
