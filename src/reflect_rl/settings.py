@@ -111,6 +111,12 @@ class ModelSettings(Section):
     width: int = Field(default=64, ge=8, description="From scratch: hidden size.")
     layers: int = Field(default=2, ge=1, description="From scratch: number of blocks.")
     heads: int = Field(default=4, ge=1, description="From scratch: attention heads.")
+    context: int = Field(
+        default=0,
+        ge=0,
+        description="From scratch: tokens that it can read at the least; 0: as many as the pool needs, and half as "
+        "many again.",
+    )
     lora_rank: int = Field(default=0, ge=0, description="Rank of LoRA adapters; 0 trains all weights.")
     bits: Literal[4, 8, 16, 32] = Field(
         default=32, description="4 and 8 quantise the base (GPU, LoRA only); 16 is bfloat16."

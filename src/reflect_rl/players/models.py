@@ -174,6 +174,13 @@ def _from_pretrained(settings: ModelSettings, device: str) -> tuple[PreTrainedMo
     return model if settings.bits in (4, 8) else model.to(device), tokenizer  # type: ignore[arg-type]
 
 
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a local folder or hub name, without its model."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(Path(source).expanduser()) if source.startswith("~") else source)
+
+
 def _with_lora(model: PreTrainedModel, rank: int, seed: int) -> PreTrainedModel:
     try:
         from peft import LoraConfig, get_peft_model

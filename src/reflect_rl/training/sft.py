@@ -130,14 +130,15 @@ def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[s
     reflections = run.read_jsonl("reflections.jsonl", Reflection.from_json)
     env = make_env(settings)
     texts = [reflection.text for reflection in reflections]
-    model, tokenizer = start_model(settings.policy.model, settings, env.task_text, pool, texts, "policy")
+    states = [at[label.episode, label.step] for label in labels]
+    said = _reflections_to_read(run, settings, states, reflections, progress)
+    read = [text for text in said if text]
+    model, tokenizer = start_model(settings.policy.model, settings, env.task_text, pool, texts, "policy", read)
     names = find_labels(tokenizer, MOST_LABELS) if settings.policy.head == "labels" else None
     value_head = settings.rl.baseline == "value"
     trust = _trust(run) if settings.policy.hedge and settings.reflector.kind != "none" else None
     chunk = CHUNK[settings.compute.device]
     policy = Policy(model, tokenizer, names, value_head, chunk, trust).to(settings.compute.device)
-    states = [at[label.episode, label.step] for label in labels]
-    said = _reflections_to_read(run, settings, states, reflections, progress)
     prompts = policy_prompts(policy, env.task_text, settings)
     examples = dict.fromkeys(
         (prompts.policy_prompt(entry.state, text), label.wanted)
