@@ -112,10 +112,7 @@ class ModelSettings(Section):
     layers: int = Field(default=2, ge=1, description="From scratch: number of blocks.")
     heads: int = Field(default=4, ge=1, description="From scratch: attention heads.")
     context: int = Field(
-        default=0,
-        ge=0,
-        description="From scratch: tokens that it can read at the least; 0: as many as the pool needs, and half as "
-        "many again.",
+        default=0, ge=0, description="From scratch: tokens that it reads at the least; the pool may ask for more."
     )
     lora_rank: int = Field(default=0, ge=0, description="Rank of LoRA adapters; 0 trains all weights.")
     bits: Literal[4, 8, 16, 32] = Field(

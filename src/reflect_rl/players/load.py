@@ -14,6 +14,7 @@ from reflect_rl.players.models import fingerprint, load_pretrained, set_up_torch
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector
+from reflect_rl.players.text import encode
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import ModelSettings, Settings
 
@@ -55,7 +56,7 @@ def reflector_prompts(
     room = max(context - settings.reflector.max_new_tokens, context // 2)
     remedy = _remedy(settings.reflector.model, "reflector")
     return PromptBuilder(
-        task_text, settings.prompt, labels, lambda text: len(tokenizer.encode(text)), context=room, remedy=remedy
+        task_text, settings.prompt, labels, lambda text: len(encode(tokenizer, text)), context=room, remedy=remedy
     )
 
 

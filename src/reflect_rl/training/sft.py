@@ -23,9 +23,10 @@ from reflect_rl.intervals import wilson
 from reflect_rl.players.backbone import Backbone, TokenBatch
 from reflect_rl.players.labels import find_labels
 from reflect_rl.players.load import CHUNK, MOST_LABELS, load_reflector, local_reflector, policy_prompts
-from reflect_rl.players.models import pad_id, parameter_count, save_model, set_up_torch
+from reflect_rl.players.models import end_id, pad_id, parameter_count, save_model, set_up_torch
 from reflect_rl.players.policy import Encoded, Policy
 from reflect_rl.players.reflector import LocalReflector
+from reflect_rl.players.text import encode, encode_all
 from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection
 from reflect_rl.run_folder import RunFolder
@@ -237,9 +238,8 @@ def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> t
     """A reflector prompt with the text behind it: positions to read, and the token wanted after each."""
     tokenizer = reflector.tokenizer
     prompt = reflector.prompts.reflector_prompt(entry.state)
-    static = tokenizer.encode(prompt.text[: prompt.static], add_special_tokens=False)
-    ids = tokenizer.encode(prompt.text, add_special_tokens=False)
-    said = [*tokenizer.encode(f" {text}", add_special_tokens=False), tokenizer.eos_token_id]
+    static, ids = encode_all(tokenizer, [prompt.text[: prompt.static], prompt.text])
+    said = [*encode(tokenizer, f" {text}"), end_id(tokenizer)]
     if len(ids) + len(said) - 1 > reflector.backbone.context:
         raise PromptError(
             f"A prompt of {len(ids)} tokens and its reflection of {len(said)} are more than the "

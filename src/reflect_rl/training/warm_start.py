@@ -9,6 +9,7 @@ from reflect_rl.data.annotate import PoolState
 from reflect_rl.players.labels import candidates, find_labels
 from reflect_rl.players.models import end_id, load_pretrained, load_tokenizer, scratch_model, train_tokenizer
 from reflect_rl.players.prompt import PromptBuilder
+from reflect_rl.players.text import encode_all
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import ModelSettings, Settings
 
@@ -71,5 +72,4 @@ def _most_written(tokenizer: PreTrainedTokenizerBase, settings: Settings) -> int
 
 def _longest(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> int:
     """Most tokens of a text; 0 without any."""
-    distinct = list(dict.fromkeys(texts))
-    return max(map(len, tokenizer(distinct)["input_ids"])) if distinct else 0  # type: ignore[arg-type]
+    return max(map(len, encode_all(tokenizer, list(dict.fromkeys(texts)))), default=0)
