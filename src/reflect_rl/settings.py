@@ -115,6 +115,9 @@ class ModelSettings(Section):
     width: int = Field(default=64, ge=8, description="From scratch: hidden size.")
     layers: int = Field(default=2, ge=1, description="From scratch: number of blocks.")
     heads: int = Field(default=4, ge=1, description="From scratch: attention heads.")
+    context: int = Field(
+        default=0, ge=0, description="From scratch: tokens that it reads at the least; the pool may ask for more."
+    )
     lora_rank: int = Field(
         default=0,
         ge=0,

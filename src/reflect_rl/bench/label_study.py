@@ -24,6 +24,7 @@ from reflect_rl.players.hidden import hidden_states
 from reflect_rl.players.models import end_id, load_pretrained, pad_id, save_model, scratch_model, train_tokenizer
 from reflect_rl.players.policy import Encoded
 from reflect_rl.players.scoring import generated_scores, given_scores
+from reflect_rl.players.text import encode, encode_all
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream, stream_seed
@@ -92,7 +93,7 @@ def train_base(task: Task, progress: Progress) -> None:
         return
     texts = [f"{prompt(pair)} {pair.name}" for pair in task.before] + task.prompts
     tokenizer = train_tokenizer(texts)
-    longest = max(len(ids) for ids in tokenizer(texts)["input_ids"])  # type: ignore[arg-type]
+    longest = max(map(len, encode_all(tokenizer, texts)))
     model = scratch_model(MODEL, len(tokenizer), 2 * longest, stream_seed(task.seed, "init base"), end_id(tokenizer))
     _train(model, tokenizer, task.before, BASE_EPOCHS, task, "base", progress, lr=BASE_LR)
     with task.run.replacing("base") as folder:
@@ -162,7 +163,7 @@ def _train(
 
 def _row(tokenizer: Any, pair: Pair) -> tuple[Encoded, list[int]]:
     """A prompt with its name behind it: positions to read, and the token wanted after each."""
-    ids = tokenizer.encode(prompt(pair), add_special_tokens=False)
-    said = [*tokenizer.encode(f" {pair.name}", add_special_tokens=False), end_id(tokenizer)]
+    ids = encode(tokenizer, prompt(pair))
+    said = [*encode(tokenizer, f" {pair.name}"), end_id(tokenizer)]
     read = tuple(range(len(ids) - 1, len(ids) - 1 + len(said)))
     return Encoded((), tuple(ids + said[:-1]), read, 0), said

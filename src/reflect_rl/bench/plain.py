@@ -98,6 +98,7 @@ def pad_left(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Any:
         padding=True,
         padding_side="left",
         add_special_tokens=False,
+        split_special_tokens=True,
         return_token_type_ids=False,
         return_tensors="pt",
     )

@@ -17,6 +17,7 @@ from reflect_rl.players.players import Players
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, Reflector
+from reflect_rl.players.text import encode
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.records import Reflection, State
 from reflect_rl.run_folder import RunFolder
@@ -122,7 +123,7 @@ def text_lengths(run: RunFolder, arm: Arm) -> dict[str, float]:
     own = [text or "" for text in arm.local.reflect(states)]
     tokenizer = arm.local.tokenizer
     mean = {
-        name: statistics.fmean(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+        name: statistics.fmean(len(encode(tokenizer, text)) for text in texts)
         for name, texts in (("teacher", teacher), ("reflector", own))
     }
     return {f"{name}_tokens_mean": value for name, value in mean.items()}

@@ -15,6 +15,7 @@ import numpy as np
 
 from reflect_rl.errors import ModelError
 from reflect_rl.players.models import end_id
+from reflect_rl.players.text import encode_all
 from reflect_rl.progress import Progress
 
 if TYPE_CHECKING:
@@ -58,14 +59,15 @@ class Encoder:
         self.progress = progress
         self.context = context_of(model)
         self.rows = model.get_input_embeddings().weight.shape[0]
-        opening = self._ids([""], special=True)[0][:1]
+        opening = tokenizer.encode("")[:1]
         self.head = opening if opening == [tokenizer.bos_token_id] else []
         self.announced = False
 
     def items(self, pairs: dict[Pair, tuple[int, ...]], room: int) -> list[Item]:
         """room: tokens to keep free behind each prompt without a target. Raises ModelError for an empty text."""
-        prompts = self._ids([prompt for prompt, _ in pairs])
-        given = self._ids([target or "" for _, target in pairs]) if any(t is not None for _, t in pairs) else []
+        prompts = encode_all(self.tokenizer, [prompt for prompt, _ in pairs])
+        told = any(target is not None for _, target in pairs)
+        given = encode_all(self.tokenizer, [target or "" for _, target in pairs]) if told else []
         items = []
         for number, ((_, target), rows) in enumerate(pairs.items()):
             written = given[number] if target is not None else []
@@ -94,9 +96,6 @@ class Encoder:
                 f"here and wherever a text is too long."
             )
         return ids[-most:]
-
-    def _ids(self, texts: list[str], special: bool = False) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]  # type: ignore[return-value]
 
 
 def context_of(model: PreTrainedModel) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from reflect_rl.errors import ModelError
 from reflect_rl.players.prompt import CUE_ACTION
+from reflect_rl.players.text import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,14 +27,14 @@ def candidates() -> Iterator[str]:
 
 def find_labels(tokenizer: PreTrainedTokenizerBase, most: int = 256) -> dict[str, int]:
     """Label strings with their token ids, `most` at the most. Raises ModelError if there are fewer than two."""
-    cue = _encode(tokenizer, CUE_ACTION)
-    line = _encode(tokenizer, "\n")
+    cue = encode(tokenizer, CUE_ACTION)
+    line = encode(tokenizer, "\n")
     labels: dict[str, int] = {}
     for label in candidates():
-        after_cue = _encode(tokenizer, CUE_ACTION + label)
+        after_cue = encode(tokenizer, CUE_ACTION + label)
         if len(after_cue) != len(cue) + 1 or after_cue[:-1] != cue or after_cue[-1] in labels.values():
             continue
-        before_line = _encode(tokenizer, f"\n{label}) x")
+        before_line = encode(tokenizer, f"\n{label}) x")
         if before_line[: len(line) + 1] != [*line, after_cue[-1]] or after_cue[-1] == tokenizer.unk_token_id:
             continue
         labels[label] = after_cue[-1]
@@ -45,7 +46,3 @@ def find_labels(tokenizer: PreTrainedTokenizerBase, most: int = 256) -> dict[str
             f"not know) ' A', ' B' and the like. Use policy.head: pointer, or another model."
         )
     return labels
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return tokenizer.encode(text, add_special_tokens=False)

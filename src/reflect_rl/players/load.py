@@ -16,6 +16,7 @@ from reflect_rl.players.policy import Policy
 from reflect_rl.players.pretrained import load_pretrained
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector
+from reflect_rl.players.text import encode
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import ComputeSettings, ModelSettings, Settings
 
@@ -49,10 +50,9 @@ def load_policy(folder: Path, settings: Settings, adapters: bool = False) -> Pol
 def policy_prompts(policy: Policy, task_text: str, settings: Settings) -> PromptBuilder:
     """The builder of a policy's prompts, within what it can read."""
     labels = None if policy.labels is None else list(policy.labels)
-    context = policy.backbone.context
-    return PromptBuilder(
-        task_text, settings.prompt, labels, policy.count, hedge=policy.gate is not None, context=context
-    )
+    hedge, context = policy.gate is not None, policy.backbone.context
+    remedy = _remedy(settings.policy.model, "policy")
+    return PromptBuilder(task_text, settings.prompt, labels, policy.count, hedge, context, remedy)
 
 
 def reflector_prompts(
@@ -62,7 +62,15 @@ def reflector_prompts(
     labels = list(itertools.islice(candidates(), MOST_LABELS)) if settings.policy.head == "labels" else None
     context = Backbone(model).context
     room = max(context - settings.reflector.max_new_tokens, context // 2)
-    return PromptBuilder(task_text, settings.prompt, labels, lambda text: len(tokenizer.encode(text)), context=room)
+    remedy = _remedy(settings.reflector.model, "reflector")
+    return PromptBuilder(
+        task_text, settings.prompt, labels, lambda text: len(encode(tokenizer, text)), context=room, remedy=remedy
+    )
+
+
+def _remedy(part: ModelSettings, who: str) -> str:
+    """What a user can do about a prompt that is longer than a player reads."""
+    return f"Raise {who}.model.context" if part.source == "scratch" else "Use a model that reads more"
 
 
 def load_reflector(run: RunFolder, settings: Settings, world: TextEnv) -> Reflector:

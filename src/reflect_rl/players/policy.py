@@ -14,7 +14,7 @@ bit, on what it is batched with.
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ from reflect_rl.players.model_checks import check_finite
 from reflect_rl.players.models import pad_id, save_model
 from reflect_rl.players.openings import MOST_BYTES, Openings
 from reflect_rl.players.prompt import Prompt
+from reflect_rl.players.text import encode, encode_with_places
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -138,7 +139,7 @@ class Policy(nn.Module):
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
-        return len(self.tokenizer.encode(text, add_special_tokens=False))
+        return len(encode(self.tokenizer, text))
 
     def encode(self, prompt: Prompt) -> Encoded:
         """Token ids with the positions to read. Raises PromptError if the model has fewer positions."""
@@ -150,17 +151,16 @@ class Policy(nn.Module):
         return known
 
     def _encode(self, prompt: Prompt) -> Encoded:
-        out = self.tokenizer(prompt.text, add_special_tokens=False, return_offsets_mapping=True)
-        ids, ends = out["input_ids"], [end for _, end in out["offset_mapping"]]
+        ids, starts, ends = encode_with_places(self.tokenizer, prompt.text)
         if len(ids) > self.backbone.context:
             raise PromptError(
                 f"A prompt has {len(ids)} tokens, but the model reads {self.backbone.context} at the most. Set "
                 f"prompt.max_tokens to {self.backbone.context} or less, or use a model with a longer context."
             )
-        static = sum(end <= prompt.static for end in ends) if self.labels is not None else 0
-        lines = [bisect_left(ends, line) for line in prompt.line_ends]
-        if prompt.state_end is not None:
-            lines = [bisect_left(ends, prompt.state_end)]
+        static = bisect_right(ends, prompt.static) if self.labels is not None else 0
+        lines = [bisect_left(starts, line) - 1 for line in prompt.line_ends]  # the last token of the last character
+        if prompt.state_end is not None:  # the last token that knows nothing of the reflection
+            lines = [bisect_right(ends, prompt.state_end) - 1]
         step = LENGTH_STEP
         if self.labels is None:  # read the last line several times, so that fewer prompts differ in how much is read
             step, most = POINTER_STEPS

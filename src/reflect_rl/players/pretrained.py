@@ -92,14 +92,13 @@ def _plain(
     settings: ModelSettings, path: str, base: str, dtype: torch.dtype, device: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in the folder `base` on the device, checked, with the tokenizer of `path` if that has one."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
     from reflect_rl.players import lookup_lm  # noqa: F401  registers its model type
 
     source = settings.source
     model_checks.check_config(AutoConfig.from_pretrained(base, trust_remote_code=False), source)
-    of = path if _file(path, "tokenizer.json") or _file(path, "tokenizer_config.json") else base
-    tokenizer = AutoTokenizer.from_pretrained(of, trust_remote_code=False)
+    tokenizer = _tokenizer(path, base)
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     if settings.bits in (4, 8):
         if find_spec("bitsandbytes") is None:
@@ -115,6 +114,27 @@ def _plain(
     model_checks.check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], source)
     _drop_what_cannot_be_saved(model)
     return model if settings.bits in (4, 8) else model.to(device), tokenizer
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model or of adapters, without the model. Raises ModelError."""
+    path = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
+    try:
+        found = _file(path, adapters.CONFIG)
+        base = path if found is None else _base(adapters.read_config(found, source), str(found), source)
+        return _tokenizer(path, base)
+    except ModelError:
+        raise
+    except Exception as error:  # a foreign folder can break its loaders in any way
+        raise refusal(source, (str(error).strip() or type(error).__name__).splitlines()[0]) from error
+
+
+def _tokenizer(path: str, base: str) -> PreTrainedTokenizerBase:
+    """That of the folder or hub name `path` if it has one, else of its base."""
+    from transformers import AutoTokenizer
+
+    of = path if _file(path, "tokenizer.json") or _file(path, "tokenizer_config.json") else base
+    return AutoTokenizer.from_pretrained(of, trust_remote_code=False)
 
 
 def _base(config: LoraConfig, file: str, source: str) -> str:

@@ -44,7 +44,7 @@ class PromptBuilder:
 
     labels: the label strings, in the order of the choices; None for the pointer head, whose lines carry no label.
     count: tokens of a text, for the budget. hedge: mark where a policy prompt's state ends. context: tokens that the
-    model can read; the budget is prompt.max_tokens, or this where it is less.
+    model can read; the budget is prompt.max_tokens, or this where it is less. remedy: what makes `context` more.
     """
 
     def __init__(
@@ -55,12 +55,14 @@ class PromptBuilder:
         count: Callable[[str], int] | None = None,
         hedge: bool = False,
         context: int | None = None,
+        remedy: str = "Use a model that reads more",
     ) -> None:
         self.task_text = task_text
         self.settings = settings
         self.labels = labels
         self.hedge = hedge
         self.budget = min(settings.max_tokens, context or settings.max_tokens)
+        self._remedy = "Raise prompt.max_tokens" if self.budget == settings.max_tokens else remedy
         self._count = count
         self._known: dict[object, Prompt] = {}
 
@@ -108,11 +110,10 @@ class PromptBuilder:
             tokens = self._count(prompt.text)
             if tokens <= self.budget:
                 return prompt
-        longer = "Raise prompt.max_tokens" if self.budget == self.settings.max_tokens else "Use a model that reads more"
         raise PromptError(
             f"A prompt needs {tokens} tokens without any history, over the budget of {self.budget} "
-            f"({len(state.actions)} actions, {len(state.observation)} characters of observation). {longer}, or have "
-            f"the environment say less."
+            f"({len(state.actions)} actions, {len(state.observation)} characters of observation). {self._remedy}, or "
+            f"have the environment say less."
         )
 
     def _reflector(self, state: State, shown: int) -> Prompt:

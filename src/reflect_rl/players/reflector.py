@@ -20,6 +20,7 @@ from reflect_rl.players.decoding import decoding_steps
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.models import end_id
 from reflect_rl.players.prompt import PromptBuilder
+from reflect_rl.players.text import decode, encode
 from reflect_rl.records import State
 from reflect_rl.seeding import stream, stream_seed
 from reflect_rl.settings import ReflectorSettings
@@ -126,7 +127,7 @@ class LocalReflector:
     def _write(self, prompts: Sequence[str], sample: int) -> list[str]:
         groups: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
         for index, prompt in enumerate(prompts):
-            ids = self.tokenizer.encode(prompt, add_special_tokens=False)
+            ids = encode(self.tokenizer, prompt)
             groups[-(-len(ids) // self.step)].append((index, ids))
         texts = [""] * len(prompts)
         for members in groups.values():
@@ -135,7 +136,7 @@ class LocalReflector:
                 seeds = [stream_seed(self.seed, f"reflection {prompts[index]}", sample) for index, _ in part]
                 filled = [ids for _, ids in part] + [part[-1][1]] * (self.chunk - len(part))
                 for (index, _), ids in zip(part, self._decode(filled, seeds), strict=False):
-                    texts[index] = str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+                    texts[index] = decode(self.tokenizer, ids).strip()
         return texts
 
     def _decode(self, ids: list[list[int]], seeds: list[int]) -> list[list[int]]:

@@ -23,6 +23,7 @@ from reflect_rl.errors import ModelError
 from reflect_rl.players.batches import CELLS, TOKEN_BUDGET, Encoder, Item, Pair, Texts, batches, end_ids
 from reflect_rl.players.models import pad_id
 from reflect_rl.players.reading import Reader, make_reader, takes_padding
+from reflect_rl.players.text import decode
 from reflect_rl.progress import Progress
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class Scorer:
                     f"The model gives numbers that are not finite after item {item.rows[0]}: its weights or its number "
                     f"format are unsound. Try 32 bits, or another model."
                 )
-            scores.append(TokenScores(str(self.tokenizer.decode(ids[:T], skip_special_tokens=True)), *parts))
+            scores.append(TokenScores(decode(self.tokenizer, ids[:T]), *parts))
         return scores
 
     def _written(self, read: Reader, prompts_BL: Tensor, most: int) -> Stats:

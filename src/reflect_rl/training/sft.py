@@ -23,9 +23,10 @@ from reflect_rl.intervals import wilson
 from reflect_rl.players.backbone import Backbone, TokenBatch
 from reflect_rl.players.labels import find_labels
 from reflect_rl.players.load import MOST_LABELS, forward_rows, load_reflector, local_reflector, policy_prompts
-from reflect_rl.players.models import pad_id, parameter_count, save_model, set_up_torch
+from reflect_rl.players.models import end_id, pad_id, parameter_count, save_model, set_up_torch
 from reflect_rl.players.policy import Encoded, Policy
 from reflect_rl.players.reflector import LocalReflector
+from reflect_rl.players.text import encode, encode_all
 from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection
 from reflect_rl.run_folder import RunFolder
@@ -131,14 +132,15 @@ def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[s
     reflections = run.read_jsonl("reflections.jsonl", Reflection.from_json)
     env = make_env(settings)
     texts = [reflection.text for reflection in reflections]
-    model, tokenizer = start_model(settings.policy.model, settings, env.task_text, pool, texts, "policy")
+    states = [at[label.episode, label.step] for label in labels]
+    said = _reflections_to_read(run, settings, states, reflections, progress)
+    read = [text for text in said if text]
+    model, tokenizer = start_model(settings.policy.model, settings, env.task_text, pool, texts, "policy", read)
     names = find_labels(tokenizer, MOST_LABELS) if settings.policy.head == "labels" else None
     value_head = settings.rl.baseline == "value"
     trust = _trust(run) if settings.policy.hedge and settings.reflector.kind != "none" else None
     chunk = forward_rows(settings.compute, model)
     policy = Policy(model, tokenizer, names, value_head, chunk, trust).to(settings.compute.device)
-    states = [at[label.episode, label.step] for label in labels]
-    said = _reflections_to_read(run, settings, states, reflections, progress)
     prompts = policy_prompts(policy, env.task_text, settings)
     examples = dict.fromkeys(
         (prompts.policy_prompt(entry.state, text), label.wanted)
@@ -245,9 +247,8 @@ def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> t
     """A reflector prompt with the text behind it: positions to read, and the token wanted after each."""
     tokenizer = reflector.tokenizer
     prompt = reflector.prompts.reflector_prompt(entry.state)
-    static = tokenizer.encode(prompt.text[: prompt.static], add_special_tokens=False)
-    ids = tokenizer.encode(prompt.text, add_special_tokens=False)
-    said = [*tokenizer.encode(f" {text}", add_special_tokens=False), tokenizer.eos_token_id]
+    static, ids = encode_all(tokenizer, [prompt.text[: prompt.static], prompt.text])
+    said = [*encode(tokenizer, f" {text}"), end_id(tokenizer)]
     if len(ids) + len(said) - 1 > reflector.backbone.context:
         raise PromptError(
             f"A prompt of {len(ids)} tokens and its reflection of {len(said)} are more than the "

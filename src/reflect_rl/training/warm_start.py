@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from reflect_rl.data.annotate import PoolState
 from reflect_rl.players.labels import candidates, find_labels
-from reflect_rl.players.models import end_id, load_pretrained, scratch_model, train_tokenizer
+from reflect_rl.players.models import end_id, scratch_model, train_tokenizer
+from reflect_rl.players.pretrained import load_pretrained, load_tokenizer
 from reflect_rl.players.prompt import PromptBuilder
+from reflect_rl.players.text import encode_all
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import ModelSettings, Settings
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 SPARE = 1.5
 """A fresh model has this many times the positions and labels that the pool needs, for states not seen yet."""
+CONTEXT_STEP = 64
+"""Contexts of fresh models are multiples of this."""
 
 
 def start_model(
@@ -26,8 +30,12 @@ def start_model(
     pool: Sequence[PoolState],
     reflections: Sequence[str],
     who: str,
+    read: Sequence[str] = (),
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and tokenizer of `who` ("reflector" or "policy") before SFT."""
+    """The model and tokenizer of `who` ("reflector" or "policy") before SFT.
+
+    reflections: the teacher's texts that were bought. read: the texts that the policy's examples show.
+    """
     if part.source != "scratch":
         return load_pretrained(part, settings.compute.device, stream_seed(settings.seed, f"init {who}"))
     most = max(len(entry.state.actions) for entry in pool)
@@ -35,11 +43,34 @@ def start_model(
     shown = labels if settings.policy.head == "labels" else None
     builder = PromptBuilder(task_text, settings.prompt, shown)
     longest = max(reflections, key=len, default="")
-    texts = [builder.policy_prompt(entry.state, longest).text for entry in pool]
-    tokenizer = train_tokenizer([*dict.fromkeys(texts), *dict.fromkeys(reflections), *labels])
+    texts = dict.fromkeys(builder.policy_prompt(entry.state, longest).text for entry in pool)
+    tokenizer = train_tokenizer([*texts, *dict.fromkeys(reflections), *labels])
     find_labels(tokenizer, most=len(labels))
-    context = int(SPARE * max(map(len, tokenizer(list(dict.fromkeys(texts)))["input_ids"])))  # type: ignore[arg-type]
-    model = scratch_model(
-        part, len(tokenizer), -(-context // 64) * 64, stream_seed(settings.seed, f"init {who}"), end_id(tokenizer)
-    )
+    told = _longest(tokenizer, (f" {text}" for text in (*reflections, *read)))
+    if who == "reflector":
+        prompt = _longest(tokenizer, (builder.reflector_prompt(entry.state).text for entry in pool))
+        needed = SPARE * prompt + max(settings.reflector.max_new_tokens, told + 1)
+    else:
+        prompt = _longest(tokenizer, (builder.policy_prompt(entry.state, "").text for entry in pool))
+        needed = max(SPARE * (prompt + told), prompt + 1 + _most_written(tokenizer, settings))
+    context = -(-max(int(needed), part.context) // CONTEXT_STEP) * CONTEXT_STEP
+    model = scratch_model(part, len(tokenizer), context, stream_seed(settings.seed, f"init {who}"), end_id(tokenizer))
     return model.to(settings.compute.device), tokenizer  # type: ignore[arg-type]
+
+
+def _most_written(tokenizer: PreTrainedTokenizerBase, settings: Settings) -> int:
+    """Tokens of the longest reflection that a local reflector may write, sense or not, as `tokenizer` counts them.
+
+    A stray byte is one token where it is written, and three where its replacement character is read.
+    """
+    if settings.reflector.kind != "local":
+        return 0
+    source = settings.reflector.model.source
+    writer = tokenizer if source == "scratch" else load_tokenizer(source)  # fresh players have equal tokenizers
+    pieces = writer.batch_decode([[index] for index in range(len(writer))], skip_special_tokens=True)
+    return settings.reflector.max_new_tokens * _longest(tokenizer, pieces)
+
+
+def _longest(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> int:
+    """Most tokens of a text; 0 without any."""
+    return max(map(len, encode_all(tokenizer, list(dict.fromkeys(texts)))), default=0)

@@ -1,0 +1,86 @@
+"""Text to tokens and back: every text of a world, a teacher, a player or a pool goes through here.
+
+Foreign text is text: where it says "<eos>" or "<|im_end|>", those characters are read, not the token of that name. Only
+what the library itself puts between texts is a control token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from reflect_rl.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Tokens(NamedTuple):
+    """Token ids, and the characters that each stands for: from `starts` up to `ends`, neither ever falling.
+
+    The tokens of one character that is several bytes all start and end with it.
+    """
+
+    ids: list[int]
+    starts: list[int]
+    ends: list[int]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text."""
+    return encode_all(tokenizer, [text])[0]
+
+
+def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text."""
+    if not texts:
+        return []
+    found = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    spelled = _spelled(tokenizer)
+    return [_spell(ids, spelled) for ids in found]  # type: ignore[arg-type]
+
+
+def encode_with_places(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
+    """Token ids of a text, and where each stands in it. Raises ModelError if the tokenizer does not tell."""
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"The tokenizer of {tokenizer.name_or_path} does not tell which characters its tokens stand for, and the "
+            f"policy needs to know. Choose a model with a fast tokenizer (a tokenizer.json)."
+        )
+    out = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    ids: list[int] = out["input_ids"]  # type: ignore[assignment]
+    spelled, tokens = _spelled(tokenizer), Tokens([], [], [])
+    for token, (start, end) in zip(ids, out["offset_mapping"], strict=True):
+        for piece in spelled.get(token, (token,)):
+            tokens.ids.append(piece)
+            tokens.starts.append(start)
+            tokens.ends.append(end)
+    return tokens
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of token ids, without control tokens, and otherwise as it is written."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _spell(ids: list[int], spelled: Mapping[int, Sequence[int]]) -> list[int]:
+    if spelled.keys().isdisjoint(ids):
+        return ids
+    return [piece for token in ids for piece in spelled.get(token, (token,))]
+
+
+@lru_cache(maxsize=8)
+def _spelled(tokenizer: PreTrainedTokenizerBase) -> Mapping[int, tuple[int, ...]]:
+    """Control tokens, each with the tokens of its characters: some tokenizers find the names of control tokens among
+    their ordinary words, whatever they are asked for."""
+    control = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
+    control.update(tokenizer.all_special_ids)
+    unknown = tokenizer.unk_token_id
+    if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        unknown = None
+    found = {}
+    for token in control - {unknown}:
+        pieces = [tokenizer.convert_tokens_to_ids(letter) for letter in str(tokenizer.convert_ids_to_tokens(token))]
+        found[token] = tuple(unknown if piece in (None, token) else piece for piece in pieces)
+    return {token: tuple(piece for piece in pieces if piece is not None) for token, pieces in found.items()}
