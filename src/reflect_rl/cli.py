@@ -249,12 +249,14 @@ def play(env: str, /, *, agent: Path | None = None, task: str | None = None, see
         return
     from reflect_rl.errors import SettingsError
     from reflect_rl.players.agent import Agent
+    from reflect_rl.players.models import torch_set_up
 
     player = Agent.load(agent)
     if load(env) is not type(player.world):
         own = player.settings.env.name
         raise SettingsError(f"{agent} was trained in {own}, not in {env}. Try: reflect-rl play {own} --agent {agent}")
-    step_by_step(player.world, input, print, agent=player, task=task, seed=seed)
+    with torch_set_up(player.settings.compute):  # as where it was measured
+        step_by_step(player.world, input, print, agent=player, task=task, seed=seed)
 
 
 @app.command

@@ -9,9 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from reflect_rl.config import load_settings
+from reflect_rl.core_yaml import dump_yaml
 from reflect_rl.errors import ReflectRLError, RunFolderError, SettingsError
 from reflect_rl.former import former, former_kept
 from reflect_rl.manifest import (
@@ -231,9 +230,9 @@ def _check_machine(settings: Settings, ranks: Ranks) -> None:
             f"train the arm without reflection as a run of its own (--reflector.kind none)."
         )
     if settings.compute.device != "cpu":
-        from reflect_rl.players.models import set_up_torch
+        from reflect_rl.players.models import check_device
 
-        set_up_torch(settings.compute)
+        check_device(settings.compute.device)
 
 
 def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress: Progress, whole: bool) -> str | None:
@@ -259,8 +258,7 @@ def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress
         raise RunFolderError(
             f"{run.path} is no run folder: it has no {CONFIG}, but {', '.join(others[:3])}. Choose another with --out."
         )
-    content = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    run.write_text(CONFIG, content)
+    run.write_text(CONFIG, dump_yaml(settings.model_dump(mode="json")))
     return former_text
 
 

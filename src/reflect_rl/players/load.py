@@ -10,7 +10,7 @@ from reflect_rl.envs.base import TextEnv
 from reflect_rl.players.backbone import Backbone
 from reflect_rl.players.labels import candidates
 from reflect_rl.players.memo import Memo
-from reflect_rl.players.models import fingerprint, load_pretrained, set_up_torch
+from reflect_rl.players.models import check_device, fingerprint, load_pretrained
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector
@@ -28,7 +28,7 @@ CHUNK = {"cpu": 8, "mps": 64, "cuda": 256}
 
 def load_policy(folder: Path, settings: Settings, adapters: bool = False) -> Policy:
     """A saved policy, in eval mode; with fresh `adapters` to train if the settings ask for any. Raises ModelError."""
-    set_up_torch(settings.compute)
+    check_device(settings.compute.device)
     saved = _saved(folder, settings.policy.model)
     if adapters:
         saved = saved.model_copy(update={"lora_rank": settings.policy.model.lora_rank})
@@ -63,7 +63,7 @@ def load_reflector(run: RunFolder, settings: Settings, world: TextEnv) -> Reflec
         return NoReflector()
     if settings.reflector.kind == "scripted":
         return ScriptedReflector(type(world), settings.annotate.teacher)
-    set_up_torch(settings.compute)
+    check_device(settings.compute.device)
     saved = _saved(run / "reflector", settings.reflector.model)
     model, tokenizer = load_pretrained(saved, settings.compute.device)
     return local_reflector(run, settings, world.task_text, model, tokenizer)
