@@ -40,19 +40,30 @@ MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, e
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    try:
+        _end_at_the_second_interrupt()
+        open_streams()
+        os.environ.setdefault("MKL_CBWR", "AUTO")  # as players.models.torch_set_up does, for whatever uses MKL before
+        code = run_command(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = _interrupted()
+    sys.exit(code)
+
+
+def _end_at_the_second_interrupt() -> None:
     import signal
 
     def interrupt(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second time ends the process at once
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise KeyboardInterrupt
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as behind nohup
         signal.signal(signal.SIGINT, interrupt)
-    open_streams()
-    os.environ.setdefault("MKL_CBWR", "AUTO")  # as players.models.torch_set_up does, for whatever uses MKL before
-    code = run_command(sys.argv[1:])
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.exit(code)
+
+
+def _interrupted() -> int:
+    print("interrupted; run the same command again to continue", file=sys.stderr)
+    return INTERRUPTED
 
 
 def run_command(arguments: list[str]) -> int:
@@ -64,8 +75,7 @@ def run_command(arguments: list[str]) -> int:
         code = _dispatch(arguments)
         print(end="", flush=True)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        return INTERRUPTED
+        return _interrupted()
     except ReflectRLError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
@@ -77,7 +87,9 @@ def run_command(arguments: list[str]) -> int:
             raise
         print(f"error: {error.filename or 'a file'}: {error.strerror}.", file=sys.stderr)
         return USAGE
-    return NOT_READ if code == 0 and arguments[0] in FOR_THEIR_OUTPUT and _unread(sys.stdout) else code
+    return (
+        NOT_READ if code == 0 and arguments[:1] and arguments[0] in FOR_THEIR_OUTPUT and _unread(sys.stdout) else code
+    )
 
 
 def _dispatch(arguments: list[str]) -> int:

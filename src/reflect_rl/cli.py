@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 from reflect_rl import __version__
 from reflect_rl.cli_alfworld import app as alfworld
 from reflect_rl.cli_bench import bench
-from reflect_rl.cli_overrides import Overrides, Seeds, names, whole_numbers
+from reflect_rl.cli_overrides import Overrides, Seed, Seeds, Workers, names, whole_numbers
 from reflect_rl.cli_progress import CliProgress
 from reflect_rl.cli_select import select
 
@@ -174,7 +174,7 @@ def compare(
     regimes: str | None = None,
     arms: str | None = None,
     plan: str = "compare",
-    workers: int = 1,
+    workers: Workers = 1,
     out: Path | None = None,
     gather_only: Annotated[bool, Parameter(negative="")] = False,
     overrides: Overrides,
@@ -227,7 +227,7 @@ def compare(
 
 
 @app.command
-def play(env: str, /, *, agent: Path | None = None, task: str | None = None, seed: int = 0) -> None:
+def play(env: str, /, *, agent: Path | None = None, task: str | None = None, seed: Seed = 0) -> None:
     """Step a world by hand, or watch a trained agent act in it.
 
     Parameters

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from reflect_rl.errors import ReflectRLError, SettingsError
 
 Overrides = Annotated[dict[str, Any], Parameter(parse=False)]
 """Settings given as options, such as --rl.lr 1e-3; put in by `__main__`."""
 Seeds = Annotated[str, Parameter(help="Seeds, separated by commas.")]
+Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**31))]
+"""Of a world, which may seed a generator that takes no more."""
+Workers = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=1024))]
+Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 
 HELP = {"help", "h", "version"}
 TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -80,10 +85,14 @@ def _value(name: str, text: str) -> Any:
 
 def whole_numbers(text: str) -> list[int]:
     """Seeds from an option. Raises ReflectRLError."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ReflectRLError(f"--seeds {text} should be whole numbers separated by commas, such as 0,1,2.") from error
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,18}", part) for part in parts):
+        shown = text if len(text) <= 60 else f"{text[:57]}..."
+        raise ReflectRLError(f"--seeds {shown} should be whole numbers from 0 up, separated by commas, such as 0,1,2.")
+    numbers = [int(part) for part in parts]
+    if twice := [number for number in numbers if numbers.count(number) > 1]:
+        raise ReflectRLError(f"--seeds {text} names {twice[0]} twice; every seed is a run of its own.")
+    return numbers
 
 
 def names(text: str | None) -> list[str] | None:

@@ -113,7 +113,7 @@ def parse_option(text: str) -> Any:
     """
     node, value = _read(text)
     plain = node is None or (isinstance(node, yaml.ScalarNode) and node.style is None and isinstance(value, str))
-    return text if plain and text.strip() else value
+    return text if plain and text and text.lstrip()[:1] not in ("!", "&") else value
 
 
 def dump_yaml(data: Any) -> str:

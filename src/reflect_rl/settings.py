@@ -290,7 +290,7 @@ class ComputeSettings(Section):
 
     device: Literal["cpu", "cuda", "mps"] = Field(default="cpu", description="Where torch computes.")
     threads: int = Field(
-        default=2, ge=1, description="CPU threads of torch. Part of the run: another number rounds otherwise."
+        default=2, ge=1, le=1024, description="CPU threads of torch. Part of the run: another number rounds otherwise."
     )
 
 
@@ -348,6 +348,13 @@ class Settings(Section):
         return self
 
 
+_WHY = {
+    str: "has bytes that are no text",
+    int: "is a number of too many digits",
+    float: "is infinite or not a number, which JSON does not have",
+}
+
+
 def _check_json(value: object, place: list[str]) -> None:
     """Raise ValueError, which names the place within the setting, unless JSON can hold the value."""
     at = f"{'.'.join(place)} " if place else "it "
@@ -371,8 +378,7 @@ def _check_json(value: object, place: list[str]) -> None:
         try:
             json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
         except ValueError as error:
-            why = "has bytes that are no text" if isinstance(value, str) else "is a number that JSON does not have"
-            raise ValueError(f"{at}{why}; give another value") from error
+            raise ValueError(f"{at}{_WHY[type(value)]}; give another value") from error
 
 
 def setting_keys(section: type[BaseModel] = Settings, prefix: str = "") -> dict[str, Any]:
