@@ -9,6 +9,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeGuard
 
+import torch
+
 from reflect_rl.config import load_settings
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.registry import make
@@ -46,8 +48,9 @@ class Agent:
     def __init__(self, run: RunFolder, settings: Settings, world: TextEnv) -> None:
         self.settings = settings
         self.world = world
-        self._reflector: Reflector = load_reflector(run, settings, world)
-        self._policy = load_policy(run / "policy", settings)
+        with torch.random.fork_rng(devices=[]):  # heads draw from the program's generator before they are loaded
+            self._reflector: Reflector = load_reflector(run, settings, world)
+            self._policy = load_policy(run / "policy", settings)
         self._openings = self._policy.openings()
         self._prompts = policy_prompts(self._policy, world.task_text, settings)
         self._history: list[tuple[str, str]] = []

@@ -45,7 +45,7 @@ def check_device(device: str) -> None:
 
 @contextmanager
 def torch_set_up(compute: ComputeSettings) -> Iterator[None]:
-    """Threads and determinism of this process; afterwards they are what they were, since it may not be ours alone.
+    """Threads, determinism and generator of this process; afterwards they are what they were, since it may not be ours alone.
 
     Raises SettingsError if the device is not there.
     """
@@ -65,7 +65,8 @@ def torch_set_up(compute: ComputeSettings) -> Iterator[None]:
     torch.use_deterministic_algorithms(compute.device == "cpu")
     memory.fill_uninitialized_memory = False  # nothing here reads it
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):  # fresh layers draw from it before their weights are set
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict, warn_only=only_warns)
