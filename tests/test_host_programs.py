@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from end_to_end import reflect_rl
 
+from end_to_end import reflect_rl
 from reflect_rl.errors import PromptError
 from reflect_rl.players.agent import Agent
 from reflect_rl.players.memo import Memo
@@ -97,7 +97,8 @@ agent = Agent.load(sys.argv[1])
 observation, info = make("taxi").reset(seed=0)
 agent.act(observation, info["actions"])
 acted = changed()
-pipeline.run_pipeline(pipeline.read_config(pipeline.RunFolder(sys.argv[1])), sys.argv[1], only=("evaluate",), force=True)
+settings = pipeline.read_config(pipeline.RunFolder(sys.argv[1]))
+pipeline.run_pipeline(settings, sys.argv[1], only=("evaluate",), force=True)
 print(json.dumps([acted, changed()]))
 """
     assert json.loads(in_host(LEFT_AS_IT_WAS + script, str(run))) == [[], []]

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from end_to_end import options
 
+from end_to_end import options
 from reflect_rl.cli_progress import CliProgress
 from reflect_rl.pipeline import STAGES
 
@@ -168,7 +168,7 @@ def test_an_interrupt_while_the_libraries_load_is_one_line() -> None:
         "from reflect_rl.__main__ import main\n"
         "main()\n"
     )
-    for name in ("signal", "cyclopts", "pydantic", "reflect_rl.settings"):
+    for name in ("cyclopts", "pydantic", "reflect_rl.settings"):
         done = subprocess.run(
             [sys.executable, "-c", script, name, "settings"], capture_output=True, text=True, timeout=60
         )
@@ -191,7 +191,7 @@ def test_an_interrupt_of_a_comparison_is_one_line(tmp_path: Path) -> None:
         while not (tmp_path / "all/runs").is_dir() and time.monotonic() < started + 120:
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 130

@@ -127,6 +127,8 @@ def open_streams() -> None:
     sys.stdin.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  not replaced yet in this process
     sys.stdout = _text_stream(sys.stdout, _Output(1, "standard output"))
     sys.stderr = _text_stream(sys.stderr, _Output(2))
+    if not os.environ.get("COLUMNS", "").strip("0"):
+        os.environ.pop("COLUMNS", None)  # a width of nothing is none
 
 
 def _text_stream(given: Any, output: _Output) -> io.TextIOWrapper:

@@ -45,7 +45,7 @@ def check_device(device: str) -> None:
 
 @contextmanager
 def torch_set_up(compute: ComputeSettings) -> Iterator[None]:
-    """Threads, determinism and generator of this process; afterwards they are what they were, since it may not be ours alone.
+    """Threads and determinism of this process; afterwards they, and torch's generator, are what they were.
 
     Raises SettingsError if the device is not there.
     """
