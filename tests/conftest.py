@@ -20,6 +20,7 @@ from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small only lose by a second thread
+os.environ.setdefault("MKL_CBWR", "AUTO")  # as in a stage; tests that do without one are about its numbers too
 
 hypothesis_settings.register_profile(
     "quick",

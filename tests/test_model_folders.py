@@ -34,8 +34,9 @@ from end_to_end import reflect_rl, refused
 from reflect_rl.errors import ModelError
 from reflect_rl.players.hidden import hidden_states
 from reflect_rl.players.load import load_policy
-from reflect_rl.players.models import load_pretrained, save_model
+from reflect_rl.players.models import save_model
 from reflect_rl.players.policy import Policy
+from reflect_rl.players.pretrained import load_pretrained
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import ModelSettings, Settings
 
@@ -250,7 +251,7 @@ USED: dict[str, Change] = {
     "shards": in_shards(lost=False),
     "code of its own that is not needed": edited("config.json", auto_map={"AutoModelForCausalLM": "evil.M"}),
     "no architecture named": edited("config.json", architectures=None),
-    "the body of a tied model": lambda folder: body_alone(folder),
+    "the body of a tied model": lambda folder: body_alone(folder),  # noqa: PLW0108  defined below
 }
 
 

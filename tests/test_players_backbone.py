@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 
 import tiny_models
 from reflect_rl.players.backbone import UNBOUNDED, Backbone, TokenBatch
-from reflect_rl.players.models import fingerprint, load_pretrained, save_model
+from reflect_rl.players.models import fingerprint, save_model
+from reflect_rl.players.pretrained import load_pretrained
 from reflect_rl.settings import ModelSettings
 
 

@@ -15,8 +15,9 @@ import tiny_models
 from corridor import Corridor
 from reflect_rl.players.backbone import Backbone, TokenBatch
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
-from reflect_rl.players.models import base_model, fingerprint, load_pretrained, save_model
+from reflect_rl.players.models import base_model, fingerprint, save_model
 from reflect_rl.players.policy import Policy
+from reflect_rl.players.pretrained import load_pretrained
 from reflect_rl.players.prompt import Prompt
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Progress

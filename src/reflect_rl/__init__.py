@@ -11,11 +11,13 @@ The public names, each imported only when it is first used, so that `import refl
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # that of typing, without an import: `python -m` may still look in the current folder now
 if TYPE_CHECKING:
+    from typing import Any
+
     from reflect_rl.config import load_settings as load_settings
     from reflect_rl.envs.base import TextEnv as TextEnv
     from reflect_rl.envs.registry import make as make

@@ -1,62 +1,177 @@
-"""`python -m reflect_rl` and the `reflect-rl` script: settings from options, errors to messages and exit codes."""
+"""`python -m reflect_rl` and the `reflect-rl` script: settings from options, errors to messages and exit codes.
+
+Next to nothing is imported before `main` runs: what a user names is all that may come from the current folder, and an
+interrupt while the libraries load ends like any other.
+"""
 
 from __future__ import annotations
 
 import errno
-import inspect
+import io
 import os
 import sys
-from typing import Any
 
-import cyclopts
-
-from reflect_rl.cli import app
-from reflect_rl.cli_overrides import split_overrides
 from reflect_rl.errors import ReflectRLError
+
+
+def _here() -> str | None:
+    """The current folder; None where it has been deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
+if __name__ == "__main__" and not sys.flags.safe_path and sys.path[0] in ("", _here()):
+    del sys.path[0]  # `python -m` looks there first: a yaml.py of the user's would be taken for the library
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 INTERRUPTED = 130
 USAGE = 2
-MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+NOT_READ = 141
+"""Nobody read the output of a command that does its work for it alone; what a shell says of a SIGPIPE."""
+FOR_THEIR_OUTPUT = {"select", "bench"}
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EIO}
 """Refusals of the user's machine; any other OSError is a fault of the program."""
 
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
-    sys.exit(run_command(sys.argv[1:]))
+    try:
+        _end_at_the_second_interrupt()
+        open_streams()
+        os.environ.setdefault("MKL_CBWR", "AUTO")  # as players.models.torch_set_up does, for whatever uses MKL before
+        code = run_command(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = _interrupted()
+    sys.exit(code)
+
+
+def _end_at_the_second_interrupt() -> None:
+    import signal
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as behind nohup
+        signal.signal(signal.SIGINT, interrupt)
+
+
+def _interrupted() -> int:
+    print("interrupted; run the same command again to continue", file=sys.stderr)
+    return INTERRUPTED
 
 
 def run_command(arguments: list[str]) -> int:
     """Run one command line; the exit code. A user's mistake is one message on stderr and code 2."""
-    sys.path.insert(0, os.getcwd())  # so that module:Class finds the user's own module
+    here = _here()
+    if here and here not in sys.path:
+        sys.path.append(here)  # last: for what a module:Class of the user's imports from beside it
     try:
-        return _dispatch(arguments)
-    except (ReflectRLError, cyclopts.CycloptsError) as error:
+        code = _dispatch(arguments)
+        print(end="", flush=True)
+    except KeyboardInterrupt:
+        return _interrupted()
+    except ReflectRLError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone, as in `reflect-rl settings | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
+        if here is None and error.errno == errno.ENOENT:
+            print("error: The current folder has been deleted. Change to one that is there.", file=sys.stderr)
+            return USAGE
         if error.errno not in MACHINE:
             raise
         print(f"error: {error.filename or 'a file'}: {error.strerror}.", file=sys.stderr)
         return USAGE
+    return (
+        NOT_READ if code == 0 and arguments[:1] and arguments[0] in FOR_THEIR_OUTPUT and _unread(sys.stdout) else code
+    )
 
 
 def _dispatch(arguments: list[str]) -> int:
-    chain, _, rest = app.parse_commands(arguments)
-    prefix = arguments[: len(arguments) - len(rest)] if rest else arguments
-    function = app[chain[0]].default_command if chain else None
-    overrides: dict[str, Any] = {}
-    if function and "overrides" in (parameters := inspect.signature(function).parameters):
-        rest, overrides = split_overrides(rest, {name.rstrip("_") for name in parameters})
-    command, bound, ignored = app.parse_args([*prefix, *rest], exit_on_error=False, print_error=False)
+    import inspect
+
+    from cyclopts import CycloptsError
+
+    from reflect_rl.cli import app
+    from reflect_rl.cli_overrides import split_overrides
+
+    try:
+        chain, _, rest = app.parse_commands(arguments)
+        prefix = arguments[: len(arguments) - len(rest)] if rest else arguments
+        function = app[chain[0]].default_command if chain else None
+        overrides: dict[str, Any] = {}
+        if function and "overrides" in (parameters := inspect.signature(function).parameters):
+            rest, overrides = split_overrides(rest, {name.rstrip("_") for name in parameters})
+        command, bound, ignored = app.parse_args([*prefix, *rest], exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise ReflectRLError(str(error)) from error
     if "overrides" in ignored:
         bound.arguments["overrides"] = overrides
     return command(*bound.args, **bound.kwargs) or 0
+
+
+def open_streams() -> None:
+    """Make the standard streams such that they take every text, and that the work does not end with its readers.
+
+    A stream that is closed becomes the null device: a file of ours must not get its number, and be written into.
+    """
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(spare)
+    sys.stdin = sys.stdin or io.TextIOWrapper(io.FileIO(0, closefd=False), "utf-8")
+    sys.stdin.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  not replaced yet in this process
+    sys.stdout = _text_stream(sys.stdout, _Output(1, "standard output"))
+    sys.stderr = _text_stream(sys.stderr, _Output(2))
+    if not os.environ.get("COLUMNS", "").strip("0"):
+        os.environ.pop("COLUMNS", None)  # a width of nothing is none
+
+
+def _text_stream(given: Any, output: _Output) -> io.TextIOWrapper:
+    """A stream like the one given, onto this output: what its encoding does not have is written as \\u2588."""
+    encoding = given.encoding if given else "utf-8"
+    lines = output.name == 2 or given is None or given.line_buffering or given.write_through
+    return io.TextIOWrapper(io.BufferedWriter(output), encoding, "backslashreplace", line_buffering=lines)
+
+
+class _Output(io.FileIO):
+    """A file descriptor that is written to. After its reader has gone away, what is written goes nowhere.
+
+    what: its name in the error of any other failure, such as a full disk; without one there is no such error either.
+    """
+
+    def __init__(self, number: int, what: str = "") -> None:
+        super().__init__(number, "w", closefd=False)
+        self.what = what
+        self.lost = False
+
+    def write(self, data: Any, /) -> int:
+        try:
+            while not self.lost:
+                written = super().write(data)
+                if written is not None:
+                    return written
+                _wait_for(self)
+        except OSError as error:
+            self.lost = True
+            if self.what and error.errno != errno.EPIPE:
+                raise OSError(error.errno, error.strerror, self.what) from None
+        return memoryview(data).nbytes
+
+
+def _wait_for(output: io.FileIO) -> None:
+    """Until there is room in a pipe that does not wait by itself."""
+    import select
+
+    select.select([], [output], [])
+
+
+def _unread(stream: Any) -> bool:
+    return getattr(getattr(getattr(stream, "buffer", None), "raw", None), "lost", False)
 
 
 if __name__ == "__main__":

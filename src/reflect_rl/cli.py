@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 from reflect_rl import __version__
 from reflect_rl.cli_alfworld import app as alfworld
 from reflect_rl.cli_bench import bench
-from reflect_rl.cli_overrides import Overrides, Seeds, names, whole_numbers
+from reflect_rl.cli_overrides import Overrides, Seed, Seeds, Workers, names, whole_numbers
 from reflect_rl.cli_progress import CliProgress
 from reflect_rl.cli_select import select
 from reflect_rl.outputs import output_folder
@@ -178,7 +178,7 @@ def compare(
     regimes: str | None = None,
     arms: str | None = None,
     plan: str = "compare",
-    workers: int = 1,
+    workers: Workers = 1,
     out: str | None = None,
     gather_only: Annotated[bool, Parameter(negative="")] = False,
     overrides: Overrides,
@@ -232,7 +232,7 @@ def compare(
 
 
 @app.command
-def play(env: str, /, *, agent: Path | None = None, task: str | None = None, seed: int = 0) -> None:
+def play(env: str, /, *, agent: Path | None = None, task: str | None = None, seed: Seed = 0) -> None:
     """Step a world by hand, or watch a trained agent act in it.
 
     Parameters
@@ -254,12 +254,14 @@ def play(env: str, /, *, agent: Path | None = None, task: str | None = None, see
         return
     from reflect_rl.errors import SettingsError
     from reflect_rl.players.agent import Agent
+    from reflect_rl.players.models import torch_set_up
 
     player = Agent.load(agent)
     if load(env) is not type(player.world):
         own = player.settings.env.name
         raise SettingsError(f"{agent} was trained in {own}, not in {env}. Try: reflect-rl play {own} --agent {agent}")
-    step_by_step(player.world, input, print, agent=player, task=task, seed=seed)
+    with torch_set_up(player.settings.compute):  # as where it was measured
+        step_by_step(player.world, input, print, agent=player, task=task, seed=seed)
 
 
 @app.command

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from reflect_rl.cli_overrides import Count, Seed, Workers
 from reflect_rl.cli_progress import CliProgress
 from reflect_rl.errors import OutputError
 
@@ -31,13 +32,13 @@ def data(*, data: Data = None) -> None:
 @app.command
 def verify(
     *,
-    games: int | None = None,
-    steps: int = 50,
-    seed: int = 0,
+    games: Count | None = None,
+    steps: Count = 50,
+    seed: Seed = 0,
     split: str | None = None,
     grammars: str | None = None,
     patched: bool = False,
-    workers: int = 1,
+    workers: Workers = 1,
     out: str | None = None,
     data: Data = None,
 ) -> int:
@@ -112,10 +113,10 @@ def verify(
 @app.command
 def experts(
     *,
-    games: int | None = None,
+    games: Count | None = None,
     split: str | None = None,
-    horizon: int = 100,
-    seed: int = 0,
+    horizon: Count = 100,
+    seed: Seed = 0,
     data: Data = None,
 ) -> int:
     """Let the two experts play on the fast engine: games won, within 15 and 50 steps too, and steps by task type.
@@ -155,7 +156,7 @@ def experts(
 
 
 @app.command
-def replay(run: Path, *, games: int = 50) -> int:
+def replay(run: Path, *, games: Count = 50) -> int:
     """Let a trained agent play, and play the same moves on ALFWorld's own engine: everything told must be the same.
 
     Greedy episodes of the run's test panel. Needs textworld and alfworld: `pip install "reflect-rl[alfworld]"`. Exit

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
-from reflect_rl.cli_overrides import Overrides, Seeds, whole_numbers
+from reflect_rl.cli_overrides import Overrides, Seeds, Workers, whole_numbers
 from reflect_rl.cli_progress import CliProgress
 from reflect_rl.outputs import output_folder
 
@@ -20,7 +20,7 @@ def bench(
     *,
     device: Literal["cpu", "cuda", "mps"] | None = None,
     seeds: Seeds = "0,1,2",
-    workers: int = 1,
+    workers: Workers = 1,
     out: str = "runs/bench-labels",
     items: Size | None = None,
     picks: Size | None = None,

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
-from reflect_rl.errors import ReflectRLError
+from reflect_rl.errors import ReflectRLError, SettingsError
 
 Overrides = Annotated[dict[str, Any], Parameter(parse=False)]
 """Settings given as options, such as --rl.lr 1e-3; put in by `__main__`."""
 Seeds = Annotated[str, Parameter(help="Seeds, separated by commas.")]
+Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**31))]
+"""Of a world, which may seed a generator that takes no more."""
+Workers = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=1024))]
+Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 
 HELP = {"help", "h", "version"}
-TRUTHS = {"true", "false", "yes", "no", "on", "off"}
+TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+"""What a switch takes; everywhere else, `no` is text."""
 
 
 def split_overrides(tokens: Sequence[str], own: set[str]) -> tuple[list[str], dict[str, Any]]:
@@ -43,14 +49,15 @@ def split_overrides(tokens: Sequence[str], own: set[str]) -> tuple[list[str], di
         name, has_value, text = token[2:].partition("=")
         name = _key(name)
         negated = _key(name.removeprefix("no_"))
-        if has_value:
-            overrides[name] = _value(text)
-        elif name in switches:
-            overrides[name] = _value(queue.pop(0)) if queue and queue[0].lower() in TRUTHS else True
+        if name in switches:
+            value = text if has_value else queue.pop(0) if queue and queue[0].lower() in TRUTHS else "true"
+            overrides[name] = TRUTHS.get(value.lower(), value)
+        elif has_value:
+            overrides[name] = _value(name, text)
         elif name.startswith("no_") and negated in switches:
             overrides[negated] = False
         elif queue and not queue[0].startswith("--"):
-            overrides[name] = _value(queue.pop(0))
+            overrides[name] = _value(name, queue.pop(0))
         else:
             overrides[name] = True  # a switch; refused by the settings if it is none
     return rest, overrides
@@ -64,24 +71,28 @@ def _key(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _value(text: str) -> Any:
-    """A value as YAML reads it; text that is not YAML stays text."""
-    import yaml
-
-    from reflect_rl.config import parse_yaml
+def _value(name: str, text: str) -> Any:
+    """A value as YAML reads it; text that is not YAML stays text. Raises SettingsError."""
+    from reflect_rl.core_yaml import UnusableValueError, YamlError, parse_option
 
     try:
-        return parse_yaml(text)
-    except yaml.YAMLError:
+        return parse_option(text)
+    except UnusableValueError as error:
+        raise SettingsError(f"--{name} cannot be used: {error}.") from error
+    except YamlError:
         return text
 
 
 def whole_numbers(text: str) -> list[int]:
     """Seeds from an option. Raises ReflectRLError."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ReflectRLError(f"--seeds {text} should be whole numbers separated by commas, such as 0,1,2.") from error
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,18}", part) for part in parts):
+        shown = text if len(text) <= 60 else f"{text[:57]}..."
+        raise ReflectRLError(f"--seeds {shown} should be whole numbers from 0 up, separated by commas, such as 0,1,2.")
+    numbers = [int(part) for part in parts]
+    if twice := [number for number in numbers if numbers.count(number) > 1]:
+        raise ReflectRLError(f"--seeds {text} names {twice[0]} twice; every seed is a run of its own.")
+    return numbers
 
 
 def names(text: str | None) -> list[str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,11 +16,15 @@ QUIET_SECONDS = 15.0
 
 
 class CliProgress(Progress):
-    """Writes to stderr, so that stdout stays for results."""
+    """Writes to stderr, so that stdout stays for results. On a terminal that is TERM=dumb there are no bars either.
+
+    A warning is yellow on a terminal; NO_COLOR and FORCE_COLOR, if they are not empty, say never and always.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
-        self.terminal = self.stream.isatty()
+        self.terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.colour = not os.environ.get("NO_COLOR") and (self.terminal or bool(os.environ.get("FORCE_COLOR")))
 
     @contextmanager
     def bar(self, what: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Bar]:
@@ -39,7 +44,7 @@ class CliProgress(Progress):
         self._write(text)
 
     def warn(self, text: str) -> None:
-        self._write(f"\033[33mwarning:\033[0m {text}" if self.terminal else f"warning: {text}")
+        self._write(f"\033[33mwarning:\033[0m {text}" if self.colour else f"warning: {text}")
 
     def _write(self, text: str) -> None:
         if self.terminal:

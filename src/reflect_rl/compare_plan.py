@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from reflect_rl.config import RECIPES, parse_yaml
+from reflect_rl.config import RECIPES
+from reflect_rl.core_yaml import YamlError, parse_yaml
 from reflect_rl.errors import SettingsError
 from reflect_rl.settings import Section
 
@@ -90,7 +90,7 @@ def _read_file(plan: str | Path) -> Plan:
         raise SettingsError(f"There is no plan '{plan}': it is neither a file nor one of {', '.join(plan_names())}.")
     try:
         return Plan.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, YamlError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not a readable YAML file: {error}") from error
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'plan'}: {item['msg']}" for item in error.errors()[:5])

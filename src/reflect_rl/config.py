@@ -7,14 +7,13 @@ suggests the nearest known one.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from reflect_rl.core_yaml import YamlError, parse_yaml
 from reflect_rl.errors import SettingsError
 from reflect_rl.settings import Settings, setting_keys
 
@@ -66,38 +65,13 @@ def _read_file(recipe: str | Path) -> dict[str, Any]:
         )
     try:
         data = parse_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YamlError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not a readable YAML file: {error}") from error
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise SettingsError(f"{path} should hold settings such as 'seed: 0', not a {type(data).__name__}.")
     return data
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for text; here it is a number, and a key given twice is an error, as in YAML 1.2."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """The mapping as it is written: merged keys (<<), which may be given anew, are not in it yet."""
-        node = super().compose_mapping_node(anchor)
-        given: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in given:
-                    raise yaml.MarkedYAMLError(None, None, f"'{key.value}' is given twice", key.start_mark)
-                given.add(key.value)
-        return node
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def parse_yaml(text: str) -> Any:
-    """The value of a YAML text. Raises yaml.YAMLError."""
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader: makes plain values only
 
 
 def parse_settings(data: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, source: str = "") -> Settings:
@@ -138,6 +112,12 @@ def _explain(error: ValidationError, source: str) -> str:
         elif item["type"] == "value_error":
             lines.append(f"{key}: {item.get('ctx', {}).get('error')}.")
         else:
-            lines.append(f"{key} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}.")
+            hint = " Write true or false." if item["type"] == "bool_type" else ""
+            lines.append(f"{key} is {_short(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}.{hint}")
     where = f" in {source}" if source else ""
     return "\n".join([f"The settings{where} cannot be used:", *(f"  - {line}" for line in lines)])
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text):,} characters)"

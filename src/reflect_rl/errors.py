@@ -38,7 +38,7 @@ class NonFiniteError(ModelError):
 
 
 class PromptError(ReflectRLError):
-    """A prompt whose task, actions and reflection do not fit the token budget."""
+    """A prompt that cannot be written from what was given, or does not fit the token budget."""
 
 
 class RunFolderError(ReflectRLError):

@@ -11,11 +11,13 @@ from typing import Any
 
 from reflect_rl.evaluation.evaluate import validation
 from reflect_rl.players.kept import GUARD, PLAIN_ARM, plain_settings
+from reflect_rl.players.models import with_torch
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder, remove
 from reflect_rl.settings import Settings
 
 
+@with_torch
 def guard(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
     """Train the other arm in the folder no-reflection/ of the run; write guard.json: what was kept, and why.
 

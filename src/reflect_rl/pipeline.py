@@ -9,9 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from reflect_rl.config import load_settings
+from reflect_rl.core_yaml import dump_yaml
 from reflect_rl.errors import OutputError, ReflectRLError, RunFolderError, SettingsError
 from reflect_rl.former import former, former_kept
 from reflect_rl.manifest import (
@@ -239,9 +238,9 @@ def _check_machine(settings: Settings, ranks: Ranks) -> None:
             f"train the arm without reflection as a run of its own (--reflector.kind none)."
         )
     if settings.compute.device != "cpu":
-        from reflect_rl.players.models import set_up_torch
+        from reflect_rl.players.models import check_device
 
-        set_up_torch(settings.compute)
+        check_device(settings.compute.device)
 
 
 def _check_folder(run: RunFolder) -> None:
@@ -274,8 +273,7 @@ def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress
             )
         if changed:
             progress.say(f"{run.path} goes on with changed settings: {'; '.join(changed)}")
-    content = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    run.write_text(CONFIG, content)
+    run.write_text(CONFIG, dump_yaml(settings.model_dump(mode="json")))
     return former_text
 
 

@@ -4,15 +4,62 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.context import SpawnContext, SpawnProcess
+
+SAFE_PATH = "PYTHONSAFEPATH"
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:
-    """Fresh processes (not forked). One that outlived its parent would go on writing to a run, and keep it locked."""
-    return ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_the_parent
-    )
+    """Fresh processes (not forked). One that outlived its parent would go on writing to a run, and keep it locked.
+
+    An interrupt at the keyboard, which they get as well, ends them without a word: the parent has one for it.
+    """
+    with _started_safely():  # making the pool starts a process that cleans up after the others
+        return ProcessPoolExecutor(
+            workers, mp_context=_Context(), initializer=_begin, initargs=(os.environ.get(SAFE_PATH),)
+        )
+
+
+class _Process(SpawnProcess):
+    def start(self) -> None:
+        with _started_safely():
+            super().start()
+
+
+class _Context(SpawnContext):
+    Process = _Process
+
+
+@contextmanager
+def _started_safely() -> Iterator[None]:
+    """A Python that starts now imports nothing from the current folder, and no interrupt reaches it before `_begin`."""
+    former = os.environ.get(SAFE_PATH)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        _set_safe_path(former)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _set_safe_path(value: str | None) -> None:
+    if value is None:
+        os.environ.pop(SAFE_PATH, None)
+    else:
+        os.environ[SAFE_PATH] = value
+
+
+def _begin(safe_path: str | None) -> None:
+    _set_safe_path(safe_path)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    _end_with_the_parent()
 
 
 def _end_with_the_parent() -> None:

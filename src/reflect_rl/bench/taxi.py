@@ -37,7 +37,7 @@ from reflect_rl.bench.prepare import Arm, bench_settings, prepare, text_lengths,
 from reflect_rl.data.collect import make_env
 from reflect_rl.players.load import CHUNK
 from reflect_rl.players.memo import Memo
-from reflect_rl.players.models import set_up_torch
+from reflect_rl.players.models import torch_set_up
 from reflect_rl.players.players import Players
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.reflector import LocalReflector
@@ -70,8 +70,8 @@ def bench(settings_overrides: Mapping[str, Any], device: str, progress: Progress
     """
     started = time.perf_counter()
     settings = bench_settings(settings_overrides, device)
-    set_up_torch(settings.compute)
-    with tempfile.TemporaryDirectory() as folder, progress.bar("bench", UNITS, "parts") as bar:
+    parts = progress.bar("bench", UNITS, "parts")
+    with torch_set_up(settings.compute), tempfile.TemporaryDirectory() as folder, parts as bar:
         arms = {
             "rollout_with_reflection": prepare(RunFolder(Path(folder) / "with"), settings, bar),
             "rollout_without_reflection": prepare(

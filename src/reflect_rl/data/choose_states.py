@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,8 @@ def choose_states(run: RunFolder, settings: Settings, progress: Progress) -> dic
         progress.warn(f"The budget of {settings.annotate.reflections} reflections is more than the pool's {len(pool)}.")
     texts = [text for _, text in state_texts(pool, settings)]
     name = settings.select.strategy
-    embeddings_ND, picks = _choose(texts, budget, settings, progress)
+    with _torch(settings):
+        embeddings_ND, picks = _choose(texts, budget, settings, progress)
     run.write_jsonl(
         "selection.jsonl",
         (
@@ -60,6 +62,15 @@ def choose_states(run: RunFolder, settings: Settings, progress: Progress) -> dic
         "variance_x": round(float(shares_2[0]), 6),
         "variance_y": round(float(shares_2[1]), 6),
     }
+
+
+def _torch(settings: Settings) -> AbstractContextManager[None]:
+    """Torch as it is set up for models, where one reads the states; it is not even imported otherwise."""
+    if not settings.select.by_model:
+        return nullcontext()
+    from reflect_rl.players.models import torch_set_up
+
+    return torch_set_up(settings.compute)
 
 
 def _choose(texts: list[str], budget: int, settings: Settings, progress: Progress) -> tuple[np.ndarray, Picks]:
@@ -100,9 +111,8 @@ class _ModelReads:
 
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        from reflect_rl.players.models import load_pretrained, set_up_torch
+        from reflect_rl.players.pretrained import load_pretrained
 
-        set_up_torch(self.settings.compute)
         return load_pretrained(self.settings.reflector.model, self.settings.compute.device, read_only=True)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -53,6 +54,16 @@ class ModelUse:
     def embeds(self) -> str | None:
         """The model whose embeddings are used, if any is given."""
         return self.embed_model or self.model
+
+    def torch(self) -> AbstractContextManager[None]:
+        """Torch as it is set up for a causal language model; it is not even imported where there is none."""
+        if not any(name and not name.startswith(SENTENCES) for name in (self.model, self.embed_model)):
+            return nullcontext()
+        import torch
+
+        from reflect_rl.players.models import torch_set_up
+
+        return torch_set_up(ComputeSettings(device=self.device, threads=torch.get_num_threads()))
 
     def check(self) -> None:
         """Raises SelectionError for settings that cannot go together."""
@@ -238,11 +249,10 @@ class ModelReads:
     def _causal(self, name: str) -> tuple[Any, Any, str]:
         """(model, tokenizer, fingerprint), loaded once."""
         if name not in self._loaded:
-            import torch
+            from reflect_rl.players.models import check_device, fingerprint
+            from reflect_rl.players.pretrained import load_pretrained
 
-            from reflect_rl.players.models import fingerprint, load_pretrained, set_up_torch
-
-            set_up_torch(ComputeSettings(device=self.use.device, threads=torch.get_num_threads()))
+            check_device(self.use.device)
             part = ModelSettings(source=name, bits=self.use.bits)
             model, tokenizer = load_pretrained(part, self.use.device, read_only=True)
             core = getattr(tokenizer, "backend_tokenizer", None)

@@ -190,7 +190,8 @@ def read_pool(request: Request, progress: Progress, *, sizes_only: bool = False)
 
 def select_file(request: Request, progress: Progress) -> Selection:
     """Read the pool and choose. Raises SelectionError."""
-    pool = read_pool(request, progress)
+    with request.use.torch():
+        pool = read_pool(request, progress)
     picks = request.strategy.select(
         pool.X, budget=pool.budget, already=pool.already, groups=pool.groups, scores=pool.scores_N, progress=progress
     )

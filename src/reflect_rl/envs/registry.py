@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from reflect_rl.errors import EnvironmentContractError, ReflectRLError
 
@@ -42,6 +44,9 @@ def names() -> tuple[str, ...]:
 
 def make(name: str, **options: Any) -> TextEnv:
     """A new world. name: a registered one, or "module:Class" (also from the current directory). options: its arguments.
+
+    Of the current directory, the module named is looked for first; what it imports, after everything else. Once it is
+    imported, `sys.path` is what it was: a module that imports later from beside itself needs its folder there.
 
     Raises EnvironmentContractError, saying which: no such name, module or class; not a TextEnv; options refused.
     """
@@ -106,35 +111,106 @@ def _import(path: str) -> Any:
     module_name, _, class_name = path.partition(":")
     if not module_name or not class_name:
         raise EnvironmentContractError(f"{path!r} should read module:Class, for example my_module:MyEnv.")
+    here = _current_directory()
+    if here and module_name.endswith(".py"):
+        module_name = _dotted(module_name, here)
+    file = Path(*module_name.split("."))
+    file = file.with_name(f"{file.name}.py")
+    own = (
+        here
+        if here and ((here / file).is_file() or (here / file).with_suffix("").joinpath("__init__.py").is_file())
+        else None
+    )
+    if own:
+        _check_not_taken(module_name.partition(".")[0], own)
     try:
-        with _current_directory_first():
+        with _found_in(own, module_name.partition(".")[0]), _also_on_the_path(here):
             module = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise EnvironmentContractError(f"{module_name} could not be imported: {where(error)}.") from error
-        file = Path(module_name.replace(".", "/")).with_suffix(".py")
+        folder = here or "the current folder, which has been deleted,"
         raise EnvironmentContractError(
-            f"There is no module '{error.name}': neither {file} in {Path.cwd()} nor installed. Run the command in the "
-            f"folder of your file, and write its name without .py and with dots for folders."
+            f"There is no module '{error.name}': neither {file} in {folder} nor installed. Run the command in the "
+            f"folder of your file, and write its name with dots for folders."
         ) from error
     except Exception as error:
         raise EnvironmentContractError(f"{module_name} could not be imported: {where(error)}.") from error
     if not hasattr(module, class_name):
-        own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module_name]
-        classes = [value.__name__ for value in own]
-        raise EnvironmentContractError(f"In module {module_name}: {unknown('class', class_name, classes)}")
+        own_classes = [value.__name__ for value in vars(module).values() if _defined_in(module_name, value)]
+        raise EnvironmentContractError(f"In module {module_name}: {unknown('class', class_name, own_classes)}")
     return getattr(module, class_name)
 
 
+def _defined_in(module_name: str, value: object) -> TypeGuard[type]:
+    return isinstance(value, type) and value.__module__ == module_name
+
+
+def _current_directory() -> Path | None:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # it has been deleted
+        return None
+
+
+def _dotted(file: str, here: Path) -> str:
+    """The module of a file such as ./folder/my_module.py. Raises EnvironmentContractError."""
+    path = Path(os.path.normpath(here / file))
+    if not path.is_relative_to(here):
+        raise EnvironmentContractError(
+            f"{file} is not in the current folder, {here}. Run the command in its own folder."
+        )
+    return ".".join(path.relative_to(here).with_suffix("").parts)
+
+
 @contextmanager
-def _current_directory_first() -> Iterator[None]:
-    """Let the import find the user's own file, as `python -m` would."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+def _found_in(directory: Path | None, name: str) -> Iterator[None]:
+    """Let imports find this module in the directory, if one is given, before any other of that name."""
+    if directory is None:
+        yield
+        return
+    finder = _Finder(directory, name)
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        sys.path.remove(here)
+        sys.meta_path.remove(finder)
+
+
+class _Finder:
+    """Finds one module or package; the parts of a package are found by its own path."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.directory, self.name = directory, name
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, [str(self.directory)]) if name == self.name else None
+
+
+@contextmanager
+def _also_on_the_path(directory: Path | None) -> Iterator[None]:
+    """Let imports look there after everywhere else, as for what the module named imports from beside itself."""
+    if directory is None or str(directory) in sys.path:
+        yield
+        return
+    sys.path.append(str(directory))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(directory))
+
+
+def _check_not_taken(name: str, here: Path) -> None:
+    """Raise if the module of this name that is in use already is not the one of the current directory."""
+    module = sys.modules.get(name)
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    own = {(here / each).resolve() for each in (name, f"{name}.py", f"{name}/__init__.py")}
+    if module and not any(place and Path(place).resolve() in own for place in places):
+        taken = next(filter(None, places), "built into Python")
+        raise EnvironmentContractError(
+            f"The module {name} of {here} cannot be imported: another one of this name is in use already ({taken}). "
+            f"Give yours another name."
+        )
 
 
 def _check_options(name: str, world: type[TextEnv], options: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from reflect_rl.intervals import wilson
 from reflect_rl.manifest import total_seconds
 from reflect_rl.players.kept import GUARD, kept_arm
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
-from reflect_rl.players.models import parameter_count
+from reflect_rl.players.models import parameter_count, with_torch
 from reflect_rl.players.players import Players
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Progress
@@ -32,6 +32,7 @@ VALIDATION_REPEATS = 4
 """Sampled episodes a valid task where a choice is made on them, whatever is measured in the end."""
 
 
+@with_torch
 def evaluate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
     """Play every panel; write results.json and evaluation.jsonl (episodes of the test panel, step by step)."""
     started = time.perf_counter()

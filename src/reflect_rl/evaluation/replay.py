@@ -11,6 +11,7 @@ from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.contract import advance, begin
 from reflect_rl.envs.registry import make
 from reflect_rl.evaluation.evaluate import panel_episodes, players_of
+from reflect_rl.players.models import torch_set_up
 from reflect_rl.records import StopReason
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings
@@ -32,9 +33,12 @@ def replay(run: RunFolder, settings: Settings, options: Mapping[str, Any], most:
 
     Every observation, every list of actions, every reward and how the episode ends are compared.
     """
-    players = players_of(run, settings, make_env(settings))
-    specs = panel_episodes(make_env(settings), settings, "test", "greedy")[:most]
-    rollout = play_episodes(lambda: make_env(settings), players, specs, slots=64, greedy=True, keep=lambda number: True)
+    with torch_set_up(settings.compute):
+        players = players_of(run, settings, make_env(settings))
+        specs = panel_episodes(make_env(settings), settings, "test", "greedy")[:most]
+        rollout = play_episodes(
+            lambda: make_env(settings), players, specs, slots=64, greedy=True, keep=lambda number: True
+        )
     other = make(settings.env.name, **{"horizon": settings.env.horizon, **settings.env.options, **options})
     try:
         for played in rollout.trajectories:

@@ -11,7 +11,7 @@ from reflect_rl.players.adapters import CONFIG as ADAPTERS
 from reflect_rl.players.backbone import Backbone
 from reflect_rl.players.labels import candidates
 from reflect_rl.players.memo import Memo
-from reflect_rl.players.models import fingerprint, set_up_torch
+from reflect_rl.players.models import check_device, fingerprint
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.pretrained import load_pretrained
 from reflect_rl.players.prompt import PromptBuilder
@@ -40,7 +40,7 @@ def load_policy(folder: Path, settings: Settings, adapters: bool = False) -> Pol
     Raises ModelError.
     """
     compute = settings.compute
-    set_up_torch(compute)
+    check_device(compute.device)
     model, tokenizer = load_pretrained(_saved(folder, settings.policy.model, adapters), compute.device)
     policy = Policy.load(folder, model, tokenizer, forward_rows(compute, model), compute.cache_mb * 2**20)
     policy.eval()
@@ -79,7 +79,7 @@ def load_reflector(run: RunFolder, settings: Settings, world: TextEnv) -> Reflec
         return NoReflector()
     if settings.reflector.kind == "scripted":
         return ScriptedReflector(type(world), settings.annotate.teacher)
-    set_up_torch(settings.compute)
+    check_device(settings.compute.device)
     model, tokenizer = load_pretrained(_saved(run / "reflector", settings.reflector.model), settings.compute.device)
     return local_reflector(run, settings, world.task_text, model, tokenizer)
 

@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from threading import Lock
 
 from reflect_rl.errors import RunFolderError
 
@@ -34,18 +35,19 @@ def _switch_to_wal(database: sqlite3.Connection) -> None:
 
 
 class Memo:
-    """A persistent dict from (namespace, prompt, sample) to text; `path` None keeps it in memory."""
+    """A persistent dict from (namespace, prompt, sample) to text; `path` None keeps it in memory. For every thread."""
 
     def __init__(self, path: Path | None, namespace: str) -> None:
         self.namespace = namespace
         self._texts: dict[bytes, str] = {}
         self._database: sqlite3.Connection | None = None
         self._path = path
+        self._lock = Lock()
         if path is None:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=PATIENCE)
+            self._database = sqlite3.connect(path, timeout=PATIENCE, check_same_thread=False)
             _switch_to_wal(self._database)
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.execute("CREATE TABLE IF NOT EXISTS memo (key BLOB PRIMARY KEY, text TEXT) WITHOUT ROWID")
@@ -55,7 +57,8 @@ class Memo:
     def get(self, prompts: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
         """What is remembered of these (prompt, sample) pairs. Raises RunFolderError if the file is damaged."""
         try:
-            return self._found(prompts)
+            with self._lock:
+                return self._found(prompts)
         except sqlite3.Error as error:
             raise _unusable(self._path, error) from error
 
@@ -76,13 +79,14 @@ class Memo:
     def put(self, texts: Mapping[tuple[str, int], str]) -> None:
         """Remember texts, which another process may have stored meanwhile. Raises RunFolderError (disk full)."""
         rows = [(self._key(*pair), text) for pair, text in texts.items()]
-        self._texts.update(rows)
-        if self._database is not None:
-            try:
-                with self._database:
-                    self._database.executemany("INSERT OR IGNORE INTO memo VALUES (?, ?)", rows)
-            except sqlite3.Error as error:
-                raise RunFolderError(f"The reflection memo could not be written: {error}.") from error
+        with self._lock:
+            self._texts.update(rows)
+            if self._database is not None:
+                try:
+                    with self._database:
+                        self._database.executemany("INSERT OR IGNORE INTO memo VALUES (?, ?)", rows)
+                except sqlite3.Error as error:
+                    raise RunFolderError(f"The reflection memo could not be written: {error}.") from error
 
     def _key(self, prompt: str, sample: int) -> bytes:
         return hashlib.blake2b(f"{self.namespace}\0{sample}\0{prompt}".encode(), digest_size=16).digest()

@@ -2,43 +2,92 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reflect_rl.errors import ModelError, SettingsError
 from reflect_rl.players import adapters
-from reflect_rl.players.pretrained import load_pretrained as load_pretrained
 from reflect_rl.players.pretrained import quiet
-from reflect_rl.settings import ComputeSettings, ModelSettings
+from reflect_rl.progress import Progress
+from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import ComputeSettings, ModelSettings, Settings
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+StageFunction = Callable[[RunFolder, Settings, Progress], dict[str, Any]]
 
 PIECES = r" ?[A-Za-z]+| [0-9]+|[0-9]|-{2,}|[^A-Za-z0-9]"
 """What the scratch tokenizer never merges across: a word or a number with the space before it, a digit without one, a
 rule of dashes, one other character."""
 
 
+MKL_BITWISE = "MKL_CBWR"
+"""Without it, Intel's MKL picks other kernels for the rows of a second thread, and a prompt's last bits would depend on
+its place in a batch. MKL reads this at its first use; other libraries ignore it."""
 LOOKUP = "reflect-rl-lookup"
 """The model type of `lookup_lm`, which transformers does not know before that module is imported."""
 
 
-def set_up_torch(compute: ComputeSettings) -> None:
-    """Threads and determinism of this process. Raises SettingsError if the device is not there."""
-    import gc
-
+def check_device(device: str) -> None:
+    """Raise SettingsError if the device is not there."""
     import torch
 
-    gc.freeze()  # the libraries' own objects: walking through them takes a tenth of a second each time
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there[compute.device]:
-        raise SettingsError(f"compute.device: {compute.device} is not available here. Use compute.device: cpu.")
+    if not there[device]:
+        raise SettingsError(f"compute.device: {device} is not available here. Use compute.device: cpu.")
+
+
+@contextmanager
+def torch_set_up(compute: ComputeSettings) -> Iterator[None]:
+    """Threads and determinism of this process; afterwards they, and torch's generator, are what they were.
+
+    Raises SettingsError if the device is not there.
+    """
+    import torch
+
+    check_device(compute.device)
+    bitwise = os.environ.get(MKL_BITWISE)
+    os.environ.setdefault(MKL_BITWISE, "AUTO")
+    memory = torch.utils.deterministic  # type: ignore[attr-defined]
+    threads, fills, frozen = torch.get_num_threads(), memory.fill_uninitialized_memory, gc.get_freeze_count()
+    strict, only_warns = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    gc.freeze()  # the libraries' own objects: walking through them takes a tenth of a second each time
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(compute.device == "cpu")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  nothing here reads it
+    memory.fill_uninitialized_memory = False  # nothing here reads it
+    try:
+        with torch.random.fork_rng(devices=[]):  # fresh layers draw from it before their weights are set
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict, warn_only=only_warns)
+        memory.fill_uninitialized_memory = fills
+        if bitwise is None:
+            os.environ.pop(MKL_BITWISE, None)
+        if not frozen:
+            gc.unfreeze()
+
+
+def with_torch(stage: StageFunction) -> StageFunction:
+    """A stage that computes with torch, set up as its settings say while it runs."""
+
+    @wraps(stage)
+    def set_up(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+        with torch_set_up(settings.compute):
+            return stage(run, settings, progress)
+
+    return set_up
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 2000) -> PreTrainedTokenizerBase:
@@ -131,7 +180,7 @@ def base_model(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Hugging Face's layout, loadable by AutoModelForCausalLM; of a model with adapters only these, in PEFT's layout."""
+    """Hugging Face's layout, for AutoModelForCausalLM; of a model with adapters only these, in PEFT's layout."""
     with quiet():
         if hasattr(model, "peft_config"):
             adapters.save(model, folder)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from accelerate.utils import gather_object
 from reflect_rl.data.collect import make_env
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
+from reflect_rl.players.models import with_torch
 from reflect_rl.players.players import Players
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
@@ -36,6 +37,7 @@ from reflect_rl.training.tracking import open_tracker
 from reflect_rl.training.update import Learner, clip_fraction, drift, replay_update, update
 
 
+@with_torch
 def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
     """Train the policy of policy-sft/; write policy/ and metrics.jsonl. Resumes from checkpoints/rl.
 

@@ -23,7 +23,7 @@ from reflect_rl.intervals import wilson
 from reflect_rl.players.backbone import Backbone, TokenBatch
 from reflect_rl.players.labels import find_labels
 from reflect_rl.players.load import MOST_LABELS, forward_rows, load_reflector, local_reflector, policy_prompts
-from reflect_rl.players.models import end_id, pad_id, parameter_count, save_model, set_up_torch
+from reflect_rl.players.models import end_id, pad_id, parameter_count, save_model, with_torch
 from reflect_rl.players.policy import Encoded, Policy
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.players.text import encode, encode_all
@@ -45,6 +45,7 @@ SAVE_EVERY = 200
 """Steps between checkpoints of a warm-up."""
 
 
+@with_torch
 def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
     """Train the reflector on reflections.jsonl; write reflector/ and reflector.json (agreement with the teacher).
 
@@ -54,7 +55,6 @@ def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dic
     if settings.reflector.kind != "local":
         run.write_json("reflector.json", {"kind": settings.reflector.kind})
         return {"kind": settings.reflector.kind}
-    set_up_torch(settings.compute)
     pool = read_pool(run, settings)
     places = {entry.id: entry for entry in pool}
     labels = run.read_jsonl("reflections.jsonl", Reflection.from_json)
@@ -123,9 +123,9 @@ def _announce(figures: dict[str, Any], settings: Settings, progress: Progress) -
         progress.say(f"{text}.")
 
 
+@with_torch
 def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
     """Train the policy on action_labels.jsonl, with the texts that policy_sft.text says; write policy-sft/."""
-    set_up_torch(settings.compute)
     pool = read_pool(run, settings)
     at = {(entry.episode, entry.step): entry for entry in pool}
     labels = run.read_jsonl("action_labels.jsonl", Label.from_json)
