@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reflect_rl.data.annotate import Label, PoolState, read_pool
+from reflect_rl.data.annotate import PoolState, agreement_of, read_labels, read_pool, read_reflections
 from reflect_rl.data.collect import make_env
 from reflect_rl.errors import PromptError, SettingsError
 from reflect_rl.intervals import wilson
@@ -55,7 +55,7 @@ def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dic
     set_up_torch(settings.compute)
     pool = read_pool(run, settings)
     places = {entry.id: entry for entry in pool}
-    labels = run.read_jsonl("reflections.jsonl", Reflection.from_json)
+    labels = read_reflections(run, pool)
     train, held = split_held_out(labels, settings.annotate.holdout)
     task_text = make_env(settings).task_text
     texts = [label.text for label in labels]
@@ -126,8 +126,8 @@ def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[s
     set_up_torch(settings.compute)
     pool = read_pool(run, settings)
     at = {(entry.episode, entry.step): entry for entry in pool}
-    labels = run.read_jsonl("action_labels.jsonl", Label.from_json)
-    reflections = run.read_jsonl("reflections.jsonl", Reflection.from_json)
+    labels = read_labels(run, pool)
+    reflections = read_reflections(run, pool)
     env = make_env(settings)
     texts = [reflection.text for reflection in reflections]
     model, tokenizer = start_model(settings.policy.model, settings, env.task_text, pool, texts, "policy")
@@ -153,7 +153,7 @@ def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[s
 
 def _trust(run: RunFolder) -> float:
     """What a hedged policy's gate begins with: how often the reflector was right on held-out states."""
-    agreed = run.read_json("reflector.json").get("agreement")
+    agreed = run.read_json("reflector.json", agreement_of)
     return 0.5 if agreed is None else min(max(agreed, 0.05), 0.95)
 
 
