@@ -54,10 +54,10 @@ class Attempt(RunFolder):
         if (self / manifest).exists() and (former / manifest).exists():
             remove(former)  # of an attempt that ended well, and was killed before it could do this
         made = self._made()
-        for name in self._outputs() if made else ():
-            if self._hash(name) == made.outputs.get(name):
-                _move(self / name, former / name)
         if made:
+            for name in self._outputs():
+                if self._hash(name) == made.outputs.get(name):
+                    _move(self / name, former / name)
             _move(self / manifest, former / manifest)  # last: a kill in between is made good next time
         try:
             yield

@@ -222,7 +222,7 @@ def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress
         if whole and first:
             raise RunFolderError(
                 f"{run.path} was made with other settings ({'; '.join(first)}), and nothing of it could be kept. "
-                f"Choose another folder with --out, or delete this one."
+                f"Choose another folder with --out, or move this one away."
             )
         if changed:
             progress.say(f"{run.path} goes on with changed settings: {'; '.join(changed)}")

@@ -1,7 +1,7 @@
 """What is passed between the stages and written to files: states, steps, episodes, reflections.
 
-Every record is a plain frozen dataclass that turns into one JSON object (`to_json`) and back (`from_json`), which refuses
-what does not fit with a ValueError that names the field.
+Every record is a plain frozen dataclass that turns into one JSON object (`to_json`) and back (`from_json`). What does
+not fit is refused with a ValueError that names the field.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def trained_settings(run: RunFolder, progress: Progress) -> Settings:
     config, trained = read_config(run), _finished(run, BY_NAME["rl"])
     if trained is None:
         if _begun(run, "rl"):
-            raise RunFolderError(f"The training of {run / 'policy'} was interrupted. {_finish(run)}")
+            raise RunFolderError(f"The training of {run / 'policy'} was interrupted. {to_finish(run)}")
         return config
     measured = _measured(run, trained)
     guard = {"guard": measured.settings["guard"]} if measured and "guard" in measured.settings else {}
@@ -45,7 +45,7 @@ def trained_settings(run: RunFolder, progress: Progress) -> Settings:
         now = run.hash("reflector") if (run / "reflector").exists() else None
         if now != trained.inputs.get("reflector"):
             raise RunFolderError(
-                f"{run / 'reflector'} is not the reflector that policy/ beside it was trained with. {_finish(run)}"
+                f"{run / 'reflector'} is not the reflector that policy/ beside it was trained with. {to_finish(run)}"
             )
     _announce(run, config, settings, progress)
     return settings
@@ -104,10 +104,11 @@ def _check_labels(run: RunFolder, trained: Manifest | None) -> None:
         return
     names = BY_NAME["annotate"].outputs
     if bought and any(bought.outputs.get(name) != warmed.inputs.get(name) for name in names):
-        raise RunFolderError(f"Other labels were bought since {run / 'policy'} was trained. {_finish(run)}")
+        raise RunFolderError(f"Other labels were bought since {run / 'policy'} was trained. {to_finish(run)}")
 
 
-def _finish(run: RunFolder) -> str:
+def to_finish(run: RunFolder) -> str:
+    """What to do, at the end of a message."""
     return f"`reflect-rl run RECIPE --out {run.path}` finishes what was begun."
 
 

@@ -8,7 +8,7 @@ from reflect_rl.errors import RunFolderError
 from reflect_rl.manifest import read_manifest
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings
-from reflect_rl.trained import BY_NAME
+from reflect_rl.trained import BY_NAME, to_finish
 
 GUARD = "guard.json"
 PLAIN_ARM = "no-reflection"
@@ -24,16 +24,12 @@ def kept_arm(run: RunFolder, settings: Settings) -> tuple[RunFolder, Settings]:
     decided, trained = (read_manifest(run, BY_NAME[name]) for name in ("guard", "rl"))
     begun = not (run / GUARD).is_file() and (run / "checkpoints/guard.key").exists()
     if begun or (decided and trained and decided.inputs.get("policy") != trained.outputs.get("policy")):
-        raise RunFolderError(
-            f"The guard of {run.path} has not ended. `reflect-rl run RECIPE --out {run.path}` ends it."
-        )
+        raise RunFolderError(f"The guard of {run.path} was interrupted. {to_finish(run)}")
     if not (run / GUARD).is_file() or run.read_json(GUARD, _folder) != PLAIN_ARM:
         return run, settings
     agent = f"{PLAIN_ARM}/policy"
     if decided and run.hash(agent) != decided.outputs.get(agent):
-        raise RunFolderError(
-            f"{run / agent} is not the agent that the guard kept. `reflect-rl run RECIPE --out {run.path}` trains it."
-        )
+        raise RunFolderError(f"{run / agent} is not the agent that the guard kept. {to_finish(run)}")
     return RunFolder(run / PLAIN_ARM), plain_settings(settings)
 
 
