@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from reflect_rl import attempt as attempt_module
 from reflect_rl import manifest as manifest_module
 from reflect_rl.config import parse_settings
 from reflect_rl.errors import RunFolderError, SettingsError
@@ -60,6 +61,16 @@ def judge(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, A
 
 def forgetful(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
     return {}
+
+
+def stopped(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+    """Writes its output, and fails after it."""
+    gather(run, settings, progress)
+    raise RunFolderError("the game server is down")
+
+
+def down(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+    raise RunFolderError("the game server is down")
 
 
 def _count(run: RunFolder, stage: str) -> None:
@@ -115,6 +126,82 @@ def test_files_that_no_stage_wrote_are_used_as_they_are_or_kept_aside(out: Path)
     assert go(out, heard=heard) == ["gather", "train", "judge"]
     assert (out / "episodes.jsonl.edited").read_text() == mine
     assert "was not written by gather; it is kept as episodes.jsonl.edited" in heard.text
+
+
+def failing(function: str) -> Sequence[Stage]:
+    return (replace(TOYS[0], function=f"{TOY}:{function}"), *TOYS[1:])
+
+
+@pytest.mark.parametrize("function", ["down", "stopped"])
+def test_a_file_put_where_a_stage_had_failed_is_the_users(out: Path, function: str) -> None:
+    with pytest.raises(RunFolderError, match="server is down"):
+        go(out, failing(function))
+    mine = '{"episode": 7}\n'
+    (out / "episodes.jsonl").write_text(mine)
+    heard = Heard()
+    assert go(out, heard=heard)[0] == "gather"
+    assert (out / "episodes.jsonl.edited").read_text() == mine
+    assert "was not written by gather; it is kept as episodes.jsonl.edited" in heard.text
+
+
+def test_what_a_failed_stage_wrote_itself_is_not_kept(out: Path) -> None:
+    with pytest.raises(RunFolderError, match="server is down"):
+        go(out, failing("stopped"))
+    go(out)
+    assert not list(out.glob("*.edited*"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"collect__episodes": 7}])
+def test_a_file_put_over_one_of_an_attempt_is_kept_whatever_runs_next(out: Path, settings: dict[str, int]) -> None:
+    with pytest.raises(RunFolderError, match="server is down"):
+        go(out, failing("stopped"), **settings)
+    (out / "episodes.jsonl").unlink()
+    (out / "episodes.jsonl").symlink_to("nowhere")
+    go(out)
+    assert os.readlink(out / "episodes.jsonl.edited") == "nowhere"
+
+
+def test_every_edit_is_kept_beside_those_before(out: Path) -> None:
+    go(out)
+    for number in range(3):
+        (out / "episodes.jsonl").write_text(f"mine {number}\n")
+        go(out)
+    kept = [(out / f"episodes.jsonl.edited{number}").read_text() for number in ("", "-2", "-3")]
+    assert kept == ["mine 0\n", "mine 1\n", "mine 2\n"]
+
+
+def test_a_folder_of_the_user_among_the_checkpoints_is_kept(out: Path) -> None:
+    go(out)
+    (out / "checkpoints/train").mkdir(parents=True)
+    (out / "checkpoints/train/notes").write_text("mine")
+    go(out)
+    assert (out / "checkpoints/train/notes").read_text() == "mine"
+    go(out, rl__lr=0.25)
+    assert (out / "checkpoints/train.edited/notes").read_text() == "mine"
+
+
+def test_a_kill_while_former_outputs_are_put_back_makes_no_edit(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after the output is back and before its manifest is: the output is nobody's edit."""
+    go(out)
+    with monkeypatch.context() as patch:
+        patch.setattr("reflect_rl.attempt._move", _dies_at("manifests/gather.json"))
+        with pytest.raises(SystemExit):
+            go(out, failing("down"), collect__episodes=7, only=("gather",))
+    assert not (out / "manifests/gather.json").exists()
+    assert go(out, collect__episodes=7, only=("gather",)) == ["gather"]
+    assert not list(out.rglob("*.edited*"))
+
+
+def _dies_at(name: str) -> Any:
+    """`_move` until something is to be moved back to this name."""
+    real = attempt_module._move
+
+    def move(path: Path, to: Path) -> None:
+        if str(to).endswith(name) and ".former" not in str(to):
+            raise SystemExit
+        real(path, to)
+
+    return move
 
 
 def test_the_guard_is_refused_under_a_launcher(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,6 +405,7 @@ def test_a_damaged_store_entry_is_not_used(tmp_path: Path) -> None:
     go(tmp_path / "a", store=store)
     next(store.glob("gather/*/episodes.jsonl")).write_text("damaged")
     assert go(tmp_path / "b", store=store) == ["gather"]
+    assert (next(store.glob("gather/*.damaged")) / "episodes.jsonl").read_text() == "damaged"
     assert go(tmp_path / "c", store=store) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -14,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import Heard
 from reflect_rl.errors import RunFolderError
-from reflect_rl.run_folder import RunFolder, hash_path
+from reflect_rl.run_folder import DRAFT, RunFolder, hash_path, set_aside
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
@@ -74,7 +76,7 @@ def test_a_folder_is_replaced_as_a_whole(run: RunFolder) -> None:
     assert [path.name for path in (run / "model").iterdir()] == ["c"]
 
 
-@pytest.mark.parametrize("cut", [1, 5, 12])
+@pytest.mark.parametrize("cut", [2, 5, 12])
 def test_a_truncated_line_is_named(run: RunFolder, cut: int) -> None:
     run.write_jsonl("rows.jsonl", [{"number": 1}, {"number": 2}, {"number": 3}])
     path = run / "rows.jsonl"
@@ -85,7 +87,7 @@ def test_a_truncated_line_is_named(run: RunFolder, cut: int) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("line", [b"{\n", b"\xff\xfe\n", b"[]\n", b'{"other": 1}\n', b"null\n", b"\n"])
+@pytest.mark.parametrize("line", [b"{\n", b"\xff\xfe\n", b"[]\n", b'{"other": 1}\n', b"null\n", b"[" * 100_000 + b"\n"])
 def test_a_damaged_line_is_named(run: RunFolder, line: bytes) -> None:
     run.write_text("rows.jsonl", '{"number": 1}\n')
     with (run / "rows.jsonl").open("ab") as file:
@@ -94,7 +96,72 @@ def test_a_damaged_line_is_named(run: RunFolder, line: bytes) -> None:
         run.read_jsonl("rows.jsonl", lambda row: row["number"])
 
 
-@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"n": 1}\n{"n": 2}',
+        b'\xef\xbb\xbf{"n": 1}\r\n{"n": 2}\r\n',
+        b'\n{"n": 1}\n  \n{"n": 2}\n\n',
+        b' {"n": 1} \n\t{"n": 2}',
+    ],
+)
+def test_lines_that_somebody_wrote_by_other_means_are_read(run: RunFolder, content: bytes) -> None:
+    run.write_text("rows.jsonl", "")
+    (run / "rows.jsonl").write_bytes(content)
+    assert run.read_jsonl("rows.jsonl", lambda row: row["n"]) == [1, 2]
+
+
+def test_a_folder_in_place_of_a_file_is_refused(run: RunFolder) -> None:
+    (run / "results.json").mkdir(parents=True)
+    for read in (run.read_json, lambda name: run.read_jsonl(name, dict)):
+        with pytest.raises(RunFolderError, match=r"results\.json should be a file"):
+            read("results.json")
+
+
+@pytest.mark.parametrize("name", ["", ".", "./", "..", "../x", "a/..", "/tmp/x", "a/../../x"])
+def test_nothing_but_a_name_inside_the_folder_is_written(run: RunFolder, name: str) -> None:
+    run.write_text("inner/canary", "mine")
+    before = sorted(run.path.parent.rglob("*"))
+    with pytest.raises(RunFolderError, match="is not the name of a file or folder inside of"):
+        RunFolder(run / "inner").write_text(name, "x")
+    assert sorted(run.path.parent.rglob("*")) == before
+    assert (run / "inner/canary").read_text() == "mine"
+
+
+def test_tidy_leaves_hidden_folders_of_the_user_and_other_runs_alone(run: RunFolder) -> None:
+    run.write_text(".foo.abcdefgh/old", "mine")
+    run.write_text("other/.lock", "")
+    run.write_text(f"other/.model.abcd1234{DRAFT}/model", "at work")
+    run.tidy()
+    assert (run / ".foo.abcdefgh/old").read_text() == "mine"
+    assert (run / f"other/.model.abcd1234{DRAFT}/model").read_text() == "at work"
+
+
+def test_what_is_set_aside_never_replaces_what_was_set_aside_before(run: RunFolder) -> None:
+    asides = []
+    for text in ("first", "second", "third"):
+        run.write_text("a.txt", text)
+        asides.append(set_aside(run / "a.txt", "edited"))
+    assert [path.name for path in asides] == ["a.txt.edited", "a.txt.edited-2", "a.txt.edited-3"]
+    assert [path.read_text() for path in asides] == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_announced_and_used(
+    run: RunFolder, code: int, monkeypatch: pytest.MonkeyPatch, heard: Heard
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with run.lock(heard):
+        run.write_text("a.txt", "x")
+    (warning,) = heard.warned
+    assert "on a file system without locks" in warning
+    assert str(run.path) in warning
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff", b"[" * 100_000])
 def test_damaged_json_is_refused_with_its_path(run: RunFolder, content: bytes) -> None:
     run.write_text("results.json", "{}")
     (run / "results.json").write_bytes(content)
@@ -175,7 +242,7 @@ def test_tidy_removes_what_a_killed_write_left_and_nothing_else(run: RunFolder) 
 @pytest.mark.parametrize("new_arrived", [False, True])
 def test_tidy_finishes_the_exchange_of_a_folder(run: RunFolder, new_arrived: bool) -> None:
     """Killed between the two renames: the old folder is aside, the new one is whole but not yet in place."""
-    temporary = run / ".model.abcd1234"
+    temporary = run / f".model.abcd1234{DRAFT}"
     for name, wanted in (("old", True), ("model", new_arrived)):
         if wanted:
             (temporary / name).mkdir(parents=True)

@@ -98,13 +98,22 @@ def _summary(finished: RunFolder) -> None:
 
 
 def _stages(folder: Path, overrides: dict[str, Any], force: bool, *names: str) -> RunFolder:
-    """Run single stages of an existing run folder, with its own settings and overrides."""
-    from reflect_rl.config import parse_settings
-    from reflect_rl.pipeline import read_config, run_pipeline
-    from reflect_rl.run_folder import RunFolder
+    """Run single stages of an existing run folder, with its own settings and overrides.
 
-    settings = parse_settings(read_config(RunFolder(folder)).model_dump(), overrides)
-    return run_pipeline(settings, folder, CliProgress(), only=names, force=force)
+    What exists already is measured and shown with the settings that it was made with.
+    """
+    from reflect_rl.config import parse_settings
+    from reflect_rl.pipeline import run_pipeline
+    from reflect_rl.run_folder import RunFolder
+    from reflect_rl.trained import measured_settings, read_config, reported_settings
+
+    progress, run = CliProgress(), RunFolder(folder)
+    settings = config = parse_settings(read_config(run).model_dump(), overrides)
+    if names[0] == "evaluate":
+        settings = parse_settings(measured_settings(run, progress).model_dump(), overrides)
+    if names == ("report",):
+        settings = parse_settings(reported_settings(run).model_dump(), overrides)
+    return run_pipeline(settings, folder, progress, only=names, force=force, config=config)
 
 
 @app.command
@@ -148,10 +157,13 @@ def evaluate(folder: Path, /, *, out: str | None = None, force: bool = False, ov
     if out is None:
         _summary(_stages(folder, overrides, force, "evaluate"))
         return
-    from reflect_rl.pipeline import copy_agent, read_config
+    from reflect_rl.pipeline import copy_agent
+    from reflect_rl.players.kept import kept_arm
+    from reflect_rl.progress import Progress
     from reflect_rl.run_folder import RunFolder
+    from reflect_rl.trained import trained_settings
 
-    read_config(RunFolder(folder))  # what is no run folder is said to be none
+    kept_arm(RunFolder(folder), trained_settings(RunFolder(folder), Progress()))  # refuses what is not finished
     copied = output_folder(out, "--out", [folder])
     copy_agent(RunFolder(folder), RunFolder(copied))
     _summary(_stages(copied, overrides, force, "evaluate", "report"))
@@ -256,7 +268,7 @@ def play(env: str, /, *, agent: Path | None = None, task: str | None = None, see
     from reflect_rl.players.agent import Agent
     from reflect_rl.players.models import torch_set_up
 
-    player = Agent.load(agent)
+    player = Agent.load(agent, CliProgress())
     if load(env) is not type(player.world):
         own = player.settings.env.name
         raise SettingsError(f"{agent} was trained in {own}, not in {env}. Try: reflect-rl play {own} --agent {agent}")

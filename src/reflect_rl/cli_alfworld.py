@@ -173,12 +173,12 @@ def replay(run: Path, *, games: Count = 50) -> int:
     """
     from reflect_rl.errors import SettingsError
     from reflect_rl.evaluation.replay import replay as played_again
-    from reflect_rl.pipeline import read_config
     from reflect_rl.players.kept import kept_arm
     from reflect_rl.run_folder import RunFolder
+    from reflect_rl.trained import trained_settings
 
     progress, folder = CliProgress(), RunFolder(run)
-    settings = read_config(folder)
+    settings = trained_settings(folder, progress)
     if settings.env.name != "alfworld":
         raise SettingsError(
             f"{run} was trained in the world {settings.env.name}; only one of alfworld can be replayed."

@@ -13,8 +13,9 @@ from reflect_rl.evaluation.evaluate import validation
 from reflect_rl.players.kept import GUARD, PLAIN_ARM, plain_settings
 from reflect_rl.players.models import with_torch
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder, remove
+from reflect_rl.run_folder import CONFIG, RunFolder, set_aside
 from reflect_rl.settings import Settings
+from reflect_rl.trained import read_config
 
 
 @with_torch
@@ -23,12 +24,12 @@ def guard(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, A
 
     Greedy success on the valid tasks decides; if it is equal, sampled success; if that is too, the reflection stays.
     """
-    from reflect_rl.pipeline import CONFIG, read_config, run_pipeline
+    from reflect_rl.pipeline import run_pipeline
 
     plain = plain_settings(settings)
     if (run / PLAIN_ARM / CONFIG).is_file() and not _same_pool(read_config(RunFolder(run / PLAIN_ARM)), plain):
-        progress.say("guard: the arm without reflection begins anew, from the run's new pool")
-        remove(run / PLAIN_ARM)
+        progress.say("guard: the arm without reflection begins anew, from the run's new pool; the former one is kept")
+        set_aside(run / PLAIN_ARM, "before")
     progress.say("guard: training the arm without reflection")
     other = run_pipeline(plain, run / PLAIN_ARM, progress, until="rl")
     valid = {"reflection": validation(run, settings), "no-reflection": validation(other, plain)}

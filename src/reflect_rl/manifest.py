@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from typing import Any
 
 from reflect_rl import __version__
 from reflect_rl.errors import RunFolderError
+from reflect_rl.records import CHECKED, read_record
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings, setting_keys
 
@@ -60,6 +62,8 @@ class Stage:
 class Manifest:
     """What a finished stage was made from, and what it made. seconds: wall time of the process that finished it."""
 
+    __pydantic_config__ = CHECKED
+
     stage: str
     key: str
     settings: dict[str, Any]
@@ -71,6 +75,11 @@ class Manifest:
 
     def write(self, run: RunFolder) -> None:
         run.write_json(f"manifests/{self.stage}.json", asdict(self))
+
+    @classmethod
+    def from_json(cls, data: Any) -> Manifest:
+        """Raises ValueError, which names the field that does not fit."""
+        return read_record(cls, data)
 
 
 def wanted(run: RunFolder, stage: Stage, settings: Settings) -> Manifest:
@@ -85,8 +94,8 @@ def wanted(run: RunFolder, stage: Stage, settings: Settings) -> Manifest:
 def read_manifest(run: RunFolder, stage: Stage) -> Manifest | None:
     """The manifest of a finished stage; None if there is none, or it is damaged (then the stage is not done)."""
     try:
-        return Manifest(**run.read_json(stage.manifest))
-    except (RunFolderError, TypeError):
+        return run.read_json(stage.manifest, Manifest.from_json)
+    except RunFolderError:
         return None
 
 
@@ -147,7 +156,14 @@ def versions() -> dict[str, str]:
 def total_seconds(run: RunFolder) -> dict[str, float]:
     """Seconds by finished stage."""
     paths: list[Path] = sorted((run / "manifests").glob("*.json"))
-    return {path.stem: float(run.read_json(f"manifests/{path.name}").get("seconds", 0.0)) for path in paths}
+    return {path.stem: run.read_json(f"manifests/{path.name}", _seconds) for path in paths}
+
+
+def _seconds(data: Any) -> float:
+    seconds = float(data.get("seconds", 0.0))
+    if not math.isfinite(seconds):
+        raise ValueError(f"'seconds' is {seconds}")
+    return seconds
 
 
 def _at(data: Any, dotted: str) -> Any:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from reflect_rl.attempt import Attempt
 from reflect_rl.config import load_settings
 from reflect_rl.core_yaml import dump_yaml
 from reflect_rl.errors import OutputError, ReflectRLError, RunFolderError, SettingsError
-from reflect_rl.former import former, former_kept
 from reflect_rl.manifest import (
     Manifest,
     Stage,
     changes,
-    edited_outputs,
     flat,
     hashes,
     read_manifest,
@@ -28,12 +29,13 @@ from reflect_rl.manifest import (
 from reflect_rl.outputs import claim_folder
 from reflect_rl.progress import Progress
 from reflect_rl.ranks import ALONE, Ranks
-from reflect_rl.run_folder import RunFolder, remove
+from reflect_rl.run_folder import CONFIG, RunFolder
 from reflect_rl.settings import Settings
 from reflect_rl.stages import STAGES
 from reflect_rl.store import Store
+from reflect_rl.trained import read_config
 
-CONFIG, AGENT = "config.yaml", "policy"
+AGENT = "policy"
 OF_THE_RUN_ALONE = ("checkpoints", "results.json", "evaluation.jsonl", "report.html", "evaluate.json", "report.json")
 """What a copy of a run's agent goes without; the last two are manifests."""
 
@@ -48,11 +50,13 @@ def run_pipeline(
     only: Sequence[str] = (),
     force: bool = False,
     stages: Sequence[Stage] = STAGES,
+    config: Settings | None = None,
 ) -> RunFolder:
     """Run the stages of a recipe in the folder `out`, skipping what is done; the run folder.
 
     store: a folder of finished stages shared between runs. until: the last stage to run. only: these stages and no
-    others, whatever their inputs were made with. force: run them even if they are done.
+    others, whatever their inputs were made with. force: run them even if they are done. config: what config.yaml is to
+    say, if not these settings.
 
     Raises RunFolderError (the folder is in use, or was made with settings that leave nothing of it to keep; a file is
     missing, damaged or cannot be written) and whatever the stages raise.
@@ -68,9 +72,9 @@ def run_pipeline(
             runner.help_with(stage)
         return run
     _check_folder(run)
-    with run.lock():
+    with run.lock(runner.progress):
         run.tidy()
-        former_config = _claim(run, settings, stages, runner.progress, whole=not only)
+        former_config = _claim(run, config or settings, stages, runner.progress, whole=not only)
         went_on = False
         try:
             for stage in chosen:
@@ -81,13 +85,6 @@ def run_pipeline(
                     run.write_text(CONFIG, former_config)
             raise
     return run
-
-
-def read_config(run: RunFolder) -> Settings:
-    """The settings of an existing run folder. Raises RunFolderError if it is not one."""
-    if not (run / CONFIG).is_file():
-        raise RunFolderError(f"{run.path} is not a run folder (it has no {CONFIG}). `reflect-rl run` makes one.")
-    return load_settings(run / CONFIG)
 
 
 def copy_agent(run: RunFolder, out: RunFolder) -> None:
@@ -132,24 +129,28 @@ class Runner:
     def bring_up_to_date(self, stage: Stage) -> bool:
         """Do nothing if the stage is done; else take its outputs from the store, or run it, and return True."""
         self._check_inputs(stage)
+        attempt = Attempt(self.run, stage)
         now = wanted(self.run, stage, self.settings)
         found = read_manifest(self.run, stage)
         reason = reason_to_run(self.run, stage, found, now)
         if reason is None and not self.force:
-            self._clear_scratch(stage)
+            attempt.end()
             self.progress.say(f"{stage.name}: done before")
             self._tell(stage, False)
             return False
         if found:
             self.progress.say(f"{stage.name}: runs again ({reason or 'asked to'})")
-        self._keep_edited(stage, found)
-        with former_kept(self.run, stage):
-            self._prepare(stage, now)
-            taken = self._take(stage, now)
+        for path, aside in attempt.keep_edited():
+            how = "was changed by hand" if found else f"was not written by {stage.name}"
+            self.progress.warn(f"{path} {how}; it is kept as {aside.name}.")
+        with attempt.former_kept():
+            if attempt.begin(now.key):
+                self.progress.say(f"{stage.name}: continues")
+            taken = self._take(attempt, now)
             self._tell(stage, not taken)
             if not taken:
-                self._execute(stage, now)
-        self._clear_scratch(stage)
+                self._execute(attempt, now)
+        attempt.end()
         return True
 
     def _tell(self, stage: Stage, runs: bool) -> None:
@@ -164,39 +165,18 @@ class Runner:
                     f"`reflect-rl run`, first."
                 )
 
-    def _keep_edited(self, stage: Stage, found: Manifest | None) -> None:
-        """Someone's own files, or changes, are moved aside, not overwritten."""
-        if found is None and (self.run / _attempt(stage)).exists():
-            return  # what an attempt that was interrupted left
-        for name in edited_outputs(self.run, stage, found) if found else stage.outputs:
-            if (self.run / name).exists():
-                aside = self.run / f"{name}.edited"
-                remove(aside)
-                (self.run / name).rename(aside)
-                how = "was changed by hand" if found else f"was not written by {stage.name}"
-                self.progress.warn(f"{self.run / name} {how}; it is kept as {aside.name}.")
-
-    def _prepare(self, stage: Stage, now: Manifest) -> None:
-        """Unless the same attempt was interrupted before, forget what former attempts left."""
-        attempt = self.run / _attempt(stage)
-        if attempt.is_file() and attempt.read_text(encoding="utf-8") == now.key:
-            self.progress.say(f"{stage.name}: continues")
-            return
-        for name in (*stage.scratch, *stage.outputs):
-            remove(self.run / name)
-        self.run.write_text(_attempt(stage), now.key)
-
-    def _take(self, stage: Stage, now: Manifest) -> bool:
-        manifest = self.store and not self.force and self.store.take(self.run, stage, now.key)
+    def _take(self, attempt: Attempt, now: Manifest) -> bool:
+        stage = attempt.stage
+        manifest = self.store and not self.force and self.store.take(attempt, stage, now.key)
         if not manifest:
             return False
         manifest.write(self.run)
         self.progress.say(f"{stage.name}: taken from another run")
         return True
 
-    def _execute(self, stage: Stage, now: Manifest) -> None:
-        started = time.perf_counter()
-        counts = stage.load()(self.run, self.settings, self.progress)
+    def _execute(self, attempt: Attempt, now: Manifest) -> None:
+        started, stage = time.perf_counter(), attempt.stage
+        counts = stage.load()(attempt, self.settings, self.progress)
         seconds = round(time.perf_counter() - started, 3)
         outputs = hashes(self.run, stage.outputs)
         for name, digest in outputs.items():
@@ -207,15 +187,6 @@ class Runner:
         if self.store:
             with _announced(self.progress, f"{stage.name} could not be shared with other runs"):
                 self.store.put(self.run, stage, manifest)
-
-    def _clear_scratch(self, stage: Stage) -> None:
-        for name in (*stage.scratch, former(stage), _attempt(stage)):
-            remove(self.run / name)
-
-
-def _attempt(stage: Stage) -> str:
-    """The file that holds the key of an attempt until it has ended."""
-    return f"checkpoints/{stage.name}.key"
 
 
 def _chosen(stages: Sequence[Stage], until: str | None, only: Sequence[str]) -> list[Stage]:
@@ -262,19 +233,24 @@ def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress
     """
     former_text = None
     if (run / CONFIG).is_file():
+        changed = changes(flat(read_config(run)), flat(settings))
         former_text = (run / CONFIG).read_text(encoding="utf-8")
-        old = flat(read_config(run))
-        changed = changes(old, flat(settings))
-        first = changes(select(old, stages[0].settings), select(flat(settings), stages[0].settings))
-        if whole and first and (run / stages[0].manifest).is_file():
+        made = read_manifest(run, stages[0])
+        first = changes(made.settings, _as_json(select(flat(settings), stages[0].settings))) if made else []
+        if whole and first:
             raise RunFolderError(
                 f"{run.path} was made with other settings ({'; '.join(first)}), and nothing of it could be kept. "
-                f"Choose another folder with --out, or delete this one."
+                f"Choose another folder with --out, or move this one away."
             )
         if changed:
             progress.say(f"{run.path} goes on with changed settings: {'; '.join(changed)}")
     run.write_text(CONFIG, dump_yaml(settings.model_dump(mode="json")))
     return former_text
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As a manifest has them."""
+    return json.loads(json.dumps(values))
 
 
 @contextmanager

@@ -1,14 +1,52 @@
 """What is passed between the stages and written to files: states, steps, episodes, reflections.
 
-Every record is a plain frozen dataclass that turns into one JSON object (`to_json`) and back (`from_json`).
+Every record is a plain frozen dataclass that turns into one JSON object (`to_json`) and back (`from_json`). What does
+not fit is refused with a ValueError that names the field.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, StrictBool, StrictFloat, StrictInt, TypeAdapter, ValidationError
+
+Record = TypeVar("Record")
+CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
+"""How records are read: no field that is not known, no number that is not finite."""
+WORDS = {"tuple": "list", "dicti": "JSON object"}
+"""What Python's types are called in JSON."""
+SHOWN = 60
+"""Characters of a wrong value in a message."""
+
+
+def read_record(kind: type[Record], data: Any) -> Record:
+    """A record from what JSON gave. Raises ValueError, which names the first field that does not fit."""
+    try:
+        return _adapter(kind).validate_python(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    about = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    about = re.sub(r"tuple|dictionary( or an instance of \w+)?", lambda m: WORDS[m[0][:5]], about)
+    if first["type"] == "missing":
+        raise ValueError(f"the field '{field}' is missing")
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        raise ValueError(f"the field '{field}' is not known")
+    if first["type"] == "value_error":
+        raise ValueError(f"'{field}' {about}")
+    value = repr(first["input"])
+    value = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
+    raise ValueError(f"'{field}' is {value}: it {about}" if field else f"it should be a JSON object, not {value}")
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 class StopReason(StrEnum):
@@ -44,27 +82,29 @@ class Step:
     negative example: `choice` was drawn at random. `reward` is what the step earned.
     """
 
+    __pydantic_config__ = CHECKED
+
     observation: str
     actions: tuple[str, ...]
-    choice: int
-    reward: float
-    expert: int | None = None
-    perturbed: bool = False
+    choice: StrictInt
+    reward: StrictFloat
+    expert: StrictInt | None = None
+    perturbed: StrictBool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
-    experts: tuple[int, ...] = ()
+    experts: tuple[StrictInt, ...] = ()
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Step:
-        step = cls(**{**data, "actions": tuple(data["actions"]), "experts": tuple(data.get("experts", ()))})
-        for place in (step.choice, *step.experts, *([] if step.expert is None else [step.expert])):
-            if not isinstance(place, int) or not 0 <= place < len(step.actions):
-                raise ValueError(f"{place!r} is no index into the {len(step.actions)} actions of a step")
-        return step
+    def __post_init__(self) -> None:
+        named = [("choice", self.choice), ("expert", self.expert), *(("experts", place) for place in self.experts)]
+        for name, place in named:
+            if place is not None and not 0 <= place < len(self.actions):
+                raise ValueError(f"has {name} {place}, which is no index into its {len(self.actions)} actions")
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
     """One episode from reset to its end (see StopReason)."""
+
+    __pydantic_config__ = CHECKED
 
     task: str
     steps: tuple[Step, ...]
@@ -86,13 +126,14 @@ class Episode:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Episode:
-        steps = tuple(Step.from_json(step) for step in data["steps"])
-        return cls(task=data["task"], steps=steps, stop=StopReason(data["stop"]))
+        return read_record(cls, data)
 
 
 @dataclass(frozen=True, slots=True)
 class Reflection:
     """A teacher's text for one state. `state` is the state's id (see players.prompt.state_id)."""
+
+    __pydantic_config__ = CHECKED
 
     state: str
     text: str
@@ -103,4 +144,4 @@ class Reflection:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Reflection:
-        return cls(**data)
+        return read_record(cls, data)

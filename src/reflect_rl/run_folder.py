@@ -6,11 +6,10 @@ either the old file or the new one. A stage is done when its manifest is there a
 
 from __future__ import annotations
 
-import fcntl
+import codecs
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -19,12 +18,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reflect_rl.errors import RunFolderError
+from reflect_rl.locks import take_lock
+from reflect_rl.progress import Progress
 
 Record = TypeVar("Record")
 
+CONFIG, LOCK = "config.yaml", ".lock"
 OLD = "old"
-TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")
-"""Names of the folders that `replacing` works in."""
+DRAFT = ".reflect-rl-draft"
+"""How the names of the folders end that `replacing` works in: by it `tidy` knows that they are ours."""
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, OSError)
+"""What parsing a file can raise that holds something else than it should."""
 
 
 class RunFolder:
@@ -51,46 +55,49 @@ class RunFolder:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
-    def read_json(self, name: str) -> Any:
-        """A JSON file. Raises RunFolderError if it is missing or damaged."""
-        path = self._existing(name)
+    def read_json(self, name: str, parse: Callable[[Any], Any] = lambda data: data) -> Any:
+        """A JSON file, parsed. Raises RunFolderError if it is missing, or holds something else than it should."""
+        path = self._file(name)
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise RunFolderError(f"{path} is damaged ({error}). Delete it and run the stage that writes it.") from error
+            return parse(json.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8)))
+        except UNREADABLE as error:
+            raise RunFolderError(
+                f"{path} is damaged ({_reason(error)}). Restore it, or move it away and run the stage that writes it."
+            ) from error
 
     def read_jsonl(self, name: str, parse: Callable[[dict[str, Any]], Record]) -> list[Record]:
-        """One record a line. Raises RunFolderError, naming the line, if the file is missing, cut or damaged."""
-        path = self._existing(name)
+        """One record a line; blank lines, a BOM and a last line without an end are no matter.
+
+        Raises RunFolderError, naming the line, if the file is missing, cut or damaged.
+        """
+        path = self._file(name)
         records: list[Record] = []
-        number = 1
+        number = 0
         try:
             with path.open("rb") as file:  # bytes: decoding reads ahead, and would blame a line too early
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        raise ValueError("the line is cut off")
-                    records.append(parse(json.loads(line)))
-                    number += 1
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+                for number, line in enumerate(file, 1):
+                    text = line.removeprefix(codecs.BOM_UTF8).strip() if number == 1 else line.strip()
+                    if text:
+                        records.append(parse(json.loads(text)))
+        except UNREADABLE as error:
             raise RunFolderError(
-                f"{path} is damaged at line {number} ({error}). Nothing was changed. Delete the file to have its stage "
-                f"write it again, or restore it."
+                f"{path} is damaged at line {number} ({_reason(error)}). Nothing was changed. Mend the line, or move "
+                f"the file away to have its stage write it again."
             ) from error
         return records
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
         """A temporary path whose content takes the place of file or folder `name` when the block ends well."""
-        target = self / name
-        temporary = target
+        target = self._target(name)
+        made = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)) / target.name
+            made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=DRAFT, dir=target.parent))
+            temporary = made / target.name
             yield temporary
             _flush(temporary)
-            if temporary.is_dir() and target.exists():
-                target.rename(temporary.parent / OLD)  # a folder cannot be replaced in one move: see tidy
-            temporary.replace(target)
+            self._place(name, temporary)
             _flush_one(target.parent)
         except Exception as error:
             if not _is_os_error(error):
@@ -100,21 +107,35 @@ class RunFolder:
                 f"untouched; mend this and run the same command again to continue."
             ) from error
         finally:
-            if temporary != target:
-                shutil.rmtree(temporary.parent, ignore_errors=True)
+            if made is not None:
+                shutil.rmtree(made, ignore_errors=True)
+
+    def _target(self, name: str) -> Path:
+        """Where `name` is. Raises RunFolderError if it is not a name below this folder."""
+        parts = Path(name).parts
+        if not parts or ".." in parts or Path(name).is_absolute():
+            raise RunFolderError(f"'{name}' is not the name of a file or folder inside of {self.path}.")
+        return self / name
+
+    def _place(self, name: str, temporary: Path) -> None:
+        """Put what was written in the place of `name`."""
+        target = self / name
+        if temporary.is_dir() and target.exists():
+            target.rename(temporary.parent / OLD)  # a folder cannot be replaced in one move: see tidy
+        temporary.replace(target)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, progress: Progress | None = None) -> Iterator[None]:
         """Keep other processes out of this folder, which is made if need be. Raises RunFolderError if one is in it."""
-        path = self / ".lock"
+        path = self / LOCK
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+", encoding="utf-8")
+            file = path.open("a+", encoding="utf-8", errors="replace")
         except OSError as error:
             raise RunFolderError(f"{self.path} cannot be used as a run folder: {error.strerror}.") from error
         with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                take_lock(file, path, (progress or Progress()).warn)
             except BlockingIOError:
                 file.seek(0)
                 raise RunFolderError(
@@ -127,13 +148,16 @@ class RunFolder:
             yield
 
     def tidy(self) -> None:
-        """Finish or remove what killed processes left in the middle of `replacing`. Only under `lock`."""
-        for folder in [path for path in self.path.rglob(".*") if TEMPORARY.fullmatch(path.name) and path.is_dir()]:
-            target = folder.parent / folder.name[1:-9]
-            draft = folder / target.name
-            if (folder / OLD).exists() and not target.exists():
-                (draft if draft.exists() else folder / OLD).rename(target)
-            shutil.rmtree(folder, ignore_errors=True)
+        """Finish or remove what killed processes left in the middle of `replacing`. Only under `lock`.
+
+        Another run inside this folder is left alone: a process may be working in it.
+        """
+        for place, folders, files in os.walk(self.path):
+            if LOCK in files and Path(place) != self.path:
+                folders.clear()
+            for name in [name for name in folders if name.startswith(".") and name.endswith(DRAFT)]:
+                folders.remove(name)
+                _finish(Path(place, name))
 
     def hash(self, name: str) -> str:
         """sha256 of a file, or of a folder's files with their relative names."""
@@ -144,6 +168,33 @@ class RunFolder:
         if not path.exists():
             raise RunFolderError(f"{path} does not exist. Run the stage that writes it, or `reflect-rl run`, first.")
         return path
+
+    def _file(self, name: str) -> Path:
+        path = self._existing(name)
+        if not path.is_file():
+            raise RunFolderError(f"{path} should be a file. Move away what is there, and run the stage that writes it.")
+        return path
+
+
+def _finish(draft: Path) -> None:
+    """End an exchange of folders where it stopped, and remove the folder that it was made in."""
+    if draft.is_symlink():
+        return
+    name = draft.name.removeprefix(".").removesuffix(DRAFT).rpartition(".")[0]
+    old, new, target = draft / OLD, draft / name, draft.parent / name
+    if old.exists() and not target.exists():
+        (new if new.exists() else old).rename(target)
+    shutil.rmtree(draft, ignore_errors=True)
+
+
+def set_aside(path: Path, suffix: str) -> Path:
+    """Rename a file or folder to `NAME.suffix`, or `NAME.suffix-2` and so on where that is taken; its new path."""
+    number, aside = 1, path.with_name(f"{path.name}.{suffix}")
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{path.name}.{suffix}-{number}")
+    path.rename(aside)
+    return aside
 
 
 def remove(path: Path) -> None:
@@ -164,6 +215,15 @@ def hash_path(path: Path) -> str:
             while block := handle.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in a few words."""
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return str(error) or type(error).__name__
 
 
 def _is_os_error(error: Exception) -> bool:

@@ -10,11 +10,13 @@ import errno
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from reflect_rl.manifest import Manifest, Stage
-from reflect_rl.run_folder import RunFolder, hash_path
+from reflect_rl.errors import RunFolderError
+from reflect_rl.manifest import Hashes, Manifest, Stage
+from reflect_rl.run_folder import RunFolder, hash_path, set_aside
 
 MANIFEST = "manifest.json"
 
@@ -26,15 +28,20 @@ class Store:
         self.path = Path(path)
 
     def take(self, run: RunFolder, stage: Stage, key: str) -> Manifest | None:
-        """Copy a stage's outputs into a run; its manifest, or None if the store has no whole copy of them."""
+        """Copy a stage's outputs into a run; its manifest, or None if the store has no whole copy of them.
+
+        An entry that is damaged is renamed, so that a whole one can take its place.
+        """
         entry = self._entry(stage, key)
         try:
-            manifest = Manifest(**json.loads((entry / MANIFEST).read_text(encoding="utf-8")))
+            if not entry.is_dir():
+                return None
             present = {name: hash_path(entry / name) for name in stage.outputs if (entry / name).exists()}
-        except (OSError, ValueError, TypeError):
-            return None
-        if manifest.key != key or any(present.get(name) != found for name, found in manifest.outputs.items()):
-            shutil.rmtree(entry, ignore_errors=True)
+            manifest = _read(entry)
+            if not manifest or manifest.key != key or _differ(present, manifest.outputs):
+                set_aside(entry, "damaged")
+                return None
+        except OSError:  # another process may have set it aside meanwhile
             return None
         for name in present:
             with run.replacing(name) as temporary:
@@ -63,6 +70,17 @@ class Store:
 
     def _entry(self, stage: Stage, key: str) -> Path:
         return self.path / stage.name / key
+
+
+def _read(entry: Path) -> Manifest | None:
+    try:
+        return RunFolder(entry).read_json(MANIFEST, Manifest.from_json)
+    except RunFolderError:
+        return None
+
+
+def _differ(present: Mapping[str, str], recorded: Hashes) -> bool:
+    return any(present.get(name) != digest for name, digest in recorded.items())
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -5,7 +5,6 @@ Each (seed, strategy, share) is one file, so an interrupted study continues; see
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import wait
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from reflect_rl.evaluation.report import report_labels
 from reflect_rl.intervals import mean_interval
 from reflect_rl.outputs import claim_folder
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.run_folder import RunFolder, remove
 from reflect_rl.selection import STRATEGIES, Random
 from reflect_rl.workers import worker_pool
 
@@ -99,7 +98,7 @@ def study_seed(out: Path, seed: int, cells: Sequence[tuple[str, float]]) -> None
         picks = choose(name, round(share * len(task.pool)), task, reads)
         figures = learn(task, picks.indices.tolist(), f"{name}-{share:g}", progress)
         run.write_json(_file(seed, name, share), {**figures, "labels": len(picks.indices)})
-        shutil.rmtree(task.run / "training", ignore_errors=True)
+        remove(task.run / f"training/checkpoints/sft-{name}-{share:g}")
 
 
 def _finished(places: Sequence[Path]) -> int:

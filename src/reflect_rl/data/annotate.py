@@ -9,9 +9,11 @@ the steps before, which have to be bought too: labels are then bought by whole e
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from pydantic import StrictInt
 
 from reflect_rl.data.collect import make_env
 from reflect_rl.envs.contract import taught
@@ -19,7 +21,7 @@ from reflect_rl.envs.registry import load
 from reflect_rl.errors import RunFolderError
 from reflect_rl.players.prompt import PromptBuilder, state_id
 from reflect_rl.progress import Progress
-from reflect_rl.records import Episode, Reflection, State
+from reflect_rl.records import CHECKED, Episode, Reflection, State, read_record
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream
 from reflect_rl.settings import Settings
@@ -32,11 +34,13 @@ class Label:
     experts: all actions that it thinks as good.
     """
 
+    __pydantic_config__ = CHECKED
+
     state: str
-    episode: int
-    step: int
-    action: int
-    experts: tuple[int, ...] = ()
+    episode: StrictInt
+    step: StrictInt
+    action: StrictInt
+    experts: tuple[StrictInt, ...] = ()
 
     @property
     def wanted(self) -> tuple[int, ...]:
@@ -48,7 +52,7 @@ class Label:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Label:
-        return cls(**{**data, "experts": tuple(data.get("experts", ()))})
+        return read_record(cls, data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,43 @@ def read_pool(run: RunFolder, settings: Settings) -> list[PoolState]:
     return pool
 
 
+def read_labels(run: RunFolder, pool: Sequence[PoolState]) -> list[Label]:
+    """The action labels, of states of this pool. Raises RunFolderError, naming the line, for any other."""
+    at = {(entry.episode, entry.step): len(entry.state.actions) for entry in pool}
+
+    def parse(data: Mapping[str, Any]) -> Label:
+        label = Label.from_json(data)
+        if (label.episode, label.step) not in at:
+            raise ValueError(f"'episode' {label.episode} has no 'step' {label.step} in episodes.jsonl")
+        for action in (label.action, *label.experts):
+            if not 0 <= action < at[label.episode, label.step]:
+                raise ValueError(f"'action' or 'experts' has {action}, which is no index into the state's actions")
+        return label
+
+    return run.read_jsonl("action_labels.jsonl", parse)
+
+
+def read_reflections(run: RunFolder, pool: Sequence[PoolState]) -> list[Reflection]:
+    """The reflections, on states of this pool. Raises RunFolderError, naming the line, for any other."""
+    known = {entry.id for entry in pool}
+
+    def parse(data: Mapping[str, Any]) -> Reflection:
+        reflection = Reflection.from_json(data)
+        if reflection.state not in known:
+            raise ValueError(f"'state' {reflection.state!r} is not one of episodes.jsonl")
+        return reflection
+
+    return run.read_jsonl("reflections.jsonl", parse)
+
+
+def agreement_of(figures: Any) -> float | None:
+    """The agreement in reflector.json; None if it was not measured. Raises ValueError if it is no share."""
+    agreement = figures.get("agreement")
+    if agreement is not None and not 0 <= agreement <= 1:
+        raise ValueError(f"'agreement' is {agreement}, which is no share")
+    return agreement
+
+
 def _id(builder: PromptBuilder, state: State, settings: Settings) -> str:
     """With labels the reflector reads the actions too: states that differ in these alone are then two."""
     return state_id(builder.reflector_prompt(state), state.actions if settings.policy.head == "labels" else ())
@@ -129,7 +170,7 @@ def _selected(run: RunFolder, order: list[PoolState], settings: Settings) -> lis
     """The states that were selected, in a random order: those kept aside are then like the others."""
     at = {entry.id: entry for entry in distinct(order)}
     try:
-        chosen = [at[row["id"]] for row in run.read_jsonl("selection.jsonl", dict)]
+        chosen = [at[name] for name in run.read_jsonl("selection.jsonl", lambda row: str(row["id"]))]
     except KeyError as error:
         raise RunFolderError(
             f"{run / 'selection.jsonl'} names a state that is not in episodes.jsonl: {error}. Select again."

@@ -6,7 +6,6 @@ there yet is NaN, by which a process that continues knows where; the file gets i
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from reflect_rl.data.pool_file import read_array
 from reflect_rl.errors import ReflectRLError, SelectionError
+from reflect_rl.locks import take_lock
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 
@@ -44,7 +44,7 @@ def kept_embeddings(
     part = path.with_name(f"{path.name}.part")
     with part.open("a+b") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(file, path, progress.warn)
         except BlockingIOError:
             raise SelectionError(f"{path} is being written by another process. Wait until it ends.") from None
         part_ND, done_N = _begun(part, shape)

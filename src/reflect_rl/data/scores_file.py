@@ -6,7 +6,6 @@ model, pool or setting is never taken for this one.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from reflect_rl.errors import SelectionError
+from reflect_rl.locks import take_lock
 from reflect_rl.players.scoring import TokenScores
 from reflect_rl.progress import Progress
 from reflect_rl.selection.tokens import Tokens
@@ -54,7 +54,7 @@ class ScoresFile:
         """The file, open for `write`, for this process alone; the end of a line that was never finished is dropped."""
         with self.path.open("a+b") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                take_lock(file, self.path, progress.warn)
             except BlockingIOError:
                 raise SelectionError(f"{self.path} is being written by another process. Wait until it ends.") from None
             whole, size = _whole_lines(file), file.seek(0, os.SEEK_END)

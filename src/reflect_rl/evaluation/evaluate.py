@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from reflect_rl.data.annotate import Label
+from reflect_rl.data.annotate import Label, agreement_of
 from reflect_rl.data.collect import make_env
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.contract import check_tasks
@@ -72,7 +72,7 @@ def evaluate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
             "reflector": parameter_count(reflector.model) if local else 0,
         },
         "reflector": settings.reflector.kind,
-        "agreement": run.read_json("reflector.json").get("agreement"),
+        "agreement": run.read_json("reflector.json", agreement_of),
         "panels": panels,
         "guard": run.read_json(GUARD) if settings.guard else None,
         "seconds": round(sum(total_seconds(run).values()) + time.perf_counter() - started, 1),

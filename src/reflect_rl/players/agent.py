@@ -11,16 +11,17 @@ from typing import Any, TypeGuard
 
 import torch
 
-from reflect_rl.config import load_settings
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.registry import make
 from reflect_rl.errors import PromptError, RunFolderError
 from reflect_rl.players.kept import kept_arm
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
 from reflect_rl.players.reflector import Reflector
+from reflect_rl.progress import Progress
 from reflect_rl.records import State
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings
+from reflect_rl.trained import trained_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +61,19 @@ class Agent:
         self._lock = Lock()
 
     @classmethod
-    def load(cls, path: str | Path) -> Agent:
-        """The agent of a finished run. Raises RunFolderError if `path` holds none."""
+    def load(cls, path: str | Path, progress: Progress | None = None) -> Agent:
+        """The agent of a finished run, with the settings that it was trained with.
+
+        progress: is told where config.yaml has others. Raises RunFolderError if `path` holds no agent, or one whose
+        training was interrupted.
+        """
         folder = Path(path)
         if not (folder / "config.yaml").is_file() or not (folder / "policy").is_dir():
             raise RunFolderError(
-                f"{folder} holds no trained agent (config.yaml and policy/). Train one: reflect-rl run RECIPE"
+                f"{folder} holds no trained agent (config.yaml and policy/). Train one, or finish what was "
+                f"interrupted: reflect-rl run RECIPE --out {folder}"
             )
-        settings = load_settings(folder / "config.yaml")
+        settings = trained_settings(RunFolder(folder), progress or Progress())
         world = make(settings.env.name, **{"horizon": settings.env.horizon, **settings.env.options})
         return cls(*kept_arm(RunFolder(folder), settings), world)
 

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from reflect_rl.data.annotate import agreement_of
+from reflect_rl.errors import RunFolderError
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import ReflectorSftSettings
@@ -57,7 +60,7 @@ def best_attempt(
     for number in range(part.attempts):
         name = f"{AGAIN}/done-{number}"
         if not (run / name).is_dir():
-            start = load_file(run / f"{AGAIN}/done-{_best(done)}" / WEIGHTS) if done else {}
+            start = _weights(run / f"{AGAIN}/done-{_best(done)}") if done else {}
             trained = attempt(number, start)
             with run.replacing(name) as folder:
                 trained.save(folder)
@@ -65,7 +68,7 @@ def best_attempt(
                     {key: value.detach().cpu().clone() for key, value in trained.weights.items()}, folder / WEIGHTS
                 )
                 (folder / FIGURES).write_text(json.dumps(trained.figures, allow_nan=False), encoding="utf-8")
-        done.append(run.read_json(f"{name}/{FIGURES}"))
+        done.append(run.read_json(f"{name}/{FIGURES}", _figures))
         agreements = [figures["agreement"] for figures in done]
         if agreements[-1] is None or agreements[-1] >= part.retry_below or number + 1 == part.attempts:
             break
@@ -77,6 +80,17 @@ def best_attempt(
     with run.replacing("reflector") as folder:
         shutil.copytree(run / f"{AGAIN}/done-{best}", folder, ignore=shutil.ignore_patterns(FIGURES, WEIGHTS))
     return {**done[best], "attempts": [figures["agreement"] for figures in done]}
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(f"The attempt {folder} is damaged ({error}). Delete it to train it anew.") from error
+
+
+def _figures(data: Any) -> dict[str, Any]:
+    return {**data, "agreement": agreement_of(data)}
 
 
 def _best(done: Sequence[dict[str, Any]]) -> int:

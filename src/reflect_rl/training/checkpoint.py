@@ -5,8 +5,8 @@ Random numbers need no state: every stream is derived from (seed, purpose, indic
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +49,8 @@ class Checkpointer:
             folder.mkdir()
             save_file(_trained(self.module), folder / "weights.safetensors")
             save_file(self._optimizer_state(), folder / "optimizer.safetensors")
-            (folder / "state.json").write_text(json.dumps({"done": done, "extra": extra}, allow_nan=False))
+            state = json.dumps({"done": done, "extra": extra}, allow_nan=False)
+            (folder / "state.json").write_text(json.dumps({"sha256": _digest(state), **json.loads(state)}))
         self.done = done
 
     def check_finite(self) -> None:
@@ -66,7 +67,9 @@ class Checkpointer:
         if not (folder / "state.json").is_file():
             return None
         try:
-            state = json.loads((folder / "state.json").read_text())
+            state = json.loads((folder / "state.json").read_bytes())
+            if state.pop("sha256") != _digest(json.dumps(state)):
+                raise ValueError("state.json is not what was written")
             weights = load_file(folder / "weights.safetensors")
             moments = load_file(folder / "optimizer.safetensors")
             checkpoint = Checkpoint(state["done"], state["extra"])
@@ -78,9 +81,6 @@ class Checkpointer:
             raise RunFolderError(f"The checkpoint {folder} is damaged ({error}). Delete it to start anew.") from error
         self.done = checkpoint.done
         return checkpoint
-
-    def remove(self) -> None:
-        shutil.rmtree(self.run / self.name, ignore_errors=True)
 
     def _optimizer_state(self) -> dict[str, Tensor]:
         state = self.optimizer.state_dict()["state"]
@@ -97,6 +97,10 @@ class Checkpointer:
             state.setdefault(int(index), {})[key] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _digest(state: str) -> str:
+    return hashlib.sha256(state.encode()).hexdigest()
 
 
 def _named(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

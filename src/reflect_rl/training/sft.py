@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reflect_rl.data.annotate import Label, PoolState, read_pool
+from reflect_rl.data.annotate import PoolState, agreement_of, read_labels, read_pool, read_reflections
 from reflect_rl.data.collect import make_env
 from reflect_rl.errors import PromptError, SettingsError
 from reflect_rl.intervals import wilson
@@ -57,7 +57,7 @@ def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dic
         return {"kind": settings.reflector.kind}
     pool = read_pool(run, settings)
     places = {entry.id: entry for entry in pool}
-    labels = run.read_jsonl("reflections.jsonl", Reflection.from_json)
+    labels = read_reflections(run, pool)
     train, held = split_held_out(labels, settings.annotate.holdout)
     task_text = make_env(settings).task_text
     texts = [label.text for label in labels]
@@ -128,8 +128,8 @@ def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[s
     """Train the policy on action_labels.jsonl, with the texts that policy_sft.text says; write policy-sft/."""
     pool = read_pool(run, settings)
     at = {(entry.episode, entry.step): entry for entry in pool}
-    labels = run.read_jsonl("action_labels.jsonl", Label.from_json)
-    reflections = run.read_jsonl("reflections.jsonl", Reflection.from_json)
+    labels = read_labels(run, pool)
+    reflections = read_reflections(run, pool)
     env = make_env(settings)
     texts = [reflection.text for reflection in reflections]
     states = [at[label.episode, label.step] for label in labels]
@@ -156,7 +156,7 @@ def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[s
 
 def _trust(run: RunFolder) -> float:
     """What a hedged policy's gate begins with: how often the reflector was right on held-out states."""
-    agreed = run.read_json("reflector.json").get("agreement")
+    agreed = run.read_json("reflector.json", agreement_of)
     return 0.5 if agreed is None else min(max(agreed, 0.05), 0.95)
 
 
