@@ -57,7 +57,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.progress = progress
         self.context = context_of(model)
-        self.rows = model.get_input_embeddings().weight.shape[0]
+        self.rows: int = model.get_input_embeddings().weight.shape[0]  # type: ignore[assignment, index]
         opening = self._ids([""], special=True)[0][:1]
         self.head = opening if opening == [tokenizer.bos_token_id] else []
         self.announced = False
