@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +13,8 @@ from torch import Tensor
 
 import tiny_models
 from corridor import Corridor
+from reflect_rl.config import parse_settings
+from reflect_rl.players.load import load_policy
 from reflect_rl.players.openings import Openings
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt, PromptBuilder
@@ -110,3 +114,31 @@ def test_other_models_read_whole_prompts(kind: str) -> None:
     made = tiny_models.policy(model=tiny_models.of_kind(kind))
     assert made.openings() is None
     assert {made.encode(prompt).cut for prompt in prompts(made)} == {0}
+
+
+@pytest.mark.parametrize("most", [1 << 15, 1 << 17])
+def test_many_action_lists_stay_within_the_bound_and_change_no_bit(most: int) -> None:
+    """Each list of actions is a prefix of its own, as in a world whose actions are named after its objects."""
+    made, free = (tiny_models.policy(chunk=CHUNK) for _ in range(2))
+    made.cache_bytes, openings = most, None
+    labels = list(made.labels or {})
+    needed = 0
+    for number in range(60):
+        builder = PromptBuilder(f"{Corridor.task_text} Room {number}.", PromptSettings(), labels, made.count)
+        some = [builder.policy_prompt(state, "Go left.") for state in tiny_models.states()[number % 7 :: 7]]
+        openings = openings or made.openings()
+        assert openings is not None
+        known = free.openings()
+        assert known is not None
+        assert torch.equal(made.evaluate(some, openings)[0], free.evaluate(some, known)[0])
+        assert openings.bytes <= most
+        needed += known.bytes
+    assert needed > 3 * most
+
+
+def test_the_bound_is_a_setting(tmp_path: Path) -> None:
+    tiny_models.policy().save(tmp_path / "policy")
+    settings = parse_settings({"compute": {"cache_mb": 3, "threads": 1}})
+    openings = load_policy(tmp_path / "policy", settings).openings()
+    assert openings is not None
+    assert openings.most_bytes == 3 * 2**20

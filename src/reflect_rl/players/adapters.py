@@ -67,7 +67,7 @@ def fill(model: PeftModel, file: Path, source: str) -> None:
     from safetensors.torch import load_file
     from torch import nn
 
-    plain = model.get_base_model()
+    plain: Any = model.get_base_model()
     if {type(plain.get_input_embeddings()), type(plain.get_output_embeddings())} - {nn.Embedding, nn.Linear}:
         raise refusal(source, "its adapters change the embeddings or the output layer", _MERGED)
     check_number_formats([file], source)

@@ -58,7 +58,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.progress = progress
         self.context = context_of(model)
-        self.rows = model.get_input_embeddings().weight.shape[0]
+        self.rows: int = model.get_input_embeddings().weight.shape[0]  # type: ignore[assignment, index]
         opening = tokenizer.encode("")[:1]
         self.head = opening if opening == [tokenizer.bos_token_id] else []
         self.announced = False

@@ -114,11 +114,13 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, source: str)
     """
     if not tokenizer.encode("Action: A", add_special_tokens=False):
         raise refusal(source, "it has no tokenizer", "Save the tokenizer it was trained with into the same folder.")
+    ends = tokenizer.eos_token_id
+    if not isinstance(ends, int):
+        raise refusal(source, "its tokenizer has no end-of-text token", "Set its eos_token, or choose another model.")
     special = set(tokenizer.all_special_ids) | {
         number for number, token in tokenizer.added_tokens_decoder.items() if token.special
     }
     beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
-    ends = tokenizer.eos_token_id
     if tokenizer.pad_token_id in beyond:
         tokenizer.pad_token = None  # a common slip that does no harm: rows can be filled with any token
     if wrong := sorted(number for number in beyond if number not in special or number == ends):

@@ -180,7 +180,7 @@ def base_model(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Hugging Face's layout, for AutoModelForCausalLM; of a model with adapters only these, in PEFT's layout."""
+    """Hugging Face's layout, loadable by AutoModelForCausalLM; of a model with adapters these alone, in PEFT's."""
     with quiet():
         if hasattr(model, "peft_config"):
             adapters.save(model, folder)  # type: ignore[arg-type]

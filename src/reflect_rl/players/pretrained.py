@@ -107,9 +107,10 @@ def _plain(
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=settings.bits == 4, load_in_8bit=settings.bits == 8, bnb_4bit_compute_dtype=dtype
         )
-    model, info = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         base, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
+    model, info = loaded
     model_checks.check_loaded(model, info, Path(str(_file(base, "config.json"))).parent, source)
     model_checks.check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], source)
     _drop_what_cannot_be_saved(model)
@@ -152,7 +153,7 @@ def _base(config: LoraConfig, file: str, source: str) -> str:
 
 def _file(source: str, name: str) -> Path | None:
     """A file of a folder, or of the hub as far as that can be reached; None if there is none."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     found = cached_file(
         source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
