@@ -294,7 +294,8 @@ def launch(run: RunFolder, folder: Path, overrides: dict[str, Any]) -> subproces
     script.write_text(LAUNCHED)
     here = str(Path(__file__).parent)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    env = os.environ | {"PYTHONPATH": here, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = os.environ | {"PYTHONPATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, str(script), str(run.path), json.dumps(overrides)],
         env=env,

@@ -286,10 +286,7 @@ class RlSettings(Section):
         if self.algorithm == "reinforce" and self.epochs > 1:
             raise ValueError("reinforce is on-policy: set epochs: 1, or algorithm: ppo")
         if self.group > self.episodes:
-            raise ValueError(
-                f"group: {self.group} episodes of each start are more than the {self.episodes} of an iteration; lower "
-                f"group, or raise episodes"
-            )
+            raise ValueError(f"group: {self.group} is more than the {self.episodes} episodes of an iteration; lower it")
         return self
 
 
