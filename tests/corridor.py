@@ -84,6 +84,17 @@ class Corridor(TextEnv):
         return "".join(cells)
 
 
+class Telling(Corridor):
+    """Its teacher says of each state what it says of no other."""
+
+    def describe(self) -> Mapping[str, Any]:
+        return {**super().describe(), "at": f"{self._place}-{self._item}"}
+
+    @classmethod
+    def teach(cls, facts: Mapping[str, Any], style: str) -> str:
+        return f"At {facts['at']}: go {facts['way']}."
+
+
 class Unguided(Corridor):
     """The same world without an expert."""
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SENTENCES = "sentence-transformers:"
 NEW_TOKENS = 32
-VERSION = 1
+VERSION = 2
 """Of the numbers: another one where the same model and pool would give others."""
 TRIED = 4
 """Items that are scored to estimate the time."""

@@ -9,14 +9,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reflect_rl.data.annotate import PoolState, agreement_of, read_labels, read_pool, read_reflections
+from reflect_rl.data.annotate import (
+    Label,
+    PoolState,
+    agreement_of,
+    in_order,
+    read_labels,
+    read_pool,
+    read_reflections,
+    reads_reflections,
+)
 from reflect_rl.data.collect import make_env
 from reflect_rl.errors import PromptError, SettingsError
 from reflect_rl.intervals import wilson
@@ -28,13 +37,14 @@ from reflect_rl.players.policy import Encoded, Policy
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.players.text import encode, encode_all
 from reflect_rl.progress import Progress
-from reflect_rl.records import Reflection
+from reflect_rl.records import Reflection, State
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream
 from reflect_rl.settings import Settings, SftSettings
 from reflect_rl.training.attempts import AGAIN, Attempt, best_attempt
 from reflect_rl.training.checkpoint import Checkpointer
 from reflect_rl.training.finite import finite, stopping
+from reflect_rl.training.notes import with_notes
 from reflect_rl.training.optimizer import clip_and_step, make_optimizer, set_lr, warmup_cosine
 from reflect_rl.training.warm_start import start_model
 
@@ -55,9 +65,12 @@ def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dic
     if settings.reflector.kind != "local":
         run.write_json("reflector.json", {"kind": settings.reflector.kind})
         return {"kind": settings.reflector.kind}
-    pool = read_pool(run, settings)
-    places = {entry.id: entry for entry in pool}
-    labels = read_reflections(run, pool)
+    collected = read_pool(run, settings)
+    labels = read_reflections(run, collected)
+    pool = with_notes(collected, labels, settings.prompt.reflections)
+    places: dict[str, PoolState] = {}
+    for entry in in_order(pool, settings):
+        places.setdefault(entry.id, entry)  # the one that was bought, as were the texts on the steps before it
     train, held = split_held_out(labels, settings.annotate.holdout)
     task_text = make_env(settings).task_text
     texts = [label.text for label in labels]
@@ -126,13 +139,13 @@ def _announce(figures: dict[str, Any], settings: Settings, progress: Progress) -
 @with_torch
 def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
     """Train the policy on action_labels.jsonl, with the texts that policy_sft.text says; write policy-sft/."""
-    pool = read_pool(run, settings)
-    at = {(entry.episode, entry.step): entry for entry in pool}
-    labels = read_labels(run, pool)
-    reflections = read_reflections(run, pool)
+    collected = read_pool(run, settings)
+    labels = read_labels(run, collected)
+    reflections = read_reflections(run, collected)
+    pool = with_notes(collected, reflections, settings.prompt.reflections if reads_reflections(settings) else 0)
     env = make_env(settings)
     texts = [reflection.text for reflection in reflections]
-    states = [at[label.episode, label.step] for label in labels]
+    states = _labelled(run, settings, collected, labels, reflections, progress)
     said = _reflections_to_read(run, settings, states, reflections, progress)
     read = [text for text in said if text]
     model, tokenizer = start_model(settings.policy.model, settings, env.task_text, pool, texts, "policy", read)
@@ -152,6 +165,35 @@ def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[s
     with run.replacing("policy-sft") as folder:
         policy.save(folder)
     return {"labels": len(labels), "parameters": parameter_count(model), "loss": final}
+
+
+def _labelled(
+    run: RunFolder,
+    settings: Settings,
+    pool: Sequence[PoolState],
+    labels: Sequence[Label],
+    bought: Sequence[Reflection],
+    progress: Progress,
+) -> list[PoolState]:
+    """The state of each action label. Where a past reflection was not bought, the reflector's own is shown."""
+    last: dict[int, int] = {}
+    for label in labels:
+        last[label.episode] = max(label.step, last.get(label.episode, 0))
+    played = [entry for entry in pool if entry.step <= last.get(entry.episode, -1)]
+
+    written = 0
+
+    def write(states: Sequence[State]) -> list[str | None]:
+        nonlocal written
+        written += len(states)
+        return reflector().reflect(states)
+
+    reflector = cache(lambda: load_reflector(run, settings, make_env(settings)))
+    most = settings.prompt.reflections if reads_reflections(settings) else 0
+    at = {(entry.episode, entry.step): entry for entry in with_notes(played, bought, most, write)}
+    if written:
+        progress.warn(f"{written} past states have no teacher's text: the reflector's own is shown.")
+    return [at[label.episode, label.step] for label in labels]
 
 
 def _trust(run: RunFolder) -> float:
