@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from reflect_rl.data.collect import make_env
 from reflect_rl.envs.contract import taught
 from reflect_rl.envs.registry import load
 from reflect_rl.errors import RunFolderError
@@ -66,7 +65,7 @@ class PoolState:
 def annotate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
     """Write action_labels.jsonl and reflections.jsonl."""
     pool = read_pool(run, settings)
-    env = make_env(settings)
+    world = load(settings.env.name)
     order = in_order(pool, settings)
     if settings.annotate.distinct:
         order = distinct(order)
@@ -77,7 +76,7 @@ def annotate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
     texts = []
     with progress.bar("annotate", len(asked), "reflections") as bar:
         for entry in asked:
-            text = taught(type(env), entry.state.facts, settings.annotate.teacher)
+            text = taught(world, entry.state.facts, settings.annotate.teacher)
             texts.append((entry, text))
             bar.update()
     run.write_jsonl(

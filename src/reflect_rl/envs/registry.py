@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reflect_rl.envs.promises import same_folder, where
 from reflect_rl.errors import EnvironmentContractError, ReflectRLError
 
 if TYPE_CHECKING:
@@ -43,18 +44,23 @@ def names() -> tuple[str, ...]:
 def make(name: str, **options: Any) -> TextEnv:
     """A new world. name: a registered one, or "module:Class" (also from the current directory). options: its arguments.
 
-    Raises EnvironmentContractError, saying which: no such name, module or class; not a TextEnv; options refused.
+    Raises EnvironmentContractError, saying which: no such name, module or class; not a TextEnv; options refused; what
+    it declares (horizon, task_text, stages, teachers) is not what the contract says.
     """
+    from reflect_rl.envs.contract import check_declared
+
     world = load(name)
     try:
-        return world(**options)
-    except TypeError as error:
-        _check_options(name, world, options)
-        raise EnvironmentContractError(f"{name} could not be made with {_shown(options)}: {where(error)}.") from error
-    except ReflectRLError:
+        with same_folder():
+            env = world(**options)
+    except (ReflectRLError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, TypeError):
+            _check_options(name, world, options)
         raise EnvironmentContractError(f"{name} could not be made with {_shown(options)}: {where(error)}.") from error
+    check_declared(env, options.get("horizon"))
+    return env
 
 
 def load(name: str) -> type[TextEnv]:
@@ -103,12 +109,15 @@ def _import_once(path: str) -> Any:
 def _import(path: str) -> Any:
     from reflect_rl.envs.simple import unknown
 
-    module_name, _, class_name = path.partition(":")
+    given, _, class_name = path.partition(":")
+    module_name = _dotted(given)
     if not module_name or not class_name:
         raise EnvironmentContractError(f"{path!r} should read module:Class, for example my_module:MyEnv.")
     try:
-        with _current_directory_first():
+        with same_folder(), _current_directory_first():
             module = import_module(module_name)
+    except KeyboardInterrupt:
+        raise
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise EnvironmentContractError(f"{module_name} could not be imported: {where(error)}.") from error
@@ -117,13 +126,26 @@ def _import(path: str) -> Any:
             f"There is no module '{error.name}': neither {file} in {Path.cwd()} nor installed. Run the command in the "
             f"folder of your file, and write its name without .py and with dots for folders."
         ) from error
-    except Exception as error:
+    except BaseException as error:
         raise EnvironmentContractError(f"{module_name} could not be imported: {where(error)}.") from error
     if not hasattr(module, class_name):
         own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module_name]
         classes = [value.__name__ for value in own]
         raise EnvironmentContractError(f"In module {module_name}: {unknown('class', class_name, classes)}")
     return getattr(module, class_name)
+
+
+def _dotted(given: str) -> str:
+    """The module's name; also of a file below the current folder, as shells complete it: ./pkg/env.py is pkg.env."""
+    if not given.endswith(".py") and os.sep not in given:
+        return given
+    path = Path(os.path.relpath(given.removesuffix(".py")))
+    if ".." in path.parts:
+        raise EnvironmentContractError(
+            f"{given} does not lie in {Path.cwd()}. Run the command in the folder of your file, and name the world "
+            f"{path.name}:Class."
+        )
+    return ".".join(path.parts)
 
 
 @contextmanager
@@ -160,12 +182,3 @@ def _check_options(name: str, world: type[TextEnv], options: dict[str, Any]) -> 
 
 def _shown(options: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
-
-
-def where(error: Exception) -> str:
-    """The error in words, with the place in the user's code that it came from."""
-    if isinstance(error, SyntaxError):
-        return f"SyntaxError: {error}"
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
