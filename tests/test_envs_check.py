@@ -274,7 +274,7 @@ def test_a_world_without_its_methods_is_reported():
         pass
 
     assert [finding.ok for finding in check(Nothing)] == [False]
-    assert "gave None, not (observation, info)" in check(Nothing)[0].detail
+    assert "tasks('train') raised NotImplementedError" in check(Nothing)[0].detail
 
     class Unfinished(SimpleTextEnv):
         pass

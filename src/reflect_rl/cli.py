@@ -303,6 +303,9 @@ def check(env: str, /) -> int:
     broken = [finding for finding in findings if not finding.ok]
     for finding in broken:
         print(f"- {finding}")
+    for finding in findings:
+        if finding.lacks:
+            print(f"note: {finding}")
     if not broken:
         print(f"{env} keeps every promise of a TextEnv.")
         return 0

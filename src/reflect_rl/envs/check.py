@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
 
-from reflect_rl.envs.check_probes import PROBES, SeenError
+from reflect_rl.envs.check_probes import LACKS, PROBES, SeenError
 from reflect_rl.envs.check_walk import MakeEnv
 from reflect_rl.envs.contract import opened
 from reflect_rl.envs.promises import HORIZON, MADE, MENDS, BrokenPromiseError, where
@@ -25,6 +25,11 @@ class Finding:
     promise: str
     detail: str
     mend: str = ""
+
+    @property
+    def lacks(self) -> bool:
+        """Whether it is kept for want of something optional, which a run may need."""
+        return self.ok and self.detail.startswith(LACKS)
 
     def __str__(self) -> str:
         return f"{self.promise}: {self.detail}" + (f" {self.mend}" if not self.ok else "")

@@ -56,6 +56,10 @@ EXPERT_TASKS = 25
 """Tasks a split that the expert is asked to solve."""
 
 
+LACKS = "it has no"
+"""How the detail begins where something optional is missing."""
+
+
 class SeenError(Exception):
     """The promise that a probe is about was seen broken. The message says what was seen."""
 
@@ -69,6 +73,7 @@ def _made(make_env: MakeEnv) -> str:
     env = make_env()
     _require(isinstance(env, TextEnv), f"{type(env).__name__} does not derive from TextEnv.")
     check_declared(env)
+    all_tasks(env)
     begin(env, 0, {})
     return f"{type(env).__name__} begins an episode."
 
@@ -216,7 +221,7 @@ def _stages(make_env: MakeEnv) -> str:
     for stage in env.stages:
         for task in tasks_of(env, "train")[:WALKS]:
             list(walk(env, task, 0, stage))
-    return f"{', '.join(env.stages)}: each can be reset and ends." if env.stages else "it has none."
+    return f"{', '.join(env.stages)}: each can be reset and ends." if env.stages else "there are none."
 
 
 def _expert(make_env: MakeEnv) -> str:
@@ -229,7 +234,7 @@ def _expert(make_env: MakeEnv) -> str:
                 helpless.append(task)
     started = min(EXPERT_TASKS, len(tasks_of(env, "train"))) - len(helpless)
     if not started:
-        return "it has none: episodes to learn from must be brought along."
+        return f"{LACKS} expert: `run` cannot collect episodes, they must be brought along (episodes.jsonl)."
     _require(
         not helpless, f"expert() gives nothing at the start of {len(helpless)} train tasks, such as {helpless[:1]}."
     )
@@ -264,7 +269,7 @@ def _teacher(make_env: MakeEnv) -> str:
                 taught(type(env), facts, style)
                 written += 1
     teachers = make_env().teachers
-    return f"{', '.join(teachers)}: {written} reflections written." if teachers else "it has no scripted teacher."
+    return f"{', '.join(teachers)}: {written} reflections written." if teachers else f"{LACKS} scripted teacher."
 
 
 def _closes(make_env: MakeEnv) -> str:
@@ -274,7 +279,6 @@ def _closes(make_env: MakeEnv) -> str:
 
 PROBES: dict[str, Callable[[MakeEnv], str]] = {
     MADE: _made,
-    HORIZON: _horizon,
     TASKS: _tasks,
     PANELS: _panels,
     OBSERVATIONS: _observations,
@@ -285,6 +289,7 @@ PROBES: dict[str, Callable[[MakeEnv], str]] = {
     INDEPENDENT: _independent,
     ENDINGS: _endings,
     AFTER_THE_END: _after_the_end,
+    HORIZON: _horizon,
     REWARDS: _rewards,
     OPTIONS: _options,
     STAGES: _stages,

@@ -174,7 +174,9 @@ def advance(env: TextEnv, choice: int) -> tuple[str, tuple[str, ...], float, Sto
 
 
 def check_horizon(env: TextEnv, steps: int, horizon: int, task: str) -> None:
-    """An episode that goes on has not reached its horizon. Raises BrokenPromiseError."""
+    """An episode that goes on has not reached the horizon it began with. Raises BrokenPromiseError."""
+    if env.horizon != horizon:
+        broken(env, HORIZON, f"its horizon of {horizon} became {short(env.horizon)} within task {task}")
     if steps >= horizon:
         broken(env, ENDINGS, f"{type(env).__name__} went on after its horizon of {horizon} steps in task {task}")
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 MADE = "it can be made and reset"
 DECLARED = "declarations"
-HORIZON = "horizon"
 TASKS = "tasks"
 PANELS = "panels"
 OBSERVATIONS = "observations"
@@ -31,6 +30,7 @@ SAME_SEED = "same seed, same bytes"
 INDEPENDENT = "instances are independent"
 ENDINGS = "endings"
 AFTER_THE_END = "after the end"
+HORIZON = "horizon"
 REWARDS = "rewards"
 OPTIONS = "reset options"
 STAGES = "stages"
@@ -44,12 +44,11 @@ MENDS = {
         "Declare horizon as a whole number from 1 up, task_text as text, and stages and teachers as tuples of names, "
         'such as ("plain",).'
     ),
-    HORIZON: "Let the constructor take horizon, and keep it in self.horizon.",
     TASKS: "tasks(split) must name tasks for train, valid and test, always the same, none of them twice.",
     PANELS: 'panels() must map names to tuples of tasks, "test" and "valid" among them; kind(task) must give text.',
     OBSERVATIONS: "Return text from reset() and step(), and declare a Text space that it lies in.",
     ACTIONS: 'Put a non-empty tuple of distinct strings into info["actions"], at the end too.',
-    STEPS: "Mend step(): it returns what Gymnasium's does.",
+    STEPS: "Mend step(): it raises nothing for an admissible action, and returns what Gymnasium's does.",
     CHOICES: "Begin step() with choice = self.check_choice(action, actions).",
     SAME_SEED: "Draw from self.np_random alone, after super().reset(seed=seed).",
     INDEPENDENT: "Keep the state in self, not in the class or the module.",
@@ -58,11 +57,15 @@ MENDS = {
         "other StopReason with terminated=True."
     ),
     AFTER_THE_END: "Raise EnvironmentContractError from step() until reset() is called.",
+    HORIZON: "Let the constructor take horizon, and keep it in self.horizon.",
     REWARDS: "Return a finite number.",
     OPTIONS: 'options={"task": name} must make that task; refuse what you do not know.',
     STAGES: 'options={"stage": name} must make each of `stages`.',
     EXPERT: "expert() must give an index into the admissible actions that leads to success, or None.",
-    TEACHER: "describe() must be JSON-able, and teach() must write text in every style.",
+    TEACHER: (
+        "describe() must be JSON-able, and teach() must write text in every style from what JSON gives back, in which "
+        "tuples are lists and keys are texts."
+    ),
     CLOSES: "Mend close(): it must not raise, even before the first reset().",
 }
 """Every promise, in the order in which `check` looks at them, with how to mend it."""
@@ -121,7 +124,7 @@ def same_folder() -> Iterator[None]:
     finally:
         if here is not None and _current_folder() != here:
             os.chdir(here)
-            warnings.warn(CHANGED_FOLDER, RuntimeWarning, stacklevel=2)
+            warnings.warn(CHANGED_FOLDER, RuntimeWarning, stacklevel=3)
 
 
 def _current_folder() -> str | None:
