@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from reflect_rl.envs.contract import taught
+from reflect_rl.envs.promises import same_folder
 from reflect_rl.envs.registry import load
 from reflect_rl.errors import RunFolderError
 from reflect_rl.players.prompt import PromptBuilder, state_id
@@ -74,7 +75,7 @@ def annotate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
     wanted = 0 if settings.reflector.kind == "none" else settings.annotate.reflections
     asked = _selected(run, order, settings) if settings.selects else _within(order, wanted, "reflection", progress)
     texts = []
-    with progress.bar("annotate", len(asked), "reflections") as bar:
+    with same_folder(), progress.bar("annotate", len(asked), "reflections") as bar:
         for entry in asked:
             text = taught(world, entry.state.facts, settings.annotate.teacher)
             texts.append((entry, text))

@@ -92,6 +92,8 @@ class TextEnv(gymnasium.Env[str, int]):
 
 def as_index(value: object) -> int:
     """A whole number, of Python or of numpy, as an int; -1 for anything else, truths included."""
+    if type(value) is int:
+        return value
     try:
         return -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:

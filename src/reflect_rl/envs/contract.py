@@ -44,7 +44,7 @@ from reflect_rl.records import StopReason
 from reflect_rl.seeding import world_seed
 
 TRUTHS = (bool, np.bool_)
-_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_JSON = json.JSONEncoder(allow_nan=False)
 
 
 @contextmanager
@@ -138,8 +138,10 @@ def begin(env: TextEnv, seed: int, options: dict[str, Any]) -> tuple[str, tuple[
     """
     what = f"reset(options={options})"
     promise = STAGES if "stage" in options else OPTIONS if "task" in options else MADE
-    with world_code(env, promise, what):
+    try:
         result = env.reset(seed=world_seed(seed), options=options)
+    except BaseException as error:  # noqa: BLE001  not by world_code: see advance
+        raised(env, promise, what, error)
     if not isinstance(result, tuple) or len(result) != 2:
         broken(env, promise, f"{what} gave {short(result)}, not (observation, info)")
     observation, info = result
@@ -157,7 +159,7 @@ def advance(env: TextEnv, choice: int) -> tuple[str, tuple[str, ...], float, Sto
     what = f"step({choice})"
     try:
         result = env.step(choice)
-    except BaseException as error:  # noqa: BLE001  not by world_code: this is where worlds spend their time
+    except BaseException as error:  # noqa: BLE001  not by world_code, which takes longer than a quick step
         raised(env, STEPS, what, error)
     if not isinstance(result, tuple) or len(result) != 5:
         broken(env, STEPS, f"{what} gave {short(result)}, not (observation, reward, terminated, truncated, info)")
@@ -183,8 +185,10 @@ def check_horizon(env: TextEnv, steps: int, horizon: int, task: str) -> None:
 
 def expert_choice(env: TextEnv, actions: tuple[str, ...]) -> int | None:
     """`env.expert`: an index into `actions`, or None. Raises BrokenPromiseError."""
-    with world_code(env, EXPERT, "expert()"):
+    try:
         choice = env.expert()
+    except BaseException as error:  # noqa: BLE001
+        raised(env, EXPERT, "expert()", error)
     if choice is None:
         return None
     index = as_index(choice)
@@ -202,9 +206,11 @@ def expert_choices(env: TextEnv, actions: tuple[str, ...]) -> tuple[int, ...]:
     if type(env).expert_set is TextEnv.expert_set:
         choice = expert_choice(env, actions)
         return () if choice is None else (choice,)
-    with world_code(env, EXPERT, "expert_set()"):
+    try:
         given = env.expert_set()
         choices = {as_index(choice) for choice in given} if hasattr(given, "__iter__") else {-1}
+    except BaseException as error:  # noqa: BLE001
+        raised(env, EXPERT, "expert_set()", error)
     if not all(0 <= choice < len(actions) for choice in choices):
         broken(env, EXPERT, f"expert_set() gave {short(given)}, not a set of indices from 0 to {len(actions) - 1}")
     return tuple(sorted(choices))
@@ -215,14 +221,17 @@ def facts_of(env: TextEnv) -> dict[str, Any]:
 
     So tuples are lists, and keys are texts. Raises BrokenPromiseError.
     """
-    with world_code(env, TEACHER, "describe()"):
+    try:
         facts = env.describe()
         given = dict(facts) if isinstance(facts, Mapping) else None
+    except BaseException as error:  # noqa: BLE001
+        raised(env, TEACHER, "describe()", error)
     if given is None:
         broken(env, TEACHER, f"describe() gave {short(facts)}, not a mapping")
     try:
         text = _JSON.encode(given)
-        text.encode()
+        if "\\ud" in text:  # half of an escaped pair, or a lone surrogate
+            json.dumps(given, ensure_ascii=False).encode()
         return json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         broken(env, TEACHER, f"describe() gave {short(facts)}, which is no JSON ({error})", error)
@@ -233,11 +242,16 @@ def taught(world: type[TextEnv], facts: Mapping[str, Any], style: str) -> str:
 
     Raises BrokenPromiseError, or TeacherError for an unknown style.
     """
-    with world_code(world, TEACHER, f"teach(..., {style!r})"):
+    try:
         text = world.teach(facts, style)
-    said = text_of(world, TEACHER, f"teach(..., {style!r}) gave", text).strip()
+    except BaseException as error:  # noqa: BLE001
+        raised(world, TEACHER, f"teach({short(facts)}, {style!r})", error)
+    if type(text) is str and text.isascii() and (said := text.strip()):
+        return said
+    what = f"teach({short(facts)}, {style!r}) gave"
+    said = text_of(world, TEACHER, what, text).strip()
     if not said:
-        broken(world, TEACHER, f"teach({short(facts)}, {style!r}) gave {short(text)}, which says nothing")
+        broken(world, TEACHER, f"{what} {short(text)}, which says nothing")
     return said
 
 
@@ -269,6 +283,8 @@ def _observation(env: TextEnv, what: str, observation: object) -> str:
 
 def _reward(env: TextEnv, what: str, given: object) -> float:
     """Whatever is one number: not text, and no array of one, which numpy itself will soon not take for a number."""
+    if type(given) is float and math.isfinite(given):
+        return given
     try:
         is_number = not isinstance(given, str | bytes) and getattr(given, "ndim", 0) == 0
         reward = float(given) if is_number else math.nan  # type: ignore[arg-type]

@@ -107,7 +107,7 @@ def raised(world: TextEnv | type[TextEnv], promise: str, what: str, error: BaseE
 
 @contextmanager
 def world_code(world: TextEnv | type[TextEnv], promise: str, what: str) -> Iterator[None]:
-    """The block calls code of a world: see `raised` and `same_folder`."""
+    """The block calls code of a world, not step by step: see `raised` and `same_folder`."""
     try:
         with same_folder():
             yield
