@@ -101,10 +101,7 @@ def _edit(path: Path, random: Random, drop: bool) -> str:
     else:
         holder[key] = random.choice([*VALUES, DEEP])
         done = f"line {number + 1}: {key} to {str(holder[key])[:40]!r}"
-    if path.suffix == ".yaml":
-        text = yaml.safe_dump(data, allow_unicode=False)
-    else:
-        text = json.dumps(data)
+    text = yaml.safe_dump(data, allow_unicode=False) if path.suffix == ".yaml" else json.dumps(data)
     depth = random.choice(DEPTHS)
     text = text.replace(f'"{DEEP}"', "[" * depth + "]" * depth).replace(f"'{DEEP}'", "[" * depth + "]" * depth)
     ending = "\n" if path.suffix == ".jsonl" else ""

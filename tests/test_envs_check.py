@@ -10,6 +10,7 @@ import pytest
 
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.check import PROBES, check
+from reflect_rl.envs.promises import MADE, MENDS
 from reflect_rl.envs.registry import make
 from reflect_rl.envs.simple import SimpleTextEnv
 from reflect_rl.envs.taxi import DangerousTaxi
@@ -215,45 +216,44 @@ def broken(world) -> dict[str, str]:
 @pytest.mark.parametrize("world", [Sound, DangerousTaxi, Corridor])
 def test_a_sound_world_keeps_every_promise(world):
     assert broken(world) == {}
-    assert len(check(world)) == len(PROBES) + 1
+    assert [finding.promise for finding in check(world)] == list(PROBES)
 
 
 @pytest.mark.parametrize(
     ("world", "promise", "said"),
     [
-        (EmptyObservation, "observations", "is ''"),
+        (EmptyObservation, "observations", "observation '', which is empty"),
         (OutsideItsSpace, "observations", "observation_space"),
-        (ListOfActions, "actions", "is ['more', 'less']"),
+        (ListOfActions, "actions", "as ['more', 'less'], not a non-empty tuple"),
         (RepeatedActions, "actions", "repeats itself"),
         (AnyChoice, "wrong choices", "step(2), too large, was accepted"),
         (PythonIndexing, "wrong choices", "IndexError"),
         (GlobalRandom, "same seed, same bytes", "step 0 gave"),
         (SharedState, "instances are independent", "beside others"),
-        (Endless, "endings", "goes on after 20 steps"),
-        (NoStop, "endings", 'info["stop"] is None'),
+        (Endless, "endings", "went on after its horizon of 20 steps"),
+        (NoStop, "endings", 'info["stop"] None'),
         (Contradiction, "endings", "contradict"),
         (GoesOnAfterTheEnd, "after the end", "was accepted"),
         (NotANumber, "rewards", "nan"),
-        (NoTestTasks, "tasks", "test has no tasks"),
-        (SharedTasks, "tasks", "all-0 is in train and again in valid"),
-        (IgnoresTheTask, "reset options", "info says"),
+        (NoTestTasks, "tasks", "tasks('test') gave ()"),
+        (SharedTasks, "tasks", "'all-0' is in train and again in valid"),
+        (IgnoresTheTask, "reset options", "reset() says"),
         (NoSuchStage, "stages", "KeyError"),
-        (WrongExpert, "expert", "gave 2 for 2 actions"),
+        (WrongExpert, "expert", "gave 2, not an index from 0 to 1"),
         (UselessExpert, "expert", "solves none of 6 tasks"),
         (CrashingExpert, "expert", "ZeroDivisionError"),
         (NoJson, "facts and teacher", "no JSON"),
         (SilentTeacher, "facts and teacher", "'brief'"),
-        (Crashes, "rewards", "RuntimeError: out of order (test_envs_check.py"),
-        (CannotBegin, "it can be made and reset", "no power"),
-        (ManyThings, "observations", "not five things"),
+        (Crashes, "steps", "RuntimeError: out of order (test_envs_check.py"),
+        (CannotBegin, MADE, "no power"),
+        (ManyThings, "steps", "not (observation, reward, terminated, truncated, info)"),
     ],
 )
 def test_a_broken_promise_is_found_and_its_mending_named(world, promise, said):
     found = broken(world)
     assert promise in found
     assert said in found[promise]
-    mends = {name: mend for name, _, mend in PROBES}
-    assert found[promise].endswith(mends.get(promise, "Mend the constructor or reset()."))
+    assert found[promise].endswith(MENDS[promise])
 
 
 def test_what_is_broken_in_one_thing_is_not_blamed_for_others():
@@ -274,7 +274,7 @@ def test_a_world_without_its_methods_is_reported():
         pass
 
     assert [finding.ok for finding in check(Nothing)] == [False]
-    assert "reset() gave None" in check(Nothing)[0].detail
+    assert "tasks('train') raised NotImplementedError" in check(Nothing)[0].detail
 
     class Unfinished(SimpleTextEnv):
         pass

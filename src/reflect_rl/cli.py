@@ -313,12 +313,22 @@ def check(env: str, /) -> int:
     env
         module:Class of yours, or a world's name.
     """
+    from reflect_rl.envs.check import PROBES
     from reflect_rl.envs.check import check as find
     from reflect_rl.envs.registry import load, make
 
     load(env)  # that there is none is a mistake in the command, not a broken promise
-    findings = [str(finding) for finding in find(lambda: make(env)) if not finding.ok]
-    for finding in findings:
+    findings = find(lambda **options: make(env, **options))
+    broken = [finding for finding in findings if not finding.ok]
+    for finding in broken:
         print(f"- {finding}")
-    print(f"{env} breaks {len(findings)} promise(s)." if findings else f"{env} keeps every promise of a TextEnv.")
-    return 1 if findings else 0
+    for finding in findings:
+        if finding.lacks:
+            print(f"note: {finding}")
+    if not broken:
+        print(f"{env} keeps every promise of a TextEnv.")
+        return 0
+    unjudged = [promise for promise in PROBES if promise not in {finding.promise for finding in findings}]
+    behind = f" Not judged before that is mended: {', '.join(unjudged)}." if unjudged else ""
+    print(f"{env} breaks {len(broken)} promise(s).{behind}")
+    return 1

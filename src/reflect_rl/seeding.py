@@ -9,6 +9,8 @@ import hashlib
 
 import numpy as np
 
+LARGEST_WORLD_SEED = 2**31 - 1
+
 
 def stream_seed(seed: int, purpose: str, *indices: int) -> int:
     """A 63-bit seed for the stream (seed, purpose, indices)."""
@@ -19,3 +21,8 @@ def stream_seed(seed: int, purpose: str, *indices: int) -> int:
 def stream(seed: int, purpose: str, *indices: int) -> np.random.Generator:
     """The generator of the stream (seed, purpose, indices)."""
     return np.random.Generator(np.random.PCG64(stream_seed(seed, purpose, *indices)))
+
+
+def world_seed(seed: int) -> int:
+    """The low 31 bits of a seed: what a world is reset with, since many hand it to a generator that takes a C int."""
+    return seed & LARGEST_WORLD_SEED

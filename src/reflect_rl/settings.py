@@ -243,7 +243,11 @@ class RlSettings(Section):
         ge=1,
         description="Episodes of each start drawn; with baseline: task, more than one where starts are many.",
     )
-    slots: int = Field(default=512, ge=1, description="Environments stepped side by side; never changes a result.")
+    slots: int = Field(
+        default=512,
+        ge=1,
+        description="Environments open side by side, where the policy is measured too; never changes a result.",
+    )
     algorithm: Literal["ppo", "reinforce"] = Field(
         default="ppo", description="'ppo': clipped, several passes; 'reinforce': one pass, one optimizer step."
     )

@@ -24,7 +24,7 @@ from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.records import State
-from reflect_rl.seeding import stream
+from reflect_rl.seeding import stream, world_seed
 from reflect_rl.settings import RlSettings
 from reflect_rl.training.optimizer import clip_and_step
 from reflect_rl.training.rollout import EpisodeSpec, Rollout
@@ -120,7 +120,7 @@ class PlainEpisode:
     @classmethod
     def begin(cls, env: TextEnv, spec: EpisodeSpec) -> PlainEpisode:
         options = {"task": spec.task} | ({"stage": spec.stage} if spec.stage else {})
-        observation, info = env.reset(seed=spec.seed, options=options)
+        observation, info = env.reset(seed=world_seed(spec.seed), options=options)
         return cls(env, observation, info["actions"], stream(spec.seed, "choices").random(env.horizon))
 
     def step(self, log_probs_N: np.ndarray) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import StrictInt
 
-from reflect_rl.data.collect import make_env
 from reflect_rl.envs.contract import taught
+from reflect_rl.envs.promises import same_folder
 from reflect_rl.envs.registry import load
 from reflect_rl.errors import RunFolderError
 from reflect_rl.players.prompt import PromptBuilder, state_id
@@ -70,7 +70,7 @@ class PoolState:
 def annotate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
     """Write action_labels.jsonl and reflections.jsonl."""
     pool = read_pool(run, settings)
-    env = make_env(settings)
+    world = load(settings.env.name)
     order = in_order(pool, settings)
     if settings.annotate.distinct:
         order = distinct(order)
@@ -79,9 +79,9 @@ def annotate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
     wanted = 0 if settings.reflector.kind == "none" else settings.annotate.reflections
     asked = _selected(run, order, settings) if settings.selects else _within(order, wanted, "reflection", progress)
     texts = []
-    with progress.bar("annotate", len(asked), "reflections") as bar:
+    with same_folder(), progress.bar("annotate", len(asked), "reflections") as bar:
         for entry in asked:
-            text = taught(type(env), entry.state.facts, settings.annotate.teacher)
+            text = taught(world, entry.state.facts, settings.annotate.teacher)
             texts.append((entry, text))
             bar.update()
     run.write_jsonl(

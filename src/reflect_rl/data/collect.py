@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from reflect_rl.envs.base import TextEnv
-from reflect_rl.envs.contract import advance, begin, check_horizon, check_tasks, expert_choices, facts_of
+from reflect_rl.envs.contract import advance, all_tasks, begin, check_horizon, expert_choices, facts_of, opened
 from reflect_rl.envs.registry import make
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.progress import Progress
@@ -24,17 +24,16 @@ from reflect_rl.settings import Settings
 
 def collect(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
     """Write episodes.jsonl. Raises EnvironmentContractError: the world has no expert, or breaks its contract."""
-    env = make_env(settings)
-    check_tasks(env)
-    tasks = env.tasks("train")
-    order = stream(settings.seed, "collect tasks").permutation(len(tasks))
     episodes = []
-    with progress.bar("collect", settings.collect.episodes, "episodes") as bar:
-        for index in range(settings.collect.episodes):
-            task = tasks[order[index % len(tasks)]]
-            episodes.append(_episode(env, task, settings.seed, index, settings.collect.perturb))
-            bar.update()
-    env.close()
+    with opened(lambda: make_env(settings)) as make_one:
+        env = make_one()
+        tasks = all_tasks(env)["train"]
+        order = stream(settings.seed, "collect tasks").permutation(len(tasks))
+        with progress.bar("collect", settings.collect.episodes, "episodes") as bar:
+            for index in range(settings.collect.episodes):
+                task = tasks[order[index % len(tasks)]]
+                episodes.append(_episode(env, task, settings.seed, index, settings.collect.perturb))
+                bar.update()
     run.write_jsonl("episodes.jsonl", (episode.to_json() for episode in episodes))
     steps = [step for episode in episodes for step in episode.steps]
     return {
@@ -53,11 +52,11 @@ def make_env(settings: Settings) -> TextEnv:
 
 def _episode(env: TextEnv, task: str, seed: int, index: int, perturb: float) -> Episode:
     random = stream(seed, "collect", index)
-    observation, actions = begin(env, stream_seed(seed, "collect env", index), {"task": task})
+    observation, actions, _ = begin(env, stream_seed(seed, "collect env", index), {"task": task})
     steps: list[Step] = []
-    stop = None
+    stop, horizon = None, env.horizon
     while stop is None:
-        check_horizon(env, len(steps), task)
+        check_horizon(env, len(steps), horizon, task)
         experts = expert_choices(env, actions)
         if not experts and steps:
             return Episode(task, tuple(steps), StopReason.FAILURE)

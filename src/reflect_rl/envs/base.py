@@ -16,6 +16,7 @@ Optional: `expert()`, `describe()`, `teach()` and `stages`, for worlds that have
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -75,8 +76,8 @@ class TextEnv(gymnasium.Env[str, int]):
 
     def check_choice(self, choice: object, actions: tuple[str, ...]) -> int:
         """`choice` as an index into `actions`; raises EnvironmentContractError if it is none."""
-        is_index = hasattr(choice, "__index__") and not isinstance(choice, bool)
-        if not is_index or not 0 <= (index := int(choice)) < len(actions):  # type: ignore[call-overload]
+        index = as_index(choice)
+        if not 0 <= index < len(actions):
             raise EnvironmentContractError(
                 f"step() was given {choice!r}; it takes an index from 0 to {len(actions) - 1} into the admissible "
                 f"actions ({', '.join(actions[:8])}{', ...' if len(actions) > 8 else ''})."
@@ -87,3 +88,13 @@ class TextEnv(gymnasium.Env[str, int]):
     def check_split(split: str) -> None:
         if split not in SPLITS:
             raise EnvironmentContractError(f"There is no split '{split}'; the splits are {', '.join(SPLITS)}.")
+
+
+def as_index(value: object) -> int:
+    """A whole number, of Python or of numpy, as an int; -1 for anything else, truths included."""
+    if type(value) is int:
+        return value
+    try:
+        return -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return -1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -14,6 +13,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from reflect_rl.envs.promises import same_folder, where
 from reflect_rl.errors import EnvironmentContractError, ReflectRLError
 
 if TYPE_CHECKING:
@@ -48,18 +48,23 @@ def make(name: str, **options: Any) -> TextEnv:
     Of the current directory, the module named is looked for first; what it imports, after everything else. Once it is
     imported, `sys.path` is what it was: a module that imports later from beside itself needs its folder there.
 
-    Raises EnvironmentContractError, saying which: no such name, module or class; not a TextEnv; options refused.
+    Raises EnvironmentContractError, saying which: no such name, module or class; not a TextEnv; options refused; what
+    it declares (horizon, task_text, stages, teachers) is not what the contract says.
     """
+    from reflect_rl.envs.contract import check_declared
+
     world = load(name)
     try:
-        return world(**options)
-    except TypeError as error:
-        _check_options(name, world, options)
-        raise EnvironmentContractError(f"{name} could not be made with {_shown(options)}: {where(error)}.") from error
-    except ReflectRLError:
+        with same_folder():
+            env = world(**options)
+    except (ReflectRLError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, TypeError):
+            _check_options(name, world, options)
         raise EnvironmentContractError(f"{name} could not be made with {_shown(options)}: {where(error)}.") from error
+    check_declared(env, options.get("horizon"))
+    return env
 
 
 def load(name: str) -> type[TextEnv]:
@@ -108,12 +113,11 @@ def _import_once(path: str) -> Any:
 def _import(path: str) -> Any:
     from reflect_rl.envs.simple import unknown
 
-    module_name, _, class_name = path.partition(":")
+    given, _, class_name = path.partition(":")
+    here = _current_directory()
+    module_name = _dotted(given, here) if here else given
     if not module_name or not class_name:
         raise EnvironmentContractError(f"{path!r} should read module:Class, for example my_module:MyEnv.")
-    here = _current_directory()
-    if here and module_name.endswith(".py"):
-        module_name = _dotted(module_name, here)
     file = Path(*module_name.split("."))
     file = file.with_name(f"{file.name}.py")
     own = (
@@ -124,8 +128,10 @@ def _import(path: str) -> Any:
     if own:
         _check_not_taken(module_name.partition(".")[0], own)
     try:
-        with _found_in(own, module_name.partition(".")[0]), _also_on_the_path(here):
+        with same_folder(), _found_in(own, module_name.partition(".")[0]), _also_on_the_path(here):
             module = import_module(module_name)
+    except KeyboardInterrupt:
+        raise
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise EnvironmentContractError(f"{module_name} could not be imported: {where(error)}.") from error
@@ -134,7 +140,7 @@ def _import(path: str) -> Any:
             f"There is no module '{error.name}': neither {file} in {folder} nor installed. Run the command in the "
             f"folder of your file, and write its name with dots for folders."
         ) from error
-    except Exception as error:
+    except BaseException as error:
         raise EnvironmentContractError(f"{module_name} could not be imported: {where(error)}.") from error
     if not hasattr(module, class_name):
         own_classes = [value.__name__ for value in vars(module).values() if _defined_in(module_name, value)]
@@ -153,14 +159,17 @@ def _current_directory() -> Path | None:
         return None
 
 
-def _dotted(file: str, here: Path) -> str:
-    """The module of a file such as ./folder/my_module.py. Raises EnvironmentContractError."""
-    path = Path(os.path.normpath(here / file))
-    if not path.is_relative_to(here):
+def _dotted(given: str, here: Path) -> str:
+    """The module's name; also of a file below the current folder, as shells complete it: ./pkg/env.py is pkg.env."""
+    if not given.endswith(".py") and os.sep not in given:
+        return given
+    path = Path(os.path.relpath(here / given.removesuffix(".py"), here))
+    if ".." in path.parts:
         raise EnvironmentContractError(
-            f"{file} is not in the current folder, {here}. Run the command in its own folder."
+            f"{given} does not lie in {here}. Run the command in the folder of your file, and name the world "
+            f"{path.name}:Class."
         )
-    return ".".join(path.relative_to(here).with_suffix("").parts)
+    return ".".join(path.parts)
 
 
 @contextmanager
@@ -236,12 +245,3 @@ def _check_options(name: str, world: type[TextEnv], options: dict[str, Any]) -> 
 
 def _shown(options: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
-
-
-def where(error: Exception) -> str:
-    """The error in words, with the place in the user's code that it came from."""
-    if isinstance(error, SyntaxError):
-        return f"SyntaxError: {error}"
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"

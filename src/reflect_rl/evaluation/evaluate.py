@@ -11,8 +11,7 @@ from typing import Any
 from reflect_rl.data.annotate import Label, agreement_of
 from reflect_rl.data.collect import make_env
 from reflect_rl.envs.base import TextEnv
-from reflect_rl.envs.contract import check_tasks
-from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.envs.contract import kind_of, panels_of
 from reflect_rl.intervals import wilson
 from reflect_rl.manifest import total_seconds
 from reflect_rl.players.kept import GUARD, kept_arm
@@ -27,7 +26,6 @@ from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import Settings
 from reflect_rl.training.rollout import EpisodeSpec, Trajectory, play_episodes
 
-SLOTS = 512
 VALIDATION_REPEATS = 4
 """Sampled episodes a valid task where a choice is made on them, whatever is measured in the end."""
 
@@ -50,7 +48,7 @@ def evaluate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
                 lambda: make_env(settings),
                 players,
                 specs[panel, mode],
-                SLOTS,
+                settings.rl.slots,
                 greedy=mode == "greedy",
                 keep=lambda number, most=most: number < most,
                 tick=bar.update,
@@ -89,7 +87,7 @@ def validation(run: RunFolder, settings: Settings) -> dict[str, float]:
     success = {}
     for mode in ("greedy", "sampled"):
         specs = panel_episodes(world, settings, "valid", mode, VALIDATION_REPEATS)
-        rollout = play_episodes(lambda: make_env(settings), players, specs, SLOTS, greedy=mode == "greedy")
+        rollout = play_episodes(lambda: make_env(settings), players, specs, settings.rl.slots, greedy=mode == "greedy")
         success[mode] = summarise(rollout.trajectories)["success"]
     return success
 
@@ -101,19 +99,8 @@ def players_of(run: RunFolder, settings: Settings, world: TextEnv) -> Players:
 
 
 def panel_tasks(world: TextEnv) -> dict[str, tuple[str, ...]]:
-    """The world's fixed panels, the main one first; "test" and "valid" are among them.
-
-    Raises EnvironmentContractError if one of these is missing, or a panel is empty.
-    """
-    check_tasks(world)
-    panels = world.panels()
-    for name in ("test", "valid", *panels):
-        if not panels.get(name):
-            raise EnvironmentContractError(
-                f"{type(world).__name__}.panels() names no task for the panel '{name}', on which success cannot be "
-                f"measured then."
-            )
-    return panels
+    """The world's fixed panels, the main one first; "test" and "valid" are among them."""
+    return panels_of(world)
 
 
 def panel_episodes(
@@ -150,8 +137,9 @@ def measured(played: Sequence[Trajectory], world: TextEnv, within: Sequence[int]
 
     A player that is not told how many steps are left plays as it would with fewer: no episode is played again.
     """
-    kinds = sorted({world.kind(t.spec.task) for t in played})
-    by_kind = {kind: summarise([t for t in played if world.kind(t.spec.task) == kind]) for kind in kinds}
+    kind = {task: kind_of(world, task) for task in {t.spec.task for t in played}}
+    kinds = sorted(set(kind.values()))
+    by_kind = {each: summarise([t for t in played if kind[t.spec.task] == each]) for each in kinds}
     soon = {str(steps): sum(t.success and len(t.rows) <= steps for t in played) for steps in within}
     return {
         **summarise(played),

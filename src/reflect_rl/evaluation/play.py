@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from reflect_rl.envs.base import TextEnv
+from reflect_rl.envs.contract import advance, begin, expert_choice, facts_of
 
 Read = Callable[[str], str]
 """Asks for a line with this prompt, like `input`; EOFError ends the game."""
@@ -41,27 +42,26 @@ def play(
 
     agent: acts instead of the reader; Enter goes on, q quits. task: one start (default: drawn with `seed`).
     """
-    observation, info = env.reset(seed=seed, options={"task": task} if task else {})
+    observation, actions, info = begin(env, seed, {"task": task} if task else {})
     write(f"{env.task_text}\nTask {info['task']}." if "task" in info else env.task_text)
     if agent:
         agent.reset()
-    total, steps, ended = 0.0, 0, False
-    while not ended:
+    total, steps, stop = 0.0, 0, None
+    while stop is None:
         write(f"\n{observation}")
-        choice = _watch(agent, env, observation, info, read, write) if agent else _ask(env, info, read, write)
+        choice = _watch(agent, env, observation, actions, read, write) if agent else _ask(env, actions, read, write)
         if choice is None:
             write(f"Left after {steps} steps, return {total:.2f}.")
             return
-        action = info["actions"][choice]
-        observation, reward, terminated, truncated, info = env.step(choice)
-        total, steps, ended = total + float(reward), steps + 1, terminated or truncated
-        write(f"{action}: reward {float(reward):+.2f}")
-    write(f"\n{observation}\n\nEnded: {info['stop']} after {steps} steps, return {total:.2f}.")
+        action = actions[choice]
+        observation, actions, reward, stop = advance(env, choice)
+        total, steps = total + reward, steps + 1
+        write(f"{action}: reward {reward:+.2f}")
+    write(f"\n{observation}\n\nEnded: {stop} after {steps} steps, return {total:.2f}.")
 
 
-def _ask(env: TextEnv, info: Mapping[str, Any], read: Read, write: Write) -> int | None:
+def _ask(env: TextEnv, actions: tuple[str, ...], read: Read, write: Write) -> int | None:
     """The choice of whoever sits there; None to quit."""
-    actions = info["actions"]
     write("  ".join(f"{number} {action}" for number, action in enumerate(actions, start=1)))
     while True:
         answer = _line(read, "> ")
@@ -72,7 +72,7 @@ def _ask(env: TextEnv, info: Mapping[str, Any], read: Read, write: Write) -> int
         if answer.lower() in ("?", "help"):
             write(HELP)
         elif answer.lower() in ("h", "hint"):
-            expert = env.expert()
+            expert = expert_choice(env, actions)
             write("This world has no expert." if expert is None else f"The expert would choose: {actions[expert]}.")
         elif (choice := _find(answer, actions)) is not None:
             return choice
@@ -95,11 +95,10 @@ def _find(answer: str, actions: tuple[str, ...]) -> int | None:
 
 
 def _watch(
-    agent: Player, env: TextEnv, observation: str, info: Mapping[str, Any], read: Read, write: Write
+    agent: Player, env: TextEnv, observation: str, actions: tuple[str, ...], read: Read, write: Write
 ) -> int | None:
     """The agent's choice, shown with its reasons; None to quit."""
-    actions = info["actions"]
-    decision = agent.act(observation, actions, facts=env.describe())
+    decision = agent.act(observation, actions, facts=facts_of(env))
     if decision.reflection is not None:
         write(f"Reflection: {decision.reflection}")
     width = max(map(len, actions))

@@ -37,7 +37,7 @@ def replay(run: RunFolder, settings: Settings, options: Mapping[str, Any], most:
         players = players_of(run, settings, make_env(settings))
         specs = panel_episodes(make_env(settings), settings, "test", "greedy")[:most]
         rollout = play_episodes(
-            lambda: make_env(settings), players, specs, slots=64, greedy=True, keep=lambda number: True
+            lambda: make_env(settings), players, specs, settings.rl.slots, greedy=True, keep=lambda number: True
         )
     other = make(settings.env.name, **{"horizon": settings.env.horizon, **settings.env.options, **options})
     try:
@@ -50,7 +50,7 @@ def replay(run: RunFolder, settings: Settings, options: Mapping[str, Any], most:
 def _again(env: TextEnv, played: Trajectory) -> Replayed:
     actions = tuple(shown.state.actions[choice] for shown, choice in zip(played.shown, played.choices, strict=True))
     difference, stop = None, None
-    observation, offered = begin(env, played.spec.seed, {"task": played.spec.task})
+    observation, offered, _ = begin(env, played.spec.seed, {"task": played.spec.task})
     for step, (shown, choice) in enumerate(zip(played.shown, played.choices, strict=True)):
         if stop is not None or (observation, offered) != (shown.state.observation, shown.state.actions):
             difference = f"step {step}: {observation!r} with {len(offered)} actions, not {shown.state.observation!r}"

@@ -18,6 +18,7 @@ from accelerate.utils import gather_object
 
 from reflect_rl.data.collect import make_env
 from reflect_rl.envs.base import TextEnv
+from reflect_rl.envs.contract import tasks_of
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
 from reflect_rl.players.models import with_torch
 from reflect_rl.players.players import Players
@@ -120,7 +121,7 @@ def _iterate(
     part = settings.rl
     set_lr(learner.optimizer, part.lr * linear_to(0.1, iteration, part.iterations))
     entropy = part.entropy * linear_to(0.0, iteration, part.iterations)
-    specs = training_episodes(world.tasks("train"), world.stages, part, iteration, settings.seed)
+    specs = training_episodes(tasks_of(world, "train"), world.stages, part, iteration, settings.seed)
     learner.plain.eval()
     rollout = _roll_out(learner, players, settings, specs)
     started = time.perf_counter()
@@ -167,7 +168,7 @@ def _roll_out(learner: Learner, players: Players, settings: Settings, specs: lis
 
 def _validate(players: Players, world: TextEnv, settings: Settings) -> float:
     """Greedy success on the valid tasks."""
-    specs = [EpisodeSpec(t, stream_seed(settings.seed, "valid", i)) for i, t in enumerate(world.tasks("valid"))]
+    specs = [EpisodeSpec(t, stream_seed(settings.seed, "valid", i)) for i, t in enumerate(tasks_of(world, "valid"))]
     rollout = play_episodes(lambda: make_env(settings), players, specs, settings.rl.slots, greedy=True)
     return sum(t.success for t in rollout.trajectories) / len(specs)
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from reflect_rl.envs.base import TextEnv
-from reflect_rl.envs.contract import advance, begin, check_horizon, expert_choice, facts_of
+from reflect_rl.envs.contract import advance, begin, check_horizon, expert_choice, facts_of, opened
 from reflect_rl.players.players import Players, Read
 from reflect_rl.players.prompt import Prompt
 from reflect_rl.records import State, StopReason
@@ -76,11 +76,12 @@ class Rollout:
 
 @dataclass(slots=True)
 class _Slot:
-    """An environment with the episode under way. shown: its steps are kept for a reader."""
+    """An environment with the episode under way, of `horizon` steps. shown: its steps are kept for a reader."""
 
     env: TextEnv
     number: int
     trajectory: Trajectory
+    horizon: int
     uniforms: Sequence[float]
     shown: bool
     state: State
@@ -98,17 +99,16 @@ def play_episodes(
 ) -> Rollout:
     """Play every spec to its end. greedy: always the likeliest action (the first of equals).
 
+    slots: the most environments open at once, all of which are closed in the end, whatever is raised meanwhile.
     keep: of an episode's number, whether its steps are kept for a reader. tick: called for every episode that ended.
     """
     started = time.perf_counter()
     before = dict(players.seconds)
     play = _Play(players, greedy, keep, tick, iter(enumerate(specs)))
-    envs = [make_env() for _ in range(min(slots, len(specs)))]
-    active = [slot for env in envs if (slot := play.refill(env)) is not None]
-    while active:
-        active = play.act_all([ahead for slot in active if (ahead := play.run_ahead(slot)) is not None])
-    for env in envs:
-        env.close()
+    with opened(make_env) as make_one:
+        active = [slot for _ in range(min(slots, len(specs))) if (slot := play.refill(make_one())) is not None]
+        while active:
+            active = play.act_all([ahead for slot in active if (ahead := play.run_ahead(slot)) is not None])
     seconds = {name: players.seconds[name] - before[name] for name in before}
     seconds["environment"] = time.perf_counter() - started - sum(seconds.values())
     return _sorted_rollout(players, [play.done[number] for number in range(len(specs))], seconds)
@@ -132,12 +132,13 @@ class _Play:
             return None
         number, spec = entry
         options = {"task": spec.task} | ({"stage": spec.stage} if spec.stage else {})
-        observation, actions = begin(env, spec.seed, options)
+        observation, actions, _ = begin(env, spec.seed, options)
         shown = self.keep(number)
-        uniforms = [] if self.greedy else stream(spec.seed, "choices").random(env.horizon).tolist()
+        horizon = env.horizon
+        uniforms = [] if self.greedy else stream(spec.seed, "choices").random(horizon).tolist()
         state = State(observation, actions, facts=self._facts(env, shown))
         key = self.players.key(state, spec.sample)
-        return _Slot(env, number, Trajectory(spec), uniforms, shown, state, key)
+        return _Slot(env, number, Trajectory(spec), horizon, uniforms, shown, state, key)
 
     def run_ahead(self, slot: _Slot) -> _Slot | None:
         """Act for as long as the states are known."""
@@ -189,7 +190,7 @@ class _Play:
             self.done[slot.number] = trajectory
             self.tick(1)
             return self.refill(slot.env)
-        check_horizon(slot.env, len(trajectory.rows), trajectory.spec.task)
+        check_horizon(slot.env, len(trajectory.rows), slot.horizon, trajectory.spec.task)
         settings = self.players.prompts.settings
         history = (*state.history, (state.observation, state.actions[choice]))[-settings.history :]
         texts = state.reflections if read.reflection is None else (*state.reflections, read.reflection)

@@ -10,7 +10,7 @@ from zlib import crc32
 
 from reflect_rl.envs.alfworld.data import TASK_TYPES, AlfworldData, task_type
 from reflect_rl.envs.alfworld.world import EXPERTS, Alfworld
-from reflect_rl.seeding import stream, stream_seed
+from reflect_rl.seeding import stream, stream_seed, world_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def experts_table(walks: Sequence[Walk], within: Sequence[int]) -> list[tuple[st
 
 
 def _walk(world: Alfworld, game: str, seed: int) -> Walk:
-    world.reset(seed=seed, options={"task": game})
+    world.reset(seed=world_seed(seed), options={"task": game})
     for steps in range(world.horizon):
         choice = world.expert()
         if choice is None:
