@@ -59,22 +59,24 @@ class RunFolder:
 
     def read_jsonl(self, name: str, parse: Callable[[dict[str, Any]], Record]) -> list[Record]:
         """One record a line. Raises RunFolderError, naming the line, if the file is missing, cut or damaged."""
+        return list(self.each_of_jsonl(name, parse))
+
+    def each_of_jsonl(self, name: str, parse: Callable[[dict[str, Any]], Record]) -> Iterator[Record]:
+        """The records of `read_jsonl` one after the other, for files of which little is kept."""
         path = self._existing(name)
-        records: list[Record] = []
         number = 1
         try:
             with path.open("rb") as file:  # bytes: decoding reads ahead, and would blame a line too early
                 for line in file:
                     if not line.endswith(b"\n"):
                         raise ValueError("the line is cut off")
-                    records.append(parse(json.loads(line)))
+                    yield parse(json.loads(line))
                     number += 1
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise RunFolderError(
                 f"{path} is damaged at line {number} ({error}). Nothing was changed. Delete the file to have its stage "
                 f"write it again, or restore it."
             ) from error
-        return records
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +64,12 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 2000) -> PreTrainedT
     )
     core.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>")
+
+
+def most_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], together: int = 256) -> int:
+    """Tokens of the longest text; `together` are read at a time, since a tokenizer's answer takes 150 bytes a token."""
+    parts = (list(texts[start : start + together]) for start in range(0, len(texts), together))
+    return max(len(ids) for part in parts for ids in tokenizer(part)["input_ids"])  # type: ignore[arg-type]
 
 
 def scratch_model(settings: ModelSettings, vocabulary: int, context: int, seed: int, eos: int) -> PreTrainedModel:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from reflect_rl.data.annotate import PoolState
 from reflect_rl.players.labels import candidates, find_labels
-from reflect_rl.players.models import end_id, load_pretrained, scratch_model, train_tokenizer
+from reflect_rl.players.models import end_id, load_pretrained, most_tokens, scratch_model, train_tokenizer
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import ModelSettings, Settings
@@ -38,7 +38,7 @@ def start_model(
     texts = [builder.policy_prompt(entry.state, longest).text for entry in pool]
     tokenizer = train_tokenizer([*dict.fromkeys(texts), *dict.fromkeys(reflections), *labels])
     find_labels(tokenizer, most=len(labels))
-    context = int(SPARE * max(map(len, tokenizer(list(dict.fromkeys(texts)))["input_ids"])))  # type: ignore[arg-type]
+    context = int(SPARE * most_tokens(tokenizer, list(dict.fromkeys(texts))))
     model = scratch_model(
         part, len(tokenizer), -(-context // 64) * 64, stream_seed(settings.seed, f"init {who}"), end_id(tokenizer)
     )
