@@ -2,7 +2,9 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+CORE := $(VENV)/.core
+ALL := $(VENV)/.installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
 PYTHONS := python3.13 python3.12 python3.11 python3 python
 
 .DEFAULT_GOAL := help
@@ -11,15 +13,15 @@ PYTHONS := python3.13 python3.12 python3.11 python3 python
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1: \2/p' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## install, then run the whole method on DangerousTaxi, into runs/taxi
+demo: $(CORE) ## install the library alone, then run the whole method on DangerousTaxi, into runs/taxi
 	$(BIN)/reflect-rl run taxi
 
-install: $(STAMP) ## install the library and its development tools into .venv
+install: $(ALL) ## install the library and its development tools into .venv
 
-test: $(STAMP) ## run the tests
+test: $(ALL) ## run the tests
 	$(BIN)/pytest
 
-lint: $(STAMP) ## check style, formatting and types
+lint: $(ALL) ## check style, formatting and types
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -28,7 +30,7 @@ clean: ## remove .venv and caches (runs/ is kept)
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMP): pyproject.toml constraints.txt
+$(CORE): pyproject.toml constraints.txt
 	@python=; for name in $(PYTHONS); do \
 	    if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then python=$$name; break; fi; \
 	done; \
@@ -41,5 +43,9 @@ $(STAMP): pyproject.toml constraints.txt
 	    "$$python" -m venv --clear $(VENV) || { \
 	        echo "$$python cannot make a virtual environment (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }; \
 	fi
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(PIP_INSTALL) .
+	@touch $@
+
+$(ALL): $(CORE)
+	$(PIP_INSTALL) '.[test]'
 	@touch $@

@@ -21,6 +21,7 @@ from reflect_rl.manifest import (
     changes,
     flat,
     hashes,
+    peak_memory_mb,
     read_manifest,
     reason_to_run,
     select,
@@ -182,7 +183,7 @@ class Runner:
         for name, digest in outputs.items():
             if digest is None and name not in stage.optional:
                 raise RunFolderError(f"{stage.name} ended without writing {self.run / name}.")
-        manifest = replace(now, outputs=outputs, counts=counts, seconds=seconds)
+        manifest = replace(now, outputs=outputs, counts=counts, seconds=seconds, peak_memory_mb=peak_memory_mb())
         manifest.write(self.run)
         if self.store:
             with _announced(self.progress, f"{stage.name} could not be shared with other runs"):

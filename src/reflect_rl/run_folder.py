@@ -70,21 +70,23 @@ class RunFolder:
 
         Raises RunFolderError, naming the line, if the file is missing, cut or damaged.
         """
+        return list(self.each_of_jsonl(name, parse))
+
+    def each_of_jsonl(self, name: str, parse: Callable[[dict[str, Any]], Record]) -> Iterator[Record]:
+        """The records of `read_jsonl` one after the other, for files of which little is kept."""
         path = self._file(name)
-        records: list[Record] = []
         number = 0
         try:
             with path.open("rb") as file:  # bytes: decoding reads ahead, and would blame a line too early
                 for number, line in enumerate(file, 1):
                     text = line.removeprefix(codecs.BOM_UTF8).strip() if number == 1 else line.strip()
                     if text:
-                        records.append(parse(json.loads(text)))
+                        yield parse(json.loads(text))
         except UNREADABLE as error:
             raise RunFolderError(
                 f"{path} is damaged at line {number} ({_reason(error)}). Nothing was changed. Mend the line, or move "
                 f"the file away to have its stage write it again."
             ) from error
-        return records
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:

@@ -22,16 +22,16 @@ from reflect_rl.bench.label_pool import Pair
 from reflect_rl.players.backbone import Backbone
 from reflect_rl.players.hidden import hidden_states
 from reflect_rl.players.models import end_id, pad_id, save_model, scratch_model, train_tokenizer
-from reflect_rl.players.policy import Encoded
+from reflect_rl.players.policy import Encoded, compact
 from reflect_rl.players.pretrained import load_pretrained
 from reflect_rl.players.scoring import generated_scores, given_scores
-from reflect_rl.players.text import encode, encode_all
+from reflect_rl.players.text import encode, most_tokens
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream, stream_seed
 from reflect_rl.selection import STRATEGIES, MeanEntropy, Picks, Random, Uncertainty
 from reflect_rl.settings import ModelSettings, SftSettings
-from reflect_rl.training.sft import fit, text_loss
+from reflect_rl.training.sft import TextRow, fit, text_loss
 
 HELD_OUT = 0.2
 NEW_TOKENS = 12
@@ -94,8 +94,8 @@ def train_base(task: Task, progress: Progress) -> None:
         return
     texts = [f"{prompt(pair)} {pair.name}" for pair in task.before] + task.prompts
     tokenizer = train_tokenizer(texts)
-    longest = max(map(len, encode_all(tokenizer, texts)))
-    model = scratch_model(MODEL, len(tokenizer), 2 * longest, stream_seed(task.seed, "init base"), end_id(tokenizer))
+    context = 2 * most_tokens(tokenizer, texts)
+    model = scratch_model(MODEL, len(tokenizer), context, stream_seed(task.seed, "init base"), end_id(tokenizer))
     _train(model, tokenizer, task.before, BASE_EPOCHS, task, "base", progress, lr=BASE_LR)
     with task.run.replacing("base") as folder:
         save_model(model, tokenizer, folder)
@@ -162,9 +162,9 @@ def _train(
     fit(loss, len(rows), model, settings, RunFolder(task.run / "training"), task.seed, name, progress)
 
 
-def _row(tokenizer: Any, pair: Pair) -> tuple[Encoded, list[int]]:
+def _row(tokenizer: Any, pair: Pair) -> TextRow:
     """A prompt with its name behind it: positions to read, and the token wanted after each."""
     ids = encode(tokenizer, prompt(pair))
     said = [*encode(tokenizer, f" {pair.name}"), end_id(tokenizer)]
-    read = tuple(range(len(ids) - 1, len(ids) - 1 + len(said)))
-    return Encoded((), tuple(ids + said[:-1]), read, 0), said
+    read = range(len(ids) - 1, len(ids) - 1 + len(said))
+    return Encoded((), compact(ids + said[:-1]), compact(read), 0), compact(said)

@@ -100,14 +100,17 @@ def annotate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
     }
 
 
-def read_pool(run: RunFolder, settings: Settings) -> list[PoolState]:
-    """Every state of episodes.jsonl, in order. Raises RunFolderError if there are none."""
+def read_pool(run: RunFolder, settings: Settings, facts: bool = True) -> list[PoolState]:
+    """Every state of episodes.jsonl, in order. Raises RunFolderError if there are none.
+
+    facts: whether the states keep what the world told of them, which may take more memory than all the rest.
+    """
     builder = id_builder(settings)
-    pool = [
-        PoolState(_id(builder, state, settings), state, number, place, step.expert, step.experts)
-        for number, episode in enumerate(run.read_jsonl("episodes.jsonl", Episode.from_json))
-        for place, (state, step) in enumerate(zip(_states(episode, settings), episode.steps, strict=True))
-    ]
+    pool = []
+    for number, episode in enumerate(run.each_of_jsonl("episodes.jsonl", Episode.from_json)):
+        for place, (state, step) in enumerate(zip(_states(episode, settings), episode.steps, strict=True)):
+            kept = state if facts else replace(state, facts={})
+            pool.append(PoolState(_id(builder, state, settings), kept, number, place, step.expert, step.experts))
     if not pool:
         raise RunFolderError(f"{run / 'episodes.jsonl'} holds no step. Collect at least one episode.")
     return pool
@@ -200,6 +203,11 @@ def in_order(pool: list[PoolState], settings: Settings) -> list[PoolState]:
 def reads_reflections(settings: Settings) -> bool:
     """Whether past reflections are shown."""
     return settings.prompt.reflections > 0 and settings.reflector.kind != "none"
+
+
+def reads_facts(settings: Settings) -> bool:
+    """Whether a player reads what the world tells a scripted teacher."""
+    return settings.prompt.notes or settings.reflector.kind == "scripted"
 
 
 def id_builder(settings: Settings) -> PromptBuilder:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from reflect_rl.players.policy import Policy
-from reflect_rl.players.prompt import MOST_KNOWN, Prompt, PromptBuilder
+from reflect_rl.players.prompt import MOST_CHARACTERS, Prompt, PromptBuilder
 from reflect_rl.players.reflector import Reflector, ScriptedReflector
+from reflect_rl.players.remembered import Remembered
 from reflect_rl.records import State
 
 
@@ -35,7 +36,7 @@ class Players:
         self.prompts = prompts
         self.reads_facts = isinstance(reflector, ScriptedReflector) or prompts.settings.notes
         self.seconds = {"reflect": 0.0, "policy": 0.0}
-        self._told: dict[object, tuple[Prompt, str | None]] = {}
+        self._told = Remembered[object, tuple[Prompt, str | None]](MOST_CHARACTERS)
         self.forget()
 
     def forget(self) -> None:
@@ -82,11 +83,9 @@ class Players:
         fresh = {prompt.text: prompt for prompt in prompts if prompt.text not in self.index}
         if fresh:
             self._decide(list(fresh.values()))
-        if len(self._told) > MOST_KNOWN:
-            self._told.clear()
         for state, prompt, text in zip(states, prompts, texts, strict=True):
             if (key := self.key(state, sample)) is not None:
-                self._told[key] = prompt, text
+                self._told.keep(key, (prompt, text), len(prompt.text))
         self.seconds["reflect"] += reflected - started
         self.seconds["policy"] += time.perf_counter() - reflected
         return [Read(self.index[prompt.text], text) for prompt, text in zip(prompts, texts, strict=True)]

@@ -16,9 +16,9 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain, repeat, tee
 from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,6 +33,7 @@ from reflect_rl.players.model_checks import check_finite
 from reflect_rl.players.models import pad_id, save_model
 from reflect_rl.players.openings import MOST_BYTES, Openings
 from reflect_rl.players.prompt import Prompt
+from reflect_rl.players.remembered import Remembered
 from reflect_rl.players.text import encode, encode_with_places
 
 if TYPE_CHECKING:
@@ -44,6 +45,14 @@ LENGTH_STEP = 16
 """Rows are padded to a multiple of this many tokens, which depends on the prompt alone."""
 POINTER_STEPS = 64, 16
 """With the pointer head, whose prompts differ more: to multiples of this many tokens, and of this many actions."""
+MOST_TOKENS = 2**24
+"""Of encoded prompts remembered, at 8 bytes each."""
+_INTEGERS: dict[int, int] = {}
+
+
+def compact(numbers: Iterable[int]) -> tuple[int, ...]:
+    """Token ids or places as a tuple of integers that all such tuples share: 8 bytes each, not 40."""
+    return tuple(map(_INTEGERS.setdefault, *tee(numbers)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +140,7 @@ class Policy(nn.Module):
         if self.gate is not None and trust is not None:
             nn.init.zeros_(self.gate.weight)
             nn.init.constant_(self.gate.bias, log(trust / (1 - trust)))
-        self._encoded: dict[str, Encoded] = {}
+        self._encoded = Remembered[str, Encoded](MOST_TOKENS)
 
     @property
     def device(self) -> torch.device:
@@ -145,9 +154,8 @@ class Policy(nn.Module):
         """Token ids with the positions to read. Raises PromptError if the model has fewer positions."""
         known = self._encoded.get(prompt.text)
         if known is None:
-            if len(self._encoded) > 200_000:
-                self._encoded.clear()
-            known = self._encoded[prompt.text] = self._encode(prompt)
+            known = self._encode(prompt)
+            self._encoded.keep(prompt.text, known, len(known.prefix) + len(known.rest) + len(known.read))
         return known
 
     def _encode(self, prompt: Prompt) -> Encoded:
@@ -165,10 +173,10 @@ class Policy(nn.Module):
         if self.labels is None:  # read the last line several times, so that fewer prompts differ in how much is read
             step, most = POINTER_STEPS
             lines += lines[-1:] * (-len(lines) % most)
-        read = tuple(place - static for place in (*lines, len(ids) - 1))
+        read = compact(place - static for place in (*lines, len(ids) - 1))
         half = -(-(len(ids) - static) // (2 * step)) * step
         cut = min(half, read[0] // step * step) if self.backbone.fast else 0
-        return Encoded(tuple(ids[:static]), tuple(ids[static:]), read, prompt.actions, step, cut)
+        return Encoded(compact(ids[:static]), compact(ids[static:]), read, prompt.actions, step, cut)
 
     def batch(self, rows: Sequence[Encoded], begun: bool = False) -> TokenBatch:
         """One padded batch of rows that share their prefix and number of read positions.

@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from reflect_rl.errors import PromptError
+from reflect_rl.players.remembered import Remembered
 from reflect_rl.records import State
 from reflect_rl.settings import PromptSettings
 
 CUE_REFLECTION = "\nReflection:"
 CUE_ACTION = "\nAction:"
-MOST_KNOWN = 200_000
-"""Prompts remembered before the memory is emptied."""
+MOST_CHARACTERS = 2**25
+"""Of prompts remembered; with what they are found by, a character takes some 2 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class PromptBuilder:
         self.budget = min(settings.max_tokens, context or settings.max_tokens)
         self._remedy = "Raise prompt.max_tokens" if self.budget == settings.max_tokens else remedy
         self._count = count
-        self._known: dict[object, Prompt] = {}
+        self._known = Remembered[object, Prompt](MOST_CHARACTERS)
 
     def reflector_prompt(self, state: State) -> Prompt:
         """What the reflector continues."""
@@ -93,9 +94,8 @@ class PromptBuilder:
         key = (kind, self.key(state))
         prompt = self._known.get(key)
         if prompt is None:
-            if len(self._known) > MOST_KNOWN:
-                self._known.clear()
-            prompt = self._known[key] = self._fit(build, state)
+            prompt = self._fit(build, state)
+            self._known.keep(key, prompt, len(prompt.text))
         return prompt
 
     def _fit(self, build: Callable[[int], Prompt], state: State) -> Prompt:

@@ -6,7 +6,7 @@ what the library itself puts between texts is a control token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +14,9 @@ from reflect_rl.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+TOGETHER = 256
+"""Texts that are measured together."""
 
 
 class Tokens(NamedTuple):
@@ -39,6 +42,13 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
     found = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
     spelled = _spelled(tokenizer)
     return [_spell(ids, spelled) for ids in found]  # type: ignore[arg-type]
+
+
+def most_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> int:
+    """Tokens of the longest text; 0 without any. Read in parts, since a tokenizer's answer takes 150 bytes a token."""
+    distinct = list(dict.fromkeys(texts))
+    parts = (distinct[start : start + TOGETHER] for start in range(0, len(distinct), TOGETHER))
+    return max((len(ids) for part in parts for ids in encode_all(tokenizer, part)), default=0)
 
 
 def encode_with_places(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:

@@ -24,6 +24,7 @@ from reflect_rl.data.annotate import (
     read_labels,
     read_pool,
     read_reflections,
+    reads_facts,
     reads_reflections,
 )
 from reflect_rl.data.collect import make_env
@@ -33,7 +34,7 @@ from reflect_rl.players.backbone import Backbone, TokenBatch
 from reflect_rl.players.labels import find_labels
 from reflect_rl.players.load import MOST_LABELS, forward_rows, load_reflector, local_reflector, policy_prompts
 from reflect_rl.players.models import end_id, pad_id, parameter_count, save_model, with_torch
-from reflect_rl.players.policy import Encoded, Policy
+from reflect_rl.players.policy import Encoded, Policy, compact
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.players.text import encode, encode_all
 from reflect_rl.progress import Progress
@@ -53,6 +54,8 @@ LENGTH_STEP = 64
 """Texts whose lengths differ by less than this many tokens are padded to one."""
 SAVE_EVERY = 200
 """Steps between checkpoints of a warm-up."""
+TextRow = tuple[Encoded, Sequence[int]]
+"""A prompt with a text behind it, read before each of the text's tokens; and these tokens."""
 
 
 @with_torch
@@ -65,7 +68,7 @@ def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dic
     if settings.reflector.kind != "local":
         run.write_json("reflector.json", {"kind": settings.reflector.kind})
         return {"kind": settings.reflector.kind}
-    collected = read_pool(run, settings)
+    collected = read_pool(run, settings, reads_facts(settings))
     labels = read_reflections(run, collected)
     pool = with_notes(collected, labels, settings.prompt.reflections)
     places: dict[str, PoolState] = {}
@@ -139,7 +142,7 @@ def _announce(figures: dict[str, Any], settings: Settings, progress: Progress) -
 @with_torch
 def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
     """Train the policy on action_labels.jsonl, with the texts that policy_sft.text says; write policy-sft/."""
-    collected = read_pool(run, settings)
+    collected = read_pool(run, settings, reads_facts(settings))
     labels = read_labels(run, collected)
     reflections = read_reflections(run, collected)
     pool = with_notes(collected, reflections, settings.prompt.reflections if reads_reflections(settings) else 0)
@@ -285,7 +288,7 @@ def _indices(seed: int, who: str, step: int, batch: int, examples: int) -> list[
     return chosen
 
 
-def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> tuple[Encoded, list[int]]:
+def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> TextRow:
     """A reflector prompt with the text behind it: positions to read, and the token wanted after each."""
     tokenizer = reflector.tokenizer
     prompt = reflector.prompts.reflector_prompt(entry.state)
@@ -299,22 +302,22 @@ def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> t
         )
     shared = len(static) if ids[: len(static)] == static else 0
     rest = ids[shared:]
-    read = tuple(range(len(rest) - 1, len(rest) - 1 + len(said)))
-    return Encoded(tuple(ids[:shared]), tuple(rest + said[:-1]), read, 0), said
+    read = range(len(rest) - 1, len(rest) - 1 + len(said))
+    return Encoded(compact(ids[:shared]), compact(rest + said[:-1]), compact(read), 0), compact(said)
 
 
-def text_loss(backbone: Backbone, rows: Sequence[tuple[Encoded, list[int]]], pad: int) -> Callable[..., Tensor]:
+def text_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Callable[..., Tensor]:
     """Mean cross-entropy of the text's tokens; the prompt's are never scored. Rows of like length go together."""
     device = backbone.output_rows.device
 
     def loss(indices: Sequence[int]) -> Tensor:
-        groups: dict[int, list[tuple[Encoded, list[int]]]] = defaultdict(list)
+        groups: dict[int, list[TextRow]] = defaultdict(list)
         for index in indices:
             groups[-(-len(rows[index][0].rest) // LENGTH_STEP)].append(rows[index])
         tokens = sum(len(rows[index][1]) for index in indices)
         return torch.stack([total(chosen) for chosen in groups.values()]).sum() / tokens
 
-    def total(chosen: Sequence[tuple[Encoded, list[int]]]) -> Tensor:
+    def total(chosen: Sequence[TextRow]) -> Tensor:
         prefix = chosen[0][0].prefix
         bodies = [row.rest if row.prefix == prefix else row.prefix + row.rest for row, _ in chosen]
         if any(row.prefix != prefix for row, _ in chosen):
@@ -324,7 +327,7 @@ def text_loss(backbone: Backbone, rows: Sequence[tuple[Encoded, list[int]]], pad
         ids_BL = torch.tensor([body + (pad,) * (length - len(body)) for body in bodies])
         reads = [[place + s for place in row.read] for s, (row, _) in zip(shift, chosen, strict=True)]
         read_BR = torch.tensor([read + [0] * (width - len(read)) for read in reads])
-        want_BR = torch.tensor([said + [IGNORE] * (width - len(said)) for _, said in chosen], device=device)
+        want_BR = torch.tensor([(*said, *[IGNORE] * (width - len(said))) for _, said in chosen], device=device)
         batch = TokenBatch(torch.tensor(prefix, dtype=torch.long), ids_BL, read_BR).to(device)
         logits_BRV = (backbone.hidden(batch) @ backbone.output_rows.T).float()
         return F.cross_entropy(logits_BRV.flatten(0, 1), want_BR.flatten(), ignore_index=IGNORE, reduction="sum")

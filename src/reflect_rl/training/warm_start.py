@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from reflect_rl.data.annotate import PoolState
@@ -10,7 +10,7 @@ from reflect_rl.players.labels import candidates, find_labels
 from reflect_rl.players.models import end_id, scratch_model, train_tokenizer
 from reflect_rl.players.pretrained import load_pretrained, load_tokenizer
 from reflect_rl.players.prompt import PromptBuilder
-from reflect_rl.players.text import encode_all
+from reflect_rl.players.text import most_tokens
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import ModelSettings, Settings
 
@@ -46,12 +46,12 @@ def start_model(
     texts = dict.fromkeys(builder.policy_prompt(entry.state, longest).text for entry in pool)
     tokenizer = train_tokenizer([*texts, *dict.fromkeys(reflections), *labels])
     find_labels(tokenizer, most=len(labels))
-    told = _longest(tokenizer, (f" {text}" for text in (*reflections, *read)))
+    told = most_tokens(tokenizer, (f" {text}" for text in (*reflections, *read)))
     if who == "reflector":
-        prompt = _longest(tokenizer, (builder.reflector_prompt(entry.state).text for entry in pool))
+        prompt = most_tokens(tokenizer, (builder.reflector_prompt(entry.state).text for entry in pool))
         needed = SPARE * prompt + max(settings.reflector.max_new_tokens, told + 1)
     else:
-        prompt = _longest(tokenizer, (builder.policy_prompt(entry.state, "").text for entry in pool))
+        prompt = most_tokens(tokenizer, (builder.policy_prompt(entry.state, "").text for entry in pool))
         needed = max(SPARE * (prompt + told), prompt + 1 + _most_written(tokenizer, settings))
     context = -(-max(int(needed), part.context) // CONTEXT_STEP) * CONTEXT_STEP
     model = scratch_model(part, len(tokenizer), context, stream_seed(settings.seed, f"init {who}"), end_id(tokenizer))
@@ -68,9 +68,4 @@ def _most_written(tokenizer: PreTrainedTokenizerBase, settings: Settings) -> int
     source = settings.reflector.model.source
     writer = tokenizer if source == "scratch" else load_tokenizer(source)  # fresh players have equal tokenizers
     pieces = writer.batch_decode([[index] for index in range(len(writer))], skip_special_tokens=True)
-    return settings.reflector.max_new_tokens * _longest(tokenizer, pieces)
-
-
-def _longest(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> int:
-    """Most tokens of a text; 0 without any."""
-    return max(map(len, encode_all(tokenizer, list(dict.fromkeys(texts)))), default=0)
+    return settings.reflector.max_new_tokens * most_tokens(tokenizer, pieces)

@@ -1,0 +1,150 @@
+"""Memory: rows of tokens, pools and what is remembered take a few bytes each, whatever their number."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tiny_models
+from reflect_rl.config import load_settings
+from reflect_rl.data.annotate import PoolState, read_pool
+from reflect_rl.data.collect import collect
+from reflect_rl.manifest import peak_memory_mb
+from reflect_rl.players.memo import Memo
+from reflect_rl.players.models import most_tokens, train_tokenizer
+from reflect_rl.players.policy import Policy
+from reflect_rl.players.prompt import Prompt, PromptBuilder
+from reflect_rl.players.reflector import LocalReflector
+from reflect_rl.players.remembered import Remembered
+from reflect_rl.progress import Progress
+from reflect_rl.records import State
+from reflect_rl.run_folder import RunFolder
+from reflect_rl.settings import ModelSettings, PromptSettings, ReflectorSettings
+from reflect_rl.training.sft import _reflection_row
+
+WORDS = [f"w{a}{b}" for a in "bcdfghjklmnp" for b in "aeiouyrst"]
+"""As tokens they have ids above 256, which Python makes anew each time."""
+
+
+@contextmanager
+def grown() -> Iterator[list[int]]:
+    """Bytes that Python objects take more after the block than before."""
+    sizes: list[int] = []
+    gc.collect()
+    tracemalloc.start()
+    try:
+        yield sizes
+        gc.collect()
+        sizes.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+
+
+def texts(number: int, words: int) -> list[str]:
+    return [" ".join(WORDS[(start * place + place) % len(WORDS)] for place in range(words)) for start in range(number)]
+
+
+def tokenizer() -> Any:
+    return train_tokenizer([" ".join(WORDS), f" {' '.join(WORDS)}", *tiny_models.tokenizer().get_vocab()])
+
+
+def model(known: Any) -> Any:
+    from reflect_rl.players.models import scratch_model
+
+    part = ModelSettings(architecture="lookup", width=16, heads=2)
+    return scratch_model(part, len(known), 1024, 0, known.eos_token_id)
+
+
+def test_an_encoded_prompt_takes_some_ten_bytes_a_token() -> None:
+    known = tokenizer()
+    policy = Policy(model(known), known, labels=None)
+    prompts = [Prompt(text, 0, 1, (len(text),)) for text in texts(100, 300)]
+    with grown() as bytes_grown:
+        rows = [policy.encode(prompt) for prompt in prompts]
+    tokens = sum(len(row.rest) for row in rows)
+    assert tokens >= 100 * 300
+    assert bytes_grown[0] / tokens < 12
+
+
+def test_a_labelled_reflection_takes_some_ten_bytes_a_token() -> None:
+    known = tokenizer()
+    builder = PromptBuilder("", PromptSettings(max_tokens=1024), None)
+    reflector = LocalReflector(model(known), known, builder, ReflectorSettings(), Memo(None, ""))
+    entries = [PoolState(text, State(text, ("go",)), 0, 0, 0) for text in texts(100, 300)]
+    for entry in entries:
+        builder.reflector_prompt(entry.state)  # the prompts themselves are not what is measured
+    with grown() as bytes_grown:
+        rows = [_reflection_row(reflector, entry, " ".join(WORDS[:40])) for entry in entries]
+    tokens = sum(len(row.prefix) + len(row.rest) + len(said) for row, said in rows)
+    assert tokens > 100 * 380
+    assert bytes_grown[0] / tokens < 12
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Generated games with the settings of ALFWorld's recipe."""
+    run = RunFolder(tmp_path_factory.mktemp("episodes"))
+    collect(run, SETTINGS, Progress())
+    return run
+
+
+SETTINGS = load_settings("alfworld", {"env.options": {"data": "generated"}, "collect.episodes": 40})
+
+
+def test_a_pool_without_what_only_the_teacher_reads_takes_little_more_than_its_texts(episodes: RunFolder) -> None:
+    with grown() as bytes_grown:
+        pool = read_pool(episodes, SETTINGS, facts=False)
+    shown = sum(len(entry.state.observation) for entry in pool)
+    assert bytes_grown[0] < shown + 2000 * len(pool)
+
+
+def test_a_pool_is_the_same_with_facts_and_without(episodes: RunFolder) -> None:
+    whole, lean = (read_pool(episodes, SETTINGS, facts) for facts in (True, False))
+    assert [(entry.id, entry.experts) for entry in whole] == [(entry.id, entry.experts) for entry in lean]
+    assert [entry.state.reflections for entry in whole] == [entry.state.reflections for entry in lean]
+    assert all(entry.state.facts for entry in whole)
+    assert not any(entry.state.facts for entry in lean)
+
+
+@given(st.lists(st.integers(1, 40), max_size=50), st.integers(1, 30), st.integers(1, 8))
+def test_the_longest_text_is_found_in_parts(lengths: list[int], last: int, together: int) -> None:
+    read: list[int] = []
+
+    def counting(part: list[str]) -> dict[str, Any]:
+        read.append(len(part))
+        return {"input_ids": [text.split() for text in part]}
+
+    given_texts = ["x " * length for length in [*lengths, last]]
+    assert most_tokens(counting, given_texts, together) == max(*lengths, last, 0)  # type: ignore[arg-type]
+    assert max(read) <= together
+    assert sum(read) == len(given_texts)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 7)), max_size=60), st.integers(5, 40))
+def test_what_is_remembered_stays_within_its_bound(kept: list[tuple[int, int]], most: int) -> None:
+    memory, size_of = Remembered[int, str](most), dict[int, int]()
+    for key, size in kept:
+        size = size_of.setdefault(key, size)
+        memory.keep(key, str(key), size)
+        assert memory[key] == str(key)
+        assert sum(size_of[each] for each in memory) <= max(most, size)
+
+
+def test_prompts_that_were_forgotten_are_written_again_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reflect_rl.players.prompt.MOST_CHARACTERS", 100)
+    forgetful, states = PromptBuilder("Go.", PromptSettings(), None), tiny_models.states()
+    first = [forgetful.policy_prompt(state, "Left.") for state in states]
+    assert [forgetful.policy_prompt(state, "Left.") for state in states] == first
+
+
+def test_the_peak_of_memory_is_told_in_megabytes() -> None:
+    block = bytearray(b"1") * 300_000_000
+    assert 300 < peak_memory_mb() < 20_000
+    assert len(block) == 300_000_000
