@@ -113,9 +113,9 @@ def _child(
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), number)
     os.chdir(cwd)
     from reflect_rl.__main__ import run_command
-    from reflect_rl.training import sft
+    from reflect_rl.training import fit
 
-    sft.SAVE_EVERY = SAVE_EVERY
+    fit.SAVE_EVERY = SAVE_EVERY
     if kill:
         arm(kill)
     for name, limit in limits.items():

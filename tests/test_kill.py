@@ -14,7 +14,7 @@ from reflect_rl.run_folder import RunFolder
 
 RENAME = "pathlib:Path.replace"
 """How every finished file or folder takes its place."""
-FIT = "reflect_rl.training.sft:clip_and_step"
+FIT = "reflect_rl.training.fit:clip_and_step"
 KILLS: list[tuple[str, Kill, dict[str, int]]] = [
     # (stage, where it dies, checkpoints that are then there with what they hold); each follows the one before it.
     ("collect", Kill("reflect_rl.data.collect:_episode", 20), {}),

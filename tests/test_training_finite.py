@@ -28,12 +28,13 @@ from reflect_rl.players.policy import Policy
 from reflect_rl.progress import Progress
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import Settings, SftSettings
+from reflect_rl.training import fit as fit_module
 from reflect_rl.training import rl as rl_module
-from reflect_rl.training import sft
 from reflect_rl.training.checkpoint import Checkpointer
+from reflect_rl.training.fit import fit
 from reflect_rl.training.optimizer import clip_and_step, make_optimizer
 from reflect_rl.training.rl import rl
-from reflect_rl.training.sft import fit, sft_policy, sft_reflector
+from reflect_rl.training.sft import sft_policy, sft_reflector
 from test_training_sft import files
 
 Tiny = Callable[..., Settings]
@@ -93,7 +94,7 @@ def warm_up(run: RunFolder, module: Weights, steps: int = 7, lr: float = 0.1) ->
 def test_a_warm_up_stops_at_the_step_that_is_not_finite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, at: int
 ) -> None:
-    monkeypatch.setattr(sft, "SAVE_EVERY", 3)
+    monkeypatch.setattr(fit_module, "SAVE_EVERY", 3)
     make, what = FAULTS[fault]
     with pytest.raises(NonFiniteError) as caught:
         warm_up(RunFolder(tmp_path), Weights(make, at))
@@ -171,7 +172,7 @@ def test_a_stage_that_diverges_leaves_what_it_had_made_before(warmed: RunFolder,
 
 def test_a_lower_rate_begins_the_stage_anew(tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a checkpoint of the rate that failed holds plays no part in it."""
-    monkeypatch.setattr(sft, "SAVE_EVERY", 1)
+    monkeypatch.setattr(fit_module, "SAVE_EVERY", 1)
     quick = {"reflector_sft.steps": 2, "policy_sft.steps": 6}
     with pytest.raises(NonFiniteError, match=r"the last checkpoint, after step \d, is finite"):
         run_pipeline(tiny(quick | {"policy_sft.lr": 1e8}), tmp_path / "run", until="sft_policy")

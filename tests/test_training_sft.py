@@ -26,9 +26,11 @@ from reflect_rl.progress import Bar, Progress
 from reflect_rl.records import Reflection
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.settings import ModelSettings, ReflectorSftSettings, Settings, SftSettings
+from reflect_rl.training import fit as fit_module
 from reflect_rl.training import sft
 from reflect_rl.training.attempts import AGAIN, FIGURES, WEIGHTS, Attempt, best_attempt
-from reflect_rl.training.sft import _choice_loss, _indices, fit, sft_policy, sft_reflector, split_held_out
+from reflect_rl.training.fit import _indices, fit
+from reflect_rl.training.sft import _choice_loss, sft_policy, sft_reflector, split_held_out
 from reflect_rl.training.warm_start import start_model
 
 Tiny = Callable[..., Settings]
@@ -149,7 +151,7 @@ def test_further_training_makes_a_reflector_better(pooled: RunFolder, tiny: Tiny
 def test_attempts_that_were_killed_end_as_those_that_were_not(
     pooled: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sft, "SAVE_EVERY", 2)
+    monkeypatch.setattr(fit_module, "SAVE_EVERY", 2)
     settings = tiny({"reflector_sft.steps": 5, "reflector_sft.attempts": 3, "reflector_sft.retry_below": 1.0})
     whole = RunFolder(shutil.copytree(pooled.path, tmp_path / "whole"))
     wanted = sft_reflector(whole, settings, Progress())
@@ -216,7 +218,7 @@ def test_states_without_a_teachers_text_are_announced(warmed: RunFolder, tiny: T
 def test_a_resumed_warm_up_equals_an_uninterrupted_one(
     pooled: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, who: str, optimizer: str
 ) -> None:
-    monkeypatch.setattr(sft, "SAVE_EVERY", 5)
+    monkeypatch.setattr(fit_module, "SAVE_EVERY", 5)
     part = {f"{who}_sft.steps": 18, f"{who}_sft.optimizer": optimizer}
     settings = tiny({"reflector.kind": "local" if who == "reflector" else "none", **part})
     stage, output = (sft_reflector, "reflector") if who == "reflector" else (sft_policy, "policy-sft")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from reflect_rl.data.annotate import (
     Label,
@@ -28,7 +28,7 @@ from reflect_rl.data.annotate import (
     reads_reflections,
 )
 from reflect_rl.data.collect import make_env
-from reflect_rl.errors import PromptError, SettingsError
+from reflect_rl.errors import PromptError
 from reflect_rl.intervals import wilson
 from reflect_rl.players.backbone import Backbone, TokenBatch
 from reflect_rl.players.labels import find_labels
@@ -41,19 +41,15 @@ from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection, State
 from reflect_rl.run_folder import RunFolder
 from reflect_rl.seeding import stream
-from reflect_rl.settings import Settings, SftSettings
-from reflect_rl.training.attempts import AGAIN, Attempt, best_attempt
-from reflect_rl.training.checkpoint import Checkpointer
-from reflect_rl.training.finite import finite, stopping
+from reflect_rl.settings import Settings
+from reflect_rl.training.attempts import Attempt, best_attempt
+from reflect_rl.training.fit import fit
 from reflect_rl.training.notes import with_notes
-from reflect_rl.training.optimizer import clip_and_step, make_optimizer, set_lr, warmup_cosine
 from reflect_rl.training.warm_start import start_model
 
 IGNORE = -100
 LENGTH_STEP = 64
 """Texts whose lengths differ by less than this many tokens are padded to one."""
-SAVE_EVERY = 200
-"""Steps between checkpoints of a warm-up."""
 TextRow = tuple[Encoded, Sequence[int]]
 """A prompt with a text behind it, read before each of the text's tokens; and these tokens."""
 
@@ -224,68 +220,6 @@ def _reflections_to_read(
     own = load_reflector(run, settings, make_env(settings)).reflect([states[i].state for i in asked]) if asked else []
     said: dict[int, str | None] = dict(zip(asked, own, strict=True))
     return [said[i] if i in said else teacher[entry.id] for i, entry in enumerate(states)]
-
-
-def fit(
-    loss: Callable[[Sequence[int]], Tensor],
-    examples: int,
-    module: nn.Module,
-    settings: SftSettings,
-    run: RunFolder,
-    seed: int,
-    who: str,
-    progress: Progress,
-    again: int = 0,
-) -> float | None:
-    """Minimise `loss(indices of a batch)`; resumes from its checkpoint. Returns the mean loss of the last tenth.
-
-    again: how often it was done before, by which the order of examples differs. Raises NonFiniteError where a loss, a
-    gradient or a weight is not finite, the weights after the last step included.
-    """
-    if settings.steps and not examples:
-        raise SettingsError(
-            f"There is no label to train the {who} on. Collect episodes whose steps have an expert's action and a "
-            f"teacher's text, or set {who}_sft.steps: 0."
-        )
-    module.eval()  # no dropout: its masks would come from a global generator, and make two functions of one model
-    optimizer = make_optimizer(module, settings.lr, settings.weight_decay, settings.optimizer)
-    place = f"checkpoints/sft-{who}" if not again else f"{AGAIN}/{again}"
-    order = who if not again else f"{who} {again}"
-    checkpoint = Checkpointer(run, place, module, optimizer)
-    found = checkpoint.load()
-    start, losses = (found.done, found.extra["losses"]) if found else (0, [])
-    weights = [weight for weight in module.parameters() if weight.requires_grad]
-    advice = f"Lower {who}_sft.lr (it is {settings.lr:g}) and run again."
-    with progress.bar(f"sft {who}", settings.steps, "steps", done=start) as bar:
-        for step in range(start, settings.steps):
-            with stopping(f"sft_{who}", "step", step + 1, checkpoint, advice):
-                set_lr(optimizer, settings.lr * warmup_cosine(step, settings.steps))
-                batch = _indices(seed, order, step, settings.batch, examples)
-                value = loss(batch)
-                value.backward()
-                losses.append(finite("the loss", float(value.detach())))
-                clip_and_step(optimizer, weights, 1.0)
-                bar.update()
-                bar.note(loss=losses[-1])
-                if (step + 1) % SAVE_EVERY == 0 and step + 1 < settings.steps:
-                    checkpoint.save(step + 1, losses=losses)
-                if step + 1 == settings.steps:  # no further step would find out
-                    checkpoint.check_finite()
-                    with torch.no_grad():
-                        finite("the loss after the last step", float(loss(batch)))
-    last = losses[-max(1, len(losses) // 10) :]
-    return sum(last) / len(last) if last else None
-
-
-def _indices(seed: int, who: str, step: int, batch: int, examples: int) -> list[int]:
-    """Examples of a step: epochs are permutations, read on across their ends."""
-    chosen: list[int] = []
-    place = step * batch
-    while len(chosen) < batch:
-        epoch, offset = divmod(place + len(chosen), examples)
-        order = stream(seed, f"sft {who}", epoch).permutation(examples)
-        chosen += order[offset : offset + batch - len(chosen)].tolist()
-    return chosen
 
 
 def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> TextRow:
