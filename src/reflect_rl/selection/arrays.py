@@ -16,17 +16,11 @@ def as_array(X: Any) -> np.ndarray:
     """
     if np.ma.is_masked(X):
         raise SelectionError("an array with masked values is given. Fill them, or leave those items out.")
+    if _is_tensor(X):
+        return _tensor_array(X)
     if isinstance(X, list | tuple) and X and _is_tensor(X[0]):
         X = [as_array(row) for row in X]
-    if not _is_tensor(X):
-        return np.asarray(X)
-    try:
-        X = X.detach().cpu().to_dense()
-        return X.numpy()
-    except TypeError:  # bfloat16, float8
-        return X.float().numpy()
-    except (NotImplementedError, RuntimeError) as error:
-        raise SelectionError(f"the values of a tensor cannot be read ({str(error).splitlines()[0]}).") from None
+    return np.asarray(X)
 
 
 def as_floats(X: Any) -> np.ndarray:
@@ -40,3 +34,13 @@ def as_floats(X: Any) -> np.ndarray:
 
 def _is_tensor(X: Any) -> bool:
     return hasattr(X, "detach") and hasattr(X, "to_dense")
+
+
+def _tensor_array(tensor: Any) -> np.ndarray:
+    try:
+        tensor = tensor.detach().cpu().to_dense()
+        return tensor.numpy()
+    except TypeError:  # bfloat16, float8
+        return tensor.float().numpy()
+    except (NotImplementedError, RuntimeError) as error:
+        raise SelectionError(f"the values of a tensor cannot be read ({str(error).splitlines()[0]}).") from None

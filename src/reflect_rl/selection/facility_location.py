@@ -61,14 +61,16 @@ class FacilityLocation(Selector):
     name: ClassVar[str] = "facility-location"
 
     def __init__(self, n_neighbors: Neighbours = "auto", *, quality: float = 0.5, quotas: Any = "equal") -> None:
-        whole = isinstance(n_neighbors, int | np.integer) and not isinstance(n_neighbors, bool)
-        if not (n_neighbors >= 2 if whole else n_neighbors in ("auto", "exact")):
+        if isinstance(n_neighbors, np.integer):
+            n_neighbors = int(n_neighbors)
+        enough = isinstance(n_neighbors, int) and not isinstance(n_neighbors, bool) and n_neighbors >= 2
+        if not enough and n_neighbors not in ("auto", "exact"):
             raise SelectionError(
                 f'n_neighbors should be a whole number, 2 or more, "exact" or "auto", not {n_neighbors!r}.'
             )
         if not 0 <= quality < 1:
             raise SelectionError(f"quality should be at least 0 and below 1, not {quality}.")
-        self.n_neighbors: Neighbours = int(n_neighbors) if whole else n_neighbors
+        self.n_neighbors: Neighbours = n_neighbors
         self.quality = quality
         self.quotas = quotas
 

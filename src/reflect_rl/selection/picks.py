@@ -122,12 +122,13 @@ class Selector(ABC):
 
 def pool_size(X: Any) -> int:
     """Items in a pool, which may also be given by its size alone."""
-    if isinstance(X, int | np.integer) and X >= 0:
-        return int(X)
     try:
-        return len(X)
+        size = int(X) if isinstance(X, int | np.integer) else len(X)
     except TypeError:
-        raise SelectionError(f"a pool should be a sequence or an array, or its size, not {X!r:.80}.") from None
+        size = -1
+    if size < 0:
+        raise SelectionError(f"a pool should be a sequence or an array, or its size, not {X!r:.80}.")
+    return size
 
 
 def check_budget(budget: int, free: int) -> int:
