@@ -129,7 +129,7 @@ def test_a_command_runs_nothing_of_the_current_folder_but_the_module_named(
         [sys.executable, *start, *command.split()], cwd=shadowed, input="", capture_output=True, text=True, timeout=120
     )
     assert "was run" not in done.stdout + done.stderr
-    assert done.returncode == (1 if command.startswith("check") else 0), done.stderr  # it has no expert to check
+    assert done.returncode == 0 or "own_world:Stay breaks" in done.stdout, done.stderr
     assert ("beside" in done.stdout) == command.startswith("play")
 
 
@@ -184,7 +184,7 @@ import operator, pickle
 from reflect_rl.workers import worker_pool
 os.chdir(sys.argv[1])
 with worker_pool(1) as pool:
-    print(pool.submit(operator.add, 1, 2).result(), pool.submit(os.environ.get, "PYTHONSAFEPATH").result())
+    print(pool.submit(operator.add, 1, 2).result(), pool.submit(os.getenv, "PYTHONSAFEPATH").result())
 print("PYTHONSAFEPATH" in os.environ)
 """
     assert in_host(script, str(shadowed)).split() == ["3", "None", "False"]

@@ -56,7 +56,7 @@ def torch_set_up(compute: ComputeSettings) -> Iterator[None]:
     check_device(compute.device)
     bitwise = os.environ.get(MKL_BITWISE)
     os.environ.setdefault(MKL_BITWISE, "AUTO")
-    memory = torch.utils.deterministic  # type: ignore[attr-defined]
+    memory: Any = torch.utils.deterministic
     threads, fills, frozen = torch.get_num_threads(), memory.fill_uninitialized_memory, gc.get_freeze_count()
     strict, only_warns = (
         torch.are_deterministic_algorithms_enabled(),
