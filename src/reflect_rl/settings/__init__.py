@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from reflect_rl.settings_base import Section
-from reflect_rl.settings_training import PolicySftSettings, ReflectorSftSettings, RlSettings
-from reflect_rl.settings_training import SftSettings as SftSettings
+from reflect_rl.settings.base import Section
+from reflect_rl.settings.training import PolicySftSettings, ReflectorSftSettings, RlSettings
+from reflect_rl.settings.training import SftSettings as SftSettings
 
 
 class EnvSettings(Section):

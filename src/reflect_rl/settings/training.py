@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from reflect_rl.settings_base import Section
+from reflect_rl.settings.base import Section
 
 
 class SftSettings(Section):
