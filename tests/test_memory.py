@@ -18,11 +18,12 @@ from reflect_rl.data.annotate import PoolState, read_pool
 from reflect_rl.data.collect import collect
 from reflect_rl.manifest import peak_memory_mb
 from reflect_rl.players.memo import Memo
-from reflect_rl.players.models import most_tokens, train_tokenizer
+from reflect_rl.players.models import train_tokenizer
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.players.remembered import Remembered
+from reflect_rl.players.text import most_tokens
 from reflect_rl.progress import Progress
 from reflect_rl.records import State
 from reflect_rl.run_folder import RunFolder

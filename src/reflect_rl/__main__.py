@@ -34,7 +34,10 @@ USAGE = 2
 NOT_READ = 141
 """Nobody read the output of a command that does its work for it alone; what a shell says of a SIGPIPE."""
 FOR_THEIR_OUTPUT = {"select", "bench"}
-MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EIO}
+MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EIO),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+}
 """Refusals of the user's machine; any other OSError is a fault of the program."""
 
 

@@ -42,7 +42,7 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
             raise SettingsError(f"The recipes {', '.join(seen)} extend each other in a circle.")
         seen.append(str(base))
         beside = Path(recipe).parent / str(base)
-        data = _over(_read_file(beside if beside.is_file() else str(base)), data)
+        data = _over(_read_file(beside if _is_file(beside) else str(base)), data)
     return data
 
 
@@ -55,13 +55,21 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _is_file(path: Path) -> bool:
+    """Also of a name that can be none, such as one that is too long."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def _read_file(recipe: str | Path) -> dict[str, Any]:
     path = RECIPES / f"{recipe}.yaml" if str(recipe) in recipe_names() else Path(recipe)
-    if not path.is_file():
+    if not _is_file(path):
         near = difflib.get_close_matches(str(recipe), recipe_names(), n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise SettingsError(
-            f"There is no recipe '{recipe}': it is neither a file nor one of {', '.join(recipe_names())}.{hint}"
+            f"There is no recipe '{recipe!s:.200}': it is neither a file nor one of {', '.join(recipe_names())}.{hint}"
         )
     try:
         data = parse_yaml(path.read_text(encoding="utf-8"))

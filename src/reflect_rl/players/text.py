@@ -15,9 +15,6 @@ from reflect_rl.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOGETHER = 256
-"""Texts that are measured together."""
-
 
 class Tokens(NamedTuple):
     """Token ids, and the characters that each stands for: from `starts` up to `ends`, neither ever falling.
@@ -44,10 +41,13 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
     return [_spell(ids, spelled) for ids in found]  # type: ignore[arg-type]
 
 
-def most_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> int:
-    """Tokens of the longest text; 0 without any. Read in parts, since a tokenizer's answer takes 150 bytes a token."""
+def most_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], together: int = 256) -> int:
+    """Tokens of the longest text; 0 without any.
+
+    together: texts that are read at a time, since a tokenizer's answer takes 150 bytes a token.
+    """
     distinct = list(dict.fromkeys(texts))
-    parts = (distinct[start : start + TOGETHER] for start in range(0, len(distinct), TOGETHER))
+    parts = (distinct[start : start + together] for start in range(0, len(distinct), together))
     return max((len(ids) for part in parts for ids in encode_all(tokenizer, part)), default=0)
 
 
