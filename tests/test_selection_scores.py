@@ -325,7 +325,18 @@ def test_a_damaged_scores_file_is_refused(folder: Path, capsys: pytest.CaptureFi
     (kept,) = scores_files(folder)
     lines = kept.read_bytes().splitlines(keepends=True)
     other = json.dumps({"fingerprint": "another"}).encode() + b"\n"
+    sound = json.loads(lines[4])
+    odd = (
+        ["a"],
+        {**sound, "item": 1.5},
+        {**sound, "item": True},
+        {**sound, "margins": "text"},
+        {**sound, "margins": 1},
+    )
+    odd += tuple({**sound, "entropies": [value] * len(sound["entropies"])} for value in ("x", [1], {}, 10**400))
     for number, line, reason in (
+        *((5, json.dumps(each).encode() + b"\n", "damaged at line 5") for each in odd),
+        (5, b"[" * 100_000 + b"\n", "damaged at line 5"),
         (5, b"{]\n", "damaged at line 5"),
         (6, b'{"item": 99}\n', "damaged at line 6"),
         (1, other, "of another model, pool or setting"),
@@ -391,6 +402,8 @@ def test_embeddings_continue_where_they_were_killed(tmp_path: Path) -> None:
     for damage in (b"", b"\x93NUMPY", path.read_bytes()[:140], b"anything"):
         path.unlink()
         part.write_bytes(damage)
+        np.testing.assert_array_equal(kept_embeddings(path, about, X_ND.shape, states, Progress()), X_ND)
+        path.write_bytes(damage)
         np.testing.assert_array_equal(kept_embeddings(path, about, X_ND.shape, states, Progress()), X_ND)
 
 
