@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reflect_rl.errors import ModelError
 
@@ -86,11 +86,12 @@ def _spelled(tokenizer: PreTrainedTokenizerBase) -> Mapping[int, tuple[int, ...]
     their ordinary words, whatever they are asked for."""
     control = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
     control.update(tokenizer.all_special_ids)
-    unknown = tokenizer.unk_token_id
+    unknown: Any = tokenizer.unk_token_id
     if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
-        unknown = None
-    found = {}
+        unknown = None  # one token for all, which no text may become
+    spelled = {}
     for token in control - {unknown}:
         pieces = [tokenizer.convert_tokens_to_ids(letter) for letter in str(tokenizer.convert_ids_to_tokens(token))]
-        found[token] = tuple(unknown if piece in (None, token) else piece for piece in pieces)
-    return {token: tuple(piece for piece in pieces if piece is not None) for token, pieces in found.items()}
+        known = [unknown if piece in (None, token) else piece for piece in pieces]
+        spelled[token] = tuple(piece for piece in known if piece is not None)
+    return spelled
