@@ -58,7 +58,9 @@ def _loaded(
     """The base, and on it the adapters that the folder has or the settings ask for."""
     import torch
 
-    found = _file(path, adapters.CONFIG)
+    known, found = _file(path, "config.json"), _file(path, adapters.CONFIG)
+    if not (known or found):  # said at once: each further file of a hub out of reach takes its retries
+        raise refusal(settings.source, "it is no folder here, and not to be had from the hub or its cache")
     config = adapters.read_config(found, settings.source) if found else None
     base = path if config is None else _base(config, str(found), settings.source)
     quantised = settings.bits in (4, 8)
