@@ -19,10 +19,9 @@ def worker_pool(workers: int) -> ProcessPoolExecutor:
 
     An interrupt at the keyboard, which they get as well, ends them without a word: the parent has one for it.
     """
+    given = (os.environ.get(SAFE_PATH),)
     with _started_safely():  # making the pool starts a process that cleans up after the others
-        return ProcessPoolExecutor(
-            workers, mp_context=_Context(), initializer=_begin, initargs=(os.environ.get(SAFE_PATH),)
-        )
+        return ProcessPoolExecutor(workers, mp_context=_Context(), initializer=_begin, initargs=given)
 
 
 class _Process(SpawnProcess):
