@@ -180,9 +180,7 @@ def test_a_folder_of_the_user_among_the_checkpoints_is_kept(out: Path) -> None:
     assert (out / "checkpoints/train.edited/notes").read_text() == "mine"
 
 
-def test_a_kill_while_former_outputs_are_put_back_makes_no_edit(
-    out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_while_former_outputs_are_put_back_makes_no_edit(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after the output is back and before its manifest is: the output is nobody's edit."""
     go(out)
     with monkeypatch.context() as patch:
