@@ -14,6 +14,7 @@ VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 3, 2.5, 10**30, 10**400, 1e308, float("nan"), float("inf"), -float("inf")),
     *("", "x", "12", "left", "é中", "\ud800", [], {}, [[]], [None], ["x"], [1, 2], {"x": 1}, {"": None}),
 )
+BYTES = b"\xff\xfe", b"\xef\xbb\xbf", b"\0", b"\x80", b"\n", b"\r\n", b"{}\n", b"[1]\n", b"null\n", b"x\n"
 DEPTHS = 40, 400, 100_000
 DEEP = "@deep@"
 """Stands for deep nesting until the text is written, which `json.dumps` cannot write itself."""
@@ -46,9 +47,7 @@ def flip(path: Path, random: Random) -> str:
 def insert_bytes(path: Path, random: Random) -> str:
     content = path.read_bytes()
     place = random.choice([0, random.randrange(len(content) + 1), len(content)])
-    odd = random.choice(
-        [b"\xff\xfe", b"\xef\xbb\xbf", b"\0", b"\x80", b"\n", b"\r\n", b"{}\n", b"[1]\n", b"null\n", b"x\n"]
-    )
+    odd = random.choice(BYTES)
     path.write_bytes(content[:place] + odd + content[place:])
     return f"{odd!r} at {place}"
 

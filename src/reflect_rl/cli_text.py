@@ -27,7 +27,10 @@ def run_summary(run: RunFolder, seconds: Mapping[str, float]) -> str:
 
     seconds: wall time by finished stage.
     """
-    results = run.read_json("results.json")
+    return run.read_json("results.json", lambda results: _summary(run, seconds, results))
+
+
+def _summary(run: RunFolder, seconds: Mapping[str, float], results: Mapping[str, Any]) -> str:
     rows: list[tuple[str, ...]] = [
         ("starts", "choice", "episodes", "success", "95 % interval", "return", "steps", "ended by")
     ]

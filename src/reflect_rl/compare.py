@@ -192,7 +192,13 @@ def _budgets(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _results(out: Path, regime: str, arm: str, seeds: Sequence[int]) -> Results:
     """What has been measured of one arm, by seed."""
     folders = {seed: RunFolder(_place(out, regime, arm, seed)) for seed in seeds}
-    return {seed: run.read_json("results.json") for seed, run in folders.items() if _finished([run.path])}
+    return {seed: run.read_json("results.json", _measured) for seed, run in folders.items() if _finished([run.path])}
+
+
+def _measured(results: dict[str, Any]) -> dict[str, Any]:
+    """Results that have all that a comparison is made of; what they lack is missed in building a row of them."""
+    _row("", {0: results})
+    return results
 
 
 def _better(arms: Sequence[Results]) -> Results:

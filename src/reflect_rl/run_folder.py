@@ -58,12 +58,8 @@ class RunFolder:
     def read_json(self, name: str, parse: Callable[[Any], Any] = lambda data: data) -> Any:
         """A JSON file, parsed. Raises RunFolderError if it is missing, or holds something else than it should."""
         path = self._file(name)
-        try:
+        with reading(path):
             return parse(json.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8)))
-        except UNREADABLE as error:
-            raise RunFolderError(
-                f"{path} is damaged ({_reason(error)}). Restore it, or move it away and run the stage that writes it."
-            ) from error
 
     def read_jsonl(self, name: str, parse: Callable[[dict[str, Any]], Record]) -> list[Record]:
         """One record a line; blank lines, a BOM and a last line without an end are no matter.
@@ -176,6 +172,20 @@ class RunFolder:
         if not path.is_file():
             raise RunFolderError(f"{path} should be a file. Move away what is there, and run the stage that writes it.")
         return path
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """For a block that works on what was read from a file of ours: what is not as it should be is told of the file.
+
+    Raises RunFolderError in place of the errors that wrong content brings about.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        raise RunFolderError(
+            f"{path} is damaged ({_reason(error)}). Restore it, or move it away and run the stage that writes it."
+        ) from error
 
 
 def _finish(draft: Path) -> None:

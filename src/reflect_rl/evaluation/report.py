@@ -22,7 +22,7 @@ from reflect_rl.evaluation.report_selection import evenly, selection_view
 from reflect_rl.evaluation.tables import detail_rows
 from reflect_rl.intervals import wilson
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.run_folder import CONFIG, RunFolder, reading
 from reflect_rl.settings import Settings, setting_keys
 
 PAGE = Path(__file__).parent / "page"
@@ -50,21 +50,22 @@ def report(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, 
 
     Raises RunFolderError when a file that is there is damaged, or the page cannot be written.
     """
-    parts: dict[str, Callable[[], Any]] = {
-        "results": lambda: _optional(run, "results.json"),
-        "metrics": lambda: _curves(_rows(run, "metrics.jsonl")),
-        "reflector": lambda: _reflector(_optional(run, "reflector.json")),
-        "episodes": lambda: _episodes(_rows(run, "evaluation.jsonl")),
-        "guard": lambda: _optional(run, "guard.json"),
-        "selection": lambda: _selection(run, settings),
-        "manifests": lambda: _manifests(run),
-        "compare": lambda: _optional(run, "compare.json"),
-        "settings": lambda: _settings(settings),
+    parts: dict[str, tuple[str, Callable[[], Any]]] = {
+        "results": ("results.json", lambda: _optional(run, "results.json")),
+        "metrics": ("metrics.jsonl", lambda: _curves(_rows(run, "metrics.jsonl"))),
+        "reflector": ("reflector.json", lambda: _reflector(_optional(run, "reflector.json"))),
+        "episodes": ("evaluation.jsonl", lambda: _episodes(_rows(run, "evaluation.jsonl"))),
+        "guard": ("guard.json", lambda: _optional(run, "guard.json")),
+        "selection": ("selection.jsonl", lambda: _selection(run, settings)),
+        "manifests": ("manifests", lambda: _manifests(run)),
+        "compare": ("compare.json", lambda: _optional(run, "compare.json")),
+        "settings": (CONFIG, lambda: _settings(settings)),
     }
     data: dict[str, Any] = {"kind": "run", "name": run.path.resolve().name, "env": settings.env.name}
     with progress.bar("report", total=len(parts), unit="part") as bar:
-        for name, read in parts.items():
-            data[name] = read()
+        for name, (file, read) in parts.items():
+            with reading(run / file):
+                data[name] = _clean(read())
             bar.update()
     page = render(data, title=f"{data['name']} · reflect-rl")
     run.write_text("report.html", page)
@@ -82,17 +83,20 @@ def report_compare(folder: Path) -> Path:
     Raises RunFolderError when `compare.json` is missing or damaged, or the page cannot be written.
     """
     run = RunFolder(folder)
-    compared = run.read_json("compare.json")
-    details = {name: detail_rows(regime.get("arms") or {}) for name, regime in (compared.get("regimes") or {}).items()}
-    data = {"kind": "compare", "name": run.path.resolve().name, "compare": {**compared, "details": details}}
+    compared = run.read_json("compare.json", lambda data: _clean({**data, "details": _details(data)}))
+    data = {"kind": "compare", "name": run.path.resolve().name, "compare": compared}
     run.write_text("report.html", render(data, title=f"{data['name']} · comparison · reflect-rl"))
     return run / "report.html"
+
+
+def _details(compared: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: detail_rows(regime.get("arms") or {}) for name, regime in (compared.get("regimes") or {}).items()}
 
 
 def report_labels(folder: Path) -> Path:
     """Write `report.html` of a study of label efficiency from its `labels.json`; the page's path. Raises as above."""
     run = RunFolder(folder)
-    data = {"kind": "labels", "name": run.path.resolve().name, "labels": run.read_json("labels.json")}
+    data = {"kind": "labels", "name": run.path.resolve().name, "labels": run.read_json("labels.json", _clean)}
     run.write_text("report.html", render(data, title=f"{data['name']} · label efficiency · reflect-rl"))
     return run / "report.html"
 
