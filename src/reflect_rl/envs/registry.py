@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,8 +108,7 @@ def _import_once(path: str) -> Any:
 def _import(path: str) -> Any:
     from reflect_rl.envs.simple import unknown
 
-    given, _, class_name = path.partition(":")
-    module_name = _dotted(given)
+    module_name, _, class_name = path.partition(":")
     if not module_name or not class_name:
         raise EnvironmentContractError(f"{path!r} should read module:Class, for example my_module:MyEnv.")
     try:
@@ -133,19 +131,6 @@ def _import(path: str) -> Any:
         classes = [value.__name__ for value in own]
         raise EnvironmentContractError(f"In module {module_name}: {unknown('class', class_name, classes)}")
     return getattr(module, class_name)
-
-
-def _dotted(given: str) -> str:
-    """The module's name; also of a file below the current folder, as shells complete it: ./pkg/env.py is pkg.env."""
-    if not given.endswith(".py") and os.sep not in given:
-        return given
-    path = Path(os.path.relpath(given.removesuffix(".py")))
-    if ".." in path.parts:
-        raise EnvironmentContractError(
-            f"{given} does not lie in {Path.cwd()}. Run the command in the folder of your file, and name the world "
-            f"{path.name}:Class."
-        )
-    return ".".join(path.parts)
 
 
 @contextmanager
