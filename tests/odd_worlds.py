@@ -586,6 +586,11 @@ class HorizonGrows(Stairs):
         return told
 
 
+class NoExpert(Stairs):
+    def expert(self):
+        return None
+
+
 class Bare(TextEnv):
     """Written straight on TextEnv: one step, to be gone."""
 

@@ -70,6 +70,40 @@ def test_options_and_teachers_that_a_world_does_not_know_are_refused(tmp_path: P
     refused(ended, "no scripted teacher 'poem'", "way")
 
 
+@pytest.mark.parametrize("world", ["ExitsInBegin", "ExitsInAct", "ExitsInTeach", "ExitsWhenMade"])
+def test_a_world_cannot_end_the_process_as_if_all_were_well(world: str, tmp_path: Path) -> None:
+    ended = run_small(
+        tmp_path / "run",
+        {"env.options": {}, "annotate.teacher": "plain", "env.name": f"odd_worlds:{world}"},
+        None,
+        "--until",
+        "annotate",
+    )
+    refused(ended, "SystemExit", "odd_worlds.py, line")
+    ended = reflect_rl("check", f"odd_worlds:{world}")
+    assert ended.code == 1
+    assert "SystemExit" in ended.out
+    assert f"odd_worlds:{world} breaks 1 promise(s)." in ended.out
+
+
+def test_playing_by_hand_refuses_what_a_run_refuses() -> None:
+    refused(reflect_rl("play", "odd_worlds:ExitsInBegin"), "raised SystemExit: 0")
+    refused(reflect_rl("play", "odd_worlds:NoActionThere", "--task", "no such task"), "no task 'no such task'")
+
+
+def test_check_says_what_could_not_be_judged_and_what_is_missing(tmp_path: Path) -> None:
+    ended = reflect_rl("check", "odd_worlds:NoActionThere")
+    assert ended.code == 1
+    assert [line.partition(":")[0] for line in ended.out.splitlines()[:-1]] == ["- actions"]
+    assert "odd_worlds:NoActionThere breaks 1 promise(s). Not judged before that is mended: " in ended.out
+    ended = reflect_rl("check", "odd_worlds:NoExpert")
+    assert ended.code == 0
+    assert "note: expert: it has no expert" in ended.out
+    refused(
+        run_world(tmp_path / "run", "odd_worlds:NoExpert", {"annotate.teacher": "plain"}), "collecting needs an expert"
+    )
+
+
 def test_check_ends_with_1_and_says_what_to_mend() -> None:
     ended = reflect_rl("check", "broken_worlds:ExpertOutOfRange")
     assert (ended.code, ended.err) == (1, "")

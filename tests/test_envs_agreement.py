@@ -218,16 +218,6 @@ def test_an_interrupt_in_a_world_is_an_interrupt(tmp_path: Path, monkeypatch: py
         run_pipeline(settings("Stairs"), tmp_path / "run")
 
 
-def test_a_run_without_an_expert_is_announced_by_check() -> None:
-    class NoExpert(type(make("odd_worlds:Stairs"))):
-        def expert(self) -> None:
-            return None
-
-    (finding,) = [finding for finding in check(NoExpert) if finding.lacks]
-    assert finding.promise == p.EXPERT
-    assert "episodes.jsonl" in finding.detail
-
-
 def test_broken_promises_survive_the_way_between_processes() -> None:
     with pytest.raises(p.BrokenPromiseError) as caught:
         make("odd_worlds:TaskTextIsNone")

@@ -139,6 +139,37 @@ def test_evaluating_twice_gives_the_same_figures(finished: RunFolder, tiny: Tiny
     assert made() == first
 
 
+def test_no_more_environments_are_open_than_rl_slots_says_and_no_figure_depends_on_it(
+    finished: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_now, most = [0], [0]
+    close = Corridor.close
+
+    def reset(self: Corridor, **given: Any) -> Any:
+        if not getattr(self, "counted", False):
+            self.counted = True  # type: ignore[attr-defined]
+            open_now[0] += 1
+            most[0] = max(most[0], open_now[0])
+        return begin(self, **given)
+
+    def closed(self: Corridor) -> None:
+        open_now[0] -= getattr(self, "counted", False)
+        close(self)
+
+    begin = Corridor.reset
+    monkeypatch.setattr(Corridor, "reset", reset)
+    monkeypatch.setattr(Corridor, "close", closed)
+    found = []
+    for slots in (3, 512):
+        most[0] = 0
+        evaluate(finished, tiny({"rl.slots": slots}), Progress())
+        found.append((most[0], finished.read_json("results.json")["panels"]))
+        assert open_now == [0]
+    assert found[0][0] == 3
+    assert found[1][0] == 60  # as many as episodes of the largest panel
+    assert found[0][1] == found[1][1]
+
+
 def test_results_by_kind_and_within_fewer_steps_by_hand() -> None:
     def played(task: str, steps: int, stop: StopReason) -> Trajectory:
         return Trajectory(EpisodeSpec(task, 0), [0] * steps, [0] * steps, [0.0] * steps, stop)

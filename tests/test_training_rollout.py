@@ -238,6 +238,103 @@ def test_a_world_that_never_ends_is_one_clear_error(policy: Policy, greedy: bool
         play(policy, make=Endless, greedy=greedy, specs=SPECS * 3)
 
 
+class Counted(Corridor):
+    """Counts how many of its instances are open. fails: whether a step, or closing, raises."""
+
+    open_now: list[Counted] = []  # noqa: RUF012
+    most = 0
+    fails: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open_now.append(self)
+        type(self).most = max(self.most, len(self.open_now))
+
+    def step(self, action: int) -> Any:
+        if "step" in self.fails and len(self.open_now) == 5:
+            raise RuntimeError("the server went away")
+        return super().step(action)
+
+    def close(self) -> None:
+        self.open_now.remove(self)
+        if "close" in self.fails:
+            raise OSError("the socket is gone")
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
+    for name, value in (("open_now", []), ("most", 0), ("fails", ())):
+        monkeypatch.setattr(Counted, name, value)
+    return Counted
+
+
+@pytest.mark.parametrize("fails", [("step",), ("step", "close")])
+def test_a_rollout_that_raises_closes_every_environment_and_says_what_was_first(
+    policy: Policy, counted: type[Counted], fails: tuple[str, ...]
+) -> None:
+    counted.fails = fails
+    with pytest.raises(EnvironmentContractError, match=r"raised RuntimeError: the server went away"):
+        play(policy, 5, make=counted)
+    assert counted.open_now == []
+
+
+def test_an_environment_that_cannot_be_made_leaves_none_of_the_others_open(
+    policy: Policy, counted: type[Counted]
+) -> None:
+    def make() -> Counted:
+        if len(counted.open_now) == 3:
+            raise EnvironmentContractError("no fourth one")
+        return counted()
+
+    with pytest.raises(EnvironmentContractError, match="no fourth one"):
+        play(policy, 5, make=make)
+    assert counted.open_now == []
+
+
+def test_an_interrupt_closes_every_environment(policy: Policy, counted: type[Counted]) -> None:
+    def interrupted(finished: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        play(policy, 5, make=counted, tick=interrupted)
+    assert counted.open_now == []
+
+
+def test_closing_that_fails_is_told_when_all_are_closed(policy: Policy, counted: type[Counted]) -> None:
+    counted.fails = ("close",)
+    with pytest.raises(EnvironmentContractError, match=r"close\(\) raised OSError: the socket is gone"):
+        play(policy, 5, make=counted)
+    assert counted.open_now == []
+
+
+def test_no_more_environments_are_open_than_there_are_slots_or_episodes(policy: Policy, counted: type[Counted]) -> None:
+    play(policy, 3, make=counted)
+    assert counted.most == 3
+    counted.most = 0
+    play(policy, 64, SPECS[:7], make=counted)
+    assert counted.most == 7
+
+
+def test_worlds_are_given_seeds_of_31_bits_and_choices_are_drawn_by_the_whole_seed(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    reset = Corridor.reset
+
+    def remembered(self: Corridor, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        given.append(seed or 0)
+        return reset(self, seed=seed, options=options)
+
+    monkeypatch.setattr(Corridor, "reset", remembered)
+    seeds = [2**63 - 1, 2**62 + 5, 2**31, 7]
+    whole = play(policy, 1, [EpisodeSpec(TASKS[3], seed) for seed in seeds])
+    assert given == [2**31 - 1, 5, 0, 7]
+    low = play(policy, 1, [EpisodeSpec(TASKS[3], seed) for seed in given[:4]])
+    assert given[4:] == given[:4]
+    assert whole.trajectories[3].choices == low.trajectories[3].choices
+    assert [t.choices for t in whole.trajectories] != [t.choices for t in low.trajectories]
+
+
 def test_past_reflections_are_those_written_on_the_steps_before(policy: Policy) -> None:
     prompts = PromptBuilder(Corridor.task_text, PromptSettings(reflections=2), list(policy.labels or ()), policy.count)
     made = Players(policy, ScriptedReflector(Corridor, "way"), prompts)
