@@ -23,7 +23,7 @@ from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.players.remembered import Remembered
-from reflect_rl.players.text import most_tokens
+from reflect_rl.players.text import encode, most_tokens
 from reflect_rl.progress import Progress
 from reflect_rl.records import State
 from reflect_rl.run_folder import RunFolder
@@ -114,18 +114,10 @@ def test_a_pool_is_the_same_with_facts_and_without(episodes: RunFolder) -> None:
     assert not any(entry.state.facts for entry in lean)
 
 
-@given(st.lists(st.integers(1, 40), max_size=50), st.integers(1, 30), st.integers(1, 8))
-def test_the_longest_text_is_found_in_parts(lengths: list[int], last: int, together: int) -> None:
-    read: list[int] = []
-
-    def counting(part: list[str]) -> dict[str, Any]:
-        read.append(len(part))
-        return {"input_ids": [text.split() for text in part]}
-
-    given_texts = ["x " * length for length in [*lengths, last]]
-    assert most_tokens(counting, given_texts, together) == max(*lengths, last, 0)  # type: ignore[arg-type]
-    assert max(read) <= together
-    assert sum(read) == len(given_texts)
+@given(st.lists(st.text(max_size=20), max_size=30), st.integers(1, 8))
+def test_the_longest_text_is_found_in_parts(texts: list[str], together: int) -> None:
+    tokenizer = train_tokenizer(WORDS, 300)
+    assert most_tokens(tokenizer, texts, together) == max((len(encode(tokenizer, text)) for text in texts), default=0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 7)), max_size=60), st.integers(5, 40))
