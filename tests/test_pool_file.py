@@ -163,6 +163,7 @@ FILES = {
         (["pool.jsonl", "--strategy", "k-center", "--embeddings", "none.npz"], "none.npz is no .npy file"),
         (["pool.jsonl", "--strategy", "k-center", "--embeddings", "pool.jsonl"], "pool.jsonl is no .npy file"),
         (["pool.jsonl", "--strategy", "k-center", "--embeddings", "zip.npy"], "zip.npy is an archive of arrays"),
+        (["pool.jsonl", "--strategy", "k-center", "--embeddings", "cut.npy"], "cut.npy is not an array that numpy"),
         (["pool.jsonl", "--strategy", "k-center", "--embeddings", "folder.npy"], "folder.npy is a folder"),
         (["pool.jsonl", "--strategy", "k-center", "--embeddings", "pipe.npy"], "pipe.npy is a pipe"),
         (["pool.jsonl", "--strategy", "k-center", "--embeddings", "complex.npy"], "array of numbers; it is (6, 2)"),
@@ -190,6 +191,7 @@ def test_an_odd_file_is_one_message(
     np.savez("x.npz", np.ones((6, 2)))
     Path("zip.npy").write_bytes(Path("x.npz").read_bytes())
     np.save("complex.npy", np.ones((6, 2), complex))
+    Path("cut.npy").write_bytes(Path("complex.npy").read_bytes().replace(b"}", b" ", 1))  # a header without its end
     write("picks.jsonl", "kept\n")
     usual = {"--budget": "1", "--strategy": "random", "-o": "picks.jsonl"}
     rest = [part for name, value in usual.items() if name not in " ".join(arguments) for part in (name, value)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from reflect_rl.data.pool_file import read_array
+from reflect_rl.data.pool_file import NO_ARRAY, read_array
 from reflect_rl.errors import ReflectRLError, SelectionError
 from reflect_rl.locks import take_lock
 from reflect_rl.progress import Progress
@@ -64,7 +64,7 @@ def _begun(part: Path, shape: tuple[int, int]) -> tuple[np.memmap, np.ndarray]:
     try:
         part_ND = np.lib.format.open_memmap(part, mode="r")  # not r+, which would fill up a file that is too short
         begun = part_ND.shape == shape and part_ND.dtype == np.float32
-    except (ValueError, EOFError):
+    except NO_ARRAY:
         begun = False
     if not begun:
         _fill(part, shape)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from reflect_rl.errors import SelectionError
 
 FORMATS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 BATCH = 4096
+NO_ARRAY = (ValueError, EOFError, TokenError)
+"""What numpy raises for a damaged .npy file."""
 
 Row = Mapping[str, Any]
 
@@ -140,7 +143,7 @@ def read_array(path: Path, size: int) -> np.ndarray:
         array_ND = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise SelectionError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except (ValueError, EOFError) as error:
+    except NO_ARRAY as error:
         raise SelectionError(f"{path} is not an array that numpy.save wrote ({error}).") from None
     if not isinstance(array_ND, np.ndarray):
         raise SelectionError(f"{path} is an archive of arrays (.npz). Save the one array by numpy.save.")
