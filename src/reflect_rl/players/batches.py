@@ -58,7 +58,6 @@ class Encoder:
         self.tokenizer = tokenizer
         self.progress = progress
         self.context = context_of(model)
-        self.rows: int = model.get_input_embeddings().weight.shape[0]  # type: ignore[assignment, index]
         opening = tokenizer.encode("")[:1]
         self.head = opening if opening == [tokenizer.bos_token_id] else []
         self.announced = False
@@ -74,11 +73,6 @@ class Encoder:
             if not prompts[number] or (target is not None and not written):
                 what = "target" if prompts[number] else "text"
                 raise ModelError(f"The {what} of item {rows[0]} is empty: a model has nothing to read. Leave it out.")
-            if (odd := max(self.head + prompts[number] + written)) >= self.rows:
-                raise ModelError(
-                    f"Item {rows[0]} has the token {self.tokenizer.convert_ids_to_tokens(odd)!r}, for which the model "
-                    f"has no embedding. Take it out of the text, or give the tokenizer the model was trained with."
-                )
             most = self.context - len(self.head) - max(room, len(written))
             if most < 1:
                 raise ModelError(

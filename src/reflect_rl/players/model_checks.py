@@ -110,7 +110,7 @@ def check_finite(weights: Iterable[tuple[str, Tensor]], source: str) -> None:
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, source: str) -> None:
     """Raises ModelError if the tokenizer writes nothing, or tokens for which the model has no embedding.
 
-    rows: of the embedding. Special tokens but the end token may lie beyond: nothing here writes them.
+    rows: of the embedding. Special tokens may lie beyond, but for those at the ends of a text: nothing writes them here.
     """
     if not tokenizer.encode("Action: A", add_special_tokens=False):
         raise refusal(source, "it has no tokenizer", "Save the tokenizer it was trained with into the same folder.")
@@ -123,7 +123,9 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, source: str)
     beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
     if tokenizer.pad_token_id in beyond:
         tokenizer.pad_token = None  # a common slip that does no harm: rows can be filled with any token
-    if wrong := sorted(number for number in beyond if number not in special or number == ends):
+    if wrong := sorted(
+        number for number in beyond if number not in special or number in (ends, tokenizer.bos_token_id)
+    ):
         raise refusal(
             source,
             f"its tokenizer writes {beyond[wrong[0]]!r} as token {wrong[0]}, but the model has embeddings for "
