@@ -19,7 +19,7 @@ import pytest
 
 from reflect_rl import attempt as attempt_module
 from reflect_rl import manifest as manifest_module
-from reflect_rl.config import parse_settings
+from reflect_rl.config import load_settings, parse_settings
 from reflect_rl.errors import RunFolderError, SettingsError
 from reflect_rl.manifest import Stage, read_manifest, total_seconds
 from reflect_rl.pipeline import read_config, run_pipeline
@@ -447,3 +447,14 @@ def test_the_environment_of_the_process_is_left_alone(out: Path) -> None:
     go(out)
     assert dict(os.environ) == before
     assert Path.cwd() == folder
+
+
+def test_a_config_written_by_hand_is_never_overwritten(tmp_path: Path) -> None:
+    by_hand = "# my notes\nenv: {name: 'corridor:Corridor'}\ncollect: {episodes: 3}\nannotate: {teacher: way}\n"
+    (tmp_path / "config.yaml").write_text(by_hand)
+    run_pipeline(tmp_path / "config.yaml", tmp_path, until="collect")
+    assert (tmp_path / "config.yaml").read_text() == by_hand
+    later = load_settings(tmp_path / "config.yaml", {"annotate.actions": 7})
+    run_pipeline(later, tmp_path, until="collect")
+    assert load_settings(tmp_path / "config.yaml") == later
+    assert (tmp_path / "config.yaml.edited").read_text() == by_hand

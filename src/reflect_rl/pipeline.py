@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reflect_rl.attempt import Attempt
+from reflect_rl.attempt import EDITED, Attempt
 from reflect_rl.config import load_settings
 from reflect_rl.core_yaml import dump_yaml
 from reflect_rl.errors import OutputError, ReflectRLError, RunFolderError, SettingsError
@@ -30,7 +30,7 @@ from reflect_rl.manifest import (
 from reflect_rl.outputs import claim_folder
 from reflect_rl.progress import Progress
 from reflect_rl.ranks import ALONE, Ranks
-from reflect_rl.run_folder import CONFIG, RunFolder
+from reflect_rl.run_folder import CONFIG, RunFolder, set_aside
 from reflect_rl.settings import Settings
 from reflect_rl.stages import STAGES
 from reflect_rl.store import Store
@@ -227,14 +227,15 @@ def _check_folder(run: RunFolder) -> None:
 
 
 def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress: Progress, whole: bool) -> str | None:
-    """Write config.yaml; the former one's text, if there was one.
+    """Write config.yaml, unless it says so already; the former one's text, if there was one.
 
     A folder with other settings may go on if something of it can be kept: if its first stage is not touched, or if that
-    stage alone was asked for.
+    stage alone was asked for. What a user wrote into config.yaml by hand is kept beside it.
     """
     former_text = None
     if (run / CONFIG).is_file():
-        changed = changes(flat(read_config(run)), flat(settings))
+        old = read_config(run)
+        changed = changes(flat(old), flat(settings))
         former_text = (run / CONFIG).read_text(encoding="utf-8")
         made = read_manifest(run, stages[0])
         first = changes(made.settings, _as_json(select(flat(settings), stages[0].settings))) if made else []
@@ -243,10 +244,18 @@ def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress
                 f"{run.path} was made with other settings ({'; '.join(first)}), and nothing of it could be kept. "
                 f"Choose another folder with --out, or move this one away."
             )
-        if changed:
-            progress.say(f"{run.path} goes on with changed settings: {'; '.join(changed)}")
-    run.write_text(CONFIG, dump_yaml(settings.model_dump(mode="json")))
+        if not changed:
+            return former_text
+        progress.say(f"{run.path} goes on with changed settings: {'; '.join(changed)}")
+        if former_text != _config_text(old):
+            aside = set_aside(run / CONFIG, EDITED)
+            progress.warn(f"{run / CONFIG} was changed by hand; it is kept as {aside.name}.")
+    run.write_text(CONFIG, _config_text(settings))
     return former_text
+
+
+def _config_text(settings: Settings) -> str:
+    return dump_yaml(settings.model_dump(mode="json"))
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:

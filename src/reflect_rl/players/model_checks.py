@@ -110,7 +110,7 @@ def check_finite(weights: Iterable[tuple[str, Tensor]], source: str) -> None:
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, source: str) -> None:
     """Raises ModelError if the tokenizer writes nothing, or tokens for which the model has no embedding.
 
-    rows: of the embedding. Special tokens may lie beyond, but for those at the ends of a text: nothing writes them here.
+    rows: of the embedding. Special tokens may lie beyond, except those at the ends of a text: nothing writes them.
     """
     if not tokenizer.encode("Action: A", add_special_tokens=False):
         raise refusal(source, "it has no tokenizer", "Save the tokenizer it was trained with into the same folder.")
