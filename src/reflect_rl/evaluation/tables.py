@@ -21,8 +21,8 @@ def compare_markdown(data: Mapping[str, Any]) -> str:
     if command := data.get("command"):
         blocks.append(f"```sh\n{_plain(command)}\n```")
     for name, regime in (data.get("regimes") or {}).items():
-        table = markdown_table(_rows(regime, data.get("reference")))
-        blocks += [f"### {_plain(name)}", f"{_conditions(data, regime)}.", table]
+        table = markdown_table(arm_rows(regime, data.get("reference")))
+        blocks += [f"### {_plain(name)}", f"{conditions(data, regime)}.", table]
         for title, rows in detail_rows(regime.get("arms") or {}).items():
             blocks += [f"#### {title}", markdown_table(rows)]
     if notes := data.get("notes"):
@@ -41,10 +41,10 @@ def compare_terminal(data: Mapping[str, Any]) -> str:
     """The comparison as aligned plain text, without a trailing newline. Control characters are removed."""
     blocks = [f"Comparison: {_plain(data.get('recipe', 'unnamed'))}"]
     for name, regime in (data.get("regimes") or {}).items():
-        rows = [[_plain(text) for text in row] for row in _rows(regime, data.get("reference"))]
+        rows = [[_plain(text) for text in row] for row in arm_rows(regime, data.get("reference"))]
         widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
         rows.insert(1, ["-" * width for width in widths])
-        lines = [f"{_plain(name)} ({_conditions(data, regime)})"]
+        lines = [f"{_plain(name)} ({conditions(data, regime)})"]
         for row in rows:
             padded = (text + " " * (width - _width(text)) for text, width in zip(row, widths, strict=True))
             lines.append(f"  {'  '.join(padded).rstrip()}")
@@ -54,8 +54,8 @@ def compare_terminal(data: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
-def _rows(regime: Mapping[str, Any], reference: Any = None) -> list[list[str]]:
-    """Heading and one row an arm. Sampled success, agreement and gains have a column only if some arm has them."""
+def arm_rows(regime: Mapping[str, Any], reference: Any = None) -> list[list[str]]:
+    """Heading and one row an arm of a regime. Sampled success, agreement and gains have a column only if some arm has them."""
     arms = regime.get("arms") or {}
     sampled = any(arm.get("sampled") for arm in arms.values())
     heading = ["arm", "seeds", "success % [95 % interval]", "each seed %"]
@@ -146,7 +146,7 @@ def _percent(share: float | None) -> str:
     return ABSENT if share is None else f"{100 * share:.1f}"
 
 
-def _conditions(data: Mapping[str, Any], regime: Mapping[str, Any]) -> str:
+def conditions(data: Mapping[str, Any], regime: Mapping[str, Any]) -> str:
     """Horizon and label budgets, such as 'horizon 20, 200 action labels, 2,000 reflection labels'."""
     labels: Mapping[str, Any] = regime.get("labels") or {}
     parts = [f"horizon {data.get('horizon') or ABSENT}"]
