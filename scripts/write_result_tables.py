@@ -1,4 +1,4 @@
-"""Write what docs and README say of measured figures from the files of figures: `python scripts/write_result_tables.py`.
+"""Write measured figures from their files into docs and README: `python scripts/write_result_tables.py`.
 
 Tables of docs/results/alfworld.md stand between `<!-- TABLE comparison: title -->` and `<!-- /TABLE -->`, by the titles
 of `compare.md`; those of docs/results/taxi.md between `<!-- TABLE taxi: regime -->` and `<!-- /TABLE -->`. The files

@@ -55,7 +55,7 @@ def compare_terminal(data: Mapping[str, Any]) -> str:
 
 
 def arm_rows(regime: Mapping[str, Any], reference: Any = None) -> list[list[str]]:
-    """Heading and one row an arm of a regime. Sampled success, agreement and gains have a column only if some arm has them."""
+    """Heading and one row an arm. Sampled success, agreement and gains have a column only if some arm has them."""
     arms = regime.get("arms") or {}
     sampled = any(arm.get("sampled") for arm in arms.values())
     heading = ["arm", "seeds", "success % [95 % interval]", "each seed %"]
