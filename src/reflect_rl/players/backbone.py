@@ -76,6 +76,11 @@ class Backbone:
         body: Any = base_model(self.model).transformer
         return 2 * len(body.h) * self.width * self.output_rows.element_size()
 
+    @property
+    def graph_bytes(self) -> int:
+        """Of what a forward pass leaves for its backward pass, a token; roughly."""
+        return 12 * base_model(self.model).config.num_hidden_layers * self.width * self.output_rows.element_size()
+
     def read(self, ids_BL: Tensor, before: Sequence[KeysValues] = ()) -> KeysValues:
         """Keys and values of rows without padding, which stand behind texts read before. Only if `fast`."""
         with self.computing():
