@@ -291,3 +291,9 @@ def test_a_selection_of_another_pool_is_refused(pooled: RunFolder, tiny: Tiny) -
     pooled.write_jsonl("selection.jsonl", [{"id": "unknown", "rank": 0, "gain": 0.0, "strategy": "random"}])
     with pytest.raises(RunFolderError, match="Select again"):
         annotate(pooled, settings, Progress())
+
+
+@pytest.mark.parametrize("text", ["Go left. ", "\nGo left.\n", "Go left.\t"])
+def test_a_text_of_ones_own_is_taken_without_the_white_space_around_it(text: str) -> None:
+    read = Reflection.from_json({"state": "s", "text": text, "teacher": "me"})
+    assert read.text == "Go left."

@@ -136,13 +136,16 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class Reflection:
-    """A teacher's text for one state. `state` is the state's id (see players.prompt.state_id)."""
+    """A teacher's text for one state, without white space around it. `state`: its id (players.prompt.state_id)."""
 
     __pydantic_config__ = CHECKED
 
     state: str
     text: str
     teacher: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", self.text.strip())  # as players write theirs, and `contract.taught` gives it
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
