@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -135,6 +136,34 @@ def test_prompts_that_were_forgotten_are_written_again_alike(monkeypatch: pytest
     forgetful, states = PromptBuilder("Go.", PromptSettings(), None), tiny_models.states()
     first = [forgetful.policy_prompt(state, "Left.") for state in states]
     assert [forgetful.policy_prompt(state, "Left.") for state in states] == first
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "lookup"])
+@pytest.mark.parametrize("head", ["labels", "pointer"])
+def test_activations_worked_out_again_change_no_bit_of_a_gradient(
+    kind: str, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny_models.policy(head=head, model=tiny_models.of_kind(kind))
+    encoded = [made.encode(prompt) for prompt in tiny_models.prompts(made)]
+    width, passes, choose = max(row.actions for row in encoded), [0], made.choose
+
+    def counting(*given: Any) -> Any:
+        passes[0] += 1
+        return choose(*given)
+
+    def gradients() -> list[torch.Tensor | None]:
+        made.zero_grad()
+        made(encoded, width).log_probs_BN[:, 0].sum().backward()
+        return [None if weight.grad is None else weight.grad.clone() for weight in made.parameters()]
+
+    monkeypatch.setattr(made, "choose", counting)
+    kept = gradients()
+    groups, passes[0] = passes[0], 0
+    monkeypatch.setattr("reflect_rl.players.policy.MOST_KEPT", 0)
+    again = gradients()
+    assert passes[0] == 2 * groups
+    assert any(gradient is not None for gradient in kept)
+    assert all(one is other or torch.equal(one, other) for one, other in zip(kept, again, strict=True))  # type: ignore[arg-type]
 
 
 def test_the_peak_of_memory_is_told_in_megabytes() -> None:
