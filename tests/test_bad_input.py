@@ -23,7 +23,8 @@ STAGES = ("collect", "annotate", "sft", "rl", "evaluate", "report")
         ("1: 2", ["my.yaml"]),
         ("rl: 5", ["rl is 5"]),
         ("rl:", ["rl is None"]),
-        ("seed: yes", ["seed is True", "integer"]),
+        ("seed: yes", ["seed is 'yes'", "integer"]),
+        ("seed: true", ["seed is True", "integer"]),
         ("rl: {lr: fast}", ["rl.lr is 'fast'", "number"]),
         ("rl: {lr: .inf}", ["rl.lr is inf", "finite"]),
         ("collect: {perturb: 1.0}", ["collect.perturb is 1.0", "less than 1"]),
@@ -90,8 +91,8 @@ def test_a_run_into_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.tex").touch()
     refused(run_small(tmp_path / "thesis"), "is no run folder", "chapter.tex", "--out")
-    refused(run_small(tmp_path / "thesis/chapter.tex"), "chapter.tex cannot be used as a run folder")
-    refused(run_small(tmp_path / "thesis/chapter.tex/run"), "cannot be used as a run folder")
+    refused(run_small(tmp_path / "thesis/chapter.tex"), "chapter.tex is not a folder")
+    refused(run_small(tmp_path / "thesis/chapter.tex/run"), "chapter.tex/run cannot be used: Not a directory")
     assert (tmp_path / "thesis/chapter.tex").read_bytes() == b""
 
 

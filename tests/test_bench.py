@@ -16,9 +16,9 @@ from reflect_rl.bench import floor, plain, taxi
 from reflect_rl.bench.prepare import MOST_ITERATIONS, Arm
 from reflect_rl.data.collect import make_env
 from reflect_rl.errors import SettingsError
+from reflect_rl.players.encoded import Encoded
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
 from reflect_rl.players.players import Players
-from reflect_rl.players.policy import Encoded
 from reflect_rl.players.reflector import NoReflector
 from reflect_rl.progress import Progress
 from reflect_rl.records import State

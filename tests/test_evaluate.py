@@ -219,5 +219,8 @@ def test_a_panel_without_tasks_is_refused(panels: dict[str, tuple[str, ...]]) ->
         def panels(self) -> dict[str, tuple[str, ...]]:
             return panels
 
-    with pytest.raises(EnvironmentContractError, match=r"Odd\.panels\(\) names no task for the panel '(test|valid)'"):
+    with pytest.raises(
+        EnvironmentContractError,
+        match=r"panels\(\) gave .*(no panel \"(test|valid)\"|not a tuple of at least one name)",
+    ):
         panel_tasks(Odd())

@@ -149,10 +149,11 @@ print(type(env).__name__, sys.path == path, sys.modules["own_world"].__file__)
 def test_the_module_named_wins_over_an_installed_one_of_its_name(shadowed: Path, tmp_path_factory) -> None:
     installed = tmp_path_factory.mktemp("installed")
     (installed / "own_world.py").write_text(SHADOWED)
+    given = filter(None, [os.environ.get("PYTHONPATH")])  # an empty entry would be the current folder
     done = subprocess.run(
         [sys.executable, "-m", "reflect_rl", "play", "own_world:Stay"],
         cwd=shadowed,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(installed), *given])},
         input="",
         capture_output=True,
         text=True,
@@ -171,7 +172,7 @@ def test_a_world_named_like_a_module_that_is_in_use_is_refused(tmp_path: Path) -
 
 def test_a_world_can_be_named_by_its_file(shadowed: Path) -> None:
     assert "beside" in reflect_rl("play", "./own_world.py:Stay", cwd=shadowed).out
-    assert "is not in the current folder" in reflect_rl("play", "../own_world.py:Stay", cwd=shadowed).err
+    assert "does not lie in" in reflect_rl("play", "../own_world.py:Stay", cwd=shadowed).err
 
 
 def test_workers_run_nothing_of_the_current_folder_either(shadowed: Path) -> None:

@@ -17,6 +17,7 @@ from reflect_rl.__main__ import run_command
 from reflect_rl.data.pool_file import PoolFile, already_indices
 from reflect_rl.errors import SelectionError
 
+KEPT = '{"id": "p1", "rank": 1, "gain": 1.0, "strategy": "random", "score": null}\n'
 DEEP = "[" * 100_000 + "]" * 100_000
 IDS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=6) | st.integers()
 
@@ -192,7 +193,7 @@ def test_an_odd_file_is_one_message(
     Path("zip.npy").write_bytes(Path("x.npz").read_bytes())
     np.save("complex.npy", np.ones((6, 2), complex))
     Path("cut.npy").write_bytes(Path("complex.npy").read_bytes().replace(b"}", b" ", 1))  # a header without its end
-    write("picks.jsonl", "kept\n")
+    write("picks.jsonl", KEPT)
     usual = {"--budget": "1", "--strategy": "random", "-o": "picks.jsonl"}
     rest = [part for name, value in usual.items() if name not in " ".join(arguments) for part in (name, value)]
     assert run_command(["select", *arguments, *rest]) == 2
@@ -200,7 +201,7 @@ def test_an_odd_file_is_one_message(
     assert message in said
     assert said.count("error:") == 1
     assert "Traceback" not in said
-    assert Path("picks.jsonl").read_text() == "kept\n"
+    assert Path("picks.jsonl").read_text() == KEPT
 
 
 def parquet(path: str, columns: dict[str, Any]) -> None:

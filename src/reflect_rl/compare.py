@@ -26,6 +26,8 @@ from reflect_rl.workers import worker_pool
 
 Results = dict[int, dict[str, Any]]
 """results.json by seed."""
+HOLDS = "comparison", "runs/*/*/seed-*"
+"""What the folder is marked to hold, and a pattern by which one without a mark is known."""
 POLL_SECONDS = 2.0
 Group = tuple[str, int, dict[str, dict[str, Any]]]
 """One regime and seed, with each arm's settings: what one worker does after another, so that stages are shared."""
@@ -69,8 +71,8 @@ def compare(
         for regime, chosen in chosen_plan["chosen"].items()
         for seed in seeds
     ]
-    claim_folder(folder.path, "comparison", known_by="runs/*/*/seed-*")
     if not gather_only:
+        claim_folder(folder.path, *HOLDS)
         _run_groups(groups, folder.path, workers, progress)
     data = gather(folder, recipe, chosen_plan, seeds, command, overrides)
     if not data["regimes"]:
@@ -78,6 +80,7 @@ def compare(
             f"Nothing is finished in {folder.path} of these arms, regimes and seeds. Check --out, or leave out "
             f"--gather-only to train."
         )
+    claim_folder(folder.path, *HOLDS)
     folder.write_json("compare.json", data)
     _publish(folder, data)
     return folder / "compare.json"

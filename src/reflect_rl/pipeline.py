@@ -260,7 +260,7 @@ def _config_text(settings: Settings) -> str:
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
     """As a manifest has them."""
-    return json.loads(json.dumps(values))
+    return json.loads(json.dumps(values, allow_nan=False))
 
 
 @contextmanager

@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from reflect_rl.errors import ModelError
+from reflect_rl.players.encoded import Encoded
 from reflect_rl.players.models import base_model, parameter_count
-from reflect_rl.players.policy import Encoded, Policy
+from reflect_rl.players.policy import Policy
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import Settings
 from reflect_rl.training.losses import Folded

@@ -20,9 +20,9 @@ import numpy as np
 
 from reflect_rl.bench.label_pool import Pair
 from reflect_rl.players.backbone import Backbone
+from reflect_rl.players.encoded import Encoded, compact
 from reflect_rl.players.hidden import hidden_states
 from reflect_rl.players.models import end_id, pad_id, save_model, scratch_model, train_tokenizer
-from reflect_rl.players.policy import Encoded, compact
 from reflect_rl.players.pretrained import load_pretrained
 from reflect_rl.players.scoring import generated_scores, given_scores
 from reflect_rl.players.text import encode, most_tokens

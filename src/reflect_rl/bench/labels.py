@@ -48,7 +48,7 @@ def bench_labels(
 
     out: the study's folder; what is there of one is kept, its pool as well. Raises OutputError if it is none.
     """
-    claim_folder(out, "study of label efficiency", known_by="seed-*/results")
+    claim_folder(out, "study of label efficiency", known_by=KNOWN)
     run = RunFolder(out)
     if not (run / POOL).is_file():
         run.write_jsonl(KNOWN, map(asdict, package(BEFORE)))

@@ -232,7 +232,7 @@ def facts_of(env: TextEnv) -> dict[str, Any]:
     try:
         text = _JSON.encode(given)
         if "\\ud" in text:  # half of an escaped pair, or a lone surrogate
-            json.dumps(given, ensure_ascii=False).encode()
+            json.dumps(given, ensure_ascii=False, allow_nan=False).encode()
         return json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         broken(env, TEACHER, f"describe() gave {short(facts)}, which is no JSON ({error})", error)

@@ -18,7 +18,7 @@ from torch import Tensor
 from reflect_rl.players.backbone import Backbone, KeysValues
 
 if TYPE_CHECKING:
-    from reflect_rl.players.policy import Encoded
+    from reflect_rl.players.encoded import Encoded
 
 MOST_BYTES = 2**28
 """Of prefixes and openings together. What one pass needs is always kept."""

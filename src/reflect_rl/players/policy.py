@@ -16,9 +16,8 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, repeat, tee
+from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from reflect_rl.errors import ModelError, NonFiniteError, PromptError
 from reflect_rl.players.backbone import Backbone, KeysValues, TokenBatch
+from reflect_rl.players.encoded import LENGTH_STEP, Encoded, compact
 from reflect_rl.players.model_checks import check_finite
 from reflect_rl.players.models import pad_id, save_model
 from reflect_rl.players.openings import MOST_BYTES, Openings
@@ -42,47 +42,12 @@ if TYPE_CHECKING:
 
 ABOUT, HEADS = "reflect_rl.json", "heads.safetensors"
 """What a saved policy has beside its model."""
-LENGTH_STEP = 16
-"""Rows are padded to a multiple of this many tokens, which depends on the prompt alone."""
 POINTER_STEPS = 64, 16
 """With the pointer head, whose prompts differ more: to multiples of this many tokens, and of this many actions."""
 MOST_TOKENS = 2**24
 """Of encoded prompts remembered, at 8 bytes each."""
 MOST_KEPT = 2**28
 """Bytes that one forward pass leaves for its backward pass."""
-_INTEGERS: dict[int, int] = {}
-
-
-def compact(numbers: Iterable[int]) -> tuple[int, ...]:
-    """Token ids or places as a tuple of integers that all such tuples share: 8 bytes each, not 40."""
-    return tuple(map(_INTEGERS.setdefault, *tee(numbers)))
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A tokenized prompt: prefix and rest (token ids), positions in the rest to read (the cue last), choices; it is
-    padded to a multiple of `step` tokens. cut: tokens of the rest that are its opening (players/openings.py)."""
-
-    prefix: tuple[int, ...]
-    rest: tuple[int, ...]
-    read: tuple[int, ...]
-    actions: int
-    step: int = LENGTH_STEP
-    cut: int = 0
-
-    @property
-    def length(self) -> int:
-        """Of the rest, padded."""
-        return -(-len(self.rest) // self.step) * self.step
-
-    @property
-    def opening(self) -> tuple[int, ...]:
-        return self.rest[: self.cut]
-
-    @property
-    def bucket(self) -> tuple[tuple[int, ...], int, int, int]:
-        """What one batch must have in common: prefix, length of the opening, padded length, positions read."""
-        return self.prefix, self.cut, self.length, len(self.read)
 
 
 class Choices(NamedTuple):

@@ -50,7 +50,9 @@ class Checkpointer:
             save_file(_trained(self.module), folder / "weights.safetensors")
             save_file(self._optimizer_state(), folder / "optimizer.safetensors")
             state = json.dumps({"done": done, "extra": extra}, allow_nan=False)
-            (folder / "state.json").write_text(json.dumps({"sha256": _digest(state), **json.loads(state)}))
+            (folder / "state.json").write_text(
+                json.dumps({"sha256": _digest(state), **json.loads(state)}, allow_nan=False)
+            )
         self.done = done
 
     def check_finite(self) -> None:
@@ -68,7 +70,7 @@ class Checkpointer:
             return None
         try:
             state = json.loads((folder / "state.json").read_bytes())
-            if state.pop("sha256") != _digest(json.dumps(state)):
+            if state.pop("sha256") != _digest(json.dumps(state, allow_nan=False)):
                 raise ValueError("state.json is not what was written")
             weights = load_file(folder / "weights.safetensors")
             moments = load_file(folder / "optimizer.safetensors")

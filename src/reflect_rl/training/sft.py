@@ -31,10 +31,11 @@ from reflect_rl.data.collect import make_env
 from reflect_rl.errors import PromptError
 from reflect_rl.intervals import wilson
 from reflect_rl.players.backbone import Backbone, TokenBatch
+from reflect_rl.players.encoded import Encoded, compact
 from reflect_rl.players.labels import find_labels
 from reflect_rl.players.load import MOST_LABELS, forward_rows, load_reflector, local_reflector, policy_prompts
 from reflect_rl.players.models import end_id, pad_id, parameter_count, save_model, with_torch
-from reflect_rl.players.policy import Encoded, Policy, compact
+from reflect_rl.players.policy import Policy
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.players.text import encode, encode_all
 from reflect_rl.progress import Progress
