@@ -19,6 +19,8 @@ import torch
 import tiny_models
 from corridor import Corridor
 from reflect_rl.config import parse_settings
+from reflect_rl.data.annotate import annotate
+from reflect_rl.data.collect import collect
 from reflect_rl.players.load import load_policy
 from reflect_rl.players.players import Players
 from reflect_rl.players.prompt import PromptBuilder
