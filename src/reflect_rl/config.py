@@ -97,7 +97,12 @@ _Loader.add_implicit_resolver(
 
 def parse_yaml(text: str) -> Any:
     """The value of a YAML text. Raises yaml.YAMLError."""
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader: makes plain values only
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader: makes plain values only
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except ValueError as error:  # a date that there is not, a number of too many digits
+        raise yaml.YAMLError(str(error)) from error
 
 
 def parse_settings(data: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, source: str = "") -> Settings:
