@@ -86,6 +86,37 @@ def test_actions_tell_states_apart_where_the_reflector_reads_them(
     assert len({entry.id for entry in pool}) == states
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("actions", "left", "'steps[0].actions' is 'left': it should be a valid list"),
+        ("actions", [1, 2], "'steps[0].actions[0]' is 1: it should be a valid string"),
+        ("observation", None, "'steps[0].observation' is None: it should be a valid string"),
+        ("observation", ["a"], "'steps[0].observation' is ['a']: it should be a valid string"),
+        ("choice", True, "'steps[0]' has choice True, which is no index into the 2 actions"),
+        ("reward", "1", "'steps[0].reward' is '1': it should be a valid number"),
+        ("reward", float("nan"), "'steps[0].reward' is nan: it should be a finite number"),
+        ("perturbed", 1, "'steps[0].perturbed' is 1: it should be a valid boolean"),
+        ("facts", [], "'steps[0].facts' is []: it should be a valid JSON object"),
+        ("expret", 0, "the field 'steps[0].expret' is not known"),
+        ("observation", ..., "the field 'steps[0].observation' is missing"),
+    ],
+)
+def test_an_episode_of_ones_own_that_does_not_fit_is_refused_by_line_and_field(
+    tmp_path: Path, tiny: Tiny, field: str, value: Any, told: str
+) -> None:
+    step = {"observation": "a hall", "actions": ["left", "right"], "choice": 0, "reward": 0}
+    wrong = {key: one for key, one in {**step, field: value}.items() if one is not ...}
+    rows = [{"task": "a", "stop": "success", "steps": [each]} for each in (step, wrong)]
+    content = "\n\n".join(json.dumps(row) for row in rows)
+    (tmp_path / "episodes.jsonl").write_text(content)
+    with pytest.raises(RunFolderError) as refused:
+        annotate(RunFolder(tmp_path), tiny(), Progress())
+    assert f"episodes.jsonl is damaged at line 3 ({told}" in str(refused.value)
+    assert "elete" not in str(refused.value)
+    assert (tmp_path / "episodes.jsonl").read_text() == content
+
+
 @pytest.mark.parametrize(("key", "value"), [("choice", 2), ("expert", -1), ("experts", [0, 5]), ("choice", "left")])
 def test_episodes_of_ones_own_whose_choices_are_no_actions_are_refused(
     tmp_path: Path, tiny: Tiny, key: str, value: Any

@@ -39,6 +39,7 @@ FUZZED: dict[str, Any] = {
 }
 OPTIONS = [f"--{key}={value}" for key, value in FUZZED.items()]
 FINISHED = ("evaluate", "report", "report", "report", "annotate", "sft", "rl", "run")
+BASES = ("finished", "finished", "interrupted")
 OUTPUTS = {name for stage in STAGES for name in stage.outputs}
 
 
@@ -82,7 +83,7 @@ def write_runs(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 def fuzz(folder: Path, random: Random) -> str:
     """One mutation and one command; what was done. Raises whatever escapes, AssertionError if something is lost."""
-    which = random.choice(["finished", "finished", "interrupted"])
+    which = random.choice(BASES)
     run = copy(folder / which, folder / "mutated")
     files = sorted(path for path in run.rglob("*") if path.is_file())
     entry = random.choice(sorted({path.relative_to(run).parts[0] for path in files}))  # models have many files
@@ -102,6 +103,36 @@ def fuzz(folder: Path, random: Random) -> str:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_no_content_of_a_run_folder_ends_in_a_traceback(world: Path, seed: int) -> None:
     note(fuzz(world, Random(seed)))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "name"),
+    [
+        ("config.yaml", b"\xff", "run"),
+        ("config.yaml", b"[" * 5_000, "evaluate"),
+        ("manifests/rl.json", b"[]", "evaluate"),
+        ("manifests/rl.json", b'{"stage": "rl", "key": "", "settings": {"rl.lr": "x"}, "inputs": {}}', "evaluate"),
+        ("metrics.jsonl", b'{"success": "x", "episodes": 3}', "report"),
+        ("reflector.json", b'{"examples": 3}', "report"),
+        ("evaluation.jsonl", b"[" * 400 + b"]" * 400, "report"),
+        ("results.json", b"[" * 100_000, "report"),
+        ("guard.json", b'{"folder": "../elsewhere"}', "evaluate"),
+        ("guard.json", b"null", "evaluate"),
+        ("selection.jsonl", b'{"id": []}', "annotate"),
+        ("reflector.json", b'{"agreement": "all"}', "evaluate"),
+        ("reflections.jsonl", b'{"state": "unknown", "text": "", "teacher": ""}', "sft"),
+    ],
+)
+def test_content_that_is_not_what_it_should_be_is_told_of_its_file(
+    world: Path, capsys: pytest.CaptureFixture[str], file: str, content: bytes, name: str
+) -> None:
+    run = copy(world / "finished", world / "mutated")
+    (run / file).write_bytes(content)
+    assert run_command(command(name, run)) == 2
+    message = capsys.readouterr().err.rpartition("error: ")[2]
+    assert file.split("/")[0] in message
+    assert "elete" not in message
+    assert (run / file).read_bytes() == content
