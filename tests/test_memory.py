@@ -104,7 +104,7 @@ def test_a_pool_without_what_only_the_teacher_reads_takes_little_more_than_its_t
     with grown() as bytes_grown:
         pool = read_pool(episodes, SETTINGS, facts=False)
     shown = sum(len(entry.state.observation) for entry in pool)
-    assert bytes_grown[0] < shown + 2000 * len(pool)
+    assert bytes_grown[0] < shown + 1400 * len(pool)
 
 
 def test_a_pool_is_the_same_with_facts_and_without(episodes: RunFolder) -> None:
