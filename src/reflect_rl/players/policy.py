@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, repeat
 from math import log
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -204,7 +204,7 @@ class Policy(nn.Module):
             batch = self.batch(chosen)
             kept += batch.ids_BL.numel() * self.backbone.graph_bytes
             if kept > MOST_KEPT and self.device.type == "cpu":
-                given = {"use_reentrant": False, "preserve_rng_state": False}  # nothing is drawn
+                given: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}  # nothing is drawn
                 parts.append(checkpoint(self.choose, batch, actions_B, width, **given))
             else:
                 parts.append(self.choose(batch, actions_B, width))
