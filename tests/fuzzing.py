@@ -121,7 +121,7 @@ def pools(folder: Path, random: Random) -> str:
         assert "error: " in err, (rows, options, err)
         assert not out, (rows, options, out)
     else:
-        picks = [json.loads(line) for line in out.splitlines()]
+        picks = [json.loads(line) for line in out.split("\n") if line]  # an id may hold U+2028
         assert len({str(pick["id"]) for pick in picks}) == len(picks), (rows, options)
     if path.is_dir() and not path.is_symlink():
         (path / "mine").unlink()
