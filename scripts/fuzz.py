@@ -55,8 +55,6 @@ def main() -> int:
     asked = parser.parse_args()
     sys.stdin = io.StringIO()
     with tempfile.TemporaryDirectory(prefix="reflect-rl-fuzz-") as place:
-        folder = Path(place) / "folder"
-        prepare(folder)
         kinds: dict[str, Any] = dict(FUZZERS)
         if asked.only in (None, "run folders"):
             runs = Path(place) / "runs"
@@ -64,13 +62,15 @@ def main() -> int:
             kinds["run folders"] = run_folders(runs)
         if asked.only:
             kinds = {asked.only: kinds[asked.only]}
+        folders = {name: Path(place) / name for name in kinds}
+        for folder in folders.values():
+            prepare(folder)
         if asked.case is not None:
             for name, fuzz in kinds.items():
-                print(fuzz(folder, Random(f"{name} {asked.case}")))
+                print(fuzz(folders[name], Random(f"{name} {asked.case}")))
             return 0
-        findings = sum(
-            campaign(name, fuzz, folder, asked.seconds / len(kinds), asked.first) for name, fuzz in kinds.items()
-        )
+        share = asked.seconds / len(kinds)
+        findings = sum(campaign(name, fuzz, folders[name], share, asked.first) for name, fuzz in kinds.items())
     print(f"findings: {findings or 'none'}")
     return 1 if findings else 0
 

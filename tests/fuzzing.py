@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -221,6 +222,8 @@ def worlds(folder: Path, random: Random) -> str:
             said = ""
         except ReflectRLError as error:
             said = str(error)
+        finally:
+            shutil.rmtree(run, ignore_errors=True)
     done = f"{Fuzzed.oddity!r:.100}"
     assert not said or broken or "expert()" in said, f"run refuses what check passes: {done}: {said}"
     return f"{done}: {'broken' if broken else 'kept'}, {'refused' if said else 'played'}"
