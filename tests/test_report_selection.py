@@ -187,7 +187,7 @@ def test_the_curve_comes_with_its_bound_in_plain_words(
 @pytest.mark.browser
 def test_a_selection_without_its_map_or_manifest_says_so(browser: Any, tmp_path: Path) -> None:
     run, settings = RunFolder(tmp_path), parse_settings({"select": {"strategy": "k-center"}})
-    run.write_jsonl("selection.jsonl", chosen("k-center", [float("inf"), *[1 / (n + 1) for n in range(899)]]))
+    run.write_jsonl("selection.jsonl", chosen("k-center", [None, *[1 / (n + 1) for n in range(899)]]))
     page = opened(browser, run, settings)
     assert page.errors == []
     assert "No map" in page.text("#selection .absent")
