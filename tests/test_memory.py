@@ -17,7 +17,7 @@ import tiny_models
 from reflect_rl.config import load_settings
 from reflect_rl.data.annotate import PoolState, read_pool
 from reflect_rl.data.collect import collect
-from reflect_rl.manifest import peak_memory_mb
+from reflect_rl.memory import peak_memory_mb
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.models import most_tokens, train_tokenizer
 from reflect_rl.players.policy import Policy

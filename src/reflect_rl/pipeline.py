@@ -21,12 +21,12 @@ from reflect_rl.manifest import (
     edited_outputs,
     flat,
     hashes,
-    peak_memory_mb,
     read_manifest,
     reason_to_run,
     select,
     wanted,
 )
+from reflect_rl.memory import give_back_memory, peak_memory_mb
 from reflect_rl.progress import Progress
 from reflect_rl.ranks import ALONE, Ranks
 from reflect_rl.run_folder import RunFolder, remove
@@ -192,6 +192,7 @@ class Runner:
         started = time.perf_counter()
         counts = stage.load()(self.run, self.settings, self.progress)
         seconds = round(time.perf_counter() - started, 3)
+        give_back_memory()
         outputs = hashes(self.run, stage.outputs)
         for name, digest in outputs.items():
             if digest is None and name not in stage.optional:

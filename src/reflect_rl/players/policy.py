@@ -44,8 +44,8 @@ POINTER_STEPS = 64, 16
 """With the pointer head, whose prompts differ more: to multiples of this many tokens, and of this many actions."""
 MOST_TOKENS = 2**24
 """Of encoded prompts remembered, at 8 bytes each."""
-MOST_KEPT = 2**28
-"""Bytes that one forward pass leaves for its backward pass."""
+MOST_KEPT = 160 * 2**20
+"""Bytes that one forward pass leaves for its backward pass: 256 prompts of 100 tokens in a model of the default size."""
 _INTEGERS: dict[int, int] = {}
 
 
