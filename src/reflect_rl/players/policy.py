@@ -45,7 +45,7 @@ POINTER_STEPS = 64, 16
 MOST_TOKENS = 2**24
 """Of encoded prompts remembered, at 8 bytes each."""
 MOST_KEPT = 160 * 2**20
-"""Bytes that one forward pass leaves for its backward pass: 256 prompts of 100 tokens in a model of the default size."""
+"""Bytes that one forward pass leaves for its backward pass: those of 256 prompts of 100 tokens in a default model."""
 _INTEGERS: dict[int, int] = {}
 
 
