@@ -17,7 +17,7 @@ import tiny_models
 from reflect_rl.config import load_settings
 from reflect_rl.data.annotate import PoolState, read_pool
 from reflect_rl.data.collect import collect
-from reflect_rl.manifest import peak_memory_mb
+from reflect_rl.memory import peak_memory_mb
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.models import train_tokenizer
 from reflect_rl.players.policy import Policy
@@ -28,7 +28,8 @@ from reflect_rl.players.text import encode, most_tokens
 from reflect_rl.progress import Progress
 from reflect_rl.records import State
 from reflect_rl.run_folder import RunFolder
-from reflect_rl.settings import ModelSettings, PromptSettings, ReflectorSettings
+from reflect_rl.settings import ModelSettings, PromptSettings, ReflectorSettings, RlSettings
+from reflect_rl.training import update
 from reflect_rl.training.sft import _reflection_row
 
 WORDS = [f"w{a}{b}" for a in "bcdfghjklmnp" for b in "aeiouyrst"]
@@ -139,31 +140,18 @@ def test_prompts_that_were_forgotten_are_written_again_alike(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "lookup"])
-@pytest.mark.parametrize("head", ["labels", "pointer"])
-def test_activations_worked_out_again_change_no_bit_of_a_gradient(
-    kind: str, head: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("room", "rows"), [(0, 1), (2, 2), (10**6, update.MOST_ROWS)])
+def test_an_update_reads_fewer_long_prompts_at_a_time(
+    kind: str, room: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = tiny_models.policy(head=head, model=tiny_models.of_kind(kind))
+    made = tiny_models.policy(model=tiny_models.of_kind(kind))
     encoded = [made.encode(prompt) for prompt in tiny_models.prompts(made)]
-    width, passes, choose = max(row.actions for row in encoded), [0], made.choose
-
-    def counting(*given: Any) -> Any:
-        passes[0] += 1
-        return choose(*given)
-
-    def gradients() -> list[torch.Tensor | None]:
-        made.zero_grad()
-        made(encoded, width).log_probs_BN[:, 0].sum().backward()
-        return [None if weight.grad is None else weight.grad.clone() for weight in made.parameters()]
-
-    monkeypatch.setattr(made, "choose", counting)
-    kept = gradients()
-    groups, passes[0] = passes[0], 0
-    monkeypatch.setattr("reflect_rl.players.policy.MOST_KEPT", 0)
-    again = gradients()
-    assert passes[0] == 2 * groups
-    assert any(gradient is not None for gradient in kept)
-    assert all(one is other or torch.equal(one, other) for one, other in zip(kept, again, strict=True))  # type: ignore[arg-type]
+    longest = max(len(row.prefix) + row.length for row in encoded)
+    monkeypatch.setattr(update, "MOST_BYTES", room * longest * made.backbone.graph_bytes)
+    optimizer = torch.optim.SGD(made.parameters(), lr=0)
+    for told in (0, 7):
+        learner = update.Learner(made, made, optimizer, RlSettings(), 0, rows=told)
+        assert learner.pass_rows(encoded) == (told or rows)
 
 
 def test_the_peak_of_memory_is_told_in_megabytes() -> None:

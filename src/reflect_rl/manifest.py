@@ -10,15 +10,12 @@ import hashlib
 import json
 import math
 import platform
-import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 from reflect_rl import __version__
@@ -158,14 +155,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-def peak_memory_mb() -> float:
-    """The most memory that this process has held so far (resident, 10^6 bytes)."""
-    status = Path("/proc/self/status")  # Linux, whose getrusage counts what the parent held before exec
-    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.is_file() else None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round((int(found[1]) if found else getrusage(RUSAGE_SELF).ru_maxrss) * unit / 1e6, 1)
 
 
 def total_seconds(run: RunFolder) -> dict[str, float]:

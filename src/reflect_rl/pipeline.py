@@ -21,12 +21,12 @@ from reflect_rl.manifest import (
     changes,
     flat,
     hashes,
-    peak_memory_mb,
     read_manifest,
     reason_to_run,
     select,
     wanted,
 )
+from reflect_rl.memory import give_back_memory, peak_memory_mb
 from reflect_rl.outputs import claim_folder
 from reflect_rl.progress import Progress
 from reflect_rl.ranks import ALONE, Ranks
@@ -179,6 +179,7 @@ class Runner:
         started, stage = time.perf_counter(), attempt.stage
         counts = stage.load()(attempt, self.settings, self.progress)
         seconds = round(time.perf_counter() - started, 3)
+        give_back_memory()
         outputs = hashes(self.run, stage.outputs)
         for name, digest in outputs.items():
             if digest is None and name not in stage.optional:

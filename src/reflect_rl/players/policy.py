@@ -20,12 +20,11 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, repeat
 from math import log
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from reflect_rl.errors import ModelError, NonFiniteError, PromptError
 from reflect_rl.players.backbone import Backbone, KeysValues, TokenBatch
@@ -46,8 +45,6 @@ POINTER_STEPS = 64, 16
 """With the pointer head, whose prompts differ more: to multiples of this many tokens, and of this many actions."""
 MOST_TOKENS = 2**24
 """Of encoded prompts remembered, at 8 bytes each."""
-MOST_KEPT = 2**28
-"""Bytes that one forward pass leaves for its backward pass."""
 
 
 class Choices(NamedTuple):
@@ -190,24 +187,15 @@ class Policy(nn.Module):
         return mixed_BN.masked_fill(~torch.isfinite(heads_BHN[:, -1]), -torch.inf)
 
     def forward(self, encoded: Sequence[Encoded], width: int) -> Choices:
-        """Distributions and values with gradients, in the order given (all rows with the same number of heads).
-
-        On the CPU, groups beyond MOST_KEPT leave nothing for the backward pass, which works it out again, bit by bit.
-        """
+        """Distributions and values with gradients, in the order given (all rows with the same number of heads)."""
         groups: dict[object, list[int]] = defaultdict(list)
         for index, row in enumerate(encoded):
             groups[row.bucket if self.labels is None else (row.prefix, len(row.read))].append(index)
-        order, parts, kept = [], [], 0
+        order, parts = [], []
         for rows in groups.values():
             chosen = [encoded[i] for i in rows]
             actions_B = torch.tensor([row.actions for row in chosen], device=self.device)
-            batch = self.batch(chosen)
-            kept += batch.ids_BL.numel() * self.backbone.graph_bytes
-            if kept > MOST_KEPT and self.device.type == "cpu":
-                given: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}  # nothing is drawn
-                parts.append(checkpoint(self.choose, batch, actions_B, width, **given))
-            else:
-                parts.append(self.choose(batch, actions_B, width))
+            parts.append(self.choose(self.batch(chosen), actions_B, width))
             order += rows
         back = torch.tensor(order, device=self.device).argsort()
         return Choices(*(torch.cat(field)[back] for field in zip(*parts, strict=True)))

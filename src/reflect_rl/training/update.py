@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,9 @@ from reflect_rl.training.rollout import Rollout
 
 MOST_ROWS = 256
 """Rows of one forward and backward pass, unless told; larger minibatches accumulate gradients, equal up to rounding."""
+MOST_BYTES = 5 * 2**26
+"""What a pass may leave for its backward pass on the CPU, roughly, unless rows are told: of 900 tokens in a default
+model some 60 rows; prompts of up to 200 tokens go through by MOST_ROWS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,13 @@ class Learner:
     @property
     def most_rows(self) -> int:
         return self.rows or MOST_ROWS
+
+    def pass_rows(self, encoded: Sequence[Encoded]) -> int:
+        """Rows of one pass over such prompts."""
+        if self.rows or self.plain.device.type != "cpu":
+            return self.most_rows
+        longest = max(len(row.prefix) + row.length for row in encoded)
+        return max(1, min(MOST_ROWS, MOST_BYTES // (self.plain.backbone.graph_bytes * longest)))
 
 
 def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, entropy: float) -> dict[str, float]:
@@ -106,10 +116,10 @@ def _accumulate(
 ) -> float:
     """Gradients of one minibatch; this rank's loss."""
     own = rows[learner.rank :: learner.ranks]
-    total = 0.0
+    total, most = 0.0, learner.pass_rows([encoded[i] for i in rows])
     # Every rank takes part in every gradient exchange: as many as rank 0 needs, without rows with weight 0.
-    for first in range(0, -(-len(rows) // learner.ranks), learner.most_rows):
-        chosen = own[first : first + learner.most_rows]
+    for first in range(0, -(-len(rows) // learner.ranks), most):
+        chosen = own[first : first + most]
         part = chosen or [0]
         choices = learner.policy([encoded[i] for i in part], width)
         loss = _loss(choices, folded.rows(part), learner.settings, entropy) * scale
@@ -142,8 +152,9 @@ def replay_update(learner: Learner, replay: SuccessReplay, iteration: int) -> No
     prompts, taken, returns = drawn
     encoded = [learner.plain.encode(prompt) for prompt in prompts]
     width = max(prompt.actions for prompt in prompts)
-    for first in range(0, len(encoded), learner.most_rows):
-        part = slice(first, first + learner.most_rows)
+    most = learner.pass_rows(encoded)
+    for first in range(0, len(encoded), most):
+        part = slice(first, first + most)
         choices = learner.policy(encoded[part], width)
         log_probs_TN = choices.log_probs_BN
         device = log_probs_TN.device
