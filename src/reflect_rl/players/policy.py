@@ -43,7 +43,7 @@ ABOUT, HEADS = "reflect_rl.json", "heads.safetensors"
 """What a saved policy has beside its model."""
 POINTER_STEPS = 64, 16
 """With the pointer head, whose prompts differ more: to multiples of this many tokens, and of this many actions."""
-MOST_TOKENS = 2**24
+MOST_TOKENS = 2**22
 """Of encoded prompts remembered, at 8 bytes each."""
 
 

@@ -21,9 +21,9 @@ from reflect_rl.training.rollout import Rollout
 
 MOST_ROWS = 256
 """Rows of one forward and backward pass, unless told; larger minibatches accumulate gradients, equal up to rounding."""
-MOST_BYTES = 5 * 2**26
+MOST_BYTES = 3 * 2**26
 """What a pass may leave for its backward pass on the CPU, roughly, unless rows are told: of 900 tokens in a default
-model some 60 rows; prompts of up to 200 tokens go through by MOST_ROWS."""
+model some 36 rows; prompts of up to 200 tokens go through by MOST_ROWS."""
 
 
 @dataclass(frozen=True, slots=True)
