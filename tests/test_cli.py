@@ -35,22 +35,22 @@ def in_own_process(*arguments: str, **options: Any) -> subprocess.CompletedProce
     )
 
 
-def test_help_is_there_in_half_a_second() -> None:
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        shown = in_own_process("--help")
-        seconds.append(time.perf_counter() - started)
-        assert shown.returncode == 0
-    assert min(seconds) < 0.5
+def test_help_lists_every_command() -> None:
+    shown = in_own_process("--help")
+    assert shown.returncode == 0
     for command in COMMANDS:
         assert f" {command} " in shown.stdout
 
 
-def test_help_imports_nothing_heavy() -> None:
+HEAVY = {"torch", "transformers", "gymnasium", "pydantic", "numpy", "yaml", "markdown_it", "matplotlib"}
+"""Each takes longer to import than all that help needs; help is there in half a second without them."""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["select", "--help"], ["bench", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     script = (
-        "import sys; from reflect_rl.__main__ import run_command; run_command(['run', '--help']);"
-        "print({'torch', 'transformers', 'gymnasium', 'pydantic', 'numpy', 'yaml'} & set(sys.modules))"
+        f"import sys; from reflect_rl.__main__ import run_command; run_command({arguments});"
+        f"print({HEAVY} & set(sys.modules))"
     )
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert shown.stdout.splitlines()[-1] == "set()"
