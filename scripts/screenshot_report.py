@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reflect_rl.errors import ReflectRLError
-from reflect_rl.outputs import output_file
+from reflect_rl.runs.outputs import output_file
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 
 from reflect_rl.config import parse_settings
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small only lose by a second thread

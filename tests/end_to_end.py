@@ -54,7 +54,7 @@ _processes.set_forkserver_preload(
         "reflect_rl.training.sft",
         "reflect_rl.training.rl",
         "reflect_rl.evaluation.evaluate",
-        "reflect_rl.cli",
+        "reflect_rl.cli.app",
         "transformers.models.gpt2.modeling_gpt2",
     ]
 )

@@ -17,7 +17,7 @@ from reflect_rl.config import parse_settings
 from reflect_rl.evaluation.report import report, report_compare
 from reflect_rl.intervals import wilson
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 
 ACTIONS = ["move south", "move north", "move east", "move west", "pick up", "drop off"]
 ATTACK = "</script><script>window.attacked = true</script><img src=x onerror='window.attacked = true'> & \u2028 end"

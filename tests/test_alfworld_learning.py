@@ -10,13 +10,13 @@ import pytest
 
 from alfworld_games import needs_real_engine
 from conftest import Heard
-from reflect_rl.compare_plan import read_plan
 from reflect_rl.config import load_settings, recipe_names
 from reflect_rl.data.annotate import read_pool
 from reflect_rl.envs.registry import make
 from reflect_rl.evaluation.replay import replay
-from reflect_rl.pipeline import read_config, run_pipeline
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.pipeline.plan import read_plan
+from reflect_rl.pipeline.runner import read_config, run_pipeline
+from reflect_rl.runs.folder import RunFolder
 
 KIND = "look_at_obj_in_light"
 MODEL = {"architecture": "lookup", "width": 16, "layers": 1, "heads": 2}

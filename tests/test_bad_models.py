@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from end_to_end import Ended, files, leftovers, reflect_rl, refused, run_small
-from reflect_rl.players.models import save_model, scratch_model, train_tokenizer
+from reflect_rl.lm.pretrained import save_model
+from reflect_rl.lm.scratch import scratch_model, train_tokenizer
 from reflect_rl.settings import ModelSettings
 
 LETTERS = [f" {letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"]

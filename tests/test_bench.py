@@ -16,13 +16,13 @@ from reflect_rl.bench import floor, plain, taxi
 from reflect_rl.bench.prepare import MOST_ITERATIONS, Arm
 from reflect_rl.data.collect import make_env
 from reflect_rl.errors import SettingsError
-from reflect_rl.players.encoded import Encoded
+from reflect_rl.lm.encoded import Encoded
+from reflect_rl.players.decisions import Players
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
-from reflect_rl.players.players import Players
 from reflect_rl.players.reflector import NoReflector
 from reflect_rl.progress import Progress
 from reflect_rl.records import State
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
 from reflect_rl.training.advantages import advantages
 from reflect_rl.training.losses import fold

@@ -12,7 +12,7 @@ import pytest
 from reflect_rl.bench.label_pool import Pair, fingerprint, package, read_pairs
 from reflect_rl.bench.labels import KNOWN, POOL, bench_labels, labels_table, summary
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream
 from report_page import Opened
 

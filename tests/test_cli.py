@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from reflect_rl import pipeline
 from reflect_rl.__main__ import run_command
-from reflect_rl.cli import app
-from reflect_rl.cli_overrides import split_overrides
-from reflect_rl.cli_progress import CliProgress
-from reflect_rl.cli_text import table
+from reflect_rl.cli.app import app
+from reflect_rl.cli.bars import CliProgress
+from reflect_rl.cli.overrides import split_overrides
+from reflect_rl.cli.tables import table
 from reflect_rl.config import load_settings
-from reflect_rl.manifest import Stage
+from reflect_rl.pipeline import runner as pipeline
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.manifest import Stage
 from reflect_rl.settings import Settings, setting_keys
 
 COMMANDS = (

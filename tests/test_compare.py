@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from end_to_end import SMALL
-from reflect_rl.compare import compare
 from reflect_rl.errors import SettingsError
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.pipeline.compare import compare
+from reflect_rl.runs.folder import RunFolder
 
 ARMS = ["sft", "sft-rl"]
 

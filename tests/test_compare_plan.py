@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from reflect_rl.compare_plan import PLANS, plan_names, read_plan
 from reflect_rl.config import parse_settings, parse_yaml, read_recipe, recipe_names
 from reflect_rl.errors import SettingsError
+from reflect_rl.pipeline.plan import PLANS, plan_names, read_plan
 
 OWN = """
 reference: plain

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from end_to_end import reflect_rl, refused
-from reflect_rl.cli_overrides import split_overrides
+from reflect_rl.cli.overrides import split_overrides
 from reflect_rl.config import load_settings, parse_settings
 from reflect_rl.core_yaml import UnusableValueError, YamlError, dump_yaml, parse_option, parse_yaml
 from reflect_rl.errors import SettingsError

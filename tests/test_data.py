@@ -18,10 +18,10 @@ from reflect_rl.data.annotate import Label, annotate, read_pool
 from reflect_rl.data.choose_states import choose_states
 from reflect_rl.data.collect import collect
 from reflect_rl.errors import EnvironmentContractError, RunFolderError, SettingsError, TeacherError
-from reflect_rl.players.models import save_model
+from reflect_rl.lm.pretrained import save_model
 from reflect_rl.progress import Progress
 from reflect_rl.records import Episode, Reflection, Step, StopReason
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
 
 Tiny = Callable[..., Settings]

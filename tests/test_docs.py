@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from reflect_rl.cli import app
-from reflect_rl.cli_overrides import split_overrides
-from reflect_rl.compare_plan import read_plan
+from reflect_rl.cli.app import app
+from reflect_rl.cli.overrides import split_overrides
 from reflect_rl.config import parse_settings, read_recipe, recipe_names
 from reflect_rl.envs.check import check
 from reflect_rl.envs.registry import make
+from reflect_rl.pipeline.plan import read_plan
 from reflect_rl.players.labels import candidates
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.records import State
@@ -163,7 +163,7 @@ def test_every_field_of_a_file_is_explained(corridor: Path, name: str) -> None:
     assert sorted(set(keys(data)) - named(FILES)) == []
 
 
-@pytest.mark.parametrize("module", ["compare.py", "guard.py"])
+@pytest.mark.parametrize("module", ["pipeline/compare.py", "pipeline/guard.py"])
 def test_every_field_that_a_module_writes_is_explained(module: str) -> None:
     tree = ast.parse((SRC / module).read_text(encoding="utf-8"))
     returned = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return | ast.Assign) and node.value]
@@ -234,7 +234,7 @@ def test_a_command_that_is_shown_can_be_given(line: str, monkeypatch: pytest.Mon
         regimes, arms = (value.split(",") if value else None for value in given)
         read_plan(recipe, regimes, arms, bound.arguments.get("plan", "compare"))
     if name == "run" and (until := bound.arguments.get("until")):
-        from reflect_rl.stages import STAGES
+        from reflect_rl.runs.stages import STAGES
 
         assert until in [stage.name for stage in STAGES]
 
@@ -280,29 +280,14 @@ def test_no_path_of_some_machine_is_in_a_text(folder: str) -> None:
 # The house
 
 
-def tree() -> tuple[set[str], list[str]]:
-    """(files named in the README's tree, lines without an explanation)."""
-    files, bare, folders = set(), [], []
-    for line in block_after(README, "TREE").splitlines():
-        name, _, about = line.strip().partition(" ")
-        depth = (len(line) - len(line.lstrip())) // 2
-        folders = folders[:depth]
-        path = "".join([*folders, name])
-        if name.endswith("/"):
-            folders.append(name)
-        else:
-            files.add(path)
-            if not about.strip() and name != "__init__.py":
-                bare.append(path)
-    return files, bare
+def test_the_list_of_modules_is_up_to_date() -> None:
+    page = runpy.run_path(str(ROOT / "scripts" / "write_modules_doc.py"))["architecture_page"]()
+    assert page == ARCHITECTURE, "run: python scripts/write_modules_doc.py"
 
 
-def test_the_tree_in_the_readme_is_the_tree_on_disk() -> None:
-    files, bare = tree()
-    present = [path for path in SRC.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    present += [path for folder in ("examples", "scripts") for path in (ROOT / folder).glob("*.*")]
-    on_disk = {page_id(path) for path in present}
-    assert (sorted(files - on_disk), sorted(on_disk - files), bare) == ([], [], [])
+@pytest.mark.parametrize("path", sorted(SRC.rglob("*.py")), ids=page_id)
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or not path.read_text(encoding="utf-8")
 
 
 def floors() -> dict[str, int]:
@@ -359,7 +344,7 @@ def test_worlds_know_nothing_of_models() -> None:
     found = {(page_id(p), n) for p in modules() if unit(p) == "envs" for n in imported(p) if n.split(".")[0] in heavy}
     assert found == set()
     code = """
-import sys, reflect_rl.envs.adapt, reflect_rl.envs.check, reflect_rl.envs.contract
+import sys, reflect_rl.envs.adapt, reflect_rl.envs.check, reflect_rl.envs.checked
 from reflect_rl import make
 make("taxi").reset(seed=0)
 sys.exit("torch" in sys.modules)
@@ -368,7 +353,7 @@ sys.exit("torch" in sys.modules)
 
 
 def test_only_the_command_line_prints() -> None:
-    allowed = {"cli", "cli_alfworld", "cli_bench", "cli_progress", "cli_select", "__main__"}
+    allowed = {"cli", "__main__"}
     printing = {
         page_id(path)
         for path in modules()

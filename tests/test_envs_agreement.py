@@ -17,8 +17,8 @@ from reflect_rl.envs import promises as p
 from reflect_rl.envs.check import Finding, check
 from reflect_rl.envs.registry import make
 from reflect_rl.errors import EnvironmentContractError
-from reflect_rl.pipeline import run_pipeline
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.pipeline.runner import run_pipeline
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
 
 SMALLEST: dict[str, Any] = TINY | {

@@ -13,7 +13,7 @@ from reflect_rl.envs.check import PROBES, check
 from reflect_rl.envs.promises import MADE, MENDS
 from reflect_rl.envs.registry import make
 from reflect_rl.envs.simple import SimpleTextEnv
-from reflect_rl.envs.taxi import DangerousTaxi
+from reflect_rl.envs.taxi.world import DangerousTaxi
 from reflect_rl.records import StopReason
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from reflect_rl.envs import registry
-from reflect_rl.envs.taxi import DangerousTaxi
+from reflect_rl.envs.taxi.world import DangerousTaxi
 from reflect_rl.errors import EnvironmentContractError
 
 OWN = """

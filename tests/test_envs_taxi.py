@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reflect_rl.envs.base import SPLITS
-from reflect_rl.envs.taxi import DangerousTaxi
-from reflect_rl.envs.taxi_table import ACTIONS, plan, split_tasks, starts, taxi_table
+from reflect_rl.envs.taxi.table import ACTIONS, plan, split_tasks, starts, taxi_table
+from reflect_rl.envs.taxi.world import DangerousTaxi
 from reflect_rl.errors import EnvironmentContractError, TeacherError
 from reflect_rl.records import StopReason
 

@@ -20,7 +20,7 @@ from reflect_rl.evaluation.evaluate import evaluate, measured, panel_episodes, p
 from reflect_rl.intervals import mean_interval, wilson
 from reflect_rl.progress import Progress
 from reflect_rl.records import StopReason
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
 from reflect_rl.training.rollout import EpisodeSpec, Trajectory
 

@@ -92,7 +92,8 @@ def test_loading_acting_and_running_leave_the_process_as_it_was(run: Path) -> No
     script = """
 import reflect_rl.players.agent, reflect_rl.evaluation.evaluate
 before = state()
-from reflect_rl import Agent, make, pipeline
+from reflect_rl import Agent, make
+from reflect_rl.pipeline import runner as pipeline
 agent = Agent.load(sys.argv[1])
 observation, info = make("taxi").reset(seed=0)
 agent.act(observation, info["actions"])
@@ -182,7 +183,7 @@ def test_workers_run_nothing_of_the_current_folder_either(shadowed: Path) -> Non
 import os, sys
 sys.path = [place for place in sys.path if place]
 import operator, pickle
-from reflect_rl.workers import worker_pool
+from reflect_rl.pipeline.workers import worker_pool
 os.chdir(sys.argv[1])
 with worker_pool(1) as pool:
     print(pool.submit(operator.add, 1, 2).result(), pool.submit(os.getenv, "PYTHONSAFEPATH").result())

@@ -10,7 +10,7 @@ import pytest
 
 from end_to_end import Kill, differences, leftovers, reference, run_small
 from reflect_rl.players.agent import Agent
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 
 RENAME = "pathlib:Path.replace"
 """How every finished file or folder takes its place."""
@@ -91,7 +91,7 @@ def test_a_run_killed_in_the_guard_ends_as_one_that_was_not(whole: Path, guarded
     kills = [
         Kill(FIT, 7),
         Kill("reflect_rl.training.rl:update", 2),
-        Kill("reflect_rl.guard:validation", 2),
+        Kill("reflect_rl.pipeline.guard:validation", 2),
         Kill(RENAME, where="/.guard.json."),
     ]
     for number, kill in enumerate(kills):

@@ -17,17 +17,17 @@ import tiny_models
 from reflect_rl.config import load_settings
 from reflect_rl.data.annotate import PoolState, read_pool
 from reflect_rl.data.collect import collect
+from reflect_rl.lm.remembered import Remembered
+from reflect_rl.lm.scratch import train_tokenizer
+from reflect_rl.lm.text import encode, most_tokens
 from reflect_rl.memory import peak_memory_mb
 from reflect_rl.players.memo import Memo
-from reflect_rl.players.models import train_tokenizer
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.players.reflector import LocalReflector
-from reflect_rl.players.remembered import Remembered
-from reflect_rl.players.text import encode, most_tokens
 from reflect_rl.progress import Progress
 from reflect_rl.records import State
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import ModelSettings, PromptSettings, ReflectorSettings, RlSettings
 from reflect_rl.training import update
 from reflect_rl.training.sft import _reflection_row
@@ -59,7 +59,7 @@ def tokenizer() -> Any:
 
 
 def model(known: Any) -> Any:
-    from reflect_rl.players.models import scratch_model
+    from reflect_rl.lm.scratch import scratch_model
 
     part = ModelSettings(architecture="lookup", width=16, heads=2)
     return scratch_model(part, len(known), 1024, 0, known.eos_token_id)

@@ -32,12 +32,11 @@ from transformers import (
 import tiny_models
 from end_to_end import reflect_rl, refused
 from reflect_rl.errors import ModelError
-from reflect_rl.players.hidden import hidden_states
+from reflect_rl.lm.hidden import hidden_states
+from reflect_rl.lm.pretrained import load_pretrained, save_model
 from reflect_rl.players.load import load_policy
-from reflect_rl.players.models import save_model
 from reflect_rl.players.policy import Policy
-from reflect_rl.players.pretrained import load_pretrained
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import ModelSettings, Settings
 
 ROWS = len(tiny_models.tokenizer())

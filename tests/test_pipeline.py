@@ -17,16 +17,16 @@ from typing import Any
 
 import pytest
 
-from reflect_rl import attempt as attempt_module
-from reflect_rl import manifest as manifest_module
 from reflect_rl.config import load_settings, parse_settings
 from reflect_rl.errors import RunFolderError, SettingsError
-from reflect_rl.manifest import Stage, read_manifest, total_seconds
-from reflect_rl.pipeline import read_config, run_pipeline
+from reflect_rl.pipeline.runner import read_config, run_pipeline
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs import attempt as attempt_module
+from reflect_rl.runs import manifest as manifest_module
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.manifest import Stage, read_manifest, total_seconds
+from reflect_rl.runs.stages import STAGES
 from reflect_rl.settings import Settings
-from reflect_rl.stages import STAGES
 
 TOY = __name__
 
@@ -184,7 +184,7 @@ def test_a_kill_while_former_outputs_are_put_back_makes_no_edit(out: Path, monke
     """Killed after the output is back and before its manifest is: the output is nobody's edit."""
     go(out)
     with monkeypatch.context() as patch:
-        patch.setattr("reflect_rl.attempt._move", _dies_at("manifests/gather.json"))
+        patch.setattr("reflect_rl.runs.attempt._move", _dies_at("manifests/gather.json"))
         with pytest.raises(SystemExit):
             go(out, failing("down"), collect__episodes=7, only=("gather",))
     assert not (out / "manifests/gather.json").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reflect_rl.envs.simple import SimpleTextEnv
-from reflect_rl.envs.taxi import DangerousTaxi
+from reflect_rl.envs.taxi.world import DangerousTaxi
 from reflect_rl.evaluation.play import play
 from reflect_rl.records import StopReason
 

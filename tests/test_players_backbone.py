@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 import tiny_models
-from reflect_rl.players.backbone import UNBOUNDED, Backbone, TokenBatch
-from reflect_rl.players.models import fingerprint, save_model
-from reflect_rl.players.pretrained import load_pretrained
+from reflect_rl.lm.backbone import UNBOUNDED, Backbone, TokenBatch
+from reflect_rl.lm.models import fingerprint
+from reflect_rl.lm.pretrained import load_pretrained, save_model
 from reflect_rl.settings import ModelSettings
 
 

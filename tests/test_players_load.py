@@ -11,15 +11,15 @@ from torch import Tensor
 
 import tiny_models
 from corridor import Corridor
+from reflect_rl.lm.backbone import Backbone, TokenBatch
 from reflect_rl.players import agent as agent_module
 from reflect_rl.players import reflector as reflector_module
 from reflect_rl.players.agent import Agent
-from reflect_rl.players.backbone import Backbone, TokenBatch
 from reflect_rl.players.load import forward_rows, load_policy, load_reflector, policy_prompts
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import ComputeSettings, Settings
 from reflect_rl.training.rl import rl
 

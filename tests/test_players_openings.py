@@ -14,8 +14,8 @@ from torch import Tensor
 import tiny_models
 from corridor import Corridor
 from reflect_rl.config import parse_settings
+from reflect_rl.lm.prefix_cache import Openings
 from reflect_rl.players.load import load_policy
-from reflect_rl.players.openings import Openings
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.records import State

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from reflect_rl.errors import ModelError, PromptError
+from reflect_rl.lm.scratch import train_tokenizer
 from reflect_rl.players.labels import find_labels
-from reflect_rl.players.models import train_tokenizer
 from reflect_rl.players.prompt import CUE_ACTION, PromptBuilder, state_id
 from reflect_rl.records import State
 from reflect_rl.settings import PromptSettings

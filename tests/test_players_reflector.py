@@ -18,11 +18,11 @@ from transformers import PreTrainedModel
 import tiny_models
 from corridor import Corridor
 from reflect_rl.errors import PromptError, RunFolderError, TeacherError
-from reflect_rl.players.backbone import Backbone
-from reflect_rl.players.decoding import decoding_steps
+from reflect_rl.lm.backbone import Backbone
+from reflect_rl.lm.decoding import decoding_steps
+from reflect_rl.lm.models import fingerprint
 from reflect_rl.players.labels import candidates
 from reflect_rl.players.memo import Memo
-from reflect_rl.players.models import fingerprint
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, ScriptedReflector
 from reflect_rl.records import State

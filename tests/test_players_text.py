@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reflect_rl.errors import ModelError
-from reflect_rl.players.models import scratch_model
+from reflect_rl.lm.scratch import scratch_model
+from reflect_rl.lm.text import decode, encode, encode_all, encode_with_places
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
-from reflect_rl.players.text import decode, encode, encode_all, encode_with_places
 from reflect_rl.records import State
 from reflect_rl.settings import ModelSettings, PromptSettings
 from tiny_tokenizers import LOSSLESS, MADE_BY, TEXTS, tokenizer_of

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflect_rl.__main__ import run_command
-from reflect_rl.data.pool_file import PoolFile, already_indices
 from reflect_rl.errors import SelectionError
+from reflect_rl.pools.file import PoolFile, already_indices
 
 KEPT = '{"id": "p1", "rank": 1, "gain": 1.0, "strategy": "random", "score": null}\n'
 DEEP = "[" * 100_000 + "]" * 100_000

@@ -13,7 +13,7 @@ import pytest
 from reflect_rl.errors import RunFolderError
 from reflect_rl.evaluation.report import CURVES, MAX_TEXT, report, report_compare
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
 from report_data import SETTINGS, comparison, detailed, episode, invented_run, manifest, metrics
 from report_page import Opened

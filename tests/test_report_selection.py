@@ -16,7 +16,7 @@ from reflect_rl.data.selection_map import MOST_SHOWN, MOST_TEXT, map_points, pri
 from reflect_rl.evaluation.report import report
 from reflect_rl.evaluation.report_selection import MAP_BYTES, selection_view
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
 from report_data import ATTACK, invented_run
 from report_page import Opened

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from conftest import Heard
 from reflect_rl.errors import RunFolderError
-from reflect_rl.run_folder import DRAFT, RunFolder, hash_path, set_aside
+from reflect_rl.runs.folder import DRAFT, RunFolder, hash_path, set_aside
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
@@ -253,7 +253,7 @@ def test_tidy_finishes_the_exchange_of_a_folder(run: RunFolder, new_arrived: boo
 
 
 def test_two_processes_cannot_work_in_one_folder(run: RunFolder) -> None:
-    script = "import sys; from reflect_rl.run_folder import RunFolder\nwith RunFolder(sys.argv[1]).lock(): print('in')"
+    script = "import sys; from reflect_rl.runs.folder import RunFolder\nwith RunFolder(sys.argv[1]).lock(): print('in')"
     command = [sys.executable, "-c", script, str(run.path)]
     with run.lock():
         other = subprocess.run(command, capture_output=True, text=True)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from conftest import TINY
 from mutations import copy, mutate, trace, traces
 from reflect_rl.__main__ import run_command
-from reflect_rl.stages import STAGES
+from reflect_rl.runs.stages import STAGES
 from reflect_rl.training import rl
 
 FUZZED: dict[str, Any] = {

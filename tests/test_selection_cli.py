@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from reflect_rl.__main__ import run_command
-from reflect_rl.data.pool_file import PoolFile
-from reflect_rl.data.select_file import make_strategy, parse_budget
-from reflect_rl.data.tfidf import tfidf
 from reflect_rl.errors import SelectionError
+from reflect_rl.pools.file import PoolFile
+from reflect_rl.pools.select import make_strategy, parse_budget
+from reflect_rl.pools.tfidf import tfidf
 from reflect_rl.progress import Progress
 from reflect_rl.selection import STRATEGIES, KCenter, Random, UncertainThenDiverse
 
@@ -295,5 +295,5 @@ def test_tf_idf_keeps_what_texts_share() -> None:
 def test_help_is_there_at_once() -> None:
     import subprocess
 
-    code = "import sys, reflect_rl.cli; sys.exit(any(m in sys.modules for m in ('numpy', 'torch', 'pyarrow')))"
+    code = "import sys, reflect_rl.cli.app; sys.exit(any(m in sys.modules for m in ('numpy', 'torch', 'pyarrow')))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -18,12 +18,13 @@ import torch
 from transformers import PreTrainedModel
 
 from reflect_rl.__main__ import run_command
-from reflect_rl.data.embedding_file import kept_embeddings
 from reflect_rl.errors import ModelError
-from reflect_rl.players.hidden import hidden_states
-from reflect_rl.players.models import base_model, save_model
-from reflect_rl.players.reading import PlainReader, make_reader, takes_padding
-from reflect_rl.players.scoring import TokenScores, generated_scores, given_scores
+from reflect_rl.lm.hidden import hidden_states
+from reflect_rl.lm.models import base_model
+from reflect_rl.lm.pretrained import save_model
+from reflect_rl.lm.reading import PlainReader, make_reader, takes_padding
+from reflect_rl.lm.scoring import TokenScores, generated_scores, given_scores
+from reflect_rl.pools.embeddings import kept_embeddings
 from reflect_rl.progress import Progress
 from tiny_models import CONTEXT, gpt2, lookup, of_kind, tokenizer
 
@@ -128,7 +129,7 @@ def test_long_targets_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
         whole = dict(given_scores(model, tokenizer(), TEXTS, TARGETS))
         for cells in (1, 3 * len(TEXTS) * len(tokenizer())):
             with monkeypatch.context() as patch:
-                patch.setattr("reflect_rl.players.scoring.CELLS", cells)
+                patch.setattr("reflect_rl.lm.scoring.CELLS", cells)
                 pieces = dict(given_scores(model, tokenizer(), TEXTS, TARGETS))
             for row in whole:
                 np.testing.assert_allclose(pieces[row].logprobs, whole[row].logprobs, atol=ROUNDING)
@@ -137,7 +138,7 @@ def test_long_targets_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_architecture_without_masks_or_cache_reads_texts_of_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
     model = gpt2()
     expected = dict(generated_scores(model, tokenizer(), TEXTS, new_tokens=5))
-    monkeypatch.setattr("reflect_rl.players.reading._arguments", lambda _: {"input_ids"})
+    monkeypatch.setattr("reflect_rl.lm.reading._arguments", lambda _: {"input_ids"})
     assert not takes_padding(model)
     assert isinstance(make_reader(model, torch.zeros(1), 9), PlainReader)
     for row, scores in generated_scores(model, tokenizer(), TEXTS, new_tokens=5):

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from end_to_end import options
-from reflect_rl.cli_progress import CliProgress
-from reflect_rl.pipeline import STAGES
+from reflect_rl.cli.bars import CliProgress
+from reflect_rl.pipeline.runner import STAGES
 
 COMMAND = f"{sys.executable} -m reflect_rl"
 POOL = '{"text": "a b"}\n{"text": "b c d"}\n{"text": "x"}\n'

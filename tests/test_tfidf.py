@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from reflect_rl.data.tfidf import WIDTH, sketch_places, term_hash, tfidf, words
+from reflect_rl.pools.tfidf import WIDTH, sketch_places, term_hash, tfidf, words
 from reflect_rl.progress import Progress
 from reflect_rl.selection import FacilityLocation, KCenter
 

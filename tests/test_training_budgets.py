@@ -16,17 +16,17 @@ from conftest import Heard
 from corridor import Corridor
 from reflect_rl.data.annotate import PoolState, annotate, read_pool
 from reflect_rl.data.collect import collect
+from reflect_rl.data.past_reflections import with_notes
 from reflect_rl.errors import PromptError
+from reflect_rl.lm.text import decode
 from reflect_rl.players.load import local_reflector, policy_prompts, reflector_prompts
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
-from reflect_rl.players.text import decode
 from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection, State
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
 from reflect_rl.training import sft, warm_start
-from reflect_rl.training.notes import with_notes
 from reflect_rl.training.warm_start import start_model
 
 Tiny = Callable[..., Settings]

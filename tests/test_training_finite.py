@@ -21,12 +21,12 @@ from end_to_end import reflect_rl
 from reflect_rl import Agent, NonFiniteError
 from reflect_rl.config import parse_settings
 from reflect_rl.envs.check import check
-from reflect_rl.envs.contract import advance, begin
+from reflect_rl.envs.checked import advance, begin
 from reflect_rl.errors import EnvironmentContractError, ReflectRLError
-from reflect_rl.pipeline import run_pipeline
+from reflect_rl.pipeline.runner import run_pipeline
 from reflect_rl.players.policy import Policy
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings, SftSettings
 from reflect_rl.training import fit as fit_module
 from reflect_rl.training import rl as rl_module
@@ -342,7 +342,7 @@ def test_facts_that_are_no_json_break_the_contract(warmed_path: Path) -> None:
         def describe(self) -> dict[str, Any]:
             return {**super().describe(), "share": math.nan}
 
-    from reflect_rl.envs.contract import facts_of
+    from reflect_rl.envs.checked import facts_of
 
     env = Vague()
     begin(env, 0, {"task": "0-1"})

@@ -18,7 +18,7 @@ from torch import Tensor
 from reflect_rl.errors import RunFolderError
 from reflect_rl.players.prompt import Prompt
 from reflect_rl.records import StopReason
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import RlSettings
 from reflect_rl.training.advantages import advantages, discounted_returns, generalized_advantages
 from reflect_rl.training.checkpoint import Checkpointer

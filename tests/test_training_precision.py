@@ -13,15 +13,15 @@ from transformers import PreTrainedModel
 
 import tiny_models
 from corridor import Corridor
-from reflect_rl.players.backbone import Backbone, TokenBatch
+from reflect_rl.lm.backbone import Backbone, TokenBatch
+from reflect_rl.lm.models import base_model, fingerprint
+from reflect_rl.lm.pretrained import load_pretrained, save_model
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
-from reflect_rl.players.models import base_model, fingerprint, save_model
 from reflect_rl.players.policy import Policy
-from reflect_rl.players.pretrained import load_pretrained
 from reflect_rl.players.prompt import Prompt
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import ModelSettings, Settings
 from reflect_rl.training.optimizer import clip_and_step, make_optimizer
 from reflect_rl.training.rl import rl

@@ -21,12 +21,12 @@ from corridor import Corridor
 from reflect_rl.config import parse_settings
 from reflect_rl.data.annotate import annotate
 from reflect_rl.data.collect import collect
+from reflect_rl.players.decisions import Players
 from reflect_rl.players.load import load_policy
-from reflect_rl.players.players import Players
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import NoReflector
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import PromptSettings, RlSettings, Settings
 from reflect_rl.training import update as update_module
 from reflect_rl.training.advantages import advantages
@@ -283,7 +283,7 @@ import sys
 from conftest import TINY
 from reflect_rl.config import parse_settings
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.training.rl import rl
 import json
 rl(RunFolder(sys.argv[1]), parse_settings({}, TINY | json.loads(sys.argv[2])), Progress())

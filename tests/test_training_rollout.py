@@ -14,8 +14,8 @@ import torch
 import tiny_models
 from corridor import CELLS, Corridor, Endless
 from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.players.decisions import Players
 from reflect_rl.players.memo import Memo
-from reflect_rl.players.players import Players
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector

@@ -20,11 +20,11 @@ from conftest import Heard
 from corridor import Corridor
 from reflect_rl.data.annotate import Label, read_pool
 from reflect_rl.errors import PromptError, SettingsError
+from reflect_rl.lm.pretrained import save_model
 from reflect_rl.players.load import load_policy, load_reflector, local_reflector, policy_prompts
-from reflect_rl.players.models import save_model
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.records import Reflection
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import ModelSettings, ReflectorSftSettings, Settings, SftSettings
 from reflect_rl.training import fit as fit_module
 from reflect_rl.training import sft

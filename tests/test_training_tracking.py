@@ -11,7 +11,7 @@ import pytest
 
 from reflect_rl.errors import NonFiniteError
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
 from reflect_rl.training.rl import rl
 from reflect_rl.training.tracking import open_tracker

@@ -12,7 +12,7 @@ from pathlib import Path
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from reflect_rl.workers import worker_pool
+from reflect_rl.pipeline.workers import worker_pool
 
 def work(place):
     Path(place).write_text(str(os.getpid()))

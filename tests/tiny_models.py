@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from corridor import Corridor
+from reflect_rl.lm.scratch import scratch_model, train_tokenizer
 from reflect_rl.players.labels import candidates, find_labels
-from reflect_rl.players.models import scratch_model, train_tokenizer
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.records import State

@@ -8,7 +8,7 @@ from functools import cache
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from reflect_rl.players.models import train_tokenizer
+from reflect_rl.lm.scratch import train_tokenizer
 
 TEXTS = ["Walk to the flag.\nChoices:\nleft\nright\n向左\n向右\ngo 😀\nשלום\ncafé\nAction:\nReflection: Go left."] * 5
 SPECIAL = ["<pad>", "<eos>", "<unk>"]

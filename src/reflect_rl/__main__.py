@@ -46,7 +46,7 @@ def main() -> None:
     try:
         _end_at_the_second_interrupt()
         open_streams()
-        os.environ.setdefault("MKL_CBWR", "AUTO")  # as players.models.torch_set_up does, for whatever uses MKL before
+        os.environ.setdefault("MKL_CBWR", "AUTO")  # as lm.torch_setup.torch_set_up does, for whatever uses MKL before
         code = run_command(sys.argv[1:])
     except KeyboardInterrupt:
         code = _interrupted()
@@ -100,8 +100,8 @@ def _dispatch(arguments: list[str]) -> int:
 
     from cyclopts import CycloptsError
 
-    from reflect_rl.cli import app
-    from reflect_rl.cli_overrides import split_overrides
+    from reflect_rl.cli.app import app
+    from reflect_rl.cli.overrides import split_overrides
 
     try:
         chain, _, rest = app.parse_commands(arguments)

@@ -3,7 +3,7 @@
 The floor is the time that the least possible matrix work would take at the rate this machine multiplies matrices of the
 model's own shapes. Least possible work: linear layers and causal attention on the real tokens (no padding), the text
 that all prompts share once a pass, the last layer's queries and MLP at the answer cue only, and the label rows of the
-head; without gradients, equal openings (players/openings.py) once as well. A backward pass is two forward passes. A
+head; without gradients, equal openings (lm/prefix_cache.py) once as well. A backward pass is two forward passes. A
 share of 1 would mean that nothing but these products takes time.
 """
 
@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from reflect_rl.errors import ModelError
-from reflect_rl.players.encoded import Encoded
-from reflect_rl.players.models import base_model, parameter_count
+from reflect_rl.lm.encoded import Encoded
+from reflect_rl.lm.models import base_model, parameter_count
 from reflect_rl.players.policy import Policy
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import Settings

@@ -19,15 +19,16 @@ from typing import Any
 import numpy as np
 
 from reflect_rl.bench.label_pool import Pair
-from reflect_rl.players.backbone import Backbone
-from reflect_rl.players.encoded import Encoded, compact
-from reflect_rl.players.hidden import hidden_states
-from reflect_rl.players.models import end_id, pad_id, save_model, scratch_model, train_tokenizer
-from reflect_rl.players.pretrained import load_pretrained
-from reflect_rl.players.scoring import generated_scores, given_scores
-from reflect_rl.players.text import encode, most_tokens
+from reflect_rl.lm.backbone import Backbone
+from reflect_rl.lm.encoded import Encoded, compact
+from reflect_rl.lm.hidden import hidden_states
+from reflect_rl.lm.models import end_id, pad_id
+from reflect_rl.lm.pretrained import load_pretrained, save_model
+from reflect_rl.lm.scoring import generated_scores, given_scores
+from reflect_rl.lm.scratch import scratch_model, train_tokenizer
+from reflect_rl.lm.text import encode, most_tokens
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream, stream_seed
 from reflect_rl.selection import STRATEGIES, MeanEntropy, Picks, Random, Uncertainty
 from reflect_rl.settings import ModelSettings, SftSettings

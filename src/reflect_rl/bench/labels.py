@@ -17,11 +17,11 @@ import numpy as np
 from reflect_rl.bench.label_pool import Pair, fingerprint, package, standard_library
 from reflect_rl.evaluation.report import report_labels
 from reflect_rl.intervals import mean_interval
-from reflect_rl.outputs import claim_folder
+from reflect_rl.pipeline.workers import worker_pool
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder, remove
+from reflect_rl.runs.folder import RunFolder, remove
+from reflect_rl.runs.outputs import claim_folder
 from reflect_rl.selection import STRATEGIES, Random
-from reflect_rl.workers import worker_pool
 
 SEEDS = (0, 1, 2)
 SHARES = (0.2, 0.3, 0.45)

@@ -12,15 +12,15 @@ from reflect_rl.data.annotate import annotate
 from reflect_rl.data.collect import collect, make_env
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.errors import SettingsError
+from reflect_rl.lm.text import encode
+from reflect_rl.players.decisions import Players
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
-from reflect_rl.players.players import Players
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, Reflector
-from reflect_rl.players.text import encode
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.records import Reflection, State
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
 from reflect_rl.training.curriculum import training_episodes
 from reflect_rl.training.rl import rl

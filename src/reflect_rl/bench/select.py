@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from reflect_rl.pipeline.workers import worker_pool
 from reflect_rl.progress import Progress
 from reflect_rl.seeding import stream
 from reflect_rl.selection import FacilityLocation, KCenter, Random, Selector
 from reflect_rl.selection.neighbours import cores
-from reflect_rl.workers import worker_pool
 
 LARGE, SMALL, WIDTH = 90_000, 10_000, 384
 NEIGHBOURS = 32

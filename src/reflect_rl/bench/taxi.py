@@ -35,14 +35,14 @@ import torch
 from reflect_rl.bench import floor, plain
 from reflect_rl.bench.prepare import Arm, bench_settings, prepare, text_lengths, without_reflection
 from reflect_rl.data.collect import make_env
+from reflect_rl.lm.torch_setup import torch_set_up
+from reflect_rl.players.decisions import Players
 from reflect_rl.players.load import CHUNK
 from reflect_rl.players.memo import Memo
-from reflect_rl.players.models import torch_set_up
-from reflect_rl.players.players import Players
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Bar, Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream
 from reflect_rl.settings import Settings
 from reflect_rl.training.advantages import advantages

@@ -15,14 +15,14 @@ from typing import Any
 
 from pydantic import StrictInt
 
-from reflect_rl.envs.contract import taught
+from reflect_rl.envs.checked import taught
 from reflect_rl.envs.promises import same_folder
 from reflect_rl.envs.registry import load
 from reflect_rl.errors import RunFolderError
 from reflect_rl.players.prompt import PromptBuilder, state_id
 from reflect_rl.progress import Progress
 from reflect_rl.records import CHECKED, Episode, Reflection, State, read_record
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream
 from reflect_rl.settings import Settings
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from reflect_rl.data.annotate import PoolState, distinct, id_builder, in_order, read_pool
 from reflect_rl.data.selection_map import map_points
-from reflect_rl.data.tfidf import tfidf
+from reflect_rl.pools.tfidf import tfidf
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream_seed
 from reflect_rl.selection import STRATEGIES, MeanEntropy, Picks, Random, UncertainThenDiverse, Uncertainty
 from reflect_rl.settings import Settings
@@ -68,7 +68,7 @@ def _torch(settings: Settings) -> AbstractContextManager[None]:
     """Torch as it is set up for models, where one reads the states; it is not even imported otherwise."""
     if not settings.select.by_model:
         return nullcontext()
-    from reflect_rl.players.models import torch_set_up
+    from reflect_rl.lm.torch_setup import torch_set_up
 
     return torch_set_up(settings.compute)
 
@@ -97,13 +97,13 @@ class _ModelReads:
 
     def embeddings(self) -> np.ndarray:
         """(N, D) float32: the mean of the last hidden states."""
-        from reflect_rl.players.hidden import hidden_states
+        from reflect_rl.lm.hidden import hidden_states
 
         return hidden_states(*self._loaded, self.texts, progress=self.progress)
 
     def tokens(self, quantity: str) -> list[np.ndarray]:
         """For each state the entropies, margins or logprobs of the reflection that the model would write now."""
-        from reflect_rl.players.scoring import generated_scores
+        from reflect_rl.lm.scoring import generated_scores
 
         longest = self.settings.reflector.max_new_tokens
         found = dict(generated_scores(*self._loaded, self.texts, new_tokens=longest, progress=self.progress))
@@ -111,7 +111,7 @@ class _ModelReads:
 
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        from reflect_rl.players.pretrained import load_pretrained
+        from reflect_rl.lm.pretrained import load_pretrained
 
         return load_pretrained(self.settings.reflector.model, self.settings.compute.device, read_only=True)
 

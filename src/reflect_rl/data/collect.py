@@ -12,12 +12,12 @@ from __future__ import annotations
 from typing import Any
 
 from reflect_rl.envs.base import TextEnv
-from reflect_rl.envs.contract import advance, all_tasks, begin, check_horizon, expert_choices, facts_of, opened
+from reflect_rl.envs.checked import advance, all_tasks, begin, check_horizon, expert_choices, facts_of, opened
 from reflect_rl.envs.registry import make
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.progress import Progress
 from reflect_rl.records import Episode, Step, StopReason
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream, stream_seed
 from reflect_rl.settings import Settings
 

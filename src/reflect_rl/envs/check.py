@@ -12,7 +12,7 @@ from inspect import signature
 
 from reflect_rl.envs.check_probes import LACKS, PROBES, SeenError
 from reflect_rl.envs.check_walk import MakeEnv
-from reflect_rl.envs.contract import opened
+from reflect_rl.envs.checked import opened
 from reflect_rl.envs.promises import HORIZON, MADE, MENDS, BrokenPromiseError, where
 from reflect_rl.errors import EnvironmentContractError
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from reflect_rl.envs.base import SPLITS, TextEnv
 from reflect_rl.envs.check_walk import STEP_LIMIT, WALKS, MakeEnv, difference, some_tasks, walk
-from reflect_rl.envs.contract import (
+from reflect_rl.envs.checked import (
     advance,
     all_tasks,
     begin,

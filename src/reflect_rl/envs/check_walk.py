@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from reflect_rl.envs.base import SPLITS, TextEnv
-from reflect_rl.envs.contract import advance, begin, check_horizon, expert_choice, tasks_of
+from reflect_rl.envs.checked import advance, begin, check_horizon, expert_choice, tasks_of
 from reflect_rl.envs.promises import short
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason

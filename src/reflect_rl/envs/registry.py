@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _WORLDS: dict[str, str | type[TextEnv]] = {
     "alfworld": "reflect_rl.envs.alfworld.world:Alfworld",
-    "taxi": "reflect_rl.envs.taxi:DangerousTaxi",
+    "taxi": "reflect_rl.envs.taxi.world:DangerousTaxi",
 }
 
 
@@ -51,7 +51,7 @@ def make(name: str, **options: Any) -> TextEnv:
     Raises EnvironmentContractError, saying which: no such name, module or class; not a TextEnv; options refused; what
     it declares (horizon, task_text, stages, teachers) is not what the contract says.
     """
-    from reflect_rl.envs.contract import check_declared
+    from reflect_rl.envs.checked import check_declared
 
     world = load(name)
     try:

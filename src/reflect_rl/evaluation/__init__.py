@@ -1,0 +1,1 @@
+"""Fixed panels, play step by step, the report."""

@@ -11,17 +11,18 @@ from typing import Any
 from reflect_rl.data.annotate import Label, agreement_of
 from reflect_rl.data.collect import make_env
 from reflect_rl.envs.base import TextEnv
-from reflect_rl.envs.contract import kind_of, panels_of
+from reflect_rl.envs.checked import kind_of, panels_of
 from reflect_rl.intervals import wilson
-from reflect_rl.manifest import total_seconds
-from reflect_rl.players.kept import GUARD, kept_arm
+from reflect_rl.lm.models import parameter_count
+from reflect_rl.lm.torch_setup import with_torch
+from reflect_rl.players.decisions import Players
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
-from reflect_rl.players.models import parameter_count, with_torch
-from reflect_rl.players.players import Players
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.kept_arm import GUARD, kept_arm
+from reflect_rl.runs.manifest import total_seconds
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import Settings
 from reflect_rl.training.rollout import EpisodeSpec, Trajectory, play_episodes

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from reflect_rl.envs.base import TextEnv
-from reflect_rl.envs.contract import advance, begin, expert_choice, facts_of
+from reflect_rl.envs.checked import advance, begin, expert_choice, facts_of
 
 Read = Callable[[str], str]
 """Asks for a line with this prompt, like `input`; EOFError ends the game."""

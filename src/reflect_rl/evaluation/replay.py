@@ -8,12 +8,12 @@ from typing import Any
 
 from reflect_rl.data.collect import make_env
 from reflect_rl.envs.base import TextEnv
-from reflect_rl.envs.contract import advance, begin
+from reflect_rl.envs.checked import advance, begin
 from reflect_rl.envs.registry import make
 from reflect_rl.evaluation.evaluate import panel_episodes, players_of
-from reflect_rl.players.models import torch_set_up
+from reflect_rl.lm.torch_setup import torch_set_up
 from reflect_rl.records import StopReason
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
 from reflect_rl.training.rollout import Trajectory, play_episodes
 

@@ -22,7 +22,7 @@ from reflect_rl.evaluation.report_selection import evenly, selection_view
 from reflect_rl.evaluation.tables import detail_rows
 from reflect_rl.intervals import wilson
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import CONFIG, RunFolder, reading
+from reflect_rl.runs.folder import CONFIG, RunFolder, reading
 from reflect_rl.settings import Settings, setting_keys
 
 PAGE = Path(__file__).parent / "page"

@@ -14,14 +14,14 @@ import torch
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.registry import make
 from reflect_rl.errors import PromptError, RunFolderError
-from reflect_rl.players.kept import kept_arm
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
 from reflect_rl.players.reflector import Reflector
 from reflect_rl.progress import Progress
 from reflect_rl.records import State
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.kept_arm import kept_arm
+from reflect_rl.runs.trained import trained_settings
 from reflect_rl.settings import Settings
-from reflect_rl.trained import trained_settings
 
 
 @dataclass(frozen=True, slots=True)

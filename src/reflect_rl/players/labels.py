@@ -12,8 +12,8 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from reflect_rl.errors import ModelError
+from reflect_rl.lm.text import encode
 from reflect_rl.players.prompt import CUE_ACTION
-from reflect_rl.players.text import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reflect_rl.envs.base import TextEnv
-from reflect_rl.players.adapters import CONFIG as ADAPTERS
-from reflect_rl.players.backbone import Backbone
+from reflect_rl.lm.adapters import CONFIG as ADAPTERS
+from reflect_rl.lm.backbone import Backbone
+from reflect_rl.lm.models import fingerprint
+from reflect_rl.lm.pretrained import load_pretrained
+from reflect_rl.lm.text import encode
+from reflect_rl.lm.torch_setup import check_device
 from reflect_rl.players.labels import candidates
 from reflect_rl.players.memo import Memo
-from reflect_rl.players.models import check_device, fingerprint
 from reflect_rl.players.policy import Policy
-from reflect_rl.players.pretrained import load_pretrained
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector
-from reflect_rl.players.text import encode
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import ComputeSettings, ModelSettings, Settings
 
 if TYPE_CHECKING:

@@ -27,14 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from reflect_rl.errors import ModelError, NonFiniteError, PromptError
-from reflect_rl.players.backbone import Backbone, KeysValues, TokenBatch
-from reflect_rl.players.encoded import LENGTH_STEP, Encoded, compact
-from reflect_rl.players.model_checks import check_finite
-from reflect_rl.players.models import pad_id, save_model
-from reflect_rl.players.openings import MOST_BYTES, Openings
+from reflect_rl.lm.backbone import Backbone, KeysValues, TokenBatch
+from reflect_rl.lm.checks import check_finite
+from reflect_rl.lm.encoded import LENGTH_STEP, Encoded, compact
+from reflect_rl.lm.models import pad_id
+from reflect_rl.lm.prefix_cache import MOST_BYTES, Openings
+from reflect_rl.lm.pretrained import save_model
+from reflect_rl.lm.remembered import Remembered
+from reflect_rl.lm.text import encode, encode_with_places
 from reflect_rl.players.prompt import Prompt
-from reflect_rl.players.remembered import Remembered
-from reflect_rl.players.text import encode, encode_with_places
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

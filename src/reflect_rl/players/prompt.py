@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from reflect_rl.errors import PromptError
-from reflect_rl.players.remembered import Remembered
+from reflect_rl.lm.remembered import Remembered
 from reflect_rl.records import State
 from reflect_rl.settings import PromptSettings
 

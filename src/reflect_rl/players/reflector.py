@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from reflect_rl.envs.contract import taught
+from reflect_rl.envs.checked import taught
 from reflect_rl.errors import NonFiniteError, PromptError
-from reflect_rl.players.backbone import Backbone
-from reflect_rl.players.decoding import decoding_steps
+from reflect_rl.lm.backbone import Backbone
+from reflect_rl.lm.decoding import decoding_steps
+from reflect_rl.lm.models import end_id
+from reflect_rl.lm.text import decode, encode
 from reflect_rl.players.memo import Memo
-from reflect_rl.players.models import end_id
 from reflect_rl.players.prompt import PromptBuilder
-from reflect_rl.players.text import decode, encode
 from reflect_rl.records import State
 from reflect_rl.seeding import stream, stream_seed
 from reflect_rl.settings import ReflectorSettings

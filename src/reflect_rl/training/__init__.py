@@ -1,0 +1,1 @@
+"""SFT of both players, and online RL of the policy."""

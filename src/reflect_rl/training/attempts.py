@@ -21,7 +21,7 @@ from torch import Tensor
 from reflect_rl.data.annotate import agreement_of
 from reflect_rl.errors import RunFolderError
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import ReflectorSftSettings
 
 AGAIN = "checkpoints/sft-reflector-again"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reflect_rl.errors import NonFiniteError, RunFolderError
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 
 
 @dataclass

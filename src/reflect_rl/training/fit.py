@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reflect_rl.errors import SettingsError
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream
 from reflect_rl.settings import SftSettings
 from reflect_rl.training.attempts import AGAIN

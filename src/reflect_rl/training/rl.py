@@ -18,12 +18,12 @@ from accelerate.utils import gather_object
 
 from reflect_rl.data.collect import make_env
 from reflect_rl.envs.base import TextEnv
-from reflect_rl.envs.contract import tasks_of
+from reflect_rl.envs.checked import tasks_of
+from reflect_rl.lm.torch_setup import with_torch
+from reflect_rl.players.decisions import Players
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
-from reflect_rl.players.models import with_torch
-from reflect_rl.players.players import Players
 from reflect_rl.progress import Progress
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import RlSettings, Settings
 from reflect_rl.training.advantages import advantages

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from reflect_rl.envs.base import TextEnv
-from reflect_rl.envs.contract import advance, begin, check_horizon, expert_choice, facts_of, opened
-from reflect_rl.players.players import Players, Read
+from reflect_rl.envs.checked import advance, begin, check_horizon, expert_choice, facts_of, opened
+from reflect_rl.players.decisions import Players, Read
 from reflect_rl.players.prompt import Prompt
 from reflect_rl.records import State, StopReason
 from reflect_rl.seeding import stream

@@ -28,24 +28,26 @@ from reflect_rl.data.annotate import (
     reads_reflections,
 )
 from reflect_rl.data.collect import make_env
+from reflect_rl.data.past_reflections import with_notes
 from reflect_rl.errors import PromptError
 from reflect_rl.intervals import wilson
-from reflect_rl.players.backbone import Backbone, TokenBatch
-from reflect_rl.players.encoded import Encoded, compact
+from reflect_rl.lm.backbone import Backbone, TokenBatch
+from reflect_rl.lm.encoded import Encoded, compact
+from reflect_rl.lm.models import end_id, pad_id, parameter_count
+from reflect_rl.lm.pretrained import save_model
+from reflect_rl.lm.text import encode, encode_all
+from reflect_rl.lm.torch_setup import with_torch
 from reflect_rl.players.labels import find_labels
 from reflect_rl.players.load import MOST_LABELS, forward_rows, load_reflector, local_reflector, policy_prompts
-from reflect_rl.players.models import end_id, pad_id, parameter_count, save_model, with_torch
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.reflector import LocalReflector
-from reflect_rl.players.text import encode, encode_all
 from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection, State
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream
 from reflect_rl.settings import Settings
 from reflect_rl.training.attempts import Attempt, best_attempt
 from reflect_rl.training.fit import fit
-from reflect_rl.training.notes import with_notes
 from reflect_rl.training.warm_start import start_model
 
 IGNORE = -100

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from reflect_rl.errors import SettingsError
-from reflect_rl.run_folder import RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
 
 Tracker = Callable[[dict[str, Any]], None]

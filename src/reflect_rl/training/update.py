@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reflect_rl.players.encoded import Encoded
+from reflect_rl.lm.encoded import Encoded
 from reflect_rl.players.policy import Choices, Policy
 from reflect_rl.seeding import stream
 from reflect_rl.settings import RlSettings

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from reflect_rl.data.annotate import PoolState
+from reflect_rl.lm.models import end_id
+from reflect_rl.lm.pretrained import load_pretrained, load_tokenizer
+from reflect_rl.lm.scratch import scratch_model, train_tokenizer
+from reflect_rl.lm.text import most_tokens
 from reflect_rl.players.labels import candidates, find_labels
-from reflect_rl.players.models import end_id, scratch_model, train_tokenizer
-from reflect_rl.players.pretrained import load_pretrained, load_tokenizer
 from reflect_rl.players.prompt import PromptBuilder
-from reflect_rl.players.text import most_tokens
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import ModelSettings, Settings
 

@@ -1,0 +1,334 @@
+"""The command line: a function a command. Heavy imports are inside them, so that help is there at once."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from reflect_rl import __version__
+from reflect_rl.cli.alfworld import app as alfworld
+from reflect_rl.cli.bars import CliProgress
+from reflect_rl.cli.bench import bench
+from reflect_rl.cli.overrides import Overrides, Seed, Seeds, Workers, names, whole_numbers
+from reflect_rl.cli.select import select
+from reflect_rl.runs.outputs import output_folder
+
+if TYPE_CHECKING:
+    from reflect_rl.runs.folder import RunFolder
+
+app = App(
+    name="reflect-rl",
+    version=__version__,
+    help_format="plaintext",
+    help="""Make a small language model a good agent in an interactive text environment.
+
+Examples:
+
+- `reflect-rl run taxi` — the whole method: collect, annotate, sft, rl, evaluate, report
+- `reflect-rl run taxi --seed 3 --rl.iterations 30 --out runs/mine` — with other settings
+- `reflect-rl play taxi --agent runs/taxi` — watch the trained agent
+- `reflect-rl settings` — every setting, with its default and meaning
+""",
+)
+
+app.command(alfworld)
+app.command(select)
+app.command(bench)
+
+SFT = ("sft_reflector", "sft_policy")
+
+
+@app.command
+def run(
+    recipe: str,
+    /,
+    *,
+    out: str | None = None,
+    until: str | None = None,
+    store: str | None = None,
+    overrides: Overrides,
+) -> None:
+    """Run a recipe from beginning to end; what is done already is skipped.
+
+    Any setting can be changed by its dotted name: `--seed 3`, `--rl.iterations 30`, `--rl.lr=1e-3`, `--guard`.
+    An interrupted run continues with the same command.
+
+    Examples:
+
+    - `reflect-rl run taxi`
+    - `reflect-rl run taxi --seed 3 --rl.iterations 30 --out runs/mine`
+    - `reflect-rl run my_recipe.yaml --until annotate`
+
+    Parameters
+    ----------
+    recipe
+        A recipe's name (see `reflect-rl recipes`) or a YAML file.
+    out
+        The run folder; runs/RECIPE by default, runs/RECIPE-seedN with another seed.
+    until
+        The last stage to run.
+    store
+        A folder in which runs share finished stages.
+    """
+    from reflect_rl.config import load_settings
+    from reflect_rl.pipeline.runner import run_pipeline
+
+    settings = load_settings(recipe, overrides)
+    suffix = f"-seed{settings.seed}" if "seed" in overrides else ""
+    default = Path("runs") / f"{Path(recipe).stem}{suffix}"
+    folder = output_folder(default if out is None else out, "--out")
+    shared = None if store is None else output_folder(store, "--store")
+    finished = run_pipeline(settings, folder, CliProgress(), store=shared, until=until)
+    if until in (None, "evaluate", "report"):
+        _summary(finished)
+
+
+def _summary(finished: RunFolder) -> None:
+    from reflect_rl.cli.tables import run_summary
+    from reflect_rl.pipeline.ranks import Ranks
+    from reflect_rl.runs.manifest import total_seconds
+
+    if Ranks.here(cpu=True).first:  # the others of a launcher may be here before the results are
+        print(run_summary(finished, total_seconds(finished)))
+
+
+def _stages(folder: Path, overrides: dict[str, Any], force: bool, *names: str) -> RunFolder:
+    """Run single stages of an existing run folder, with its own settings and overrides.
+
+    What exists already is measured and shown with the settings that it was made with.
+    """
+    from reflect_rl.config import parse_settings
+    from reflect_rl.pipeline.runner import run_pipeline
+    from reflect_rl.runs.folder import RunFolder
+    from reflect_rl.runs.trained import measured_settings, read_config, reported_settings
+
+    progress, run = CliProgress(), RunFolder(folder)
+    settings = config = parse_settings(read_config(run).model_dump(), overrides)
+    if names[0] == "evaluate":
+        settings = parse_settings(measured_settings(run, progress).model_dump(), overrides)
+    if names == ("report",):
+        settings = parse_settings(reported_settings(run).model_dump(), overrides)
+    return run_pipeline(settings, folder, progress, only=names, force=force, config=config)
+
+
+@app.command
+def collect(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
+    """Collect episodes of the expert, perturbed on purpose, into episodes.jsonl of an existing run folder."""
+    _stages(folder, overrides, force, "collect")
+
+
+@app.command
+def annotate(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
+    """Have the teacher label the states collected in a run folder, within the label budgets."""
+    _stages(folder, overrides, force, "annotate")
+
+
+@app.command
+def sft(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
+    """Warm up the reflector and the policy of a run folder by supervised fine-tuning."""
+    _stages(folder, overrides, force, *SFT)
+
+
+@app.command
+def rl(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
+    """Improve the policy of a run folder by online RL with the frozen reflector in the loop."""
+    _stages(folder, overrides, force, "rl")
+
+
+@app.command
+def evaluate(folder: Path, /, *, out: str | None = None, force: bool = False, overrides: Overrides) -> None:
+    """Measure the agent of a run folder on fixed starts, greedily and sampled, into results.json.
+
+    Examples:
+
+    - `reflect-rl evaluate runs/taxi --evaluate.sampled_episodes 20`
+    - `reflect-rl evaluate runs/alfworld --out runs/alfworld-unseen --env.options.test_split valid_unseen`
+
+    Parameters
+    ----------
+    out
+        Leave the run as it is; measure a copy of its agent in this folder, on other tasks of the world for example.
+    """
+    if out is None:
+        _summary(_stages(folder, overrides, force, "evaluate"))
+        return
+    from reflect_rl.pipeline.runner import copy_agent
+    from reflect_rl.progress import Progress
+    from reflect_rl.runs.folder import RunFolder
+    from reflect_rl.runs.kept_arm import kept_arm
+    from reflect_rl.runs.trained import trained_settings
+
+    kept_arm(RunFolder(folder), trained_settings(RunFolder(folder), Progress()))  # refuses what is not finished
+    copied = output_folder(out, "--out", [folder])
+    copy_agent(RunFolder(folder), RunFolder(copied))
+    _summary(_stages(copied, overrides, force, "evaluate", "report"))
+
+
+@app.command
+def report(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
+    """Write the report of a run folder, or of a comparison's folder, as one HTML page."""
+    if (folder / "compare.json").is_file():
+        from reflect_rl.evaluation.report import report_compare
+
+        print(report_compare(folder))
+        return
+    _stages(folder, overrides, force, "report")
+    print(folder / "report.html")
+
+
+@app.command
+def compare(
+    recipe: str,
+    /,
+    *,
+    seeds: Seeds = "0,1,2,3,4",
+    regimes: str | None = None,
+    arms: str | None = None,
+    plan: str = "compare",
+    workers: Workers = 1,
+    out: str | None = None,
+    gather_only: Annotated[bool, Parameter(negative="")] = False,
+    overrides: Overrides,
+) -> None:
+    """Compare the method with its ablations, over seeds; an interrupted comparison continues.
+
+    Examples:
+
+    - `reflect-rl compare taxi --seeds 0,1,2,3,4 --out runs/taxi-compare`
+    - `reflect-rl compare taxi --regimes scarce-actions --workers 2`
+    - `reflect-rl compare taxi --plan selection` — which states the teacher is asked about
+
+    Parameters
+    ----------
+    recipe
+        A recipe's name or a YAML file.
+    regimes
+        Label budgets to compare under, separated by commas; all by default.
+    arms
+        Ways of training to compare, separated by commas; all by default.
+    plan
+        What is compared: compare (the method with its ablations), selection, or a YAML file of your own.
+    workers
+        Runs side by side.
+    out
+        The comparison's folder; runs/RECIPE-PLAN by default.
+    gather_only
+        Train nothing; publish what is finished so far.
+    """
+    numbers = whole_numbers(seeds)
+    from reflect_rl.evaluation.tables import compare_terminal
+    from reflect_rl.pipeline.compare import compare as run_comparison
+
+    default = Path("runs") / f"{Path(recipe).stem}-{Path(plan).stem}"
+    folder = output_folder(default if out is None else out, "--out")
+    asked = shlex.join(["reflect-rl", *sys.argv[1:]])
+    path = run_comparison(
+        recipe,
+        folder,
+        numbers,
+        names(regimes),
+        names(arms),
+        overrides,
+        workers,
+        CliProgress(),
+        asked,
+        gather_only,
+        plan,
+    )
+    print(compare_terminal(json.loads(path.read_text(encoding="utf-8"))))
+
+
+@app.command
+def play(env: str, /, *, agent: Path | None = None, task: str | None = None, seed: Seed = 0) -> None:
+    """Step a world by hand, or watch a trained agent act in it.
+
+    Parameters
+    ----------
+    env
+        A world's name (see `reflect-rl envs`) or module:Class.
+    agent
+        The run folder of a trained agent, which then acts, in its world with the run's horizon and options.
+    task
+        One start of the world; a random one by default.
+    seed
+        Of the random start, and of whatever the world draws.
+    """
+    from reflect_rl.envs.registry import load, make
+    from reflect_rl.evaluation.play import play as step_by_step
+
+    if agent is None:
+        step_by_step(make(env), input, print, task=task, seed=seed)
+        return
+    from reflect_rl.errors import SettingsError
+    from reflect_rl.lm.torch_setup import torch_set_up
+    from reflect_rl.players.agent import Agent
+
+    player = Agent.load(agent, CliProgress())
+    if load(env) is not type(player.world):
+        own = player.settings.env.name
+        raise SettingsError(f"{agent} was trained in {own}, not in {env}. Try: reflect-rl play {own} --agent {agent}")
+    with torch_set_up(player.settings.compute):  # as where it was measured
+        step_by_step(player.world, input, print, agent=player, task=task, seed=seed)
+
+
+@app.command
+def envs() -> None:
+    """List the worlds."""
+    from reflect_rl.cli.tables import table
+    from reflect_rl.envs.registry import describe_all
+
+    print(table(describe_all()))
+
+
+@app.command
+def recipes() -> None:
+    """List the recipes that ship with the library."""
+    from reflect_rl.config import RECIPES, recipe_names
+
+    for name in recipe_names():
+        first = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+        print(f"{name}  {first.removeprefix('#').strip()}")
+
+
+@app.command
+def settings() -> None:
+    """List every setting with its type, default and meaning."""
+    from reflect_rl.cli.tables import settings_table
+    from reflect_rl.settings import setting_keys
+
+    print(settings_table(setting_keys()))
+
+
+@app.command
+def check(env: str, /) -> int:
+    """Check that an environment keeps the TextEnv contract; says what to mend. Exit code 1 if it does not.
+
+    Parameters
+    ----------
+    env
+        module:Class of yours, or a world's name.
+    """
+    from reflect_rl.envs.check import PROBES
+    from reflect_rl.envs.check import check as find
+    from reflect_rl.envs.registry import load, make
+
+    load(env)  # that there is none is a mistake in the command, not a broken promise
+    findings = find(lambda **options: make(env, **options))
+    broken = [finding for finding in findings if not finding.ok]
+    for finding in broken:
+        print(f"- {finding}")
+    for finding in findings:
+        if finding.lacks:
+            print(f"note: {finding}")
+    if not broken:
+        print(f"{env} keeps every promise of a TextEnv.")
+        return 0
+    unjudged = [promise for promise in PROBES if promise not in {finding.promise for finding in findings}]
+    behind = f" Not judged before that is mended: {', '.join(unjudged)}." if unjudged else ""
+    print(f"{env} breaks {len(broken)} promise(s).{behind}")
+    return 1

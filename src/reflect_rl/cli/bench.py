@@ -1,0 +1,85 @@
+"""`reflect-rl bench`: speed, and label efficiency."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+from cyclopts import Parameter, validators
+
+from reflect_rl.cli.bars import CliProgress
+from reflect_rl.cli.overrides import Overrides, Seeds, Workers, whole_numbers
+from reflect_rl.runs.outputs import output_folder
+
+Size = Annotated[int, Parameter(validator=validators.Number(gte=2))]
+
+
+def bench(
+    recipe: str = "taxi",
+    /,
+    *,
+    device: Literal["cpu", "cuda", "mps"] | None = None,
+    seeds: Seeds = "0,1,2",
+    workers: Workers = 1,
+    out: str = "runs/bench-labels",
+    items: Size | None = None,
+    picks: Size | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    overrides: Overrides,
+) -> None:
+    """Measure speed against a plain implementation of the same method, as ratios measured in one run.
+
+    `reflect-rl bench alfworld` measures the fast ALFWorld engine, against the real one where it is installed,
+    `reflect-rl bench select` the selection of what to label, against plain numpy, and `reflect-rl bench labels` what a
+    small model learns from the labels that each strategy picks.
+
+    Parameters
+    ----------
+    recipe
+        Whose players and world are measured; alfworld: the engine; select: selection; labels: label efficiency.
+    device
+        Where; the recipe's compute.device by default.
+    seeds, workers, out
+        Of labels: seeds, how many side by side, and the folder, with which an interrupted study continues.
+    items, picks
+        Of select: facility location alone, on a pool of so many items; half of them picked unless picks says otherwise.
+    json_
+        Print everything that was measured as JSON.
+    """
+    from reflect_rl.config import load_settings, parse_settings
+
+    if recipe == "alfworld":
+        from reflect_rl.bench.alfworld import bench_engine, engine_table
+
+        figures = bench_engine(parse_settings({}, overrides).env.options, CliProgress())
+        print(json.dumps(figures, indent=2, allow_nan=False) if json_ else engine_table(figures))
+        return
+    if recipe == "select":
+        from reflect_rl.bench.select import LARGE, bench_large, bench_select, measured_line, select_table
+
+        parse_settings({}, overrides)  # refuses what is no setting
+        if items or picks:
+            figures = bench_large(CliProgress(), items or LARGE, picks or (items or LARGE) // 2)
+            print(
+                json.dumps(figures, indent=2, allow_nan=False) if json_ else measured_line("facility_location", figures)
+            )
+            return
+        figures = bench_select(CliProgress())
+        print(json.dumps(figures, indent=2, allow_nan=False) if json_ else select_table(figures))
+        return
+    if recipe == "labels":
+        from reflect_rl.bench.labels import bench_labels, labels_table
+        from reflect_rl.cli.tables import table
+
+        parse_settings({}, overrides)
+        folder = output_folder(out, "--out")
+        figures = bench_labels(folder, CliProgress(), seeds=whole_numbers(seeds), workers=workers)
+        told = f"{table(labels_table(figures))}\n\nreport  {folder / 'report.html'}"
+        print(json.dumps(figures, indent=2, allow_nan=False) if json_ else told)
+        return
+    settings = load_settings(recipe, overrides)
+    from reflect_rl.bench.taxi import bench as measure
+    from reflect_rl.bench.taxi import bench_table
+
+    figures = measure(settings.model_dump(), device or settings.compute.device, CliProgress())
+    print(json.dumps(figures, indent=2, allow_nan=False) if json_ else bench_table(figures))

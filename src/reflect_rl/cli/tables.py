@@ -1,0 +1,126 @@
+"""What the command line shows at the end: the figures of a run, the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+from reflect_rl.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from reflect_rl.envs.alfworld.sweep import Total
+    from reflect_rl.envs.alfworld.verify import Plan, Report
+    from reflect_rl.pools.select import Selection
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns; the last one is left as it is."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in rows
+    )
+
+
+def run_summary(run: RunFolder, seconds: Mapping[str, float]) -> str:
+    """The figures of results.json with what they mean nothing without, and where the report is.
+
+    seconds: wall time by finished stage.
+    """
+    return run.read_json("results.json", lambda results: _summary(run, seconds, results))
+
+
+def _summary(run: RunFolder, seconds: Mapping[str, float], results: Mapping[str, Any]) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("starts", "choice", "episodes", "success", "95 % interval", "return", "steps", "ended by")
+    ]
+    for panel, modes in results["panels"].items():
+        for mode, figures in modes.items():
+            rows.append(_panel_row(panel, mode, figures))
+            rows += [
+                _part_row(f"  {kind}", part) for kind, part in figures.get("kinds", {}).items() if mode == "greedy"
+            ]
+            rows += [_part_row(f"  within {steps} steps", part) for steps, part in figures.get("within", {}).items()]
+    labels = results["labels"]
+    spent = ", ".join(f"{stage} {time:.1f}" for stage, time in seconds.items())
+    facts = [
+        ("horizon", f"{results['horizon']} steps"),
+        ("labels", f"{labels['actions']:,} actions, {labels['reflections']:,} reflections"),
+        ("seconds", f"{sum(seconds.values()):.1f} ({spent})"),
+        ("results", str(run / "results.json")),
+        ("report", str(run / "report.html")),
+    ]
+    return f"{table(rows)}\n\n{table(facts)}"
+
+
+def _panel_row(panel: str, mode: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
+    low, high = figures["interval"]
+    stops = ", ".join(f"{reason} {count}" for reason, count in figures["stop_reasons"].items() if count)
+    return (
+        panel,
+        mode,
+        str(figures["episodes"]),
+        f"{100 * figures['success']:.1f} %",
+        f"{100 * low:.1f} to {100 * high:.1f} %",
+        f"{figures['return_mean']:.2f}",
+        f"{figures['steps_mean']:.1f}",
+        stops,
+    )
+
+
+def _part_row(name: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row about some of the episodes of the row above."""
+    low, high = figures["interval"]
+    steps = f"{figures['steps_mean']:.1f}" if "steps_mean" in figures else ""
+    share = f"{100 * figures['success']:.1f} %"
+    return (name, "", str(figures.get("episodes", "")), share, f"{100 * low:.1f} to {100 * high:.1f} %", "", steps, "")
+
+
+def settings_table(keys: Mapping[str, Any]) -> str:
+    """Every setting: key, type, default, meaning. keys: pydantic's FieldInfo by dotted key."""
+    rows = [("setting", "type", "default", "meaning")]
+    for key, info in keys.items():
+        default = info.get_default(call_default_factory=True)
+        rows.append((key, _type_name(info.annotation), str(default), info.description or ""))
+    return table(rows)
+
+
+def _type_name(annotation: Any) -> str:
+    options = get_args(annotation)
+    if options and all(isinstance(option, str | int) for option in options):
+        return "|".join(map(str, options))
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def verify_lines(plan: Plan, total: Total, wrong: Sequence[Report]) -> list[str]:
+    """What a comparison of ALFWorld's engines found, its first differences spelled out."""
+    engine = "patched real engine" if plan.patched else "unmodified real engine"
+    lines = [
+        f"{total.games:,} games, {' and '.join(plan.grammars)}, {plan.steps} steps a walk, seed {plan.seed}, against "
+        f"the {engine}: {total.states:,} states compared, {total.differences} differences, {total.errors} errors; "
+        f"{total.wins:,} walks won",
+        f"the real engine: {total.real_steps_per_second:,.1f} steps/s, "
+        f"{1000 * total.real_load_seconds / max(1, total.games * len(plan.grammars)):,.0f} ms a start",
+    ]
+    for report in wrong[:20]:
+        lines += [f"{report.game}: {error}" for error in report.errors]
+        for each in report.differences:
+            lines += [
+                f"{report.game}, {each.grammar}, step {each.step}, after {each.command!r}: {each.what} differs",
+                f"  fast: {each.fast!r}",
+                f"  real: {each.real!r}",
+            ]
+    return lines
+
+
+def picks_summary(selection: Selection, seconds: float) -> str:
+    """How many were chosen, how good that is, and how good any other choice could be."""
+    picks = selection.picks
+    text = f"{len(picks):,} of {len(selection.pool.ids):,} items by {selection.name} in {seconds:.1f} s"
+    if picks.objective is None:
+        return text
+    if selection.name == "k-center":
+        least = "" if picks.certificate is None else f", and no choice of that size is below {picks.certificate:.6g}"
+        return f"{text}; no item is farther than {picks.objective:.6g} from a chosen or labelled one{least}"
+    most = "" if picks.certificate is None else f", and no choice of that size is above {picks.certificate:.6g}"
+    return f"{text}; objective {picks.objective:.6g}{most}"

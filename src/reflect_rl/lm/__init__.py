@@ -1,0 +1,1 @@
+"""Causal language models: loaded, read, written with. Nothing here knows of worlds."""

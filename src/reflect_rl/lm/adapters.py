@@ -1,0 +1,99 @@
+"""LoRA adapters: fresh ones, those of a folder in PEFT's layout, and saving them so that their base is found again."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from reflect_rl.errors import ModelError
+from reflect_rl.lm.checks import check_finite, check_number_formats, refusal
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def require_peft(what: str) -> None:
+    """Raises ModelError if the library is not there."""
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise ModelError(f"{what} needs the peft library: pip install 'reflect-rl[lora]'.") from error
+
+
+def read_config(file: Path, source: str) -> LoraConfig:
+    """The configuration of a folder's adapters. Raises ModelError for adapters that cannot be trained or merged."""
+    require_peft(f"The adapter '{source}'")
+    from peft import LoraConfig, PeftConfig
+
+    config = PeftConfig.from_pretrained(str(file.parent))
+    if not isinstance(config, LoraConfig) or config.alora_invocation_tokens:
+        raise refusal(source, f"it is an adapter of the kind {config.peft_type}, and only LoRA is known", _MERGED)
+    if config.task_type not in (None, "CAUSAL_LM"):
+        raise refusal(source, f"it is an adapter for {config.task_type}, which is no causal language model")
+    if not config.base_model_name_or_path:
+        raise refusal(source, "it is an adapter that does not say of which model", f"Name its base in {file}.")
+    return config
+
+
+def fresh_config(rank: int) -> LoraConfig:
+    """LoRA on every linear layer but the last."""
+    require_peft("lora_rank")
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.0)
+
+
+def attach(model: PreTrainedModel, config: LoraConfig, base: str, seed: int) -> PeftModel:
+    """`model` with fresh adapters to train. base: an absolute folder or a hub name, by which it is found again."""
+    from peft import get_peft_model
+
+    config.inference_mode = False
+    with torch.random.fork_rng():  # peft draws from the global generator; a run may not depend on what was drawn before
+        torch.manual_seed(seed)
+        adapted: Any = get_peft_model(model, config)
+    config.base_model_name_or_path = base
+    return adapted.eval()
+
+
+def fill(model: PeftModel, file: Path, source: str) -> None:
+    """Give adapters the weights of a file. Raises ModelError if these are not exactly what the configuration says."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+    from torch import nn
+
+    plain: Any = model.get_base_model()
+    if {type(plain.get_input_embeddings()), type(plain.get_output_embeddings())} - {nn.Embedding, nn.Linear}:
+        raise refusal(source, "its adapters change the embeddings or the output layer", _MERGED)
+    check_number_formats([file], source)
+    weights = load_file(file)
+    check_finite(weights.items(), source)
+    wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if odd := sorted(weights.keys() ^ wanted.keys()):
+        state = "is missing" if odd[0] in wanted else "is more than its configuration says"
+        raise refusal(source, f"of its adapters, {odd[0]} {state}", _MERGED)
+    set_peft_model_state_dict(model, weights)
+
+
+def save(model: PeftModel, folder: Path) -> None:
+    """PEFT's layout, the same bytes every time."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    config: Any = copy.copy(model.peft_config["default"])
+    config.inference_mode = True
+    for name, value in vars(config).items():
+        if isinstance(value, set):  # whose order differs from process to process
+            setattr(config, name, sorted(value))
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    save_file({name: w.cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS, {"format": "pt"})
+
+
+_MERGED = "Merge it into its base with PEFT (merge_and_unload), save that, and give its folder."

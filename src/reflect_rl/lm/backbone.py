@@ -1,0 +1,207 @@
+"""A causal language model read at a few positions only: the one forward pass behind policy and reflector.
+
+`Backbone.hidden` gives the last layer's hidden states at the positions asked for, and nothing else: no
+vocabulary-sized logits. Rows are padded on the right, where causal attention cannot see, so padding never changes a
+number. For GPT-2-shaped models two exact savings are made: text that rows share is read once and its keys and values
+are kept (`read`), and the last block is computed for the read positions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reflect_rl.lm.models import LOOKUP, base_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+UNBOUNDED = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """prefix_P: token ids shared by all rows (may be empty). ids_BL: what follows, padded on the right.
+    read_BR: positions in ids_BL (not counting the prefix) at which the hidden state is wanted."""
+
+    prefix_P: Tensor
+    ids_BL: Tensor
+    read_BR: Tensor
+
+    def to(self, device: torch.device) -> TokenBatch:
+        return TokenBatch(self.prefix_P.to(device), self.ids_BL.to(device), self.read_BR.to(device))
+
+
+KeysValues = list[tuple[Tensor, Tensor]]
+"""Of every block, for text that has been read: each (rows, heads, length, D / heads); one row stands for all."""
+
+
+class Backbone:
+    """`hidden(batch)` -> hidden_BRD, for any causal LM of transformers; adapters and quantised layers stay in use."""
+
+    def __init__(self, model: PreTrainedModel, fast: bool = True) -> None:
+        from transformers import GPT2LMHeadModel
+
+        self.model = model
+        plain = base_model(model)
+        adapted = hasattr(model, "peft_config") or getattr(plain, "is_quantized", False)
+        self.fast = fast and isinstance(plain, GPT2LMHeadModel) and not adapted and _plain_attention(plain.config)
+        self.lookup = plain.config.model_type == LOOKUP
+        self.mixed: bool = getattr(plain, "computes_in_bfloat16", False)
+        self.output_rows: Tensor = plain.get_output_embeddings().weight  # type: ignore[union-attr, assignment]
+        self.width: int = plain.config.hidden_size
+        positions = getattr(plain.config, "max_position_embeddings", None) or getattr(plain.config, "n_positions", None)
+        self.context: int = UNBOUNDED if self.lookup else positions or UNBOUNDED
+        """Tokens that the model can read; a lookup model has no positions that could run out."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.output_rows.device
+
+    def computing(self) -> AbstractContextManager[object]:
+        """The number format of a forward pass: bfloat16 on float32 weights where bits: 16 asks for it."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.mixed else nullcontext()
+
+    @property
+    def token_bytes(self) -> int:
+        """Of the keys and values that `read` gives for one token."""
+        body: Any = base_model(self.model).transformer
+        return 2 * len(body.h) * self.width * self.output_rows.element_size()
+
+    @property
+    def graph_bytes(self) -> int:
+        """Of what a forward pass leaves for its backward pass, a token; roughly."""
+        return 12 * base_model(self.model).config.num_hidden_layers * self.width * self.output_rows.element_size()
+
+    def read(self, ids_BL: Tensor, before: Sequence[KeysValues] = ()) -> KeysValues:
+        """Keys and values of rows without padding, which stand behind texts read before. Only if `fast`."""
+        with self.computing():
+            return gpt2_read(base_model(self.model).transformer, ids_BL, before)
+
+    def hidden(self, batch: TokenBatch, before: Sequence[KeysValues] = ()) -> Tensor:
+        """hidden_BRD at batch.read_BR, after the final norm.
+
+        before: texts in front of the batch's rows, in order, that `read` has read; the batch's prefix is then empty.
+        """
+        with self.computing():
+            return self._hidden(batch, before)
+
+    def _hidden(self, batch: TokenBatch, before: Sequence[KeysValues]) -> Tensor:
+        if self.fast:
+            body: Any = base_model(self.model).transformer
+            if len(batch.prefix_P):
+                before = [*before, gpt2_read(body, batch.prefix_P.unsqueeze(0), before)]
+            return gpt2_hidden(body, batch.ids_BL, batch.read_BR, before)
+        rows = batch.ids_BL.shape[0]
+        ids_BL = torch.cat([batch.prefix_P.expand(rows, -1), batch.ids_BL], dim=1)
+        read_BR = batch.read_BR + batch.prefix_P.shape[0]
+        body = base_model(self.model).base_model
+        if self.lookup:
+            return body.at(ids_BL, read_BR)
+        return _gather(body(input_ids=ids_BL, use_cache=False).last_hidden_state, read_BR)
+
+
+def _plain_attention(config: Any) -> bool:
+    """Whether a GPT-2 scales its attention in the usual way; some published ones do not."""
+    return config.scale_attn_weights and not config.scale_attn_by_inverse_layer_idx
+
+
+def _gather(x_BLD: Tensor, read_BR: Tensor) -> Tensor:
+    return x_BLD.gather(1, read_BR.unsqueeze(-1).expand(-1, -1, x_BLD.shape[-1]))
+
+
+def gpt2_read(body: Any, ids_BL: Tensor, before: Sequence[KeysValues]) -> KeysValues:
+    """Keys and values of rows without padding, in every block."""
+    x_BLD, mask_LK = _begin(body, ids_BL, before)
+    kept = []
+    for number, block in enumerate(body.h):
+        q, k, v = block_project(block, x_BLD, block.attn.num_heads)
+        kept.append((k, v))
+        if number + 1 < len(body.h):
+            x_BLD = block_finish(block, x_BLD, _attend(q, k, v, [known[number] for known in before], mask_LK))
+    return kept
+
+
+def gpt2_hidden(body: Any, ids_BL: Tensor, read_BR: Tensor, before: Sequence[KeysValues]) -> Tensor:
+    """The forward pass of transformers' GPT2Model, at the read positions only (equal to it up to rounding)."""
+    x_BLD, mask_LK = _begin(body, ids_BL, before)
+    for number, block in enumerate(body.h[:-1]):
+        q, k, v = block_project(block, x_BLD, block.attn.num_heads)
+        x_BLD = block_finish(block, x_BLD, _attend(q, k, v, [known[number] for known in before], mask_LK))
+    return body.ln_f(_last_block(body.h[-1], [known[-1] for known in before], x_BLD, read_BR))
+
+
+def _begin(body: Any, ids_BL: Tensor, before: Sequence[KeysValues]) -> tuple[Tensor, Tensor | None]:
+    """Embedded tokens, and the mask of causal attention (None: causal and nothing else)."""
+    first, length = _length(before), ids_BL.shape[1]
+    weight = body.wpe.weight
+    x_BLD = body.wte(ids_BL) + weight[first : first + length]
+    return x_BLD, _mask(first, length, weight.dtype, weight.device) if first else None
+
+
+def _length(before: Sequence[KeysValues]) -> int:
+    return sum(known[0][0].shape[2] for known in before)
+
+
+@lru_cache(maxsize=64)
+def _mask(first: int, length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """mask_LK, added to the scores of `length` tokens that stand behind `first` others."""
+    places = torch.arange(first + length, device=device)
+    mask_LK = torch.zeros(length, first + length, dtype=dtype, device=device)
+    return mask_LK.masked_fill(places[first:, None] < places, -torch.inf)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, before: Sequence[tuple[Tensor, Tensor]], mask: Tensor | None) -> Tensor:
+    k, v = _behind(before, k, v)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+
+
+def _last_block(block: Any, before: Sequence[tuple[Tensor, Tensor]], x_BLD: Tensor, read_BR: Tensor) -> Tensor:
+    """Keys and values of every position, everything else of the read ones."""
+    heads, width = block.attn.num_heads, x_BLD.shape[-1]
+    weight, bias = block.attn.c_attn.weight, block.attn.c_attn.bias
+    normed = block.ln_1(x_BLD)
+    q = _heads(torch.matmul(_gather(normed, read_BR), weight[:, :width]) + bias[:width], heads)
+    kv = torch.matmul(normed, weight[:, width:]) + bias[width:]
+    k, v = _behind(before, *(_heads(part, heads) for part in kv.chunk(2, dim=-1)))
+    places = torch.arange(k.shape[2], device=k.device)
+    seen_B1RK = (places <= (read_BR + k.shape[2] - x_BLD.shape[1])[..., None]).unsqueeze(1)
+    return block_finish(block, _gather(x_BLD, read_BR), F.scaled_dot_product_attention(q, k, v, attn_mask=seen_B1RK))
+
+
+def _behind(before: Sequence[tuple[Tensor, Tensor]], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values with those of the texts before each row's own."""
+    if not before:
+        return k, v
+    rows = k.shape[0]
+    return (
+        torch.cat([*(keys.expand(rows, -1, -1, -1) for keys, _ in before), k], dim=2),
+        torch.cat([*(values.expand(rows, -1, -1, -1) for _, values in before), v], dim=2),
+    )
+
+
+def _heads(x_BLD: Tensor, heads: int) -> Tensor:
+    B, L, D = x_BLD.shape
+    return x_BLD.view(B, L, heads, D // heads).transpose(1, 2)
+
+
+def block_project(block: Any, x_BLD: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of a GPT-2 block, each (B, heads, L, D / heads)."""
+    qkv = block.attn.c_attn(block.ln_1(x_BLD))
+    q, k, v = (_heads(part, heads) for part in qkv.chunk(3, dim=-1))
+    return q, k, v
+
+
+def block_finish(block: Any, x_BLD: Tensor, mixed_BHLE: Tensor) -> Tensor:
+    """Attention's output projection and the MLP, each added to the residual stream."""
+    mixed = mixed_BHLE.transpose(1, 2).reshape(x_BLD.shape)
+    x_BLD = x_BLD + block.attn.c_proj(mixed)
+    return x_BLD + block.mlp(block.ln_2(x_BLD))

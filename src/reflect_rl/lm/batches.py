@@ -1,0 +1,150 @@
+"""Texts as batches of token ids: a window of texts at a time, so that memory does not grow with their number.
+
+Within a window equal texts are one item, and items are sorted by length. Which items share a batch depends on the texts
+and the settings alone, not on what is done already: a process that continues sees the batches of the one before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import numpy as np
+
+from reflect_rl.errors import ModelError
+from reflect_rl.lm.models import end_id
+from reflect_rl.lm.text import encode_all
+from reflect_rl.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WINDOW = 4096
+"""Texts that are sorted by length together."""
+TOKEN_BUDGET = 16_384
+"""Tokens of a batch: rows times the longest of them, what is written included."""
+CELLS = 2**24
+"""Most numbers in a tensor as wide as the vocabulary: 64 MiB of float32."""
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+Pair = tuple[str, str | None]
+"""A prompt, and a text that is given to follow it."""
+
+
+class Texts(Protocol[T_co]):
+    """As many as it says, anew at each iteration: a list, or a column of a file."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[T_co]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Token ids of a prompt and of its target, and the numbers of the texts that are this one."""
+
+    rows: tuple[int, ...]
+    prompt: list[int]
+    target: list[int]
+
+
+class Encoder:
+    """Token ids as the model expects them. A prompt too long for the model loses its beginning, which is announced."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, progress: Progress) -> None:
+        self.tokenizer = tokenizer
+        self.progress = progress
+        self.context = context_of(model)
+        opening = tokenizer.encode("")[:1]
+        self.head = opening if opening == [tokenizer.bos_token_id] else []
+        self.announced = False
+
+    def items(self, pairs: dict[Pair, tuple[int, ...]], room: int) -> list[Item]:
+        """room: tokens to keep free behind each prompt without a target. Raises ModelError for an empty text."""
+        prompts = encode_all(self.tokenizer, [prompt for prompt, _ in pairs])
+        told = any(target is not None for _, target in pairs)
+        given = encode_all(self.tokenizer, [target or "" for _, target in pairs]) if told else []
+        items = []
+        for number, ((_, target), rows) in enumerate(pairs.items()):
+            written = given[number] if target is not None else []
+            if not prompts[number] or (target is not None and not written):
+                what = "target" if prompts[number] else "text"
+                raise ModelError(f"The {what} of item {rows[0]} is empty: a model has nothing to read. Leave it out.")
+            most = self.context - len(self.head) - max(room, len(written))
+            if most < 1:
+                raise ModelError(
+                    f"{max(room, len(written)):,} tokens after the prompt of item {rows[0]} leave it no room: the "
+                    f"model reads {self.context:,}. Ask for fewer, or choose a model that reads more."
+                )
+            items.append(Item(rows, self.head + self._cut(prompts[number], most, rows[0]), written))
+        return items
+
+    def _cut(self, ids: list[int], most: int, row: int) -> list[int]:
+        if len(ids) > most and not self.announced:
+            self.announced = True
+            self.progress.warn(
+                f"Item {row} has {len(ids):,} tokens and the model has room for {most:,}: the beginning is left out, "
+                f"here and wherever a text is too long."
+            )
+        return ids[-most:]
+
+
+def context_of(model: PreTrainedModel) -> int:
+    """Most tokens that the model reads; very many where its configuration does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a text, by tokenizer and generation settings, in order."""
+    more = getattr(model.generation_config, "eos_token_id", None)
+    return sorted({end_id(tokenizer), *(more if isinstance(more, list) else [more])} - {None})  # type: ignore[type-var]
+
+
+def batches(
+    encoder: Encoder,
+    pairs: Iterable[Pair],
+    *,
+    room: int,
+    token_budget: int,
+    most_rows: int,
+    padded: bool,
+    done_N: np.ndarray,
+) -> Iterator[list[Item]]:
+    """Batches with at least one text that is not done, longest first within each window.
+
+    room: as for `Encoder.items`. most_rows: of a batch. padded: whether prompts of different lengths may share one.
+    """
+    source, first = iter(pairs), 0
+    while window := list(islice(source, WINDOW)):
+        if not done_N[first : first + len(window)].all():
+            rows: dict[Pair, tuple[int, ...]] = {}
+            for row, pair in enumerate(window, first):
+                rows[pair] = (*rows.get(pair, ()), row)
+            items = encoder.items(rows, room)
+            items.sort(key=lambda item: (-len(item.prompt), -len(item.target), item.rows))
+            for batch in _packed(items, room, token_budget, most_rows, padded):
+                if not all(done_N[row] for item in batch for row in item.rows):
+                    yield batch
+        first += len(window)
+
+
+def _packed(items: Sequence[Item], room: int, token_budget: int, most_rows: int, padded: bool) -> Iterator[list[Item]]:
+    """Items in turn, as many to a batch as the budget allows; at least one."""
+    batch: list[Item] = []
+    longest = 0
+    for item in items:
+        behind = max(longest, room, len(item.target))
+        if batch and (
+            len(batch) == most_rows
+            or (len(batch) + 1) * (len(batch[0].prompt) + behind) > token_budget
+            or not (padded or len(item.prompt) == len(batch[0].prompt))
+        ):
+            yield batch
+            batch, longest = [], 0
+        batch.append(item)
+        longest = max(longest, room, len(item.target))
+    if batch:
+        yield batch

@@ -1,0 +1,167 @@
+"""What a model folder must hold to be used. Each check refuses in one message what would go wrong in silence.
+
+The libraries load more than they should: missing weights are made up, eight-bit floats lose their scales, a model that
+reads both ways passes for a language model. Here everything that was loaded is looked at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from reflect_rl.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+INSTEAD = "Give a folder or hub name of a causal language model with safetensors weights."
+FLOATS = {"F64", "F32", "F16", "BF16"}
+"""Numbers that weights may be stored as, in the words of safetensors."""
+LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
+"""How the classes of causal language models end."""
+PROBE = 8
+"""Tokens of the text that is read to try a model."""
+
+
+def refusal(source: str, reason: str, instead: str = INSTEAD) -> ModelError:
+    """The error for a model that cannot be used."""
+    return ModelError(f"The model '{source}' could not be loaded: {reason.rstrip('.')}. {instead}")
+
+
+def check_folder(folder: Path, source: str) -> None:
+    """Say what a folder lacks better than the libraries do. Raises ModelError."""
+    names = {path.name for path in folder.iterdir()}
+    if not names & {"config.json", "adapter_config.json"}:
+        gguf = any(name.lower().endswith(".gguf") for name in names)
+        held = "it holds GGUF weights, which cannot be trained" if gguf else "it has no config.json"
+        raise refusal(source, held)
+    if not any(name.endswith(".safetensors") for name in names):
+        pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
+        held = f"its weights are pickles ({pickles[0]}), which can run code" if pickles else "it has no weights"
+        raise refusal(source, f"{held}; there is no safetensors file")
+
+
+def check_config(config: PreTrainedConfig, source: str) -> None:
+    """Raises ModelError for what is no plain causal language model, before any weight is read."""
+    if config.is_encoder_decoder:
+        raise refusal(source, "it is an encoder-decoder model, which is no causal language model")
+    if method := getattr(config, "quantization_config", None):
+        name = method.get("quant_method") if isinstance(method, Mapping) else None
+        raise refusal(
+            source,
+            f"its weights are quantised already ({name or 'an unknown method'})",
+            "Give the model as it was before, and set bits: 4 or 8 to quantise it here.",
+        )
+
+
+def check_loaded(model: PreTrainedModel, info: Mapping[str, Collection[Any]], folder: Path, source: str) -> None:
+    """Raises ModelError if weights are missing, of another shape or number format, or not those of a language model.
+
+    info: what transformers tells of the loading. folder: with the files that were read.
+    """
+    known = {type(model).__name__, type(model.base_model).__name__}
+    saved = model.config.architectures or []
+    if saved and not any(name in known or name.endswith(LANGUAGE_MODELS) for name in saved):
+        raise refusal(source, f"it was saved as {saved[0]}, which is no causal language model")
+    if wrong := sorted(info["mismatched_keys"]):
+        name, stored, wanted = wrong[0]
+        raise refusal(
+            source, f"{name} has the shape {tuple(stored)}, and its config.json says {tuple(wanted)}{_more(wrong)}"
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise refusal(source, f"the weight {missing[0]} is missing{_more(missing)}")
+    if errors := list(info.get("error_msgs") or ()):
+        raise refusal(source, str(errors[0]).splitlines()[0])
+    check_number_formats(folder.glob("*.safetensors"), source)
+
+
+def check_number_formats(files: Iterable[Path], source: str) -> None:
+    """Integers and eight-bit floats mean nothing without their scales, which transformers leaves out. ModelError."""
+    from safetensors import safe_open
+
+    for file in sorted(files):
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118  no dict
+                stored = opened.get_slice(name).get_dtype()
+                if name.endswith("weight") and stored not in FLOATS:
+                    raise refusal(
+                        source,
+                        f"{name} is stored as {stored}, which means nothing without a scale",
+                        "Give the model with weights of 16 or 32 bits, and set bits to quantise it here.",
+                    )
+
+
+def check_finite(weights: Iterable[tuple[str, Tensor]], source: str) -> None:
+    """Raises ModelError naming the first weight that is not a finite number."""
+    for name, weight in weights:
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            bad = int((~torch.isfinite(weight)).sum())
+            raise refusal(
+                source,
+                f"{bad:,} of {weight.numel():,} numbers in {name} are not finite (NaN or infinite)",
+                "The training that made it went wrong, or the file is damaged: give another model.",
+            )
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, source: str) -> None:
+    """Raises ModelError if the tokenizer writes nothing, or tokens for which the model has no embedding.
+
+    rows: of the embedding. Special tokens may lie beyond, except those at the ends of a text: nothing writes them.
+    """
+    if not tokenizer.encode("Action: A", add_special_tokens=False):
+        raise refusal(source, "it has no tokenizer", "Save the tokenizer it was trained with into the same folder.")
+    ends = tokenizer.eos_token_id
+    if not isinstance(ends, int):
+        raise refusal(source, "its tokenizer has no end-of-text token", "Set its eos_token, or choose another model.")
+    special = set(tokenizer.all_special_ids) | {
+        number for number, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
+    if tokenizer.pad_token_id in beyond:
+        tokenizer.pad_token = None  # a common slip that does no harm: rows can be filled with any token
+    if wrong := sorted(
+        number for number in beyond if number not in special or number in (ends, tokenizer.bos_token_id)
+    ):
+        raise refusal(
+            source,
+            f"its tokenizer writes {beyond[wrong[0]]!r} as token {wrong[0]}, but the model has embeddings for "
+            f"{rows:,} tokens{_more(wrong)}",
+            "Give the tokenizer it was trained with, or resize and train its embeddings.",
+        )
+
+
+def check_reading(model: PreTrainedModel, source: str) -> None:
+    """Read a short text twice with other ends. Raises ModelError if the beginning knows of the end, or nothing comes.
+
+    Everything here builds on this: padding on the right that nothing sees, and the same numbers in any company.
+    """
+    from reflect_rl.lm.backbone import Backbone, TokenBatch
+
+    try:
+        backbone = Backbone(model)
+        length = min(PROBE, backbone.context)
+        ids_L = torch.arange(length) % len(backbone.output_rows)
+        ids_BL = torch.stack([ids_L, ids_L])
+        ids_BL[1, length // 2 :] = torch.arange(length - length // 2) + 2
+        ids_BL %= len(backbone.output_rows)
+        read_BR = torch.arange(length).expand(2, -1)
+        batch = TokenBatch(torch.tensor((), dtype=torch.long), ids_BL, read_BR).to(backbone.device)
+        with torch.no_grad():
+            hidden_BRD = backbone.hidden(batch)
+    except Exception as error:  # an architecture of which we know nothing can fail in any way
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise refusal(source, f"{type(model).__name__} cannot be read as a causal language model ({said})") from error
+    if not bool(torch.isfinite(hidden_BRD).all()):
+        raise refusal(source, "what it reads becomes numbers that are not finite", "Try bits: 32, or another model.")
+    begin_BRD = hidden_BRD[:, : length // 2]
+    near = 1e-4 if hidden_BRD.dtype == torch.float32 and not backbone.mixed else 1e-2
+    if bool((begin_BRD[0] - begin_BRD[1]).abs().max() > near * begin_BRD.abs().max()):
+        raise refusal(source, f"{type(model).__name__} reads from both sides, which is no causal language model")
+
+
+def _more(found: Collection[Any]) -> str:
+    return f" ({len(found) - 1:,} more are wrong)" if len(found) > 1 else ""

@@ -1,0 +1,43 @@
+"""A prompt as token ids, in little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import tee
+
+LENGTH_STEP = 16
+"""Rows are padded to a multiple of this many tokens, which depends on the prompt alone."""
+_INTEGERS: dict[int, int] = {}
+
+
+def compact(numbers: Iterable[int]) -> tuple[int, ...]:
+    """Token ids or places as a tuple of integers that all such tuples share: 8 bytes each, not 40."""
+    return tuple(map(_INTEGERS.setdefault, *tee(numbers)))
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A tokenized prompt: prefix and rest (token ids), positions in the rest to read (the cue last), choices; it is
+    padded to a multiple of `step` tokens. cut: tokens of the rest that are its opening (lm/prefix_cache.py)."""
+
+    prefix: tuple[int, ...]
+    rest: tuple[int, ...]
+    read: tuple[int, ...]
+    actions: int
+    step: int = LENGTH_STEP
+    cut: int = 0
+
+    @property
+    def length(self) -> int:
+        """Of the rest, padded."""
+        return -(-len(self.rest) // self.step) * self.step
+
+    @property
+    def opening(self) -> tuple[int, ...]:
+        return self.rest[: self.cut]
+
+    @property
+    def bucket(self) -> tuple[tuple[int, ...], int, int, int]:
+        """What one batch must have in common: prefix, length of the opening, padded length, positions read."""
+        return self.prefix, self.cut, self.length, len(self.read)

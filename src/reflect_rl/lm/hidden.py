@@ -1,0 +1,115 @@
+"""Texts as points: a causal LM's hidden states, pooled over each text's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reflect_rl.errors import ModelError
+from reflect_rl.lm.batches import TOKEN_BUDGET, Encoder, Item, Texts, batches
+from reflect_rl.lm.models import base_model, pad_id
+from reflect_rl.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Pooling = Literal["mean", "last"]
+
+
+def hidden_states(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Texts[str],
+    *,
+    layer: int = -1,
+    pooling: Pooling = "mean",
+    token_budget: int = TOKEN_BUDGET,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """(N, D) float32: `pooled_states` in the order of the texts."""
+    states_ND = np.empty((len(texts), width(model)), np.float32)
+    given: dict[str, Any] = {"layer": layer, "pooling": pooling, "token_budget": token_budget, "progress": progress}
+    for row, state_D in pooled_states(model, tokenizer, texts, **given):
+        states_ND[row] = state_D
+    return states_ND
+
+
+def pooled_states(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Texts[str],
+    *,
+    layer: int = -1,
+    pooling: Pooling = "mean",
+    token_budget: int = TOKEN_BUDGET,
+    done_N: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(number of the text, its state (D,) float32), in order of computation; memory does not grow with N.
+
+    layer: 0 is the token embeddings, k what comes out of the k-th block; -1 is the last one, after the final norm.
+    pooling: the mean over the text's tokens, or its last token. done_N: (N,) bool, texts to leave out. Rows are padded
+    on the right, where causal attention does not look, and padding is not pooled. Raises ModelError: a layer that is
+    not there, an empty text, numbers that are not finite.
+    """
+    progress = progress or Progress()
+    depth = model.config.get_text_config().num_hidden_layers
+    if not -depth - 1 <= layer <= depth:
+        raise ModelError(f"There is no layer {layer}: the model has 0 to {depth}, or -1 to {-depth - 1} from the end.")
+    done_N = np.zeros(len(texts), bool) if done_N is None else done_N
+    model.eval()
+    parts = batches(
+        Encoder(model, tokenizer, progress),
+        ((text, None) for text in texts),
+        room=0,
+        token_budget=token_budget,
+        most_rows=token_budget,
+        padded=True,
+        done_N=done_N.copy(),
+    )
+    with progress.bar("embed", len(texts), "texts", int(done_N.sum())) as bar:
+        for batch in parts:
+            states_BD = _states(model, batch, pad_id(tokenizer), layer % (depth + 1), pooling)
+            for item, state_D in zip(batch, states_BD, strict=True):
+                if not np.isfinite(state_D).all():
+                    raise ModelError(
+                        f"The model gives numbers that are not finite for item {item.rows[0]}: its weights or its "
+                        f"number format are unsound. Try 32 bits, or another model."
+                    )
+                for row in item.rows:
+                    if not done_N[row]:
+                        yield row, state_D
+                        bar.update()
+
+
+def width(model: PreTrainedModel) -> int:
+    """Numbers in a hidden state."""
+    return model.config.get_text_config().hidden_size
+
+
+@torch.no_grad()
+def _states(model: PreTrainedModel, batch: list[Item], fill: int, layer: int, pooling: Pooling) -> np.ndarray:
+    lengths_B = torch.tensor([len(item.prompt) for item in batch], device=model.device)
+    longest = int(lengths_B.max())
+    rows = [item.prompt + [fill] * (longest - len(item.prompt)) for item in batch]
+    own_BL = torch.arange(longest, device=model.device) < lengths_B[:, None]
+    x_BLD = _layer(model, torch.tensor(rows, device=model.device), own_BL, layer).float()
+    if pooling == "last":
+        return x_BLD[torch.arange(len(batch), device=model.device), lengths_B - 1].cpu().numpy()
+    return (x_BLD.masked_fill(~own_BL.unsqueeze(-1), 0).sum(1) / lengths_B[:, None]).cpu().numpy()
+
+
+def _layer(model: PreTrainedModel, ids_BL: Tensor, own_BL: Tensor, layer: int) -> Tensor:
+    """x_BLD. The states of all layers are kept only where one in the middle is asked for."""
+    body: Any = base_model(model).base_model
+    middle = layer < model.config.get_text_config().num_hidden_layers
+    given: dict[str, Any] = {"attention_mask": own_BL.long(), "use_cache": False}
+    takes = signature(body.forward).parameters
+    given = {name: value for name, value in given.items() if name in takes}
+    out = body(input_ids=ids_BL, output_hidden_states=middle, **given)
+    return out.hidden_states[layer] if middle else out.last_hidden_state

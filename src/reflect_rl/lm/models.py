@@ -1,0 +1,77 @@
+"""What every causal language model of transformers has: its base, its size, its fingerprint, its control tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from reflect_rl.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LOOKUP = "reflect-rl-lookup"
+"""The model type of `lookup_lm`, which transformers does not know before that module is imported."""
+
+
+def base_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The causal LM inside a PEFT wrapper (adapters stay active), or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+
+
+def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of the end-of-text token. Raises ModelError if there is none."""
+    if not isinstance(tokenizer.eos_token_id, int):
+        raise ModelError(f"The tokenizer of {tokenizer.name_or_path} has no end-of-text token; choose another model.")
+    return tokenizer.eos_token_id
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id to fill rows with where nothing reads it: any id that has an embedding will do."""
+    return tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
+
+
+def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of every weight and of the vocabulary: two models with one fingerprint say the same."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+        digest.update(_bytes(weight))
+    for token, index in sorted(tokenizer.get_vocab().items()):
+        digest.update(f"{token}\0{index}\0".encode())
+    return digest.hexdigest()[:20]
+
+
+def _bytes(weight: torch.Tensor) -> bytes:
+    import torch
+
+    return weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def parameter_count(model: PreTrainedModel) -> int:
+    """Number of weights, tied ones once."""
+    return sum(weight.numel() for weight in {id(p): p for p in model.parameters()}.values())
+
+
+@contextmanager
+def quiet(bars: bool = False) -> Iterator[None]:
+    """Without what transformers and PEFT say, and without bars, which would come between those of the stages."""
+    import warnings
+
+    from transformers.utils import logging
+
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not bars:
+        logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,188 @@
+"""Models and tokenizers that others have made, or a run before: folders of transformers or PEFT, or from the hub."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reflect_rl.errors import ModelError
+from reflect_rl.lm import adapters, checks
+from reflect_rl.lm.checks import refusal
+from reflect_rl.lm.models import quiet
+from reflect_rl.settings import ModelSettings
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_pretrained(
+    settings: ModelSettings, device: str = "cpu", seed: int = 0, read_only: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model and its tokenizer from a local folder or the hub, safetensors only, without any code of theirs.
+
+    A folder of LoRA adapters is used on the base that it names: with `lora_rank` its adapters are trained on, without
+    they are merged. Where there are none, `lora_rank` asks for fresh ones, which begin as `seed` says. bits: 16 without
+    adapters are float32 weights that compute in bfloat16 (`Backbone.computing`), since bfloat16 weights are too coarse
+    for small steps. read_only: never trained: no fresh adapters, and 16 bits are bfloat16 weights.
+
+    Raises ModelError: not found, not a causal language model, damaged, only pickles, a library that is missing.
+    """
+    source = settings.source
+    path = Path(source).expanduser()
+    if not path.is_dir() and (source.startswith((".", "/", "~")) or path.exists()):
+        raise ModelError(f"There is no model folder {source}. Give an existing folder or a hub name.")
+    try:
+        if path.is_dir():
+            checks.check_folder(path, source)
+        with quiet(bars=not path.is_dir()):  # a download keeps its bar
+            model, tokenizer = _loaded(settings, str(path) if path.is_dir() else source, device, seed, read_only)
+            checks.check_finite(model.state_dict().items(), source)
+            checks.check_reading(model, source)
+    except ModelError:
+        raise
+    except Exception as error:  # a foreign folder can break its loaders in any way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "custom code" in reason:
+            reason = "it needs code of its own, which is never run here"
+        raise refusal(source, reason) from error
+    return model, tokenizer
+
+
+def _loaded(
+    settings: ModelSettings, path: str, device: str, seed: int, read_only: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base, and on it the adapters that the folder has or the settings ask for."""
+    import torch
+
+    known, found = _file(path, "config.json"), _file(path, adapters.CONFIG)
+    if not (known or found):  # said at once: each further file of a hub out of reach takes its retries
+        raise refusal(settings.source, "it is no folder here, and not to be had from the hub or its cache")
+    config = adapters.read_config(found, settings.source) if found else None
+    base = path if config is None else _base(config, str(found), settings.source)
+    quantised = settings.bits in (4, 8)
+    # Adapters are merged in float32, and trained in it; what they stand on may be coarser.
+    keeps = quantised or (settings.lora_rank > 0 and not read_only)
+    half = quantised or (settings.bits == 16 and (keeps or (read_only and config is None)))
+    model, tokenizer = _plain(settings, path, base, torch.bfloat16 if half else torch.float32, device)
+    adapted: Any = None
+    if config is not None:
+        if not read_only and settings.lora_rank not in (0, config.r):
+            raise refusal(
+                settings.source,
+                f"its adapters have rank {config.r}, and lora_rank is {settings.lora_rank}",
+                f"Set lora_rank: {config.r} to train them on, or 0 to merge them and train all weights.",
+            )
+        adapted = adapters.attach(model, config, _absolute(base), seed)
+        adapters.fill(adapted, Path(str(_file(path, adapters.WEIGHTS))), settings.source)
+    elif keeps and settings.lora_rank:
+        adapted = adapters.attach(model, adapters.fresh_config(settings.lora_rank), _absolute(base), seed)
+    if adapted is not None and keeps:
+        return adapted, tokenizer
+    model = model if adapted is None else adapted.merge_and_unload().requires_grad_(True)
+    if settings.bits == 16 and read_only:
+        model = model.bfloat16()
+    elif settings.bits == 16:
+        model.computes_in_bfloat16 = True  # type: ignore[assignment]
+    return model, tokenizer
+
+
+def _plain(
+    settings: ModelSettings, path: str, base: str, dtype: torch.dtype, device: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model in the folder `base` on the device, checked, with the tokenizer of `path` if that has one."""
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+    from reflect_rl.lm import lookup  # noqa: F401  registers its model type
+
+    source = settings.source
+    checks.check_config(AutoConfig.from_pretrained(base, trust_remote_code=False), source)
+    tokenizer = _tokenizer(path, base)
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+    if settings.bits in (4, 8):
+        if find_spec("bitsandbytes") is None:
+            raise ModelError(f"bits: {settings.bits} needs bitsandbytes: pip install 'reflect-rl[quantize]'.")
+        options["device_map"] = {"": device}
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=settings.bits == 4, load_in_8bit=settings.bits == 8, bnb_4bit_compute_dtype=dtype
+        )
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        base, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    model, info = loaded
+    checks.check_loaded(model, info, Path(str(_file(base, "config.json"))).parent, source)
+    checks.check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], source)
+    _drop_what_cannot_be_saved(model)
+    return model if settings.bits in (4, 8) else model.to(device), tokenizer
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model or of adapters, without the model. Raises ModelError."""
+    path = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
+    try:
+        found = _file(path, adapters.CONFIG)
+        base = path if found is None else _base(adapters.read_config(found, source), str(found), source)
+        return _tokenizer(path, base)
+    except ModelError:
+        raise
+    except Exception as error:  # a foreign folder can break its loaders in any way
+        raise refusal(source, (str(error).strip() or type(error).__name__).splitlines()[0]) from error
+
+
+def _tokenizer(path: str, base: str) -> PreTrainedTokenizerBase:
+    """That of the folder or hub name `path` if it has one, else of its base."""
+    from transformers import AutoTokenizer
+
+    of = path if _file(path, "tokenizer.json") or _file(path, "tokenizer_config.json") else base
+    return AutoTokenizer.from_pretrained(of, trust_remote_code=False)
+
+
+def _base(config: LoraConfig, file: str, source: str) -> str:
+    """The model that adapters were trained on. Raises ModelError if it is not there."""
+    base = str(Path(config.base_model_name_or_path or "").expanduser())
+    mend = f"Put it there, or write where it is as base_model_name_or_path in {file}."
+    if Path(base).is_dir():
+        if _file(base, adapters.CONFIG):
+            raise refusal(source, f"its base {base} is an adapter itself", "Merge that one first, and name the result.")
+        checks.check_folder(Path(base), base)
+    elif base.startswith((".", "/")) or not _file(base, "config.json"):
+        raise refusal(source, f"it is an adapter, and the model that it belongs to ({base}) is not there", mend)
+    return base
+
+
+def _file(source: str, name: str) -> Path | None:
+    """A file of a folder, or of the hub as far as that can be reached; None if there is none."""
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(
+        source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    return Path(found) if found else None
+
+
+def _absolute(source: str) -> str:
+    """A name by which a model is found from any folder."""
+    return str(Path(source).resolve()) if Path(source).is_dir() else source
+
+
+def _drop_what_cannot_be_saved(model: PreTrainedModel) -> None:
+    """Sampling defaults that contradict each other may be loaded but not saved; nothing here reads them."""
+    from transformers import GenerationConfig
+
+    ends = model.generation_config.eos_token_id  # type: ignore[union-attr]
+    try:
+        model.generation_config.validate(strict=True)  # type: ignore[union-attr]
+    except ValueError:
+        model.generation_config = GenerationConfig(eos_token_id=ends)
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Hugging Face's layout, loadable by AutoModelForCausalLM; of a model with adapters these alone, in PEFT's."""
+    with quiet():
+        if hasattr(model, "peft_config"):
+            adapters.save(model, folder)  # type: ignore[arg-type]
+        else:
+            model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

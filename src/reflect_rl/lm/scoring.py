@@ -1,0 +1,209 @@
+"""What a causal LM thinks of the tokens that follow a prompt, its own or given ones, before there is any label.
+
+    for row, scores in generated_scores(model, tokenizer, prompts, new_tokens=32):
+        scores.text, scores.entropies, scores.margins, scores.logprobs
+
+These are what the uncertainty strategies of `reflect_rl.selection` rank by (arXiv 2401.06692). Memory does not grow
+with the number of prompts, and no tensor as wide as the vocabulary outlives its step. A prompt's numbers depend on its
+batch by rounding only (below 1e-4 in float32; where the two likeliest tokens are closer than that, the text may go
+another way), and the batches depend on nothing but the texts and the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reflect_rl.errors import ModelError
+from reflect_rl.lm.batches import CELLS, TOKEN_BUDGET, Encoder, Item, Pair, Texts, batches, end_ids
+from reflect_rl.lm.models import pad_id
+from reflect_rl.lm.reading import Reader, make_reader, takes_padding
+from reflect_rl.lm.text import decode
+from reflect_rl.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    Stats = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenScores:
+    """Of each of T tokens after a prompt, float32 (T,), by the model's distribution before it.
+
+    text: what the tokens say, without special ones. entropies: in nats, 0 or more. margins: probability of the
+    likeliest token less that of the second, 0 to 1. logprobs: natural logarithm of the token's probability, 0 or less.
+    """
+
+    text: str
+    entropies: np.ndarray
+    margins: np.ndarray
+    logprobs: np.ndarray
+
+
+def generated_scores(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Texts[str],
+    *,
+    new_tokens: int = 32,
+    token_budget: int = TOKEN_BUDGET,
+    done_N: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[int, TokenScores]]:
+    """(number of the text, scores) of what the model writes after each, greedily; in order of computation.
+
+    new_tokens: most tokens written, 1 or more. The end token is scored as any other, and nothing comes after it, so
+    that there is at least one token. token_budget: rows times tokens of a batch. done_N: (N,) bool, texts to leave
+    out. Raises ModelError: an empty text, no room for the tokens, numbers that are not finite.
+    """
+    if new_tokens < 1:
+        raise ModelError(f"{new_tokens} new tokens cannot be scored. Ask for 1 or more.")
+    scorer = Scorer(model, tokenizer, token_budget=token_budget, progress=progress)
+    yield from scorer.scores(len(texts), ((text, None) for text in texts), new_tokens, done_N)
+
+
+def given_scores(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Texts[str],
+    targets: Texts[str],
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    done_N: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[int, TokenScores]]:
+    """(number of the text, scores) of a given target after each text (teacher forcing); as `generated_scores`.
+
+    A target is cut into tokens by itself, without special ones, so that a space between text and target belongs to one
+    of them. Its end is not scored.
+    """
+    scorer = Scorer(model, tokenizer, token_budget=token_budget, progress=progress)
+    yield from scorer.scores(len(texts), zip(texts, targets, strict=True), 0, done_N)
+
+
+class Scorer:
+    """A model and what its batches may take; `generated_scores` and `given_scores` are made of it."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        token_budget: int = TOKEN_BUDGET,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.progress = progress or Progress()
+        self.encoder = Encoder(model, tokenizer, self.progress)
+        self.ends_E = torch.tensor(end_ids(model, tokenizer), device=model.device)
+        self.token_budget = token_budget
+
+    def batches(self, pairs: Iterable[Pair], new_tokens: int, done_N: np.ndarray) -> Iterator[list[Item]]:
+        """What `score` takes in turn. new_tokens: 0 where targets are given. done_N: (N,) bool, texts to leave out."""
+        return batches(
+            self.encoder,
+            pairs,
+            room=new_tokens,
+            token_budget=self.token_budget,
+            most_rows=max(1, CELLS // vocabulary(self.model)),
+            padded=takes_padding(self.model),
+            done_N=done_N,
+        )
+
+    def scores(
+        self, size: int, pairs: Iterable[Pair], new_tokens: int, done_N: np.ndarray | None
+    ) -> Iterator[tuple[int, TokenScores]]:
+        done_N = np.zeros(size, bool) if done_N is None else done_N
+        with self.progress.bar("score", size, "prompts", int(done_N.sum())) as bar:
+            for batch in self.batches(pairs, new_tokens, done_N.copy()):
+                for item, scores in zip(batch, self.score(batch, new_tokens), strict=True):
+                    for row in item.rows:
+                        if not done_N[row]:
+                            yield row, scores
+                            bar.update()
+
+    @torch.no_grad()
+    def score(self, batch: Sequence[Item], new_tokens: int) -> list[TokenScores]:
+        """The scores of one batch: of `new_tokens` that the model writes, or of the targets where it is 0."""
+        longest = max(len(item.prompt) for item in batch)
+        pads = [longest - len(item.prompt) for item in batch]
+        pads_B = torch.tensor(pads, device=self.model.device)
+        fill = pad_id(self.tokenizer)
+        prompts_BL = self._tensor([[fill] * pad + item.prompt for pad, item in zip(pads, batch, strict=True)])
+        most = new_tokens or max(len(item.target) for item in batch)
+        read = make_reader(self.model, pads_B, longest + most)
+        if new_tokens:
+            ids_BT, *stats = self._written(read, prompts_BL, new_tokens)
+        else:
+            rows = [item.target + [fill] * (most - len(item.target)) for item in batch]
+            ids_BT, *stats = _followed(read, prompts_BL, self._tensor(rows))
+        values_BT = [stat.cpu().numpy() for stat in stats]
+        scores = []
+        for number, (item, ids) in enumerate(zip(batch, ids_BT.tolist(), strict=True)):
+            T = len(item.target) or self._length(ids)
+            parts = [values[number, :T].copy() for values in values_BT]
+            if not all(np.isfinite(part).all() for part in parts):
+                raise ModelError(
+                    f"The model gives numbers that are not finite after item {item.rows[0]}: its weights or its number "
+                    f"format are unsound. Try 32 bits, or another model."
+                )
+            scores.append(TokenScores(decode(self.tokenizer, ids[:T]), *parts))
+        return scores
+
+    def _written(self, read: Reader, prompts_BL: Tensor, most: int) -> Stats:
+        """The likeliest tokens one after the other, until all rows have ended: ids_BT and three numbers of each."""
+        steps, logits_BV = [], read(prompts_BL)[:, -1]
+        ended_B = torch.zeros(len(prompts_BL), dtype=torch.bool, device=prompts_BL.device)
+        for step in range(most):
+            next_B = logits_BV.argmax(-1)
+            steps.append((next_B, *token_stats(logits_BV, next_B)))
+            ended_B |= torch.isin(next_B, self.ends_E)
+            if step == most - 1 or bool(ended_B.all()):
+                break
+            logits_BV = read(next_B[:, None])[:, -1]
+        ids_BT, entropies_BT, margins_BT, logprobs_BT = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
+        return ids_BT, entropies_BT, margins_BT, logprobs_BT
+
+    def _length(self, ids: list[int]) -> int:
+        """Tokens up to the first end token, which counts."""
+        ends = set(self.ends_E.tolist())
+        return next((place for place, token in enumerate(ids, 1) if token in ends), len(ids))
+
+    def _tensor(self, rows: list[list[int]]) -> Tensor:
+        return torch.tensor(rows, device=self.model.device)
+
+
+def _followed(read: Reader, prompts_BL: Tensor, targets_BT: Tensor) -> Stats:
+    """Given tokens, read in pieces that keep logits_BKV within CELLS: the targets and three numbers of each."""
+    B, T = targets_BT.shape
+    logits_BKV = read(prompts_BL)
+    parts, first = [token_stats(logits_BKV, targets_BT[:, :1])], 0
+    piece = max(1, CELLS // (B * logits_BKV.shape[-1]))
+    del logits_BKV
+    while first < T - 1:
+        end = min(first + piece, T - 1)
+        parts.append(token_stats(read(targets_BT[:, first:end], end - first), targets_BT[:, first + 1 : end + 1]))
+        first = end
+    entropies_BT, margins_BT, logprobs_BT = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+    return targets_BT, entropies_BT, margins_BT, logprobs_BT
+
+
+def token_stats(logits_V: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(entropy, margin, log-probability of `chosen`) of each distribution; logits_V: (..., V), chosen: (...)."""
+    logprobs_V = logits_V.log_softmax(-1)
+    probs_V = logprobs_V.exp()
+    entropy = torch.special.entr(probs_V).sum(-1).clamp(min=0)
+    first_second = probs_V.topk(2, dim=-1).values
+    margin = (first_second[..., 0] - first_second[..., 1]).clamp(0, 1)
+    return entropy, margin, logprobs_V.gather(-1, chosen.unsqueeze(-1)).squeeze(-1).clamp(max=0)
+
+
+def vocabulary(model: PreTrainedModel) -> int:
+    """Number of logits at each place."""
+    return int(model.get_output_embeddings().weight.shape[0])  # type: ignore[union-attr]

@@ -1,0 +1,75 @@
+"""Torch as a stage needs it: threads, determinism, the device. The process is left as it was."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+from reflect_rl.errors import SettingsError
+from reflect_rl.progress import Progress
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.settings import ComputeSettings, Settings
+
+StageFunction = Callable[[RunFolder, Settings, Progress], dict[str, Any]]
+
+MKL_BITWISE = "MKL_CBWR"
+"""Without it, Intel's MKL picks other kernels for the rows of a second thread, and a prompt's last bits would depend on
+its place in a batch. MKL reads this at its first use; other libraries ignore it."""
+
+
+def check_device(device: str) -> None:
+    """Raise SettingsError if the device is not there."""
+    import torch
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[device]:
+        raise SettingsError(f"compute.device: {device} is not available here. Use compute.device: cpu.")
+
+
+@contextmanager
+def torch_set_up(compute: ComputeSettings) -> Iterator[None]:
+    """Threads and determinism of this process; afterwards they, and torch's generator, are what they were.
+
+    Raises SettingsError if the device is not there.
+    """
+    import torch
+
+    check_device(compute.device)
+    bitwise = os.environ.get(MKL_BITWISE)
+    os.environ.setdefault(MKL_BITWISE, "AUTO")
+    memory: Any = torch.utils.deterministic
+    threads, fills, frozen = torch.get_num_threads(), memory.fill_uninitialized_memory, gc.get_freeze_count()
+    strict, only_warns = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    gc.freeze()  # the libraries' own objects: walking through them takes a tenth of a second each time
+    torch.set_num_threads(compute.threads)
+    torch.use_deterministic_algorithms(compute.device == "cpu")
+    memory.fill_uninitialized_memory = False  # nothing here reads it
+    try:
+        with torch.random.fork_rng(devices=[]):  # fresh layers draw from it before their weights are set
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict, warn_only=only_warns)
+        memory.fill_uninitialized_memory = fills
+        if bitwise is None:
+            os.environ.pop(MKL_BITWISE, None)
+        if not frozen:
+            gc.unfreeze()
+
+
+def with_torch(stage: StageFunction) -> StageFunction:
+    """A stage that computes with torch, set up as its settings say while it runs."""
+
+    @wraps(stage)
+    def set_up(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+        with torch_set_up(settings.compute):
+            return stage(run, settings, progress)
+
+    return set_up

@@ -1,0 +1,1 @@
+"""Stages in order, several runs side by side, several processes."""

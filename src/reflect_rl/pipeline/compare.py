@@ -1,0 +1,299 @@
+"""Compare: the arms of the method side by side, over seeds and label regimes.
+
+Every (regime, arm, seed) is a run folder, so an interrupted comparison continues where it was; arms share the stages
+that they have in common through one store. What the arms and regimes are is data: the files of recipes/plans, or a
+YAML file of the user's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, wait
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from reflect_rl.config import parse_settings, read_recipe
+from reflect_rl.errors import ReflectRLError, RunFolderError, SettingsError
+from reflect_rl.intervals import mean_interval
+from reflect_rl.pipeline.plan import read_plan
+from reflect_rl.pipeline.workers import worker_pool
+from reflect_rl.progress import Progress
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.outputs import claim_folder
+from reflect_rl.settings import Settings
+
+Results = dict[int, dict[str, Any]]
+"""results.json by seed."""
+HOLDS = "comparison", "runs/*/*/seed-*"
+"""What the folder is marked to hold, and a pattern by which one without a mark is known."""
+POLL_SECONDS = 2.0
+Group = tuple[str, int, dict[str, dict[str, Any]]]
+"""One regime and seed, with each arm's settings: what one worker does after another, so that stages are shared."""
+
+
+def compare(
+    recipe: str,
+    out: str | Path,
+    seeds: Sequence[int],
+    regimes: Sequence[str] | None = None,
+    arms: Sequence[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
+    command: str = "",
+    gather_only: bool = False,
+    plan: str | Path = "compare",
+) -> Path:
+    """Train and evaluate every arm; write compare.json, compare.md and report.html; the path of compare.json.
+
+    gather_only: train nothing, publish what is finished; an arm then has the seeds that are there.
+    plan: what is compared, a name of `plan_names` or a YAML file like theirs.
+
+    Raises SettingsError for an unknown plan, regime or arm, and for fewer workers than one; OutputError if the folder
+    holds something else; RunFolderError if there is nothing to publish.
+    """
+    if workers < 1:
+        raise SettingsError(f"workers is {workers}; it takes one process at the least.")
+    progress = progress or Progress()
+    chosen_plan = read_plan(recipe, regimes, arms, plan)
+    folder = RunFolder(out)
+    groups = [
+        (
+            regime,
+            seed,
+            {
+                arm: _settings(recipe, chosen_plan, regime, arm, seed, overrides)
+                for arm in _trained(chosen_plan, chosen)
+            },
+        )
+        for regime, chosen in chosen_plan["chosen"].items()
+        for seed in seeds
+    ]
+    if not gather_only:
+        claim_folder(folder.path, *HOLDS)
+        _run_groups(groups, folder.path, workers, progress)
+    data = gather(folder, recipe, chosen_plan, seeds, command, overrides)
+    if not data["regimes"]:
+        raise RunFolderError(
+            f"Nothing is finished in {folder.path} of these arms, regimes and seeds. Check --out, or leave out "
+            f"--gather-only to train."
+        )
+    claim_folder(folder.path, *HOLDS)
+    folder.write_json("compare.json", data)
+    _publish(folder, data)
+    return folder / "compare.json"
+
+
+def _trained(plan: Mapping[str, Any], arms: Sequence[str]) -> list[str]:
+    """The arms that are trained: those chosen, and those that a chosen one picks from."""
+    needed = [name for arm in arms for name in plan["arms"][arm].get("better_of", [arm])]
+    return list(dict.fromkeys(needed))
+
+
+def _settings(
+    recipe: str, plan: Mapping[str, Any], regime: str, arm: str, seed: int, overrides: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """One run's settings, checked before anything starts."""
+    changed = {**plan["regimes"][regime]["settings"], **plan["arms"][arm]["settings"], **(overrides or {})}
+    settings = parse_settings(read_recipe(recipe), {**changed, "seed": seed, "compute.threads": 1}, f"{regime}/{arm}")
+    return settings.model_dump()
+
+
+def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Progress) -> None:
+    """Every group in a process of its own, `workers` at a time; the bar counts finished runs."""
+    places = [_place(out, regime, arm, seed) for regime, seed, arms in groups for arm in arms]
+    before = shown = _finished(places)
+    with progress.bar("compare", len(places), "runs", done=before) as bar, worker_pool(workers) as pool:
+        waiting = {pool.submit(run_group, group, out) for group in groups}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                now = _finished(places)
+                bar.update(now - shown)
+                shown = now
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if waiting and isinstance(error, ReflectRLError):
+                progress.warn(f"A run cannot go on; those under way are finished first. {error}")
+            raise
+
+
+def _place(out: Path, regime: str, arm: str, seed: int) -> Path:
+    return out / "runs" / regime / arm / f"seed-{seed}"
+
+
+def _finished(places: Sequence[Path]) -> int:
+    return sum((place / "manifests" / "evaluate.json").is_file() for place in places)
+
+
+def run_group(group: Group, out: Path) -> None:
+    """All arms of one regime and seed, one after another."""
+    from reflect_rl.pipeline.runner import run_pipeline
+
+    regime, seed, arms = group
+    for arm, settings in arms.items():
+        where = _place(out, regime, arm, seed)
+        run_pipeline(Settings.model_validate(settings), where, store=out / "store", until="evaluate")
+
+
+def gather(
+    folder: RunFolder,
+    recipe: str,
+    plan: Mapping[str, Any],
+    seeds: Sequence[int],
+    command: str,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The comparison's figures from the run folders: means over seeds with Student's t intervals."""
+    regimes: dict[str, Any] = {}
+    horizon = panel = None
+    for regime, arms in plan["chosen"].items():
+        results = {arm: _results(folder.path, regime, arm, seeds) for arm in _trained(plan, arms)}
+        for arm in arms:
+            if "better_of" in plan["arms"][arm]:
+                results[arm] = _better([results[name] for name in plan["arms"][arm]["better_of"]])
+        rows = {arm: _row(plan["arms"][arm]["title"], results[arm]) for arm in arms if results[arm]}
+        if not rows:
+            continue
+        for arm in rows:
+            start = plan["arms"][arm].get("start")
+            if start and (before := results.get(start) or _results(folder.path, regime, start, seeds)):
+                rows[arm]["added"] = {"to": plan["arms"][start]["title"], **_added(results[arm], before)}
+            if arm != plan["reference"] and results.get(plan["reference"]):
+                rows[arm]["gain"] = _gain(results[arm], results[plan["reference"]])
+        first = next(result for found in results.values() for result in found.values())
+        horizon, panel = first["horizon"], next(iter(first["panels"]))
+        about = plan["regimes"][regime]
+        labels = _budgets([_settings(recipe, plan, regime, arm, seeds[0], overrides) for arm in _trained(plan, arms)])
+        regimes[regime] = {"title": about["title"], "settings": about["settings"], "labels": labels, "arms": rows}
+    return {
+        "recipe": recipe,
+        "plan": plan["name"],
+        "command": command,
+        "horizon": horizon,
+        "panel": panel,
+        "seeds": list(seeds),
+        "reference": plan["arms"][plan["reference"]]["title"],
+        "regimes": regimes,
+    }
+
+
+def _budgets(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the arms of a regime had in common to learn from; an arm without RL or reflection uses less."""
+    return {
+        "actions": max(settings["annotate"]["actions"] for settings in arms),
+        "reflections": max(settings["annotate"]["reflections"] for settings in arms),
+        "distinct states": arms[0]["annotate"]["distinct"],
+        "RL episodes": max(settings["rl"]["iterations"] * settings["rl"]["episodes"] for settings in arms),
+    }
+
+
+def _results(out: Path, regime: str, arm: str, seeds: Sequence[int]) -> Results:
+    """What has been measured of one arm, by seed."""
+    folders = {seed: RunFolder(_place(out, regime, arm, seed)) for seed in seeds}
+    return {seed: run.read_json("results.json", _measured) for seed, run in folders.items() if _finished([run.path])}
+
+
+def _measured(results: dict[str, Any]) -> dict[str, Any]:
+    """Results that have all that a comparison is made of; what they lack is missed in building a row of them."""
+    _row("", {0: results})
+    return results
+
+
+def _better(arms: Sequence[Results]) -> Results:
+    """For each seed, the first of the arms that is best on the valid tasks: what --guard would have kept."""
+
+    def key(result: Mapping[str, Any]) -> tuple[float, float]:
+        valid = result["panels"]["valid"]
+        return valid["greedy"]["success"], valid["sampled"]["success"]
+
+    return {seed: max((arm[seed] for arm in arms), key=key) for seed in arms[0] if all(seed in arm for arm in arms)}
+
+
+def _row(title: str, found: Results) -> dict[str, Any]:
+    """Greedy on the world's main panel first; the other panels beside it."""
+    results = list(found.values())
+    agreement = [result["agreement"] for result in results]
+    panels = {
+        panel: {mode: _over_seeds([result["panels"][panel][mode] for result in results]) for mode in modes}
+        for panel, modes in results[0]["panels"].items()
+    }
+
+    def success(panel: str, mode: str) -> dict[str, Any]:
+        return {key: panels[panel][mode][key] for key in ("success", "mean", "interval")}
+
+    main = next(iter(panels))
+    return {
+        "title": title,
+        "seeds": list(found),
+        **success(main, "greedy"),
+        "sampled": success(main, "sampled"),
+        "test": success("test", "greedy"),
+        "valid": success("valid", "greedy"),
+        "panels": panels,
+        "labels": {key: [result["labels"][key] for result in results] for key in results[0]["labels"]},
+        "agreement": agreement,
+        **({} if None in agreement else {"reflector": _mean(agreement)}),
+    }
+
+
+def _mean(each: Sequence[float], low: float = 0) -> dict[str, Any]:
+    """The mean over seeds of what lies between `low` and 1, with its interval."""
+    return {"mean": fmean(each), "interval": mean_interval(each, low, 1)}
+
+
+def _over_seeds(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One panel and mode: means over seeds; successes within fewer steps; by kind of task, the games of all seeds."""
+
+    def success(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        each = [part["success"] for part in parts]
+        return {"success": each, **_mean(each)}
+
+    kinds = {}
+    for kind in measured[0].get("kinds", ()):
+        parts = [one["kinds"][kind] for one in measured]
+        won = sum(round(part["success"] * part["episodes"]) for part in parts)
+        kinds[kind] = {"won": won, "episodes": sum(part["episodes"] for part in parts)}
+    within = {k: success([one["within"][k] for one in measured]) for k in measured[0].get("within", ())}
+    return {
+        **success(measured),
+        "steps_mean": fmean(one["steps_mean"] for one in measured),
+        **({"within": within} if within else {}),
+        **({"kinds": kinds} if kinds else {}),
+    }
+
+
+def _paired(found: Results, other: Results, panel: str, mode: str) -> dict[str, Any]:
+    """Success less the other's, seed by seed: a seed's arms share pool, labels and reflector. {} without one."""
+    pairs = [
+        [results[seed]["panels"][panel][mode]["success"] for results in (found, other)]
+        for seed in found
+        if seed in other
+    ]
+    return _mean([ours - theirs for ours, theirs in pairs], low=-1) if pairs else {}
+
+
+def _gain(found: Results, reference: Results) -> dict[str, Any]:
+    """How much better than the reference, on the main panel."""
+    main = next(iter(next(iter(found.values()))["panels"]))
+    return {**_paired(found, reference, main, "greedy"), "sampled": _paired(found, reference, main, "sampled")}
+
+
+def _added(found: Results, start: Results) -> dict[str, Any]:
+    """How much better than the arm it started from, on every panel."""
+    seeds = [seed for seed in found if seed in start]
+    panels = found[seeds[0]]["panels"] if seeds else {}
+    added = {panel: {mode: _paired(found, start, panel, mode) for mode in modes} for panel, modes in panels.items()}
+    return {"seeds": seeds, "panels": added}
+
+
+def _publish(folder: RunFolder, data: Mapping[str, Any]) -> None:
+    from reflect_rl.evaluation.report import report_compare
+    from reflect_rl.evaluation.tables import compare_markdown
+
+    folder.write_text("compare.md", compare_markdown(json.loads(json.dumps(data, allow_nan=False))))
+    report_compare(folder.path)

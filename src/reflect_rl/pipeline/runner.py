@@ -1,0 +1,273 @@
+"""The stages in order: each runs when it has to, is skipped when it is done, and continues where it was killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from reflect_rl.config import load_settings
+from reflect_rl.core_yaml import dump_yaml
+from reflect_rl.errors import OutputError, ReflectRLError, RunFolderError, SettingsError
+from reflect_rl.memory import give_back_memory, peak_memory_mb
+from reflect_rl.pipeline.ranks import ALONE, Ranks
+from reflect_rl.progress import Progress
+from reflect_rl.runs.attempt import EDITED, Attempt
+from reflect_rl.runs.folder import CONFIG, RunFolder, set_aside
+from reflect_rl.runs.manifest import (
+    Manifest,
+    Stage,
+    changes,
+    flat,
+    hashes,
+    read_manifest,
+    reason_to_run,
+    select,
+    wanted,
+)
+from reflect_rl.runs.outputs import claim_folder
+from reflect_rl.runs.stages import STAGES
+from reflect_rl.runs.store import Store
+from reflect_rl.runs.trained import read_config
+from reflect_rl.settings import Settings
+
+AGENT = "policy"
+OF_THE_RUN_ALONE = ("checkpoints", "results.json", "evaluation.jsonl", "report.html", "evaluate.json", "report.json")
+"""What a copy of a run's agent goes without; the last two are manifests."""
+
+
+def run_pipeline(
+    recipe: str | Path | Settings,
+    out: str | Path,
+    progress: Progress | None = None,
+    *,
+    store: str | Path | None = None,
+    until: str | None = None,
+    only: Sequence[str] = (),
+    force: bool = False,
+    stages: Sequence[Stage] = STAGES,
+    config: Settings | None = None,
+) -> RunFolder:
+    """Run the stages of a recipe in the folder `out`, skipping what is done; the run folder.
+
+    store: a folder of finished stages shared between runs. until: the last stage to run. only: these stages and no
+    others, whatever their inputs were made with. force: run them even if they are done. config: what config.yaml is to
+    say, if not these settings.
+
+    Raises RunFolderError (the folder is in use, or was made with settings that leave nothing of it to keep; a file is
+    missing, damaged or cannot be written) and whatever the stages raise.
+    """
+    settings = recipe if isinstance(recipe, Settings) else load_settings(recipe)
+    chosen = [stage for stage in _chosen(stages, until, only) if not stage.when or getattr(settings, stage.when)]
+    ranks = Ranks.here(cpu=settings.compute.device == "cpu")
+    _check_machine(settings, ranks)
+    run = RunFolder(out)
+    runner = Runner(run, settings, progress or Progress(), Store(store) if store else None, force, ranks)
+    if not ranks.first:
+        for stage in chosen:
+            runner.help_with(stage)
+        return run
+    _check_folder(run)
+    with run.lock(runner.progress):
+        run.tidy()
+        former_config = _claim(run, config or settings, stages, runner.progress, whole=not only)
+        went_on = False
+        try:
+            for stage in chosen:
+                went_on = runner.bring_up_to_date(stage) or went_on
+        except ReflectRLError:
+            if former_config and not went_on:  # settings that were refused leave the folder as it was
+                with suppress(RunFolderError):  # what went wrong first is what has to be told
+                    run.write_text(CONFIG, former_config)
+            raise
+    return run
+
+
+def copy_agent(run: RunFolder, out: RunFolder) -> None:
+    """Copy a run with a trained agent to another folder, without its figures, to measure the agent there.
+
+    A folder that holds a copy of this agent already is left as it is. Raises RunFolderError (no agent, one that is in
+    use, a disk that is full) and OutputError (a folder of something else).
+    """
+    if not (run / AGENT).is_dir():
+        raise RunFolderError(f"{run.path} has no trained agent (no folder {AGENT}). `reflect-rl run` trains one.")
+    claim_folder(out.path, "copy of an agent", known_by=CONFIG)
+    if (out / CONFIG).exists():  # it is copied last
+        if (out / AGENT).is_dir() and out.hash(AGENT) == run.hash(AGENT):
+            return
+        raise OutputError(f"{out.path} holds another agent or run. Choose another folder with --out.")
+    with run.lock():
+        entries = sorted(run.path.iterdir(), key=lambda path: (path.name == CONFIG, path.name))
+        for source in [path for path in entries if path.name[0] != "." and path.name not in OF_THE_RUN_ALONE]:
+            with out.replacing(source.name) as draft:
+                if source.is_dir():
+                    shutil.copytree(source, draft, ignore=shutil.ignore_patterns(".*", *OF_THE_RUN_ALONE))
+                else:
+                    shutil.copyfile(source, draft)
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Brings single stages of one run up to date."""
+
+    run: RunFolder
+    settings: Settings
+    progress: Progress
+    store: Store | None = None
+    force: bool = False
+    ranks: Ranks = ALONE
+
+    def help_with(self, stage: Stage) -> None:
+        """What every rank but the first does: take part in parallel stages that have to run, and write nothing."""
+        if stage.parallel and self.ranks.agree():
+            stage.load()(self.run, self.settings, Progress())
+
+    def bring_up_to_date(self, stage: Stage) -> bool:
+        """Do nothing if the stage is done; else take its outputs from the store, or run it, and return True."""
+        self._check_inputs(stage)
+        attempt = Attempt(self.run, stage)
+        now = wanted(self.run, stage, self.settings)
+        found = read_manifest(self.run, stage)
+        reason = reason_to_run(self.run, stage, found, now)
+        if reason is None and not self.force:
+            attempt.end()
+            self.progress.say(f"{stage.name}: done before")
+            self._tell(stage, False)
+            return False
+        if found:
+            self.progress.say(f"{stage.name}: runs again ({reason or 'asked to'})")
+        for path, aside in attempt.keep_edited():
+            how = "was changed by hand" if found else f"was not written by {stage.name}"
+            self.progress.warn(f"{path} {how}; it is kept as {aside.name}.")
+        with attempt.former_kept():
+            if attempt.begin(now.key):
+                self.progress.say(f"{stage.name}: continues")
+            taken = self._take(attempt, now)
+            self._tell(stage, not taken)
+            if not taken:
+                self._execute(attempt, now)
+        attempt.end()
+        return True
+
+    def _tell(self, stage: Stage, runs: bool) -> None:
+        if stage.parallel:
+            self.ranks.agree(runs)
+
+    def _check_inputs(self, stage: Stage) -> None:
+        for name in stage.inputs:
+            if name not in stage.optional and not (self.run / name).exists():
+                raise RunFolderError(
+                    f"{stage.name} needs {self.run / name}, which does not exist. Run the stage that writes it, or "
+                    f"`reflect-rl run`, first."
+                )
+
+    def _take(self, attempt: Attempt, now: Manifest) -> bool:
+        stage = attempt.stage
+        manifest = self.store and not self.force and self.store.take(attempt, stage, now.key)
+        if not manifest:
+            return False
+        manifest.write(self.run)
+        self.progress.say(f"{stage.name}: taken from another run")
+        return True
+
+    def _execute(self, attempt: Attempt, now: Manifest) -> None:
+        started, stage = time.perf_counter(), attempt.stage
+        counts = stage.load()(attempt, self.settings, self.progress)
+        seconds = round(time.perf_counter() - started, 3)
+        give_back_memory()
+        outputs = hashes(self.run, stage.outputs)
+        for name, digest in outputs.items():
+            if digest is None and name not in stage.optional:
+                raise RunFolderError(f"{stage.name} ended without writing {self.run / name}.")
+        manifest = replace(now, outputs=outputs, counts=counts, seconds=seconds, peak_memory_mb=peak_memory_mb())
+        manifest.write(self.run)
+        if self.store:
+            with _announced(self.progress, f"{stage.name} could not be shared with other runs"):
+                self.store.put(self.run, stage, manifest)
+
+
+def _chosen(stages: Sequence[Stage], until: str | None, only: Sequence[str]) -> list[Stage]:
+    names = [stage.name for stage in stages]
+    for name in (*only, *([until] if until else [])):
+        if name not in names:
+            raise RunFolderError(f"There is no stage '{name}'; the stages are {', '.join(names)}.")
+    last = names.index(until) if until else len(names)
+    return [stage for index, stage in enumerate(stages) if index <= last and (not only or stage.name in only)]
+
+
+def _check_machine(settings: Settings, ranks: Ranks) -> None:
+    """What this machine lacks is said before anything is touched. Raises SettingsError."""
+    from reflect_rl.training.tracking import check_tracker
+
+    check_tracker(settings)
+    if settings.guard and ranks.count > 1:
+        raise SettingsError(
+            f"guard: true trains a second arm, which {ranks.count} processes cannot share. Run without a launcher, or "
+            f"train the arm without reflection as a run of its own (--reflector.kind none)."
+        )
+    if settings.compute.device != "cpu":
+        from reflect_rl.lm.torch_setup import check_device
+
+        check_device(settings.compute.device)
+
+
+def _check_folder(run: RunFolder) -> None:
+    """Nothing, not even a lock, is put into a folder of something else. Raises RunFolderError."""
+    if not run.path.is_dir() or (run / CONFIG).is_file():
+        return
+    others = sorted(path.name for path in run.path.iterdir() if path.name[0] != ".")
+    if others:
+        raise RunFolderError(
+            f"{run.path} is no run folder: it has no {CONFIG}, but {', '.join(others[:3])}. Choose another with --out."
+        )
+
+
+def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress: Progress, whole: bool) -> str | None:
+    """Write config.yaml, unless it says so already; the former one's text, if there was one.
+
+    A folder with other settings may go on if something of it can be kept: if its first stage is not touched, or if that
+    stage alone was asked for. What a user wrote into config.yaml by hand is kept beside it.
+    """
+    former_text = None
+    if (run / CONFIG).is_file():
+        old = read_config(run)
+        changed = changes(flat(old), flat(settings))
+        former_text = (run / CONFIG).read_text(encoding="utf-8")
+        made = read_manifest(run, stages[0])
+        first = changes(made.settings, _as_json(select(flat(settings), stages[0].settings))) if made else []
+        if whole and first:
+            raise RunFolderError(
+                f"{run.path} was made with other settings ({'; '.join(first)}), and nothing of it could be kept. "
+                f"Choose another folder with --out, or move this one away."
+            )
+        if not changed:
+            return former_text
+        progress.say(f"{run.path} goes on with changed settings: {'; '.join(changed)}")
+        if former_text != _config_text(old):
+            aside = set_aside(run / CONFIG, EDITED)
+            progress.warn(f"{run / CONFIG} was changed by hand; it is kept as {aside.name}.")
+    run.write_text(CONFIG, _config_text(settings))
+    return former_text
+
+
+def _config_text(settings: Settings) -> str:
+    return dump_yaml(settings.model_dump(mode="json"))
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As a manifest has them."""
+    return json.loads(json.dumps(values, allow_nan=False))
+
+
+@contextmanager
+def _announced(progress: Progress, what: str) -> Iterator[None]:
+    """What only saves time may fail, but not in silence."""
+    try:
+        yield
+    except OSError as error:
+        progress.warn(f"{what}: {error}.")

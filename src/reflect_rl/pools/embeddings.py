@@ -1,0 +1,96 @@
+"""Embeddings on disk beside what they are of: a .npy file, and a JSON file that says by which model.
+
+Rows are written into a mapped file as they are computed, so that memory does not grow with the pool. A row that is not
+there yet is NaN, by which a process that continues knows where; the file gets its name when all are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reflect_rl.errors import ReflectRLError, SelectionError
+from reflect_rl.pools.file import NO_ARRAY, read_array
+from reflect_rl.progress import Progress
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.locks import take_lock
+
+States = Callable[[np.ndarray], Iterator[tuple[int, np.ndarray]]]
+"""done_N -> (row, its embedding) of every other row."""
+BLOCK = 4096
+
+
+def kept_embeddings(
+    path: Path, about: dict[str, Any], shape: tuple[int, int], states: States, progress: Progress
+) -> np.ndarray:
+    """(N, D) float32, mapped: what is kept at `path` if it is of `about`, else computed and kept. What is done is said.
+
+    Raises SelectionError: another process is writing it.
+    """
+    note = RunFolder(path.parent)
+    if path.exists() and _fingerprint(path) == about["fingerprint"]:
+        try:
+            kept_ND = read_array(path, shape[0])
+        except SelectionError:  # damaged
+            kept_ND = None
+        if kept_ND is not None and kept_ND.shape == shape:
+            progress.say(f"embeddings: {path.name} is of this model and pool, and is used again")
+            return kept_ND
+    if path.exists():
+        progress.say(f"embeddings: {path.name} is not what it should be, and is computed again")
+    part = path.with_name(f"{path.name}.part")
+    with part.open("a+b") as file:
+        try:
+            take_lock(file, path, progress.warn)
+        except BlockingIOError:
+            raise SelectionError(f"{path} is being written by another process. Wait until it ends.") from None
+        part_ND, done_N = _begun(part, shape)
+        if done_N.any():
+            progress.say(f"embeddings: {int(done_N.sum()):,} of {shape[0]:,} are there already")
+        for row, state_D in states(done_N):
+            part_ND[row] = state_D
+        part_ND.flush()
+        note.write_json(_note_path(path).name, about)
+        part.replace(path)
+    progress.say(f"embeddings: kept in {path}")
+    return read_array(path, shape[0])
+
+
+def _begun(part: Path, shape: tuple[int, int]) -> tuple[np.memmap, np.ndarray]:
+    """The array that is being filled, and (N,) bool which rows are."""
+    try:
+        part_ND = np.lib.format.open_memmap(part, mode="r")  # not r+, which would fill up a file that is too short
+        begun = part_ND.shape == shape and part_ND.dtype == np.float32
+    except NO_ARRAY:
+        begun = False
+    if not begun:
+        _fill(part, shape)
+    part_ND = np.lib.format.open_memmap(part, mode="r+")
+    blocks = (part_ND[first : first + BLOCK] for first in range(0, shape[0], BLOCK))
+    return part_ND, np.concatenate([~np.isnan(block_BD).any(1) for block_BD in blocks])
+
+
+def _fill(part: Path, shape: tuple[int, int]) -> None:
+    """An array of NaN in a file that is there, and may be locked."""
+    with part.open("r+b") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        empty_BD = np.full((BLOCK, shape[1]), np.nan, "<f4")
+        for first in range(0, shape[0], BLOCK):
+            file.write(empty_BD[: shape[0] - first].tobytes())
+        file.truncate()
+
+
+def _note_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _fingerprint(path: Path) -> Any:
+    """What the embeddings are of, by the note beside them; None where there is no sound one."""
+    try:
+        note = RunFolder(path.parent).read_json(_note_path(path).name)
+    except ReflectRLError:
+        return None
+    return note.get("fingerprint") if isinstance(note, dict) else None

@@ -1,0 +1,114 @@
+"""Token scores on disk, one JSON object an item, appended as they are computed; what is there is not computed again.
+
+The first line says what the scores are of. The file's name ends in a fingerprint of it all, so that one of another
+model, pool or setting is never taken for this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from reflect_rl.errors import SelectionError
+from reflect_rl.lm.scoring import TokenScores
+from reflect_rl.progress import Progress
+from reflect_rl.runs.locks import take_lock
+from reflect_rl.selection.tokens import Tokens
+
+QUANTITIES = ("entropies", "margins", "logprobs")
+
+
+class ScoresFile:
+    """The scores of a pool of `size` items, under the facts of `about`."""
+
+    def __init__(self, path: Path, about: dict[str, Any], size: int) -> None:
+        self.path, self.about, self.size = path, about, size
+
+    def done(self) -> np.ndarray:
+        """(N,) bool: whose scores are there. Raises SelectionError if the file is damaged."""
+        done_N = np.zeros(self.size, bool)
+        if self.path.exists():
+            for row, _ in self._rows():
+                done_N[row] = True
+        return done_N
+
+    def tokens(self, quantity: str) -> Tokens:
+        """One of QUANTITIES of every item. Raises SelectionError if one is missing or the file is damaged."""
+        values: list[np.ndarray | None] = [None] * self.size
+        for row, scores in self._rows():
+            values[row] = scores[quantity]
+        there = [value for value in values if value is not None]
+        if len(there) < self.size:
+            raise SelectionError(f"{self.path} has the scores of {len(there):,} of {self.size:,} items only.")
+        lengths_N = np.array([len(value) for value in there], np.int64)
+        return Tokens(np.concatenate([np.empty(0, np.float32), *there]), lengths_N)
+
+    @contextmanager
+    def adding(self, progress: Progress) -> Iterator[IO[bytes]]:
+        """The file, open for `write`, for this process alone; the end of a line that was never finished is dropped."""
+        with self.path.open("a+b") as file:
+            try:
+                take_lock(file, self.path, progress.warn)
+            except BlockingIOError:
+                raise SelectionError(f"{self.path} is being written by another process. Wait until it ends.") from None
+            whole, size = _whole_lines(file), file.seek(0, os.SEEK_END)
+            if whole < size:
+                progress.warn(f"{self.path}: the last line was cut off; its item is scored again")
+                file.truncate(whole)
+            if not whole:
+                file.write(json.dumps(self.about, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+                file.flush()
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _rows(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """(number of the item, its QUANTITIES, float32) of every whole line."""
+        number = 1
+        try:
+            with self.path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if not line.endswith(b"\n"):
+                        return  # cut off: see `adding`
+                    data = json.loads(line)
+                    if number == 1:
+                        if data["fingerprint"] != self.about["fingerprint"]:
+                            raise ValueError("it is of another model, pool or setting than its name says")
+                        continue
+                    item, scores = data["item"], {name: np.asarray(data[name], np.float32) for name in QUANTITIES}
+                    shapes = {values.shape for values in scores.values()}
+                    if type(item) is not int or not 0 <= item < self.size or shapes != {(len(data[QUANTITIES[0]]),)}:
+                        raise ValueError("these are no scores of an item of the pool")
+                    yield item, scores
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise SelectionError(
+                f"{self.path} is damaged at line {number} ({error}). Delete the file to have it computed again."
+            ) from error
+
+
+def write_scores(file: IO[bytes], row: int, scores: TokenScores) -> None:
+    """Add one item in one write, so that a killed process leaves whole lines, or the beginning of one."""
+    data: dict[str, Any] = {"item": row, "text": scores.text}
+    for quantity in QUANTITIES:
+        data[quantity] = [float(f"{value:.7g}") for value in getattr(scores, quantity).tolist()]
+    file.write(json.dumps(data, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    file.flush()
+
+
+def _whole_lines(file: IO[bytes]) -> int:
+    """Bytes up to and with the last line break."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 65536)
+        file.seek(start)
+        place = file.read(end - start).rfind(b"\n")
+        if place >= 0:
+            return start + place + 1
+        end = start
+    return 0

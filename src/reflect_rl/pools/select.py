@@ -1,0 +1,274 @@
+"""Select from a file: what to read for a strategy, the choice, the rows to write."""
+
+from __future__ import annotations
+
+import math
+import os.path
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reflect_rl.errors import SelectionError
+from reflect_rl.pools.file import PoolFile, already_indices, read_array
+from reflect_rl.pools.model_reads import ModelReads, ModelUse
+from reflect_rl.pools.tfidf import WIDTH, tfidf
+from reflect_rl.progress import Progress
+from reflect_rl.selection import (
+    STRATEGIES,
+    InverseConfidence,
+    MeanEntropy,
+    Picks,
+    Selector,
+    UncertainThenDiverse,
+    Uncertainty,
+)
+from reflect_rl.selection.cost import Cost, estimate
+from reflect_rl.selection.picks import check_budget
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to select from a file. embeddings: a .npy file or a column; None: by `use`, else TF-IDF of the texts.
+
+    budget: a number of items, or a share of the pool such as "10%". tokens: the column of what a model said of each
+    token, for the strategies that rank by it; by default the one of that name (entropies, margins, logprobs). use: the
+    model that says it instead.
+    """
+
+    path: Path
+    strategy: Selector
+    budget: str
+    text: str = "text"
+    id: str | None = None
+    embeddings: str | None = None
+    tokens: str | None = None
+    scores: str | None = None
+    groups: str | None = None
+    already: Path | None = None
+    use: ModelUse = field(default_factory=ModelUse)
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the strategy ranks by what is said of each token."""
+        return self.strategy.input == "tokens"
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the model has to say how sure it is of each item, for want of a column."""
+        kinds = (UncertainThenDiverse, InverseConfidence)
+        return self.use.model is not None and self.scores is None and isinstance(self.strategy, kinds)
+
+    @property
+    def needs_states(self) -> bool:
+        """Whether the strategy works on embeddings that are not given."""
+        return self.strategy.input == "embeddings" and self.embeddings is None
+
+    @property
+    def array(self) -> Path | None:
+        """The .npy file with the embeddings, where they are not a column."""
+        return Path(self.embeddings) if self.embeddings and self.embeddings.lower().endswith(".npy") else None
+
+    def check(self) -> None:
+        """Raises SelectionError where models, columns and strategy do not fit together."""
+        use = self.use
+        use.check()
+        ending = Path(self.embeddings or "").suffix
+        if ending and not self.array and (ending.lower() == ".npz" or os.path.isfile(self.embeddings or "")):
+            raise SelectionError(
+                f"--embeddings {self.embeddings} is no .npy file. Save the array, with a row an item, by numpy.save; "
+                f"or name a column of the pool."
+            )
+        if use.model and self.tokens:
+            raise SelectionError(f"--model would compute what --tokens-column {self.tokens} gives: leave one out.")
+        if use.embed_model and self.embeddings:
+            raise SelectionError(
+                f"--embed-model would compute what --embeddings {self.embeddings} gives: leave one out."
+            )
+        if use.embed_model and not self.needs_states:
+            raise SelectionError(f"{self.strategy.name} uses no embeddings: leave out --embed-model.")
+        scores = self.needs_tokens or self.needs_scores
+        if use.model and not scores and not (self.needs_states and not use.embed_model):
+            raise SelectionError(f"{self.strategy.name} has no use for --model here: leave it out.")
+        if (use.target or use.new_tokens) and not scores:
+            raise SelectionError(f"{self.strategy.name} scores no tokens: leave out --new-tokens and --target-column.")
+        if (use.layer is not None or use.pooling) and not self.needs_states:
+            raise SelectionError(f"{self.strategy.name} uses no hidden states here: leave out --layer and --pooling.")
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What was read. X: what the strategy takes; None where only sizes were asked for."""
+
+    ids: list[Any]
+    budget: int
+    already: np.ndarray
+    groups: list[Any] | None
+    scores_N: np.ndarray | None
+    X: Any
+    reads: ModelReads
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The picks, and the score of every item where the strategy has one."""
+
+    pool: Pool
+    picks: Picks
+    name: str
+    scores_N: np.ndarray | None
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One JSON object a pick, in order of choice."""
+        for rank, (index, gain) in enumerate(zip(self.picks.indices, self.picks.gains, strict=True), 1):
+            yield {
+                "id": self.pool.ids[index],
+                "rank": rank,
+                "gain": _finite(gain),
+                "strategy": self.name,
+                "score": None if self.scores_N is None else _finite(float(self.scores_N[index])),
+            }
+
+
+def make_strategy(name: str, given: dict[str, Any]) -> Selector:
+    """A strategy by its name, with those of the given settings that are not None. Raises SelectionError."""
+    if name not in STRATEGIES:
+        raise SelectionError(f"there is no strategy {name!r}. There are: {', '.join(STRATEGIES)}.")
+    kind, settings = STRATEGIES[name], {key: value for key, value in given.items() if value is not None}
+    inner = settings.pop("within", None)
+    takes = kind.__init__.__annotations__
+    own = {key: value for key, value in settings.items() if key in takes}
+    rest = {key: value for key, value in settings.items() if key not in takes}
+    place = next((key for key in ("within", "diverse") if key in takes), None)
+    if place and (inner or rest):
+        default = "facility-location" if place == "diverse" else "random"
+        own[place], rest = make_strategy(inner or default, rest), {}
+    elif inner:
+        raise SelectionError(f"{name} has no strategy within it.")
+    if rest:
+        raise SelectionError(f"{name} has no setting {', '.join(rest)}.")
+    return kind(**own)
+
+
+def _check_strategy(request: Request, scores_N: np.ndarray | None, groups: list[Any] | None) -> None:
+    """The strategy's own check, and the options that give what it may lack."""
+    try:
+        request.strategy.check(scores_N, groups)
+    except SelectionError as error:
+        options = "--score-column gives scores (an uncertainty comes from --model too), --quota-column gives groups."
+        raise SelectionError(f"{error} {options}") from None
+
+
+def read_pool(request: Request, progress: Progress, *, sizes_only: bool = False) -> Pool:
+    """Read what the strategy needs, and nothing else. Raises SelectionError."""
+    request.check()
+    file = PoolFile(request.path)
+    ids = file.ids(request.id)
+    if not ids:
+        raise SelectionError(f"{request.path} has no items.")
+    budget = parse_budget(request.budget, len(ids))
+    if request.already and request.id is None and "id" in file.columns():
+        progress.warn(
+            f"The ids in {request.already} are taken as row numbers of {request.path}, which has a column 'id': add "
+            f"--id-column id if they are those."
+        )
+    already = already_indices(request.already, request.id, ids) if request.already else np.empty(0, np.int64)
+    check_budget(budget, len(ids) - len(already))
+    groups = file.labels(request.groups) if request.groups else None
+    scores_N = file.numbers(request.scores) if request.scores else None
+    _check_strategy(request, np.ones(len(ids)) if request.needs_scores else scores_N, groups)
+    reads = ModelReads(file, request.text, len(ids), request.use, progress)
+    X = None
+    if not sizes_only:
+        scores_N = _scores(request, reads) if request.needs_scores else scores_N
+        X = _input(request, file, reads, len(ids), progress)
+    return Pool(ids, budget, already, groups, scores_N, X, reads)
+
+
+def select_file(request: Request, progress: Progress) -> Selection:
+    """Read the pool and choose. Raises SelectionError."""
+    with request.use.torch():
+        pool = read_pool(request, progress)
+    picks = request.strategy.select(
+        pool.X, budget=pool.budget, already=pool.already, groups=pool.groups, scores=pool.scores_N, progress=progress
+    )
+    scores_N = pool.scores_N
+    if isinstance(request.strategy, Uncertainty):
+        scores_N = request.strategy.uncertainty(pool.X)
+    return Selection(pool, picks, request.strategy.name, scores_N)
+
+
+def expected_cost(request: Request, progress: Progress) -> tuple[Pool, Cost, str]:
+    """(the pool's sizes, what the choice would cost, what models would be asked for), without choosing."""
+    pool = read_pool(request, progress, sizes_only=True)
+    calls = []
+    if request.use.model and (request.needs_tokens or request.needs_scores):
+        calls.append(pool.reads.expected())
+    width = 1
+    if request.strategy.input == "embeddings":
+        width = _width(request, pool)
+        if request.needs_states and request.use.embeds:
+            calls.append(pool.reads.expected_states())
+    return pool, estimate(request.strategy, len(pool.ids), width, pool.budget), "; ".join(calls) or "no model calls"
+
+
+def parse_budget(text: str, size: int) -> int:
+    """ "200" or "10%" as a number of items; a share is rounded to the nearest, and is at least one."""
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*(%?)\s*", text)
+    if not match or (not match[2] and "." in match[1]):
+        raise SelectionError(f"--budget {text} should be a number of items, such as 2000, or a share, such as 10%.")
+    if not match[2]:
+        return int(match[1])
+    if float(match[1]) > 100:
+        raise SelectionError(f"--budget {text} is more than the whole pool.")
+    return max(1, math.floor(size * float(match[1]) / 100 + 0.5)) if float(match[1]) else 0
+
+
+def _input(request: Request, file: PoolFile, reads: ModelReads, size: int, progress: Progress) -> Any:
+    """What the strategy selects by."""
+    strategy = request.strategy
+    if strategy.input == "none":
+        return size
+    if strategy.input == "tokens":
+        if request.use.model:
+            return reads.tokens(_quantity(strategy))
+        return list(file.lists(request.tokens or _quantity(strategy)))
+    if request.embeddings is None:
+        if request.use.embeds:
+            return reads.states()
+        progress.say(f"no --embeddings: TF-IDF of {request.text!r}, {WIDTH} numbers a text")
+        return tfidf(lambda: file.texts(request.text), size, progress)
+    if request.array:
+        return read_array(request.array, size)
+    return file.vectors(request.embeddings, size)
+
+
+def _scores(request: Request, reads: ModelReads) -> np.ndarray:
+    """(N,) what a strategy weighs items by, from the model: its mean entropy, or its confidence in (0, 1]."""
+    if isinstance(request.strategy, UncertainThenDiverse):
+        reads.progress.say("no --score-column: items are uncertain by the mean entropy of the model's tokens")
+        return MeanEntropy().uncertainty(reads.tokens("entropies"))
+    reads.progress.say("no --score-column: confidence is the geometric mean of the tokens' probabilities")
+    return np.exp(reads.tokens("logprobs").mean()).clip(min=1e-12)
+
+
+def _quantity(strategy: Selector) -> str:
+    """What a strategy that ranks by tokens, or the one within it, wants to know of each."""
+    inner = getattr(strategy, "within", strategy)
+    return inner.quantity if isinstance(inner, Uncertainty) else _quantity(inner)
+
+
+def _width(request: Request, pool: Pool) -> int:
+    if request.embeddings is None:
+        next(PoolFile(request.path).texts(request.text), None)  # that the column is there
+        return pool.reads.width if request.use.embeds else WIDTH
+    if request.array:
+        return read_array(request.array, len(pool.ids)).shape[1]
+    return len(next(PoolFile(request.path).lists(request.embeddings)))
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,47 @@
+"""Which arm of a run acts: the run itself, or what --guard kept instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reflect_rl.errors import RunFolderError
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.manifest import read_manifest
+from reflect_rl.runs.trained import BY_NAME, to_finish
+from reflect_rl.settings import Settings
+
+GUARD = "guard.json"
+PLAIN_ARM = "no-reflection"
+
+
+def kept_arm(run: RunFolder, settings: Settings) -> tuple[RunFolder, Settings]:
+    """The folder and the settings of the agent that a run ends with.
+
+    Raises RunFolderError if the guard has not ended since the agent was trained.
+    """
+    if not settings.guard:
+        return run, settings
+    decided, trained = (read_manifest(run, BY_NAME[name]) for name in ("guard", "rl"))
+    begun = not (run / GUARD).is_file() and (run / "checkpoints/guard.key").exists()
+    if begun or (decided and trained and decided.inputs.get("policy") != trained.outputs.get("policy")):
+        raise RunFolderError(f"The guard of {run.path} was interrupted. {to_finish(run)}")
+    if not (run / GUARD).is_file() or run.read_json(GUARD, _folder) != PLAIN_ARM:
+        return run, settings
+    agent = f"{PLAIN_ARM}/policy"
+    if decided and run.hash(agent) != decided.outputs.get(agent):
+        raise RunFolderError(f"{run / agent} is not the agent that the guard kept. {to_finish(run)}")
+    return RunFolder(run / PLAIN_ARM), plain_settings(settings)
+
+
+def plain_settings(settings: Settings) -> Settings:
+    """The same settings without reflection."""
+    off = settings.policy_sft.model_copy(update={"text": "teacher"})
+    reflector = settings.reflector.model_copy(update={"kind": "none"})
+    return settings.model_copy(update={"guard": False, "reflector": reflector, "policy_sft": off})
+
+
+def _folder(data: Any) -> str:
+    """Of guard.json: where the agent lies that was kept."""
+    if data["folder"] not in (".", PLAIN_ARM):
+        raise ValueError(f"'folder' is {data['folder']!r}")
+    return data["folder"]

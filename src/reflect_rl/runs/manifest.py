@@ -1,0 +1,176 @@
+"""Manifests: which stage is done, from what, with which settings, and why a stage has to run (again).
+
+A stage is done when `manifests/<stage>.json` holds the key of what it would be run with now (settings it depends on,
+sha256 of its inputs, library version) and its outputs are still what it wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from reflect_rl import __version__
+from reflect_rl.errors import RunFolderError
+from reflect_rl.records import CHECKED, read_record
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.settings import Settings, setting_keys
+
+Hashes = dict[str, str | None]
+"""sha256 by file or folder name; None: it is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of the pipeline: a function `(run, settings, progress) -> counts` that reads files and writes files.
+
+    function: "module:name", imported when the stage runs. settings: the dotted keys or sections that it depends on.
+    optional: those inputs and outputs that some settings do without. scratch: what it leaves behind when it is killed
+    and continues from. when: a setting that must be true for the stage to be part of a run at all. parallel: every
+    process of a launcher takes part; all other stages are the first one's alone.
+    """
+
+    name: str
+    function: str
+    settings: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    scratch: tuple[str, ...] = ()
+    when: str = ""
+    parallel: bool = False
+
+    def load(self) -> Callable[..., dict[str, Any]]:
+        """The stage's function."""
+        module, _, name = self.function.partition(":")
+        return getattr(import_module(module), name)
+
+    @property
+    def manifest(self) -> str:
+        return f"manifests/{self.name}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a finished stage was made from, and what it made.
+
+    seconds, peak_memory_mb: wall time of the process that finished it, and the most memory that it had held by then.
+    """
+
+    __pydantic_config__ = CHECKED
+
+    stage: str
+    key: str
+    settings: dict[str, Any]
+    inputs: Hashes
+    outputs: Hashes = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+    def write(self, run: RunFolder) -> None:
+        run.write_json(f"manifests/{self.stage}.json", asdict(self))
+
+    @classmethod
+    def from_json(cls, data: Any) -> Manifest:
+        """Raises ValueError, which names the field that does not fit."""
+        return read_record(cls, data)
+
+
+def wanted(run: RunFolder, stage: Stage, settings: Settings) -> Manifest:
+    """The manifest (without results) that a stage would have if it ran now."""
+    used = select(flat(settings), stage.settings)
+    inputs = hashes(run, stage.inputs)
+    content = {"stage": stage.name, "settings": used, "inputs": inputs, "version": __version__}
+    key = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return Manifest(stage.name, key, used, inputs, versions=versions())
+
+
+def read_manifest(run: RunFolder, stage: Stage) -> Manifest | None:
+    """The manifest of a finished stage; None if there is none, or it is damaged (then the stage is not done)."""
+    try:
+        return run.read_json(stage.manifest, Manifest.from_json)
+    except RunFolderError:
+        return None
+
+
+def reason_to_run(run: RunFolder, stage: Stage, found: Manifest | None, now: Manifest) -> str | None:
+    """Why a stage has to run: a phrase for the user; None when it is done."""
+    if found is None:
+        return "not done yet"
+    if found.key != now.key:
+        changed = [
+            *changes(found.settings, now.settings),
+            *(f"{name} changed" for name in stage.inputs if found.inputs.get(name) != now.inputs[name]),
+        ]
+        made = found.versions.get("reflect_rl", "another version")
+        return "; ".join(changed) or f"made by reflect-rl {made}, this is {__version__}"
+    edited = edited_outputs(run, stage, found)
+    return f"{', '.join(edited)} was changed or removed since" if edited else None
+
+
+def edited_outputs(run: RunFolder, stage: Stage, found: Manifest) -> list[str]:
+    """The outputs that are no longer what the stage wrote."""
+    present = hashes(run, stage.outputs)
+    return [name for name in stage.outputs if present[name] != found.outputs.get(name)]
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Phrases such as 'rl.lr: 0.0005 -> 0.001' for every key that differs."""
+    keys = [*new, *(key for key in old if key not in new)]
+    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+
+
+def hashes(run: RunFolder, names: tuple[str, ...]) -> Hashes:
+    return {name: run.hash(name) if (run / name).exists() else None for name in names}
+
+
+def flat(settings: Settings) -> dict[str, Any]:
+    """Settings by dotted key. Free-form dictionaries (env.options) stay one value."""
+    data = settings.model_dump(mode="json")
+    return {key: _at(data, key) for key in setting_keys()}
+
+
+def select(values: Mapping[str, Any], sections: tuple[str, ...]) -> dict[str, Any]:
+    """The dotted keys that are, or lie below, one of `sections`."""
+    return {key: value for key, value in values.items() if any(f"{key}.".startswith(f"{s}.") for s in sections)}
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what results depend on, read without importing it."""
+    found = {"reflect_rl": __version__, "python": platform.python_version()}
+    for name in ("torch", "transformers", "numpy", "gymnasium"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def total_seconds(run: RunFolder) -> dict[str, float]:
+    """Seconds by finished stage."""
+    paths: list[Path] = sorted((run / "manifests").glob("*.json"))
+    return {path.stem: run.read_json(f"manifests/{path.name}", _seconds) for path in paths}
+
+
+def _seconds(data: Any) -> float:
+    seconds = float(data.get("seconds", 0.0))
+    if not math.isfinite(seconds):
+        raise ValueError(f"'seconds' is {seconds}")
+    return seconds
+
+
+def _at(data: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        data = data[name]
+    return data

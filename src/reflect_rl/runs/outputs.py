@@ -1,0 +1,191 @@
+"""Output paths that a user gives: checked before any work is done, and written without harm to anything else.
+
+Every `--out` and `-o` goes through `output_file` or `output_folder`. What stands at the path stays unless we wrote it;
+links are followed; pipes and terminals are written to as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from reflect_rl.errors import OutputError
+from reflect_rl.runs.folder import RunFolder
+
+MARK = ".reflect-rl"
+"""A file in folders that we made, which says what the folder holds."""
+LINKS = 40
+"""Most links that are followed, as in Linux."""
+PIPES = (stat.S_ISFIFO, stat.S_ISCHR)
+"""What is written to as it is; it cannot be replaced, and has nothing to lose."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """Where a file goes. path: where links lead. direct: a descriptor or path of a pipe or device, written as it is."""
+
+    path: Path
+    direct: int | Path | None = None
+
+    def write_jsonl(self, rows: Iterable[Any]) -> None:
+        """One JSON object a line. Raises OutputError or RunFolderError (disk full, no reader, no permission)."""
+        if self.direct is None:
+            RunFolder(self.path.parent).write_jsonl(self.path.name, rows)
+            return
+        with self._open() as file:
+            for row in rows:
+                file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+    def write_bytes(self, data: bytes) -> None:
+        """Raises OutputError or RunFolderError, as above."""
+        if self.direct is None:
+            with RunFolder(self.path.parent).replacing(self.path.name) as temporary:
+                temporary.write_bytes(data)
+            return
+        with self._open() as file:
+            file.write(data)
+
+    @contextmanager
+    def _open(self) -> Iterator[IO[bytes]]:
+        """A pipe or device; what it refuses to take is said."""
+        try:
+            descriptor = os.dup(self.direct) if isinstance(self.direct, int) else os.open(self.path, os.O_WRONLY)
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+        except OSError as error:
+            raise OutputError(f"{self.path} could not be written: {error.strerror}.") from None
+
+
+def output_file(
+    given: str | Path,
+    option: str,
+    inputs: Iterable[str | Path | None] = (),
+    ours: Callable[[Path], bool] = lambda path: False,
+) -> OutputFile:
+    """The file that `option` names, which need not exist.
+
+    inputs: what the same command reads; None and names of no file are left out. ours: whether a file with content was
+    written by the same command before, and may be replaced.
+
+    Raises OutputError: empty, a folder, an input or a file in an input folder, a file that is not ours, not writable.
+    """
+    path = _path(given, option)
+    descriptor = _descriptor(path)
+    if descriptor is not None:
+        return OutputFile(path, descriptor)
+    found = _stat(path, option)
+    if os.fspath(given).endswith(("/", "/.", "/..")) or (found and stat.S_ISDIR(found.st_mode)):
+        raise OutputError(f"{option} {given} is a folder. Name a file.")
+    real = Path(os.path.realpath(path))
+    if found is None:
+        _check_parent(real, option, given)
+        return OutputFile(real)
+    if any(kind(found.st_mode) for kind in PIPES):
+        return OutputFile(path, path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OutputError(f"{option} {given} is neither a file nor a pipe. Name a file.")
+    for each in inputs:
+        if each is not None and _is_input(real, found, Path(each)):
+            raise OutputError(f"{option} {given} is an input of this command ({each}). Name another file.")
+    if found.st_size and not ours(real):
+        raise OutputError(f"{option} {given} exists, and was not written by this command. Name another file.")
+    if not os.access(real, os.W_OK):
+        raise OutputError(f"{option} {given} may not be written to. Name another file, or change its permissions.")
+    _check_parent(real, option, given)
+    return OutputFile(real)
+
+
+def output_folder(given: str | Path, option: str, inputs: Sequence[Path] = ()) -> Path:
+    """The folder that `option` names, which need not exist.
+
+    inputs: folders that the same command reads.
+
+    Raises OutputError: empty, something that is no folder, an input, inside an input or around it, not writable.
+    """
+    path = _path(given, option)
+    found = _stat(path, option)
+    if found and not stat.S_ISDIR(found.st_mode):
+        raise OutputError(f"{option} {given} is not a folder. Name a folder, new or made by the same command.")
+    real = Path(os.path.realpath(path))
+    for each in inputs:
+        source = Path(os.path.realpath(each))
+        if source == real or source in real.parents or real in source.parents:
+            raise OutputError(f"{option} {given} overlaps {each}, which this command reads. Name another folder.")
+    if found is None:
+        _check_parent(real, option, given)
+    elif not os.access(real, os.W_OK | os.X_OK):
+        raise OutputError(f"{option} {given} may not be written to. Name another folder, or change its permissions.")
+    return Path(given).expanduser()
+
+
+def claim_folder(folder: Path, holds: str, known_by: str) -> None:
+    """Mark a new or empty folder as ours, before anything is written into it; one marked before stays as it is.
+
+    holds: what it will hold, such as "comparison". known_by: a pattern of paths by which one without a mark is known.
+
+    Raises OutputError if the folder holds something else.
+    """
+    mark = folder / MARK
+    there = mark.read_text(encoding="utf-8", errors="replace").strip() if mark.is_file() else None
+    if there == holds or (there is None and any(folder.glob(known_by))):
+        return
+    others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if there is not None or others:
+        raise OutputError(
+            f"{folder} holds no {holds}, but {there or ', '.join(others[:3])}. Choose another folder with --out."
+        )
+    RunFolder(folder).write_text(MARK, f"{holds}\n")
+
+
+def _path(given: str | Path, option: str) -> Path:
+    if not os.fspath(given).strip():
+        raise OutputError(f"{option} is empty. Name a path, or leave {option} out.")
+    return Path.cwd() / Path(given).expanduser()
+
+
+def _stat(path: Path, option: str) -> os.stat_result | None:
+    """What links lead to; None if nothing is there. Raises OutputError for a path that can never be one."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OutputError(f"{option} {path} cannot be used: {reason}. Name another path.") from None
+
+
+def _descriptor(path: Path) -> int | None:
+    """The open descriptor that a path such as /dev/stdout or /dev/fd/63 stands for, also behind links."""
+    own = re.compile(rf"(?:/dev|/proc/(?:self|thread-self|{os.getpid()}))/fd/(\d+)")
+    for _ in range(LINKS):
+        if match := own.fullmatch(os.path.normpath(path)):
+            return int(match[1])
+        if not os.path.islink(path):
+            return None
+        path = path.parent / path.readlink()
+    return None
+
+
+def _check_parent(real: Path, option: str, given: str | Path) -> None:
+    """The nearest folder that is there can be written to."""
+    parent = next((folder for folder in real.parents if folder.exists()), real.parent)
+    if not parent.is_dir():
+        raise OutputError(f"{option} {given} cannot be made: {parent} is not a folder. Name another path.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{option} {given} cannot be made: {parent} may not be written to. Name another path.")
+
+
+def _is_input(real: Path, found: os.stat_result, given: Path) -> bool:
+    """Whether a file is an input by any name, or belongs to an input folder."""
+    try:
+        other = given.expanduser().stat()
+    except (OSError, ValueError):
+        return False
+    return os.path.samestat(found, other) or Path(os.path.realpath(given.expanduser())) in real.parents
