@@ -19,7 +19,7 @@ demo: $(CORE) ## install the library alone, then run the whole method on Dangero
 install: $(ALL) ## install the library and its development tools into .venv
 
 test: $(ALL) ## run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 lint: $(ALL) ## check style, formatting and types
 	$(BIN)/ruff check --no-cache .

@@ -11,7 +11,7 @@ import pytest
 from alfworld_games import needs_real_engine
 from conftest import Heard
 from reflect_rl.config import load_settings, recipe_names
-from reflect_rl.data.annotate import read_pool
+from reflect_rl.data.pool import read_pool
 from reflect_rl.envs.registry import make
 from reflect_rl.evaluation.replay import replay
 from reflect_rl.pipeline.plan import read_plan

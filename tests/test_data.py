@@ -14,9 +14,10 @@ import pytest
 import tiny_models
 from conftest import Heard
 from corridor import Corridor
-from reflect_rl.data.annotate import Label, annotate, read_pool
+from reflect_rl.data.annotate import annotate
 from reflect_rl.data.choose_states import choose_states
 from reflect_rl.data.collect import collect
+from reflect_rl.data.pool import Label, read_pool
 from reflect_rl.errors import EnvironmentContractError, RunFolderError, SettingsError, TeacherError
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.progress import Progress

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import tiny_models
 from reflect_rl.config import load_settings
-from reflect_rl.data.annotate import PoolState, read_pool
 from reflect_rl.data.collect import collect
+from reflect_rl.data.pool import PoolState, read_pool
 from reflect_rl.lm.remembered import Remembered
 from reflect_rl.lm.scratch import train_tokenizer
 from reflect_rl.lm.text import encode, most_tokens

@@ -14,9 +14,10 @@ import pytest
 import tiny_models
 from conftest import Heard
 from corridor import Corridor
-from reflect_rl.data.annotate import PoolState, annotate, read_pool
+from reflect_rl.data.annotate import annotate
 from reflect_rl.data.collect import collect
 from reflect_rl.data.past_reflections import with_notes
+from reflect_rl.data.pool import PoolState, read_pool
 from reflect_rl.errors import PromptError
 from reflect_rl.lm.text import decode
 from reflect_rl.players.load import local_reflector, policy_prompts, reflector_prompts

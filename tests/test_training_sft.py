@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 import tiny_models
 from conftest import Heard
 from corridor import Corridor
-from reflect_rl.data.annotate import Label, read_pool
+from reflect_rl.data.pool import Label, read_pool
 from reflect_rl.errors import PromptError, SettingsError
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.players.load import load_policy, load_reflector, local_reflector, policy_prompts

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ConfigDict, SkipValidation, StrictBool, StrictFloat, TypeAdapter, ValidationError
 
 Record = TypeVar("Record")
+Item = TypeVar("Item")
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 """How records are read: no field that is not known, no number that is not finite."""
 Index = Annotated[int, SkipValidation]
@@ -77,6 +78,37 @@ class State:
     reflections: tuple[str, ...] = ()
 
 
+class EpisodeMemory:
+    """What a player remembers of the episode under way: `observe` each state, then tell what was done with `acted`.
+
+    history, reflections: the most past steps, and the most past reflections, in a state; None: all of them.
+    """
+
+    def __init__(self, history: int | None = None, reflections: int | None = None) -> None:
+        self._most = history, reflections
+        self._past: tuple[tuple[str, str], ...] = ()
+        self._reflections: tuple[str, ...] = ()
+        self._now: State | None = None
+
+    def observe(self, observation: str, actions: tuple[str, ...], facts: Mapping[str, Any] | None = None) -> State:
+        """The state in which the player acts now."""
+        self._now = State(observation, actions, self._past, {} if facts is None else facts, self._reflections)
+        return self._now
+
+    def acted(self, choice: int, reflection: str | None = None) -> None:
+        """The step taken from the last observed state, and the reflection read there (None: there was none)."""
+        assert self._now is not None, "observe first"
+        history, reflections = self._most
+        done = self._now.observation, self._now.actions[choice]
+        self._past = _last((*self._past, done), history)
+        if reflection is not None:
+            self._reflections = _last((*self._reflections, reflection), reflections)
+
+
+def _last(items: tuple[Item, ...], most: int | None) -> tuple[Item, ...]:
+    return items if most is None else items[-most:] if most else ()
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One decision. `choice` was executed, `expert` is what the expert would have done (None: not known).
@@ -119,12 +151,17 @@ class Episode:
     def success(self) -> bool:
         return self.stop is StopReason.SUCCESS
 
-    def states(self) -> Iterator[State]:
-        """The state before each step, with everything that happened before it as history."""
-        history: list[tuple[str, str]] = []
+    def states(
+        self, reflections: int = 0, reflect: Callable[[State], str | None] = lambda state: None
+    ) -> Iterator[State]:
+        """The state before each step, with everything that happened before it as history.
+
+        reflections: the most past reflections in a state. reflect: writes those on the states before it.
+        """
+        memory = EpisodeMemory(reflections=reflections)
         for step in self.steps:
-            yield State(step.observation, step.actions, tuple(history), step.facts)
-            history.append((step.observation, step.actions[step.choice]))
+            yield (state := memory.observe(step.observation, step.actions, step.facts))
+            memory.acted(step.choice, reflect(state) if reflections else None)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

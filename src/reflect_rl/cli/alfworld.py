@@ -47,7 +47,7 @@ def verify(
     Walks mix random commands, invalid ones and stretches of the planner's. Needs textworld and alfworld:
     `pip install "reflect-rl[alfworld]"`. Exit code 1 if anything differs.
 
-    Examples:
+    For example:
 
     - `reflect-rl alfworld verify --games 20`
     - `reflect-rl alfworld verify --patched --out runs/sweep.jsonl` — every game; continues where it was interrupted
@@ -123,7 +123,7 @@ def experts(
 
     The searcher knows only what a player is told; the planner knows everything. Exit code 1 if one loses a game.
 
-    Examples:
+    For example:
 
     - `reflect-rl alfworld experts --split valid_seen`
     - `reflect-rl alfworld experts --games 200 --horizon 50`

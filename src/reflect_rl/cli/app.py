@@ -27,7 +27,7 @@ app = App(
     help_format="plaintext",
     help="""Make a small language model a good agent in an interactive text environment.
 
-Examples:
+For example:
 
 - `reflect-rl run taxi` — the whole method: collect, annotate, sft, rl, evaluate, report
 - `reflect-rl run taxi --seed 3 --rl.iterations 30 --out runs/mine` — with other settings
@@ -58,7 +58,7 @@ def run(
     Any setting can be changed by its dotted name: `--seed 3`, `--rl.iterations 30`, `--rl.lr=1e-3`, `--guard`.
     An interrupted run continues with the same command.
 
-    Examples:
+    For example:
 
     - `reflect-rl run taxi`
     - `reflect-rl run taxi --seed 3 --rl.iterations 30 --out runs/mine`
@@ -144,7 +144,7 @@ def rl(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
 def evaluate(folder: Path, /, *, out: str | None = None, force: bool = False, overrides: Overrides) -> None:
     """Measure the agent of a run folder on fixed starts, greedily and sampled, into results.json.
 
-    Examples:
+    For example:
 
     - `reflect-rl evaluate runs/taxi --evaluate.sampled_episodes 20`
     - `reflect-rl evaluate runs/alfworld --out runs/alfworld-unseen --env.options.test_split valid_unseen`
@@ -197,7 +197,7 @@ def compare(
 ) -> None:
     """Compare the method with its ablations, over seeds; an interrupted comparison continues.
 
-    Examples:
+    For example:
 
     - `reflect-rl compare taxi --seeds 0,1,2,3,4 --out runs/taxi-compare`
     - `reflect-rl compare taxi --regimes scarce-actions --workers 2`

@@ -54,7 +54,7 @@ def select(
 
     Writes one JSON object a pick, in order of choice: id, rank, gain, strategy, score.
 
-    Examples:
+    For example:
 
     - `reflect-rl select prompts.jsonl --budget 10% --text-column prompt --id-column id -o picks.jsonl`
     - `reflect-rl select prompts.csv --embeddings emb.npy --strategy k-center --budget 2000 --already done.txt`

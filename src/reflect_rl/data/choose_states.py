@@ -8,14 +8,13 @@ what it would write, where that is a pretrained one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reflect_rl.data.annotate import PoolState, distinct, id_builder, in_order, read_pool
+from reflect_rl.data.pool import distinct, in_order, read_pool, state_texts
 from reflect_rl.data.selection_map import map_points
 from reflect_rl.pools.tfidf import tfidf
 from reflect_rl.progress import Progress
@@ -114,12 +113,6 @@ class _ModelReads:
         from reflect_rl.lm.pretrained import load_pretrained
 
         return load_pretrained(self.settings.reflector.model, self.settings.compute.device, read_only=True)
-
-
-def state_texts(pool: Iterable[PoolState], settings: Settings) -> Iterable[tuple[str, str]]:
-    """(id, what a reflector would read) of each state."""
-    builder = id_builder(settings)
-    return ((entry.id, builder.reflector_prompt(entry.state).text) for entry in pool)
 
 
 def _finite(gain: float) -> float | None:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from reflect_rl.data.annotate import PoolState
+from reflect_rl.data.pool import PoolState
 from reflect_rl.records import Reflection, State
 
 Write = Callable[[Sequence[State]], Sequence[str | None]]

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from reflect_rl.data.annotate import Label, agreement_of
 from reflect_rl.data.collect import make_env
+from reflect_rl.data.pool import Label, agreement_of
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import kind_of, panels_of
 from reflect_rl.intervals import wilson

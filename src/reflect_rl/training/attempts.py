@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reflect_rl.data.annotate import agreement_of
+from reflect_rl.data.pool import agreement_of
 from reflect_rl.errors import RunFolderError
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder

@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reflect_rl.data.annotate import (
+from reflect_rl.data.collect import make_env
+from reflect_rl.data.past_reflections import with_notes
+from reflect_rl.data.pool import (
     Label,
     PoolState,
     agreement_of,
@@ -27,8 +29,6 @@ from reflect_rl.data.annotate import (
     reads_facts,
     reads_reflections,
 )
-from reflect_rl.data.collect import make_env
-from reflect_rl.data.past_reflections import with_notes
 from reflect_rl.errors import PromptError
 from reflect_rl.intervals import wilson
 from reflect_rl.lm.backbone import Backbone, TokenBatch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from reflect_rl.data.annotate import PoolState
+from reflect_rl.data.pool import PoolState
 from reflect_rl.lm.models import end_id
 from reflect_rl.lm.pretrained import load_pretrained, load_tokenizer
 from reflect_rl.lm.scratch import scratch_model, train_tokenizer
