@@ -15,6 +15,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from reflect_rl.config import parse_settings
+from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
@@ -94,7 +95,7 @@ def _pool(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Settings
 
     run = RunFolder(tmp_path_factory.mktemp("pool"))
     for stage in (collect, annotate):
-        stage(run, tiny(), Progress())
+        stage(run, Context(tiny()), Progress())
     return run.path
 
 
@@ -105,7 +106,7 @@ def _warmed(_pool: Path, tmp_path_factory: pytest.TempPathFactory, tiny: Callabl
     path = tmp_path_factory.mktemp("warmed") / "run"
     shutil.copytree(_pool, path)
     for stage in (sft_reflector, sft_policy):
-        stage(RunFolder(path), tiny(), Progress())
+        stage(RunFolder(path), Context(tiny()), Progress())
     return path
 
 

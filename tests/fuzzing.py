@@ -28,7 +28,7 @@ from reflect_rl.core_yaml import dump_yaml
 from reflect_rl.envs.check import check
 from reflect_rl.envs.registry import register
 from reflect_rl.errors import ReflectRLError
-from reflect_rl.pipeline.runner import run_pipeline
+from reflect_rl.pipeline.run import run_pipeline
 from reflect_rl.settings import setting_keys
 
 TEXTS = (

@@ -16,6 +16,7 @@ import numpy as np
 from reflect_rl.config import parse_settings
 from reflect_rl.evaluation.report import report, report_compare
 from reflect_rl.intervals import wilson
+from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 
@@ -188,6 +189,6 @@ def detailed() -> dict[str, Any]:
 
 if __name__ == "__main__":
     target = Path(sys.argv[1])
-    report(invented_run(target / "taxi"), SETTINGS, Progress())
+    report(invented_run(target / "taxi"), Context(SETTINGS), Progress())
     RunFolder(target / "compare").write_json("compare.json", detailed())
     report_compare(target / "compare")

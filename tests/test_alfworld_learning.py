@@ -15,8 +15,9 @@ from reflect_rl.data.pool import read_pool
 from reflect_rl.envs.registry import make
 from reflect_rl.evaluation.replay import replay
 from reflect_rl.pipeline.plan import read_plan
-from reflect_rl.pipeline.runner import read_config, run_pipeline
+from reflect_rl.pipeline.run import run_pipeline
 from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.trained import read_config
 
 KIND = "look_at_obj_in_light"
 MODEL = {"architecture": "lookup", "width": 16, "layers": 1, "heads": 2}

@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import tiny_models
 from reflect_rl.bench import floor, plain, taxi
 from reflect_rl.bench.prepare import MOST_ITERATIONS, Arm
-from reflect_rl.data.collect import make_env
 from reflect_rl.errors import SettingsError
 from reflect_rl.lm.encoded import Encoded
-from reflect_rl.players.decisions import Players
+from reflect_rl.players.context import Context
+from reflect_rl.players.decisions import Decisions
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
 from reflect_rl.players.reflector import NoReflector
 from reflect_rl.progress import Progress
@@ -35,9 +35,9 @@ TinySettings = Callable[..., Settings]
 @pytest.fixture
 def arm(warmed: RunFolder, tiny: TinySettings) -> Arm:
     settings = tiny({"rl.epochs": 1, "rl.minibatches": 1, "rl.max_grad_norm": 1e9, "rl.warmup": 0})
-    world = make_env(settings)
-    policy, reflector = load_policy(warmed / "policy-sft", settings), load_reflector(warmed, settings, world)
-    return Arm(settings, world, Players(policy, reflector, policy_prompts(policy, world.task_text, settings)))
+    world = Context(settings).make_env()
+    policy, reflector = load_policy(warmed / "policy-sft", settings), load_reflector(warmed, Context(settings))
+    return Arm(settings, world, Decisions(policy, reflector, policy_prompts(policy, Context(settings))))
 
 
 @pytest.fixture
@@ -71,10 +71,10 @@ def _start(arm: Arm, task: str) -> tuple[str, tuple[str, ...]]:
 
 @pytest.mark.parametrize("reflects", [True, False])
 def test_plain_and_ours_play_the_same_episodes(arm: Arm, reflects: bool) -> None:
-    own = None if reflects else Players(arm.policy, NoReflector(), arm.prompts())
+    own = None if reflects else Decisions(arm.policy, NoReflector(), arm.prompts())
     ours = arm.play(0, own).trajectories
     reflector = plain.PlainReflector.of(arm.local) if reflects and arm.local else None
-    theirs = plain.play(lambda: make_env(arm.settings), plain_policy(arm), reflector, arm.episodes(0))
+    theirs = plain.play(lambda: Context(arm.settings).make_env(), plain_policy(arm), reflector, arm.episodes(0))
     assert [episode.choices for episode in theirs] == [trajectory.choices for trajectory in ours]
     assert [episode.rewards for episode in theirs] == [trajectory.rewards for trajectory in ours]
 

@@ -13,16 +13,18 @@ from typing import Any
 import pytest
 
 from reflect_rl.__main__ import run_command
+from reflect_rl.bars import Bars
 from reflect_rl.cli.app import app
-from reflect_rl.cli.bars import CliProgress
 from reflect_rl.cli.overrides import split_overrides
 from reflect_rl.cli.tables import table
 from reflect_rl.config import load_settings
-from reflect_rl.pipeline import runner as pipeline
+from reflect_rl.pipeline import run as run_module
+from reflect_rl.pipeline import runner
+from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.manifest import Stage
-from reflect_rl.settings import Settings, setting_keys
+from reflect_rl.settings import setting_keys
 
 COMMANDS = (
     "alfworld run collect annotate sft rl evaluate report compare bench play envs recipes check settings select".split()
@@ -187,20 +189,21 @@ RESULTS = {
 }
 
 
-def toy_evaluate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+def toy_evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     run.write_json("results.json", RESULTS)
     return {}
 
 
-def toy_interrupted(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+def toy_interrupted(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     raise KeyboardInterrupt
 
 
 @pytest.fixture
 def toy_pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The commands work on one toy stage, in an empty current folder."""
-    stages = (Stage("evaluate", f"{__name__}:toy_evaluate", ("evaluate",), outputs=("results.json",)),)
-    monkeypatch.setitem(pipeline.run_pipeline.__kwdefaults__, "stages", stages)
+    stages = (Stage("evaluate", ("evaluate",), outputs=("results.json",)),)
+    monkeypatch.setitem(runner.run_stages.__kwdefaults__, "stages", stages)
+    monkeypatch.setattr(run_module, "stage_function", lambda name: toy_evaluate)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -240,22 +243,20 @@ def test_a_stage_alone_keeps_the_settings_of_its_run(toy_pipeline: Path, capsys:
 def test_an_interrupt_says_how_to_continue(
     toy_pipeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stages = (Stage("evaluate", f"{__name__}:toy_interrupted", ()),)
-    monkeypatch.setitem(pipeline.run_pipeline.__kwdefaults__, "stages", stages)
+    monkeypatch.setattr(run_module, "stage_function", lambda name: toy_interrupted)
     assert run_command(["run", "taxi"]) == 130
     assert capsys.readouterr().err.endswith("interrupted; run the same command again to continue\n")
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(toy_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stages = (Stage("evaluate", "reflect_rl.nothing:here", ()),)
-    monkeypatch.setitem(pipeline.run_pipeline.__kwdefaults__, "stages", stages)
-    with pytest.raises(ModuleNotFoundError):
+    monkeypatch.setattr(run_module, "stage_function", {}.__getitem__)
+    with pytest.raises(KeyError):
         run_command(["run", "taxi"])
 
 
 def test_progress_without_a_terminal_is_one_line_a_bar() -> None:
     stream = io.StringIO()
-    progress = CliProgress(stream)
+    progress = Bars(stream)
     with progress.bar("collect", 100, "episodes", done=40) as bar:
         for _ in range(60):
             bar.update()
@@ -273,7 +274,7 @@ def test_progress_on_a_terminal_shows_rate_and_time_left() -> None:
             return True
 
     stream = Terminal()
-    with CliProgress(stream).bar("collect", 10, "episodes") as bar:
+    with Bars(stream).bar("collect", 10, "episodes") as bar:
         for _ in range(5):
             bar.update()
             bar.note(success=0.5)

@@ -20,6 +20,7 @@ from reflect_rl.data.collect import collect
 from reflect_rl.data.pool import Label, read_pool
 from reflect_rl.errors import EnvironmentContractError, RunFolderError, SettingsError, TeacherError
 from reflect_rl.lm.pretrained import save_model
+from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.records import Episode, Reflection, Step, StopReason
 from reflect_rl.runs.folder import RunFolder
@@ -30,7 +31,7 @@ Tiny = Callable[..., Settings]
 
 def episodes_of(path: Path, settings: Settings) -> list[Episode]:
     run = RunFolder(path)
-    collect(run, settings, Progress())
+    collect(run, Context(settings), Progress())
     return run.read_jsonl("episodes.jsonl", Episode.from_json)
 
 
@@ -112,7 +113,7 @@ def test_an_episode_of_ones_own_that_does_not_fit_is_refused_by_line_and_field(
     content = "\n\n".join(json.dumps(row) for row in rows)
     (tmp_path / "episodes.jsonl").write_text(content)
     with pytest.raises(RunFolderError) as refused:
-        annotate(RunFolder(tmp_path), tiny(), Progress())
+        annotate(RunFolder(tmp_path), Context(tiny()), Progress())
     assert f"episodes.jsonl is damaged at line 3 ({told}" in str(refused.value)
     assert "elete" not in str(refused.value)
     assert (tmp_path / "episodes.jsonl").read_text() == content
@@ -133,14 +134,14 @@ def test_episodes_of_ones_own_whose_choices_are_no_actions_are_refused(
 
 def test_collecting_without_an_expert_is_refused_and_leaves_no_file(tmp_path: Path, tiny: Tiny) -> None:
     with pytest.raises(EnvironmentContractError, match=r"Unguided\.expert\(\) gave nothing.*episodes\.jsonl"):
-        collect(RunFolder(tmp_path), tiny({"env.name": "corridor:Unguided"}), Progress())
+        collect(RunFolder(tmp_path), Context(tiny({"env.name": "corridor:Unguided"})), Progress())
     assert not (tmp_path / "episodes.jsonl").exists()
 
 
 def labels_of(
     run: RunFolder, settings: Settings, heard: Progress | None = None
 ) -> tuple[list[Label], list[Reflection]]:
-    annotate(run, settings, heard or Progress())
+    annotate(run, Context(settings), heard or Progress())
     return (
         run.read_jsonl("action_labels.jsonl", Label.from_json),
         run.read_jsonl("reflections.jsonl", Reflection.from_json),
@@ -268,7 +269,7 @@ def test_where_past_reflections_are_read_labels_are_bought_by_whole_episodes(
 
 
 def selected(run: RunFolder, settings: Settings) -> list[str]:
-    choose_states(run, settings, Progress())
+    choose_states(run, Context(settings), Progress())
     return [row["id"] for row in run.read_jsonl("selection.jsonl", dict)]
 
 
@@ -322,7 +323,7 @@ def test_a_selection_of_another_pool_is_refused(pooled: RunFolder, tiny: Tiny) -
     settings = tiny({"select.strategy": "random", "annotate.reflections": 3})
     pooled.write_jsonl("selection.jsonl", [{"id": "unknown", "rank": 0, "gain": 0.0, "strategy": "random"}])
     with pytest.raises(RunFolderError, match="Select again"):
-        annotate(pooled, settings, Progress())
+        annotate(pooled, Context(settings), Progress())
 
 
 @pytest.mark.parametrize("text", ["Go left. ", "\nGo left.\n", "Go left.\t"])

@@ -17,7 +17,7 @@ from reflect_rl.envs import promises as p
 from reflect_rl.envs.check import Finding, check
 from reflect_rl.envs.registry import make
 from reflect_rl.errors import EnvironmentContractError
-from reflect_rl.pipeline.runner import run_pipeline
+from reflect_rl.pipeline.run import run_pipeline
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
 

@@ -18,6 +18,7 @@ from end_to_end import files, reflect_rl, refused
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.evaluation.evaluate import evaluate, measured, panel_episodes, panel_tasks, summarise
 from reflect_rl.intervals import mean_interval, wilson
+from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.records import StopReason
 from reflect_rl.runs.folder import RunFolder
@@ -93,7 +94,7 @@ def test_a_summary_by_hand() -> None:
 
 
 def test_results_hold_what_was_promised(finished: RunFolder, tiny: Tiny) -> None:
-    evaluate(finished, tiny(), Progress())
+    evaluate(finished, Context(tiny()), Progress())
     results = finished.read_json("results.json")
     assert results["horizon"] == 8
     assert {"actions": 60, "reflections": 150}.items() <= results["labels"].items()
@@ -113,7 +114,7 @@ def test_results_hold_what_was_promised(finished: RunFolder, tiny: Tiny) -> None
 
 
 def test_the_shown_episodes_are_of_the_test_panel_step_by_step(finished: RunFolder, tiny: Tiny) -> None:
-    evaluate(finished, tiny(), Progress())
+    evaluate(finished, Context(tiny()), Progress())
     shown = [json.loads(line) for line in (finished / "evaluation.jsonl").read_text().splitlines()]
     assert [(e["panel"], e["mode"], e["task"]) for e in shown] == [
         ("test", mode, task) for mode in ("greedy", "sampled") for task in Corridor().tasks("test")[:2]
@@ -129,7 +130,7 @@ def test_the_shown_episodes_are_of_the_test_panel_step_by_step(finished: RunFold
 
 def test_evaluating_twice_gives_the_same_figures(finished: RunFolder, tiny: Tiny) -> None:
     def made() -> tuple[Any, bytes]:
-        evaluate(finished, tiny(), Progress())
+        evaluate(finished, Context(tiny()), Progress())
         results = finished.read_json("results.json")
         assert results.pop("seconds") > 0
         return results, (finished / "evaluation.jsonl").read_bytes()
@@ -162,7 +163,7 @@ def test_no_more_environments_are_open_than_rl_slots_says_and_no_figure_depends_
     found = []
     for slots in (3, 512):
         most[0] = 0
-        evaluate(finished, tiny({"rl.slots": slots}), Progress())
+        evaluate(finished, Context(tiny({"rl.slots": slots})), Progress())
         found.append((most[0], finished.read_json("results.json")["panels"]))
         assert open_now == [0]
     assert found[0][0] == 3

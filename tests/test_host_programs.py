@@ -93,13 +93,15 @@ def test_loading_acting_and_running_leave_the_process_as_it_was(run: Path) -> No
 import reflect_rl.players.agent, reflect_rl.evaluation.evaluate
 before = state()
 from reflect_rl import Agent, make
-from reflect_rl.pipeline import runner as pipeline
+from reflect_rl.pipeline.run import run_pipeline
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.trained import read_config
 agent = Agent.load(sys.argv[1])
 observation, info = make("taxi").reset(seed=0)
 agent.act(observation, info["actions"])
 acted = changed()
-settings = pipeline.read_config(pipeline.RunFolder(sys.argv[1]))
-pipeline.run_pipeline(settings, sys.argv[1], only=("evaluate",), force=True)
+settings = read_config(RunFolder(sys.argv[1]))
+run_pipeline(settings, sys.argv[1], only=("evaluate",), force=True)
 print(json.dumps([acted, changed()]))
 """
     assert json.loads(in_host(LEFT_AS_IT_WAS + script, str(run))) == [[], []]

@@ -21,6 +21,7 @@ from reflect_rl.lm.remembered import Remembered
 from reflect_rl.lm.scratch import train_tokenizer
 from reflect_rl.lm.text import encode, most_tokens
 from reflect_rl.memory import peak_memory_mb
+from reflect_rl.players.context import Context
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt, PromptBuilder
@@ -94,7 +95,7 @@ def test_a_labelled_reflection_takes_some_ten_bytes_a_token() -> None:
 def episodes(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """Generated games with the settings of ALFWorld's recipe."""
     run = RunFolder(tmp_path_factory.mktemp("episodes"))
-    collect(run, SETTINGS, Progress())
+    collect(run, Context(SETTINGS), Progress())
     return run
 
 

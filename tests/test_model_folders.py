@@ -34,6 +34,7 @@ from end_to_end import reflect_rl, refused
 from reflect_rl.errors import ModelError
 from reflect_rl.lm.hidden import hidden_states
 from reflect_rl.lm.pretrained import load_pretrained, save_model
+from reflect_rl.players.context import Context
 from reflect_rl.players.load import load_policy
 from reflect_rl.players.policy import Policy
 from reflect_rl.runs.folder import RunFolder
@@ -449,13 +450,12 @@ def test_a_damaged_policy_of_a_run_is_refused(damage: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("which", ["policy", "reflector"])
 def test_a_not_a_number_in_a_runs_own_models_is_refused(which: str, warmed: RunFolder, tiny: Any) -> None:
-    from corridor import Corridor
     from reflect_rl.players.load import load_reflector
 
     folder = warmed / ("policy-sft" if which == "policy" else "reflector")
     one_number(float("nan"))(folder)
     with pytest.raises(ModelError, match=r"transformer\.h\.1\.mlp\.c_fc\.weight are not finite"):
-        load_policy(folder, tiny()) if which == "policy" else load_reflector(warmed, tiny(), Corridor())
+        load_policy(folder, tiny()) if which == "policy" else load_reflector(warmed, Context(tiny()))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,31 +19,32 @@ import pytest
 
 from reflect_rl.config import load_settings, parse_settings
 from reflect_rl.errors import RunFolderError, SettingsError
-from reflect_rl.pipeline.runner import read_config, run_pipeline
+from reflect_rl.pipeline.run import run_pipeline
+from reflect_rl.pipeline.runner import run_stages
+from reflect_rl.players.context import Context, StageFunction
 from reflect_rl.progress import Progress
 from reflect_rl.runs import attempt as attempt_module
 from reflect_rl.runs import manifest as manifest_module
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.manifest import Stage, read_manifest, total_seconds
 from reflect_rl.runs.stages import STAGES
+from reflect_rl.runs.trained import read_config
 from reflect_rl.settings import Settings
 
-TOY = __name__
 
-
-def gather(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+def gather(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     _count(run, "gather")
-    run.write_jsonl("episodes.jsonl", [{"episode": n} for n in range(settings.collect.episodes)])
-    return {"episodes": settings.collect.episodes}
+    run.write_jsonl("episodes.jsonl", [{"episode": n} for n in range(context.settings.collect.episodes)])
+    return {"episodes": context.settings.collect.episodes}
 
 
-def train(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+def train(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     """Ten units of work, each remembered; with WAIT in the folder it stops halfway for good."""
     _count(run, "train")
     episodes = len(run.read_jsonl("episodes.jsonl", dict))
     done = run.read_json("checkpoints/train/state.json") if (run / "checkpoints/train/state.json").exists() else []
     for unit in range(len(done), 10):
-        done.append(unit * episodes * settings.rl.lr)
+        done.append(unit * episodes * context.settings.rl.lr)
         run.write_json("checkpoints/train/state.json", done)
         if unit == 5 and (run / ".wait").exists():
             time.sleep(60)
@@ -53,23 +54,23 @@ def train(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, A
     return {"started_at": len(done)}
 
 
-def judge(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+def judge(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     _count(run, "judge")
     run.write_json("results.json", {"length": len((run / "policy/weights").read_text())})
     return {}
 
 
-def forgetful(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+def forgetful(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     return {}
 
 
-def stopped(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+def stopped(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     """Writes its output, and fails after it."""
-    gather(run, settings, progress)
+    gather(run, context, progress)
     raise RunFolderError("the game server is down")
 
 
-def down(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+def down(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     raise RunFolderError("the game server is down")
 
 
@@ -78,10 +79,15 @@ def _count(run: RunFolder, stage: str) -> None:
         file.write(f"{stage}\n")
 
 
+@dataclass(frozen=True, slots=True)
+class Toy(Stage):
+    does: StageFunction = gather
+
+
 TOYS = (
-    Stage("gather", f"{TOY}:gather", ("collect",), outputs=("episodes.jsonl",)),
-    Stage("train", f"{TOY}:train", ("rl",), ("episodes.jsonl",), ("policy",), scratch=("checkpoints/train",)),
-    Stage("judge", f"{TOY}:judge", ("evaluate",), ("policy",), ("results.json",)),
+    Toy("gather", ("collect",), outputs=("episodes.jsonl",)),
+    Toy("train", ("rl",), ("episodes.jsonl",), ("policy",), scratch=("checkpoints/train",), does=train),
+    Toy("judge", ("evaluate",), ("policy",), ("results.json",), does=judge),
 )
 
 
@@ -100,13 +106,14 @@ class Heard(Progress):
         return "\n".join(self.said)
 
 
-def go(out: Path, stages: Sequence[Stage] = TOYS, heard: Heard | None = None, **options: Any) -> list[str]:
+def go(out: Path, stages: Sequence[Toy] = TOYS, heard: Heard | None = None, **options: Any) -> list[str]:
     """Run the toy pipeline; the stages that really ran. Settings by dotted name, pipeline options by theirs."""
     own = {name: options.pop(name) for name in ("store", "until", "only", "force") if name in options}
     overrides = {name.replace("__", "."): value for name, value in options.items()}
     calls = out / ".calls"
     before = len(calls.read_text().split()) if calls.exists() else 0
-    run_pipeline(parse_settings({}, overrides), out, heard or Heard(), stages=stages, **own)
+    does = {stage.name: stage.does for stage in stages}
+    run_stages(parse_settings({}, overrides), out, heard or Heard(), does.__getitem__, stages=stages, **own)
     return calls.read_text().split()[before:] if calls.exists() else []
 
 
@@ -128,8 +135,8 @@ def test_files_that_no_stage_wrote_are_used_as_they_are_or_kept_aside(out: Path)
     assert "was not written by gather; it is kept as episodes.jsonl.edited" in heard.text
 
 
-def failing(function: str) -> Sequence[Stage]:
-    return (replace(TOYS[0], function=f"{TOY}:{function}"), *TOYS[1:])
+def failing(function: str) -> Sequence[Toy]:
+    return (replace(TOYS[0], does={"down": down, "stopped": stopped}[function]), *TOYS[1:])
 
 
 @pytest.mark.parametrize("function", ["down", "stopped"])
@@ -298,7 +305,7 @@ def test_a_stage_without_its_input_says_which_file(out: Path) -> None:
 
 
 def test_a_stage_that_fails_is_not_done(out: Path) -> None:
-    broken = (*TOYS[:2], replace(TOYS[2], function=f"{TOY}:forgetful"))
+    broken = (*TOYS[:2], replace(TOYS[2], does=forgetful))
     with pytest.raises(RunFolderError, match=r"ended without writing .*results\.json"):
         go(out, broken)
     assert go(out) == ["judge"]
@@ -306,7 +313,7 @@ def test_a_stage_that_fails_is_not_done(out: Path) -> None:
 
 def test_settings_that_a_stage_refuses_are_not_kept(out: Path) -> None:
     go(out)
-    broken = (TOYS[0], replace(TOYS[1], function=f"{TOY}:forgetful"), TOYS[2])
+    broken = (TOYS[0], replace(TOYS[1], does=forgetful), TOYS[2])
     with pytest.raises(RunFolderError, match="ended without writing"):
         go(out, broken, rl__lr=0.25)
     assert read_config(RunFolder(out)).rl.lr == parse_settings({}).rl.lr
@@ -314,7 +321,7 @@ def test_settings_that_a_stage_refuses_are_not_kept(out: Path) -> None:
 
 
 def test_settings_that_an_earlier_stage_has_used_stay_when_a_later_one_refuses(out: Path) -> None:
-    broken = (*TOYS[:2], replace(TOYS[2], function=f"{TOY}:forgetful"))
+    broken = (*TOYS[:2], replace(TOYS[2], does=forgetful))
     go(out)
     with pytest.raises(RunFolderError, match="ended without writing"):
         go(out, broken, rl__lr=0.25)

@@ -15,6 +15,7 @@ from reflect_rl.lm.backbone import Backbone, TokenBatch
 from reflect_rl.players import agent as agent_module
 from reflect_rl.players import reflector as reflector_module
 from reflect_rl.players.agent import Agent
+from reflect_rl.players.context import Context
 from reflect_rl.players.load import forward_rows, load_policy, load_reflector, policy_prompts
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.reflector import LocalReflector
@@ -56,10 +57,10 @@ def test_no_forward_pass_of_rl_has_more_rows_than_asked_for(
 ) -> None:
     settings = tiny({"compute.rows": rows, "rl.replay": 4, "rl.iterations": 2, "rl.anchor": 0.1})
     policy = load_policy(warmed / "policy-sft", settings)
-    reflector = load_reflector(warmed, settings, Corridor())
+    reflector = load_reflector(warmed, Context(settings))
     assert (policy.chunk, reflector.chunk if isinstance(reflector, LocalReflector) else 0) == (rows, rows)
     seen.clear()
-    rl(warmed, settings, Progress())
+    rl(warmed, Context(settings), Progress())
     limit = max(rows, 2)  # a model that is loaded is tried on two texts
     assert max(seen) == limit
     if rows > 2:
@@ -68,7 +69,7 @@ def test_no_forward_pass_of_rl_has_more_rows_than_asked_for(
 
 def test_fewer_rows_decide_alike(warmed: RunFolder, tiny: Tiny) -> None:
     made = [load_policy(warmed / "policy-sft", tiny({"compute.rows": rows})) for rows in (0, 1, 5)]
-    builder = policy_prompts(made[0], Corridor.task_text, tiny())
+    builder = policy_prompts(made[0], Context(tiny()))
     prompts = [builder.policy_prompt(state, "Go left.") for state in tiny_models.states()]
     for other in made[1:]:
         torch.testing.assert_close(other.log_probs(prompts), made[0].log_probs(prompts), rtol=1e-4, atol=1e-5)

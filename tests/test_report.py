@@ -12,6 +12,7 @@ import pytest
 
 from reflect_rl.errors import RunFolderError
 from reflect_rl.evaluation.report import CURVES, MAX_TEXT, report, report_compare
+from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
@@ -22,7 +23,7 @@ from report_page import Opened
 @pytest.fixture(scope="module")
 def invented(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = invented_run(tmp_path_factory.mktemp("runs") / "taxi")
-    counts = report(run, SETTINGS, Progress())
+    counts = report(run, Context(SETTINGS), Progress())
     assert counts["iterations"] == 20
     assert counts["episodes"] == 13
     return run / "report.html"
@@ -192,7 +193,7 @@ def test_page_fits_phones_and_dark_mode(browser: Any, invented: Path, scheme: st
 @pytest.mark.browser
 def test_empty_run_says_what_is_missing_and_invents_nothing(browser: Any, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "empty")
-    assert report(run, Settings.model_validate({}), Progress())["episodes"] == 0
+    assert report(run, Context(Settings.model_validate({})), Progress())["episodes"] == 0
     page = Opened(browser, run / "report.html")
     assert page.errors == []
     for name in ("result", "episodes", "learning", "reflector", "time"):
@@ -211,7 +212,7 @@ def test_half_filled_files_are_accepted(browser: Any, tmp_path: Path) -> None:
     run.write_json("manifests/rl.json", {"stage": "rl"})
     run.write_json("guard.json", {"kept": "no reflection", "valid": {"reflection": 0.9, "none": 0.95}})
     run.write_json("compare.json", comparison())
-    report(run, SETTINGS, Progress())
+    report(run, Context(SETTINGS), Progress())
     page = Opened(browser, run / "report.html")
     assert page.errors == []
     assert "50.0 %" in page.text(".tile")
@@ -279,16 +280,16 @@ def _compared(folder: Path, data: dict[str, Any]) -> Path:
 
 def test_same_folder_gives_the_same_bytes_and_a_large_run_stays_small(tmp_path: Path) -> None:
     run, rng = invented_run(tmp_path / "run"), np.random.default_rng(0)
-    report(run, SETTINGS, Progress())
+    report(run, Context(SETTINGS), Progress())
     before = (run / "report.html").read_bytes()
     run.write_json("manifests/report.json", manifest("report", 1.0))
-    report(run, SETTINGS, Progress())
+    report(run, Context(SETTINGS), Progress())
     assert (run / "report.html").read_bytes() == before
 
     long = episode(rng, 0, "greedy", True, "word " * 20_000)
     run.write_jsonl("evaluation.jsonl", [long] * 60)
     run.write_jsonl("metrics.jsonl", map(metrics, range(3_000)))
-    counts = report(run, SETTINGS, Progress())
+    counts = report(run, Context(SETTINGS), Progress())
     assert counts["bytes"] == (run / "report.html").stat().st_size < 1_000_000
     assert 0 < counts["episodes"] < 60
     assert counts["iterations"] == 3_000
@@ -299,6 +300,6 @@ def test_damaged_files_are_refused_with_their_name(tmp_path: Path) -> None:
     run = invented_run(tmp_path)
     run.write_text("metrics.jsonl", '{"iteration": 0}\n{"iter')
     with pytest.raises(RunFolderError, match=r"metrics\.jsonl is damaged at line 2"):
-        report(run, SETTINGS, Progress())
+        report(run, Context(SETTINGS), Progress())
     with pytest.raises(RunFolderError, match=r"compare\.json does not exist"):
         report_compare(tmp_path)

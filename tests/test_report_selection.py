@@ -15,6 +15,7 @@ from reflect_rl.data.choose_states import choose_states
 from reflect_rl.data.selection_map import MOST_SHOWN, MOST_TEXT, map_points, principal_axes
 from reflect_rl.evaluation.report import report
 from reflect_rl.evaluation.report_selection import MAP_BYTES, selection_view
+from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
@@ -59,9 +60,9 @@ def test_the_stage_writes_every_distinct_state_with_its_rank_and_the_same_bytes_
     pooled: RunFolder, tiny: Tiny, strategy: str
 ) -> None:
     settings = tiny({"select.strategy": strategy, "annotate.reflections": 12})
-    counts = choose_states(pooled, settings, Progress())
+    counts = choose_states(pooled, Context(settings), Progress())
     first = (pooled / "selection_map.jsonl").read_bytes()
-    assert choose_states(pooled, settings, Progress()) == counts
+    assert choose_states(pooled, Context(settings), Progress()) == counts
     assert (pooled / "selection_map.jsonl").read_bytes() == first
     rows = pooled.read_jsonl("selection_map.jsonl", dict)
     picks = pooled.read_jsonl("selection.jsonl", dict)
@@ -130,7 +131,7 @@ def selected_run(folder: Path, strategy: str, size: int = 60, budget: int = 20) 
 
 
 def opened(browser: Any, run: RunFolder, settings: Settings, **context: Any) -> Opened:
-    report(run, settings, Progress())
+    report(run, Context(settings), Progress())
     page = Opened(browser, run / "report.html", **context)
     page.page.locator("#selection").scroll_into_view_if_needed()
     return page
@@ -197,6 +198,6 @@ def test_a_selection_without_its_map_or_manifest_says_so(browser: Any, tmp_path:
 
 def test_what_an_earlier_strategy_left_is_not_shown_and_a_large_pool_keeps_the_page_small(tmp_path: Path) -> None:
     run, settings = selected_run(tmp_path, "k-center", size=6000, budget=2500)
-    small = report(run, parse_settings({}), Progress())["bytes"]
+    small = report(run, Context(parse_settings({})), Progress())["bytes"]
     assert '"selection":null' in (run / "report.html").read_text(encoding="utf-8")
-    assert report(run, settings, Progress())["bytes"] < small + 130_000
+    assert report(run, Context(settings), Progress())["bytes"] < small + 130_000

@@ -27,7 +27,6 @@ FUZZED: dict[str, Any] = {
     "annotate.reflections": 20,
     "select.strategy": "facility-location",
     "reflector_sft.steps": 4,
-    "reflector_sft.attempts": 2,
     "policy_sft.steps": 4,
     "policy.hedge": True,
     "rl.iterations": 2,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from end_to_end import options
-from reflect_rl.cli.bars import CliProgress
+from reflect_rl.bars import Bars
 from reflect_rl.pipeline.runner import STAGES
 
 COMMAND = f"{sys.executable} -m reflect_rl"
@@ -142,7 +142,7 @@ def test_warnings_have_colour_where_it_is_wanted(stream, variables, coloured, mo
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     shown = stream()
-    CliProgress(shown).warn("weak")
+    Bars(shown).warn("weak")
     assert ("\033[33m" in shown.getvalue()) == coloured
     assert "weak" in shown.getvalue()
 
@@ -150,7 +150,7 @@ def test_warnings_have_colour_where_it_is_wanted(stream, variables, coloured, mo
 def test_a_dumb_terminal_gets_lines_without_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     shown = Terminal()
-    with CliProgress(shown).bar("collect", 2, "episodes") as bar:
+    with Bars(shown).bar("collect", 2, "episodes") as bar:
         bar.update(2)
     assert shown.getvalue().startswith("collect: 2/2 episodes")
     assert "\r" not in shown.getvalue()

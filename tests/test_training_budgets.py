@@ -20,6 +20,7 @@ from reflect_rl.data.past_reflections import with_notes
 from reflect_rl.data.pool import PoolState, read_pool
 from reflect_rl.errors import PromptError
 from reflect_rl.lm.text import decode
+from reflect_rl.players.context import Context
 from reflect_rl.players.load import local_reflector, policy_prompts, reflector_prompts
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
@@ -52,7 +53,7 @@ def test_a_fresh_reflector_has_room_for_every_prompt_and_what_it_writes(
 ) -> None:
     settings = tiny({"policy.head": head, "reflector.max_new_tokens": longest, "prompt.history": 3})
     model, tokenizer, pool = started(pooled, settings, "reflector")
-    reflector = local_reflector(pooled, settings, Corridor.task_text, model, tokenizer)
+    reflector = local_reflector(pooled, Context(settings), model, tokenizer)
     roomy = PromptBuilder(Corridor.task_text, settings.prompt, reflector.prompts.labels)
     for entry in pool:
         prompt = reflector.prompts.reflector_prompt(entry.state)
@@ -69,7 +70,7 @@ def test_a_fresh_policy_has_room_for_all_that_a_weak_reflector_can_write(
     settings = tiny({"policy.head": head, "reflector.max_new_tokens": longest, "prompt.max_tokens": 2000})
     model, tokenizer, pool = started(pooled, settings, "policy")
     policy = policy_of(model, tokenizer, head)
-    prompts = policy_prompts(policy, Corridor.task_text, settings)
+    prompts = policy_prompts(policy, Context(settings))
     roomy = PromptBuilder(Corridor.task_text, settings.prompt, prompts.labels)
     draw = np.random.default_rng(0)
     stray = next(token for token in range(len(tokenizer)) if decode(tokenizer, [token]) == "\ufffd")
@@ -93,9 +94,9 @@ def test_what_is_longer_than_all_of_the_pool_loses_its_history_and_then_names_th
 
     def builders(settings: Settings) -> list[Callable[[State], Any]]:
         model, tokenizer, _ = started(pooled, settings, "policy")
-        told = policy_prompts(policy_of(model, tokenizer, head), Corridor.task_text, settings)
+        told = policy_prompts(policy_of(model, tokenizer, head), Context(settings))
         model, tokenizer, _ = started(pooled, settings, "reflector")
-        writes = reflector_prompts(Corridor.task_text, settings, model, tokenizer)
+        writes = reflector_prompts(Context(settings), model, tokenizer)
         return [writes.reflector_prompt, lambda state: told.policy_prompt(state, "Go left.")]
 
     roomy = tiny({**part, "policy.model.context": 2500, "reflector.model.context": 2500})
@@ -106,7 +107,7 @@ def test_what_is_longer_than_all_of_the_pool_loses_its_history_and_then_names_th
         assert wide(walked).text.count("Done: left") == 30
         assert endless.observation in wide(endless).text
     pretrained = settings.model_copy(update={"policy": tiny({**part, "policy.model.source": "x"}).policy})
-    told = policy_prompts(policy_of(tiny_models.gpt2(), tiny_models.tokenizer(), head), Corridor.task_text, pretrained)
+    told = policy_prompts(policy_of(tiny_models.gpt2(), tiny_models.tokenizer(), head), Context(pretrained))
     with pytest.raises(PromptError, match=r"Use a model that reads more"):
         told.policy_prompt(endless, None)
 
@@ -114,7 +115,7 @@ def test_what_is_longer_than_all_of_the_pool_loses_its_history_and_then_names_th
 def test_a_teachers_text_with_the_name_of_the_end_token_is_learned_and_written_whole(
     pooled: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reflector = local_reflector(pooled, tiny(), Corridor.task_text, tiny_models.gpt2(), tiny_models.tokenizer())
+    reflector = local_reflector(pooled, Context(tiny()), tiny_models.gpt2(), tiny_models.tokenizer())
     place, end = read_pool(pooled, tiny())[0], tiny_models.tokenizer().eos_token_id
     text = "Say <eos>, then <pad>, go <eos>"
     row, said = sft._reflection_row(reflector, place, text)
@@ -156,7 +157,7 @@ def test_no_text_that_was_not_bought_reaches_training(
     )
     run, writer, seen = RunFolder(tmp_path), Writer(), {"reflector": [], "policy": []}
     for stage in (collect, annotate):
-        stage(run, settings, Progress())
+        stage(run, Context(settings), Progress())
     row, encode_, train = sft._reflection_row, Policy.encode, warm_start.train_tokenizer
     who = "reflector"
 
@@ -170,10 +171,10 @@ def test_no_text_that_was_not_bought_reaches_training(
     )
     monkeypatch.setattr(Policy, "encode", lambda self, prompt: see([prompt.text]) or encode_(self, prompt))
     monkeypatch.setattr(warm_start, "train_tokenizer", lambda texts: see(texts) or train(texts))
-    sft.sft_reflector(run, settings, heard)
+    sft.sft_reflector(run, Context(settings), heard)
     who = "policy"
     monkeypatch.setattr(sft, "load_reflector", lambda *args: writer)
-    sft.sft_policy(run, settings, heard)
+    sft.sft_policy(run, Context(settings), heard)
     paid = {label.text for label in run.read_jsonl("reflections.jsonl", Reflection.from_json)}
     shown = {name: set(re.findall(r"At \d-\d: go \w+\.", "\n".join(texts))) for name, texts in seen.items()}
     assert shown == {"reflector": paid, "policy": paid}
@@ -189,7 +190,7 @@ def test_no_text_that_was_not_bought_reaches_training(
 
 def test_where_all_was_bought_the_pool_stays_as_it_is(pooled: RunFolder, tiny: Tiny) -> None:
     settings = tiny({"prompt.reflections": 3, "annotate.reflections": 10_000})
-    annotate(pooled, settings, Progress())
+    annotate(pooled, Context(settings), Progress())
     pool = read_pool(pooled, settings)
     bought = pooled.read_jsonl("reflections.jsonl", Reflection.from_json)
     assert with_notes(pool, bought, 3) == pool

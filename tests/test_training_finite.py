@@ -23,7 +23,8 @@ from reflect_rl.config import parse_settings
 from reflect_rl.envs.check import check
 from reflect_rl.envs.checked import advance, begin
 from reflect_rl.errors import EnvironmentContractError, ReflectRLError
-from reflect_rl.pipeline.runner import run_pipeline
+from reflect_rl.pipeline.run import run_pipeline
+from reflect_rl.players.context import Context
 from reflect_rl.players.policy import Policy
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
@@ -164,7 +165,7 @@ def test_a_stage_that_diverges_leaves_what_it_had_made_before(warmed: RunFolder,
     before = files(warmed.path)
     stage = {"policy": sft_policy, "reflector": sft_reflector}[who]
     with pytest.raises(NonFiniteError, match=rf"sft_{who}, step \d+: .*Lower {who}_sft\.lr \(it is 1e\+30\)"):
-        stage(warmed, tiny({f"{who}_sft.lr": 1e30}), Progress())
+        stage(warmed, Context(tiny({f"{who}_sft.lr": 1e30})), Progress())
     assert {name: data for name, data in files(warmed.path).items() if "sqlite" not in name} == {
         name: data for name, data in before.items() if "sqlite" not in name
     }
@@ -228,7 +229,7 @@ def test_rl_stops_in_the_iteration_whose_update_is_not_finite(
 ) -> None:
     poisoned(monkeypatch, iteration, SPOILS[spoil])
     with pytest.raises(NonFiniteError, match=rf"^Training stopped in rl, iteration {iteration + 1}: ") as caught:
-        rl(warmed, tiny(), Progress())
+        rl(warmed, Context(tiny()), Progress())
     assert not (warmed / "policy").exists()
     assert all_is_finite(warmed.path)
     if iteration:
@@ -242,9 +243,9 @@ def test_rl_stops_in_the_iteration_whose_update_is_not_finite(
 @pytest.mark.parametrize("baseline", ["state", "value"])
 def test_a_rate_that_is_too_high_is_named(warmed: RunFolder, tiny: Tiny, baseline: str) -> None:
     settings = tiny({"rl.lr": 1e37, "rl.baseline": baseline, "rl.iterations": 1})
-    sft_policy(warmed, settings, Progress())
+    sft_policy(warmed, Context(settings), Progress())
     with pytest.raises(NonFiniteError, match=r"rl, iteration 1: .*there is no checkpoint yet\. .*rl\.lr"):
-        rl(warmed, settings, Progress())
+        rl(warmed, Context(settings), Progress())
     assert not (warmed / "policy").exists()
 
 
@@ -256,9 +257,9 @@ def large(scale: float, baseline: str, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("scale", [1e22, 1e30, 1e90])
 def test_returns_that_no_value_can_be_learned_of_say_so(warmed: RunFolder, tiny: Tiny, scale: float) -> None:
     settings = tiny(large(scale, "value"))
-    sft_policy(warmed, settings, Progress())
+    sft_policy(warmed, Context(settings), Progress())
     with pytest.raises(NonFiniteError, match=r"rl, iteration 1: the sum of the squared returns.*Scale the world's"):
-        rl(warmed, settings, Progress())
+        rl(warmed, Context(settings), Progress())
     assert not (warmed / "policy").exists()
     assert all_is_finite(warmed.path)
 
@@ -270,7 +271,7 @@ def test_large_rewards_are_learned_from_as_small_ones_without_a_value(
     rows = []
     for scale in (1.0, 2.0**300):
         run = RunFolder(shutil.copytree(warmed.path, tmp_path / str(scale)))
-        rl(run, tiny(large(scale, baseline)), Progress())
+        rl(run, Context(tiny(large(scale, baseline))), Progress())
         assert all_is_finite(run.path)
         rows += run.read_jsonl("metrics.jsonl", dict)
     assert rows[1]["grad_norm"] == pytest.approx(rows[0]["grad_norm"])
@@ -282,7 +283,7 @@ def test_a_success_that_cannot_be_replayed_stops_rl(warmed: RunFolder, tiny: Tin
     with pytest.raises(
         NonFiniteError, match=r"the loss of a replayed success is -?(inf|nan).*scale the world's rewards"
     ):
-        rl(warmed, settings, Progress())
+        rl(warmed, Context(settings), Progress())
     assert not (warmed / "policy").exists()
 
 
@@ -367,7 +368,7 @@ def test_everything_that_makes_json_refuses_what_json_lacks() -> None:
 
 
 def test_a_curriculum_without_stages_is_announced(warmed: RunFolder, tiny: Tiny, heard: Heard) -> None:
-    rl(warmed, tiny({"env.name": "corridor:Flat", "rl.curriculum": "mix", "rl.iterations": 1}), heard)
+    rl(warmed, Context(tiny({"env.name": "corridor:Flat", "rl.curriculum": "mix", "rl.iterations": 1})), heard)
     assert any("rl.curriculum: mix changes nothing" in text for text in heard.warned)
 
 
@@ -375,7 +376,7 @@ def test_a_curriculum_without_stages_is_announced(warmed: RunFolder, tiny: Tiny,
 def test_a_curriculum_that_never_comes_to_the_full_task_is_announced(
     warmed: RunFolder, tiny: Tiny, heard: Heard, iterations: int, announced: bool
 ) -> None:
-    rl(warmed, tiny({"rl.curriculum": "switch", "rl.iterations": iterations}), heard)
+    rl(warmed, Context(tiny({"rl.curriculum": "switch", "rl.iterations": iterations})), heard)
     assert any("never comes to the full task" in text for text in heard.warned) is announced
 
 
@@ -383,7 +384,7 @@ def test_a_curriculum_that_never_comes_to_the_full_task_is_announced(
 def test_a_baseline_that_leaves_nothing_to_learn_is_announced(
     warmed: RunFolder, tiny: Tiny, heard: Heard, group: int, announced: bool
 ) -> None:
-    rl(warmed, tiny({"rl.baseline": "task", "rl.group": group, "rl.iterations": 1}), heard)
+    rl(warmed, Context(tiny({"rl.baseline": "task", "rl.group": group, "rl.iterations": 1})), heard)
     assert any("nothing is learned from these returns" in text for text in heard.warned) is announced
 
 

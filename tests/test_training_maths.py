@@ -20,7 +20,8 @@ from reflect_rl.players.prompt import Prompt
 from reflect_rl.records import StopReason
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import RlSettings
-from reflect_rl.training.advantages import advantages, discounted_returns, generalized_advantages
+from reflect_rl.training.advantages import advantages, discounted_returns
+from reflect_rl.training.advantages.value import generalized_advantages
 from reflect_rl.training.checkpoint import Checkpointer
 from reflect_rl.training.curriculum import training_episodes
 from reflect_rl.training.losses import Folded, entropy_P, fold, kl_P, ppo_gain, reinforce_gain, value_error

@@ -12,10 +12,10 @@ import torch
 from transformers import PreTrainedModel
 
 import tiny_models
-from corridor import Corridor
 from reflect_rl.lm.backbone import Backbone, TokenBatch
 from reflect_rl.lm.models import base_model, fingerprint
 from reflect_rl.lm.pretrained import load_pretrained, save_model
+from reflect_rl.players.context import Context
 from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt
@@ -51,7 +51,7 @@ def settings_of(tiny: Tiny, base: Path, rank: int, bits: int, **more: Any) -> Se
 
 
 def shown(policy: Policy, settings: Settings) -> list[Prompt]:
-    builder = policy_prompts(policy, Corridor.task_text, settings)
+    builder = policy_prompts(policy, Context(settings))
     return [builder.policy_prompt(state, "Go left.") for state in tiny_models.states()]
 
 
@@ -65,7 +65,7 @@ def trained_policy(pooled: RunFolder, settings: Settings, monkeypatch: pytest.Mo
         save(policy, folder)
 
     monkeypatch.setattr(Policy, "save", keep)
-    sft_policy(pooled, settings, Progress())
+    sft_policy(pooled, Context(settings), Progress())
     return saved[0]
 
 
@@ -94,14 +94,14 @@ def test_rl_trains_the_adapters_of_sft_on(
 @pytest.mark.parametrize("bits", [32, pytest.param(4, marks=QUANTISED)])
 def test_a_run_with_adapters_acts_as_it_was_trained(bits: int, base: Path, pooled: RunFolder, tiny: Tiny) -> None:
     settings = settings_of(tiny, base, 4, bits)
-    sft_reflector(pooled, settings, Progress())
-    sft_policy(pooled, settings, Progress())
-    rl(pooled, settings, Progress())
+    sft_reflector(pooled, Context(settings), Progress())
+    sft_policy(pooled, Context(settings), Progress())
+    rl(pooled, Context(settings), Progress())
     sft, final = (load_policy(pooled / name, settings) for name in ("policy-sft", "policy"))
     prompts = shown(final, settings)
     moved = (sft.log_probs(prompts).exp() - final.log_probs(prompts).exp()).abs().max()
     assert 0 < moved < 1
-    reflectors = [load_reflector(pooled, settings, Corridor()) for _ in range(2)]
+    reflectors = [load_reflector(pooled, Context(settings)) for _ in range(2)]
     marks = set()
     for reflector in reflectors:
         assert isinstance(reflector, LocalReflector)
@@ -162,10 +162,10 @@ def test_a_run_in_sixteen_bits_goes_on_from_where_sft_ended(
     base: Path, pooled: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(tiny, base, 0, 16)
-    sft_reflector(pooled, settings, Progress())
+    sft_reflector(pooled, Context(settings), Progress())
     before = trained_policy(pooled, settings, monkeypatch)
     again = load_policy(pooled / "policy-sft", settings, adapters=True)
     prompts = shown(before, settings)
     assert torch.equal(again.log_probs(prompts), before.log_probs(prompts))
-    rl(pooled, settings, Progress())
-    load_reflector(pooled, settings, Corridor()).reflect(tiny_models.states()[:2])
+    rl(pooled, Context(settings), Progress())
+    load_reflector(pooled, Context(settings)).reflect(tiny_models.states()[:2])

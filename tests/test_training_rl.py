@@ -21,7 +21,8 @@ from corridor import Corridor
 from reflect_rl.config import parse_settings
 from reflect_rl.data.annotate import annotate
 from reflect_rl.data.collect import collect
-from reflect_rl.players.decisions import Players
+from reflect_rl.players.context import Context
+from reflect_rl.players.decisions import Decisions
 from reflect_rl.players.load import load_policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import NoReflector
@@ -61,7 +62,7 @@ def outcome(run: RunFolder) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
 def start(warmed: RunFolder, settings: Settings) -> RunFolder:
     """The arms with a value head or a hedge need a warm-up that has one."""
     if settings.rl.baseline == "value" or settings.policy.hedge:
-        sft_policy(warmed, settings, Progress())
+        sft_policy(warmed, Context(settings), Progress())
     return warmed
 
 
@@ -72,14 +73,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
     settings = tiny(ARMS[arm])
     start(warmed, settings)
     whole = RunFolder(shutil.copytree(warmed.path, tmp_path / "whole"))
-    counts = rl(whole, settings, Progress())
+    counts = rl(whole, Context(settings), Progress())
     for done in (1, 2):
         with pytest.raises(KilledError):
-            rl(warmed, settings, Killer(0))
+            rl(warmed, Context(settings), Killer(0))
         assert warmed.read_json("checkpoints/rl/state.json")["done"] == done
     (warmed / "reflections.sqlite").unlink()
     torch.manual_seed(7)
-    assert rl(warmed, settings, Progress()) == counts
+    assert rl(warmed, Context(settings), Progress()) == counts
     assert outcome(warmed) == outcome(whole)
 
 
@@ -89,7 +90,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     made = []
     for name, seed, slots in (("one", 0, 16), ("same", 0, 3), ("other", 1, 16)):
         run = RunFolder(shutil.copytree(warmed.path, tmp_path / name))
-        rl(run, tiny({"seed": seed, "rl.slots": slots, "rl.iterations": 2}), Progress())
+        rl(run, Context(tiny({"seed": seed, "rl.slots": slots, "rl.iterations": 2})), Progress())
         made.append(outcome(run))
     one, same, other = made
     assert one == same
@@ -99,10 +100,10 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
 def test_checkpoints_may_be_rarer_than_iterations(warmed: RunFolder, tiny: Tiny, tmp_path: Path) -> None:
     settings = tiny({"rl.checkpoint_every": 2})
     whole = RunFolder(shutil.copytree(warmed.path, tmp_path / "whole"))
-    rl(whole, settings, Progress())
+    rl(whole, Context(settings), Progress())
     with pytest.raises(KilledError):
-        rl(warmed, settings, Killer(2))
-    rl(warmed, settings, Progress())
+        rl(warmed, Context(settings), Killer(2))
+    rl(warmed, Context(settings), Progress())
     assert outcome(warmed) == outcome(whole)
 
 
@@ -124,7 +125,7 @@ def test_rl_makes_a_weak_policy_better(tiny: Tiny, arm: str, tmp_path: Path) -> 
     }
     settings, run = tiny(ARMS[arm] | learning), RunFolder(tmp_path)
     for stage in (collect, annotate, sft_policy, rl):
-        stage(run, settings, Progress())
+        stage(run, Context(settings), Progress())
     rows = run.read_jsonl("metrics.jsonl", dict)
     success = [row["success"] for row in rows]
     assert success[0] < 0.6
@@ -133,7 +134,7 @@ def test_rl_makes_a_weak_policy_better(tiny: Tiny, arm: str, tmp_path: Path) -> 
 
 
 def test_a_line_of_metrics_says_what_happened(warmed: RunFolder, tiny: Tiny) -> None:
-    counts = rl(warmed, tiny(), Progress())
+    counts = rl(warmed, Context(tiny()), Progress())
     rows = warmed.read_jsonl("metrics.jsonl", dict)
     assert [row["iteration"] for row in rows] == [0, 1, 2]
     assert [row["valid_success"] is None for row in rows] == [True, False, False]
@@ -150,7 +151,7 @@ def test_a_line_of_metrics_says_what_happened(warmed: RunFolder, tiny: Tiny) -> 
 
 
 def test_no_iterations_leave_the_policy_as_it_was(warmed: RunFolder, tiny: Tiny) -> None:
-    assert rl(warmed, tiny({"rl.iterations": 0}), Progress())["success"] is None
+    assert rl(warmed, Context(tiny({"rl.iterations": 0})), Progress())["success"] is None
     assert files(warmed / "policy")["model.safetensors"] == files(warmed / "policy-sft")["model.safetensors"]
 
 
@@ -162,7 +163,7 @@ def played() -> tuple[Rollout, Any]:
     assert policy.labels is not None
     prompts = PromptBuilder(Corridor.task_text, PromptSettings(), list(policy.labels), policy.count)
     specs = [EpisodeSpec(task, n) for n, task in enumerate(Corridor().tasks("train") * 2)]
-    return play_episodes(Corridor, Players(policy, NoReflector(), prompts), specs, 16), policy
+    return play_episodes(Corridor, Decisions(policy, NoReflector(), prompts), specs, 16), policy
 
 
 def updated(settings: RlSettings, ranks: int = 1) -> tuple[list[torch.Tensor], dict[str, float], int]:
@@ -243,7 +244,7 @@ def test_the_clip_fraction_is_that_of_the_single_visits(clip: float) -> None:
 def test_larger_steps_leave_more_choices_outside_the_clipping_range(warmed: RunFolder, tiny: Tiny) -> None:
     fractions = []
     for lr in (1e-6, 3e-2):
-        rl(warmed, tiny({"rl.iterations": 1, "rl.lr": lr, "rl.epochs": 4}), Progress())
+        rl(warmed, Context(tiny({"rl.iterations": 1, "rl.lr": lr, "rl.epochs": 4})), Progress())
         fractions.append(warmed.read_jsonl("metrics.jsonl", dict)[0]["clip_fraction"])
         shutil.rmtree(warmed / "checkpoints/rl")
     assert fractions[0] == 0
@@ -251,7 +252,7 @@ def test_larger_steps_leave_more_choices_outside_the_clipping_range(warmed: RunF
 
 
 def test_reinforce_clips_nothing_and_says_nothing_of_it(warmed: RunFolder, tiny: Tiny) -> None:
-    rl(warmed, tiny({"rl.algorithm": "reinforce", "rl.iterations": 1}), Progress())
+    rl(warmed, Context(tiny({"rl.algorithm": "reinforce", "rl.iterations": 1})), Progress())
     assert "clip_fraction" not in warmed.read_jsonl("metrics.jsonl", dict)[0]
 
 
@@ -315,7 +316,7 @@ def test_two_processes_train_one_policy(warmed: RunFolder, tiny: Tiny, tmp_path:
     settings = tiny(overrides)
     start(warmed, settings)
     alone = RunFolder(shutil.copytree(warmed.path, tmp_path / "alone"))
-    rl(alone, settings, Progress())
+    rl(alone, Context(settings), Progress())
     done = launch(warmed, tmp_path, overrides)
     assert done.returncode == 0, done.stderr[-3000:]
     (_, rows), (_, single) = outcome(warmed), outcome(alone)

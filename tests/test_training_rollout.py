@@ -14,7 +14,7 @@ import torch
 import tiny_models
 from corridor import CELLS, Corridor, Endless
 from reflect_rl.errors import EnvironmentContractError
-from reflect_rl.players.decisions import Players
+from reflect_rl.players.decisions import Decisions
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
@@ -32,10 +32,10 @@ def policy() -> Policy:
     return tiny_models.policy(value=True)
 
 
-def players(policy: Policy, reflector: Reflector | None = None, history: int = 1) -> Players:
+def players(policy: Policy, reflector: Reflector | None = None, history: int = 1) -> Decisions:
     assert policy.labels is not None
     prompts = PromptBuilder(Corridor.task_text, PromptSettings(history=history), list(policy.labels), policy.count)
-    return Players(policy, reflector or NoReflector(), prompts)
+    return Decisions(policy, reflector or NoReflector(), prompts)
 
 
 def sampling_reflector() -> LocalReflector:
@@ -337,7 +337,7 @@ def test_worlds_are_given_seeds_of_31_bits_and_choices_are_drawn_by_the_whole_se
 
 def test_past_reflections_are_those_written_on_the_steps_before(policy: Policy) -> None:
     prompts = PromptBuilder(Corridor.task_text, PromptSettings(reflections=2), list(policy.labels or ()), policy.count)
-    made = Players(policy, ScriptedReflector(Corridor, "way"), prompts)
+    made = Decisions(policy, ScriptedReflector(Corridor, "way"), prompts)
     specs = [EpisodeSpec(task, 5) for task in Corridor().tasks("valid")]
     for played in play_episodes(Corridor, made, specs, slots=3, keep=lambda number: True).trajectories:
         written = [str(shown.reflection) for shown in played.shown]

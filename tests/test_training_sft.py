@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,17 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import tiny_models
 from conftest import Heard
-from corridor import Corridor
 from reflect_rl.data.pool import Label, read_pool
 from reflect_rl.errors import PromptError, SettingsError
 from reflect_rl.lm.pretrained import save_model
+from reflect_rl.players.context import Context
 from reflect_rl.players.load import load_policy, load_reflector, local_reflector, policy_prompts
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.records import Reflection
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.settings import ModelSettings, ReflectorSftSettings, Settings, SftSettings
+from reflect_rl.settings import ModelSettings, Settings, SftSettings
 from reflect_rl.training import fit as fit_module
 from reflect_rl.training import sft
-from reflect_rl.training.attempts import AGAIN, FIGURES, WEIGHTS, Attempt, best_attempt
 from reflect_rl.training.fit import _indices, fit
 from reflect_rl.training.sft import _choice_loss, sft_policy, sft_reflector, split_held_out
 from reflect_rl.training.warm_start import start_model
@@ -80,7 +79,7 @@ def test_the_reflector_never_reads_a_held_out_state_and_is_judged_on_them_alone(
     settings = tiny({"reflector_sft.steps": 1, "annotate.holdout": 0.3})
     rows, row = [], sft._reflection_row
     monkeypatch.setattr(sft, "_reflection_row", lambda *a: rows.append(a[1].id) or row(*a))
-    figures = sft_reflector(pooled, settings, heard)
+    figures = sft_reflector(pooled, Context(settings), heard)
     bought = pooled.read_jsonl("reflections.jsonl", Reflection.from_json)
     train, held = split_held_out(bought, 0.3)
     assert set(rows) == {label.state for label in train}
@@ -96,83 +95,24 @@ def test_the_reflector_never_reads_a_held_out_state_and_is_judged_on_them_alone(
 def test_a_reflector_learns_what_the_teacher_says(pooled: RunFolder, tiny: Tiny, heard: Heard, optimizer: str) -> None:
     part = {"reflector_sft.steps": 400, "reflector_sft.optimizer": optimizer}
     settings = tiny({**part, "reflector.model.width": 32, "reflector.warn_below": 0.6})
-    figures = sft_reflector(pooled, settings, heard)
+    figures = sft_reflector(pooled, Context(settings), heard)
     assert figures["agreement"] >= 0.6
     assert "agrees with the teacher" in heard.said[-1]
     model = AutoModelForCausalLM.from_pretrained(pooled / "reflector", use_safetensors=True)
     assert sum(weight.numel() for weight in model.parameters()) == figures["parameters"]
 
 
-@pytest.mark.parametrize(
-    ("agreements", "best"), [([0.2, 0.8, 0.5], 1), ([0.2, 0.95], 1), ([0.9], 0), ([0.5, 0.5, 0.5], 0)]
-)
-def test_a_weak_reflector_is_trained_on_and_the_best_is_kept(
-    pooled: RunFolder,
-    tiny: Tiny,
-    heard: Heard,
-    monkeypatch: pytest.MonkeyPatch,
-    agreements: list[float],
-    best: int,
-) -> None:
-    left = iter(agreements)
-    report = {"held_out": 9, "agreement_interval": [0, 1], "examples": []}
-    monkeypatch.setattr(sft, "agreement", lambda *args: {**report, "agreement": next(left)})
-    figures = sft_reflector(pooled, tiny({"reflector_sft.steps": 2, "reflector_sft.attempts": 3}), heard)
-    assert figures["attempts"] == agreements
-    assert figures["agreement"] == agreements[best]
-    assert next(left, None) is None
-    tried = [files(pooled / f"{AGAIN}/done-{number}") for number in range(len(agreements))]
-    weights = [attempt["model.safetensors"] for attempt in tried]
-    assert len(set(weights)) == len(agreements)
-    assert files(pooled / "reflector") == {k: v for k, v in tried[best].items() if k not in (FIGURES, WEIGHTS)}
-    assert sum("trained on" in said for said in heard.said) == len(agreements) - 1
-
-
-def test_every_further_training_begins_from_the_best_so_far(tmp_path: Path) -> None:
-    agreements, starts = [0.5, 0.2, 0.7, 0.6], []
-
-    def attempt(number: int, start: Mapping[str, torch.Tensor]) -> Attempt:
-        starts.append({name: int(weight) for name, weight in start.items()})
-        return Attempt({"agreement": agreements[number]}, {"w": torch.tensor(number)}, lambda folder: folder.mkdir())
-
-    best_attempt(RunFolder(tmp_path), ReflectorSftSettings(attempts=4), attempt, Progress())
-    assert starts == [{}, {"w": 0}, {"w": 0}, {"w": 2}]
-
-
-def test_further_training_makes_a_reflector_better(pooled: RunFolder, tiny: Tiny) -> None:
-    settings = {"reflector_sft.steps": 60, "reflector_sft.lr": 8e-3, "reflector_sft.retry_below": 1.0}
-    once = sft_reflector(pooled, tiny(settings), Progress())
-    sft_reflector(pooled, tiny(settings | {"reflector_sft.attempts": 2}), Progress())
-    first, second = (pooled.read_json(f"{AGAIN}/done-{number}/{FIGURES}") for number in (0, 1))
-    assert first["loss"] == once["loss"]
-    assert second["loss"] < 0.5 * first["loss"]
-
-
-def test_attempts_that_were_killed_end_as_those_that_were_not(
-    pooled: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(fit_module, "SAVE_EVERY", 2)
-    settings = tiny({"reflector_sft.steps": 5, "reflector_sft.attempts": 3, "reflector_sft.retry_below": 1.0})
-    whole = RunFolder(shutil.copytree(pooled.path, tmp_path / "whole"))
-    wanted = sft_reflector(whole, settings, Progress())
-    for after in (3, 6, 4):
-        with pytest.raises(KilledError):
-            sft_reflector(pooled, settings, Killer(after))
-    assert sft_reflector(pooled, settings, Progress()) == wanted
-    assert files(pooled / "reflector") == files(whole / "reflector")
-
-
 def test_no_holdout_is_announced(pooled: RunFolder, tiny: Tiny, heard: Heard) -> None:
-    figures = sft_reflector(pooled, tiny({"reflector_sft.steps": 1, "annotate.holdout": 0.0}), heard)
+    figures = sft_reflector(pooled, Context(tiny({"reflector_sft.steps": 1, "annotate.holdout": 0.0})), heard)
     assert figures["agreement"] is None
     assert "not measured" in heard.warned[-1]
 
 
 def test_the_policy_learns_the_experts_choice_of_the_labelled_states(warmed: RunFolder, tiny: Tiny) -> None:
     settings = tiny({"policy_sft.steps": 80, "policy_sft.lr": 8e-3})
-    sft_policy(warmed, settings, Progress())
+    sft_policy(warmed, Context(settings), Progress())
     policy = load_policy(warmed / "policy-sft", settings)
-    prompts = policy_prompts(policy, "Walk to the item and take it.", settings)
+    prompts = policy_prompts(policy, Context(settings))
     at = {(entry.episode, entry.step): entry for entry in read_pool(warmed, settings)}
     teacher = {r.state: r.text for r in warmed.read_jsonl("reflections.jsonl", Reflection.from_json)}
     labels = warmed.read_jsonl("action_labels.jsonl", Label.from_json)
@@ -191,7 +131,7 @@ def test_the_policy_reads_the_texts_that_the_settings_name(warmed: RunFolder, ti
     teacher = {r.state: r.text for r in bought}
     states = [entry for entry in states if entry.id in teacher]
     read = sft._reflections_to_read(warmed, settings, states, bought, Progress())
-    own = load_reflector(warmed, settings, sft.make_env(settings)).reflect([entry.state for entry in states])
+    own = load_reflector(warmed, Context(settings)).reflect([entry.state for entry in states])
     hers = sum(text == teacher[entry.id] for text, entry in zip(read, states, strict=True))
     his = sum(text == said for text, said in zip(read, own, strict=True))
     both = sum(said == teacher[entry.id] for said, entry in zip(own, states, strict=True))
@@ -223,13 +163,13 @@ def test_a_resumed_warm_up_equals_an_uninterrupted_one(
     settings = tiny({"reflector.kind": "local" if who == "reflector" else "none", **part})
     stage, output = (sft_reflector, "reflector") if who == "reflector" else (sft_policy, "policy-sft")
     whole = RunFolder(shutil.copytree(pooled.path, tmp_path / "whole"))
-    wanted = stage(whole, settings, Progress())
+    wanted = stage(whole, Context(settings), Progress())
     for after in (7, 6):
         with pytest.raises(KilledError):
-            stage(pooled, settings, Killer(after))
+            stage(pooled, Context(settings), Killer(after))
     assert (pooled / f"checkpoints/sft-{who}/state.json").exists()
     torch.manual_seed(1)
-    assert stage(pooled, settings, Progress()) == wanted
+    assert stage(pooled, Context(settings), Progress()) == wanted
     assert files(pooled / output) == files(whole / output)
 
 
@@ -237,7 +177,7 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_others(pooled: RunF
     def made(seed: int) -> dict[str, bytes]:
         settings = tiny({"seed": seed, "reflector.kind": "none", "policy_sft.steps": 3})
         shutil.rmtree(pooled / "checkpoints", ignore_errors=True)
-        sft_policy(pooled, settings, Progress())
+        sft_policy(pooled, Context(settings), Progress())
         return files(pooled / "policy-sft")
 
     assert made(0) == made(0) != made(1)
@@ -293,8 +233,8 @@ def test_with_adapters_the_base_of_both_players_stays_as_it_was(pooled: RunFolde
             "policy_sft.steps": 2,
         }
     )
-    sft_reflector(pooled, settings, Progress())
-    sft_policy(pooled, settings, Progress())
+    sft_reflector(pooled, Context(settings), Progress())
+    sft_policy(pooled, Context(settings), Progress())
     assert (tmp_path / "base/model.safetensors").read_bytes() == before
     for name in ("reflector", "policy-sft"):
         assert not (pooled / name / "model.safetensors").exists()
@@ -326,7 +266,7 @@ def test_a_hedge_trusts_a_reflector_as_far_as_it_agreed(tmp_path: Path, agreemen
 def test_a_reflection_that_does_not_fit_behind_its_prompt_is_refused(pooled: RunFolder, tiny: Tiny) -> None:
     settings = tiny()
     model = tiny_models.of_kind("gpt2")
-    reflector = local_reflector(pooled, settings, Corridor.task_text, model, tiny_models.tokenizer())
+    reflector = local_reflector(pooled, Context(settings), model, tiny_models.tokenizer())
     place = read_pool(pooled, settings)[0]
     with pytest.raises(PromptError, match=r"more than the .* that the reflector reads"):
         sft._reflection_row(reflector, place, "left " * 400)
@@ -335,11 +275,11 @@ def test_a_reflection_that_does_not_fit_behind_its_prompt_is_refused(pooled: Run
 def test_training_on_no_label_is_refused(pooled: RunFolder, tiny: Tiny) -> None:
     pooled.write_jsonl("action_labels.jsonl", [])
     with pytest.raises(SettingsError, match=r"no label to train the policy on.*policy_sft\.steps: 0"):
-        sft_policy(pooled, tiny({"reflector.kind": "none"}), Progress())
+        sft_policy(pooled, Context(tiny({"reflector.kind": "none"})), Progress())
 
 
 def test_no_steps_is_no_training(pooled: RunFolder, tiny: Tiny) -> None:
-    counts = sft_policy(pooled, tiny({"reflector.kind": "none", "policy_sft.steps": 0}), Progress())
+    counts = sft_policy(pooled, Context(tiny({"reflector.kind": "none", "policy_sft.steps": 0})), Progress())
     assert counts["loss"] is None
     assert (pooled / "policy-sft/model.safetensors").exists()
 

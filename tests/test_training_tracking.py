@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from reflect_rl.errors import NonFiniteError
+from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
@@ -66,7 +67,7 @@ def test_every_arm_of_a_process_has_a_session_of_its_own(
     warmed: RunFolder, tiny: Tiny, tmp_path: Path, service: str
 ) -> None:
     for run in copies(warmed, tmp_path, "one", "two"):
-        rl(run, tiny({"track": service, "rl.iterations": 2}), Progress())
+        rl(run, Context(tiny({"track": service, "rl.iterations": 2})), Progress())
     assert sessions(service) == [("one", [0, 1], 1), ("two", [0, 1], 1)]
 
 
@@ -75,10 +76,10 @@ def test_a_session_is_finished_however_training_ends(
 ) -> None:
     interrupted, diverged = copies(warmed, tmp_path, "interrupted", "diverged")
     with pytest.raises(KilledError):
-        rl(interrupted, tiny({"track": service}), Killer(1))
+        rl(interrupted, Context(tiny({"track": service})), Killer(1))
     with pytest.raises(NonFiniteError):
-        rl(diverged, tiny({"track": service, "rl.lr": 1e37}), Progress())
-    rl(interrupted, tiny({"track": service}), Progress())
+        rl(diverged, Context(tiny({"track": service, "rl.lr": 1e37})), Progress())
+    rl(interrupted, Context(tiny({"track": service})), Progress())
     assert sessions(service) == [
         ("interrupted", [0, 1], 1),
         ("diverged", [], 1),
@@ -105,20 +106,20 @@ def test_a_resumed_curve_holds_every_iteration_once(warmed: RunFolder, tiny: Tin
     settings = tiny({"track": "tensorboard", "rl.iterations": 4, "rl.checkpoint_every": every})
     for updates in (0, 1):
         with pytest.raises(KilledError):
-            rl(warmed, settings, Killer(updates))
-    rl(warmed, settings, Progress())
+            rl(warmed, Context(settings), Killer(updates))
+    rl(warmed, Context(settings), Progress())
     assert curve(warmed / "tensorboard", "success") == shown(warmed)
     assert [step for step, _ in curve(warmed / "tensorboard", "success")] == [0, 1, 2, 3]
 
 
 def test_a_run_that_begins_anew_replaces_its_curve_and_no_other(warmed: RunFolder, tiny: Tiny) -> None:
     pytest.importorskip("tensorboard")
-    rl(warmed, tiny({"track": "tensorboard"}), Progress())
+    rl(warmed, Context(tiny({"track": "tensorboard"})), Progress())
     folder = warmed / "tensorboard"
     (folder / "events.out.tfevents.1.mine").write_bytes(b"")
     (folder / "notes.txt").write_text("mine")
     shutil.rmtree(warmed / "checkpoints/rl")
-    rl(warmed, tiny({"track": "tensorboard", "rl.iterations": 2}), Progress())
+    rl(warmed, Context(tiny({"track": "tensorboard", "rl.iterations": 2})), Progress())
     assert curve(folder, "success") == shown(warmed)
     assert (folder / "notes.txt").read_text() == "mine"
     assert len(list(folder.iterdir())) == 3

@@ -1,11 +1,12 @@
 """reflect-rl: a small language model becomes a good agent in an interactive text environment.
 
-The public names, each imported only when it is first used, so that `import reflect_rl` costs nothing:
+Each public name is imported when it is first used, so `import reflect_rl` costs next to nothing:
 
-    from reflect_rl import Agent, make
+    import reflect_rl as rr
 
-    env = make("taxi")
-    agent = Agent.load("runs/taxi")
+    trained = rr.run("taxi")
+    agent = trained.agent()
+    env = rr.make("taxi")
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ TYPE_CHECKING = False  # that of typing, without an import: `python -m` may stil
 if TYPE_CHECKING:
     from typing import Any
 
+    from reflect_rl.api import Run as Run
+    from reflect_rl.api import run as run
     from reflect_rl.config import load_settings as load_settings
+    from reflect_rl.envs.adapt import from_gymnasium as from_gymnasium
     from reflect_rl.envs.base import TextEnv as TextEnv
+    from reflect_rl.envs.check import check as check
     from reflect_rl.envs.registry import make as make
     from reflect_rl.envs.registry import register as register
+    from reflect_rl.envs.simple import SimpleTextEnv as SimpleTextEnv
     from reflect_rl.errors import EnvironmentContractError as EnvironmentContractError
     from reflect_rl.errors import ModelError as ModelError
     from reflect_rl.errors import NonFiniteError as NonFiniteError
@@ -29,28 +35,65 @@ if TYPE_CHECKING:
     from reflect_rl.errors import PromptError as PromptError
     from reflect_rl.errors import ReflectRLError as ReflectRLError
     from reflect_rl.errors import RunFolderError as RunFolderError
+    from reflect_rl.errors import SelectionError as SelectionError
     from reflect_rl.errors import SettingsError as SettingsError
     from reflect_rl.errors import TeacherError as TeacherError
     from reflect_rl.players.agent import Agent as Agent
+    from reflect_rl.players.agent import Decision as Decision
+    from reflect_rl.records import StopReason as StopReason
     from reflect_rl.settings import Settings as Settings
 
 _HOMES = {
     "Agent": "players.agent",
-    "Settings": "config",
-    "TextEnv": "envs.base",
-    "load_settings": "config",
-    "make": "envs.registry",
-    "register": "envs.registry",
+    "Decision": "players.agent",
     "EnvironmentContractError": "errors",
     "ModelError": "errors",
     "NonFiniteError": "errors",
     "OutputError": "errors",
     "PromptError": "errors",
     "ReflectRLError": "errors",
+    "Run": "api",
     "RunFolderError": "errors",
+    "SelectionError": "errors",
+    "Settings": "settings",
     "SettingsError": "errors",
+    "SimpleTextEnv": "envs.simple",
+    "StopReason": "records",
     "TeacherError": "errors",
+    "TextEnv": "envs.base",
+    "check": "envs.check",
+    "from_gymnasium": "envs.adapt",
+    "load_settings": "config",
+    "make": "envs.registry",
+    "register": "envs.registry",
+    "run": "api",
 }
+
+__all__ = [
+    "Agent",
+    "Decision",
+    "EnvironmentContractError",
+    "ModelError",
+    "NonFiniteError",
+    "OutputError",
+    "PromptError",
+    "ReflectRLError",
+    "Run",
+    "RunFolderError",
+    "SelectionError",
+    "Settings",
+    "SettingsError",
+    "SimpleTextEnv",
+    "StopReason",
+    "TeacherError",
+    "TextEnv",
+    "check",
+    "from_gymnasium",
+    "load_settings",
+    "make",
+    "register",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

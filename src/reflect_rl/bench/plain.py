@@ -23,7 +23,7 @@ from reflect_rl.envs.base import TextEnv
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.players.reflector import LocalReflector
-from reflect_rl.records import State
+from reflect_rl.records import EpisodeMemory, State
 from reflect_rl.seeding import stream, world_seed
 from reflect_rl.settings import RlSettings
 from reflect_rl.training.optimizer import clip_and_step
@@ -112,7 +112,7 @@ class PlainEpisode:
     observation: str
     actions: tuple[str, ...]
     uniforms: np.ndarray
-    history: list[tuple[str, str]] = field(default_factory=list)
+    memory: EpisodeMemory = field(default_factory=EpisodeMemory)
     choices: list[int] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     ended: bool = False
@@ -130,7 +130,7 @@ class PlainEpisode:
         cumulative_N = np.exp(log_probs_N[: len(self.actions)].astype(np.float64)).cumsum()
         uniform = self.uniforms[len(self.choices)] * cumulative_N[-1]
         choice = min(int(cumulative_N.searchsorted(uniform, side="right")), len(cumulative_N) - 1)
-        self.history.append((self.observation, self.actions[choice]))
+        self.memory.acted(choice)
         self.choices.append(choice)
         self.observation, reward, terminated, truncated, info = self.env.step(choice)
         self.rewards.append(float(reward))
@@ -145,7 +145,7 @@ def play(
     """Play all specs as one lock-step batch: every step forwards every row, ended or not."""
     episodes = [PlainEpisode.begin(make_env(), spec) for spec in specs]
     while not all(episode.ended for episode in episodes):
-        states = [State(e.observation, e.actions, tuple(e.history)) for e in episodes]
+        states = [e.memory.observe(e.observation, e.actions) for e in episodes]
         texts = reflector.reflect(states) if reflector else [None] * len(states)
         prompts = [policy.prompts.policy_prompt(state, text) for state, text in zip(states, texts, strict=True)]
         log_probs_BN = policy.log_probs(prompts).cpu().numpy()

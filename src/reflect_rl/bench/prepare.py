@@ -9,12 +9,12 @@ from typing import Any
 
 from reflect_rl.config import parse_settings
 from reflect_rl.data.annotate import annotate
-from reflect_rl.data.collect import collect, make_env
-from reflect_rl.envs.base import TextEnv
+from reflect_rl.data.collect import collect
 from reflect_rl.errors import SettingsError
 from reflect_rl.lm.text import encode
-from reflect_rl.players.decisions import Players
-from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
+from reflect_rl.players.context import Context
+from reflect_rl.players.decisions import Decisions
+from reflect_rl.players.load import load_decisions, policy_prompts
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, Reflector
@@ -38,17 +38,20 @@ worse reflector the policy learns to end its episodes at once, which is no rollo
 class Arm:
     """Players of one arm, ready to measure. reflector: None in the arm without reflection."""
 
-    settings: Settings
-    world: TextEnv
-    players: Players
+    context: Context
+    decisions: Decisions
+
+    @property
+    def settings(self) -> Settings:
+        return self.context.settings
 
     @property
     def policy(self) -> Policy:
-        return self.players.policy
+        return self.decisions.policy
 
     @property
     def reflector(self) -> Reflector:
-        return self.players.reflector
+        return self.decisions.reflector
 
     @property
     def local(self) -> LocalReflector | None:
@@ -56,16 +59,16 @@ class Arm:
 
     def episodes(self, iteration: int) -> list[EpisodeSpec]:
         """The episodes of one training iteration."""
-        return training_episodes(self.world.tasks("train"), (), self.settings.rl, iteration, self.settings.seed)
+        return training_episodes(self.context.world.tasks("train"), (), self.settings.rl, iteration, self.settings.seed)
 
     def prompts(self) -> PromptBuilder:
         """A fresh builder of the policy's prompts."""
-        return policy_prompts(self.policy, self.world.task_text, self.settings)
+        return policy_prompts(self.policy, self.context)
 
-    def play(self, iteration: int, players: Players | None = None) -> Rollout:
+    def play(self, iteration: int, decisions: Decisions | None = None) -> Rollout:
         """One training iteration's rollout, by players who know what they know."""
-        players = players or self.players
-        return play_episodes(lambda: make_env(self.settings), players, self.episodes(iteration), self.settings.rl.slots)
+        decisions = self.decisions if decisions is None else decisions
+        return play_episodes(self.context.make_env, decisions, self.episodes(iteration), self.settings.rl.slots)
 
 
 def bench_settings(overrides: Mapping[str, Any], device: str) -> Settings:
@@ -78,7 +81,7 @@ def bench_settings(overrides: Mapping[str, Any], device: str) -> Settings:
         "reflector.decoding": given.reflector.decoding != "greedy",
         "policy.head": given.policy.head != "labels",
         "rl.algorithm": given.rl.algorithm != "ppo",
-        "rl.baseline": given.rl.baseline == "value",
+        "rl.baseline": given.rl.learns_value,
     }
     if any(refused.values()):
         keys = ", ".join(key for key, is_refused in refused.items() if is_refused)
@@ -104,12 +107,11 @@ def without_reflection(settings: Settings) -> Settings:
 def prepare(run: RunFolder, settings: Settings, bar: Bar) -> Arm:
     """Make the players with the real stages, in a folder of their own; five parts of the bar."""
     run.path.mkdir(parents=True, exist_ok=True)
+    context = Context(settings)
     for stage in (collect, annotate, sft_reflector, sft_policy, rl):
-        stage(run, settings, Progress())
+        stage(run, context, Progress())
         bar.update()
-    world = make_env(settings)
-    policy, reflector = load_policy(run / "policy", settings), load_reflector(run, settings, world)
-    return Arm(settings, world, Players(policy, reflector, policy_prompts(policy, world.task_text, settings)))
+    return Arm(context, load_decisions(run, context))
 
 
 def text_lengths(run: RunFolder, arm: Arm) -> dict[str, float]:
@@ -117,8 +119,8 @@ def text_lengths(run: RunFolder, arm: Arm) -> dict[str, float]:
     assert arm.local is not None
     teacher = [label.text for label in run.read_jsonl("reflections.jsonl", Reflection.from_json)]
     states = []
-    for task in arm.world.tasks("valid"):
-        observation, info = arm.world.reset(seed=0, options={"task": task})
+    for task in arm.context.world.tasks("valid"):
+        observation, info = arm.context.world.reset(seed=0, options={"task": task})
         states.append(State(observation, info["actions"]))
     own = [text or "" for text in arm.local.reflect(states)]
     tokenizer = arm.local.tokenizer

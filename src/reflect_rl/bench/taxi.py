@@ -34,9 +34,8 @@ import torch
 
 from reflect_rl.bench import floor, plain
 from reflect_rl.bench.prepare import Arm, bench_settings, prepare, text_lengths, without_reflection
-from reflect_rl.data.collect import make_env
 from reflect_rl.lm.torch_setup import torch_set_up
-from reflect_rl.players.decisions import Players
+from reflect_rl.players.decisions import Decisions
 from reflect_rl.players.load import CHUNK
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.policy import Policy
@@ -126,18 +125,18 @@ def measure_rollouts(arm: Arm, bar: Bar) -> tuple[dict[str, Any], Rollout]:
     policy = plain.PlainPolicy.of(arm.policy, arm.prompts())
     reflector = plain.PlainReflector.of(arm.local) if arm.local else None
     for iteration in range(first + 1, first + 1 + REPEATS):
-        arm.players.decide_again(rollout.prompts)
-        decided = len(arm.players.met)
+        arm.decisions.decide_again(rollout.prompts)
+        decided = len(arm.decisions)
         rollout, taken = _timed(arm, iteration)
         ours.append(rollout.steps / taken)
-        new.append(len(arm.players.met) - decided)
-        arm.players.forget()
+        new.append(len(arm.decisions) - decided)
+        arm.decisions.forget()
         again, taken = _timed(arm, iteration + REPEATS)
         undecided.append(again.steps / taken)
         bar.update()
         specs = arm.episodes(iteration)[:PLAIN_EPISODES]
         started = time.perf_counter()
-        played = plain.play(lambda: make_env(arm.settings), policy, reflector, specs)
+        played = plain.play(arm.context.make_env, policy, reflector, specs)
         steps = sum(len(episode.choices) for episode in played)
         theirs.append(steps / (time.perf_counter() - started))
         live.append(steps / len(played) / max(len(episode.choices) for episode in played))
@@ -166,13 +165,13 @@ def _cold(arm: Arm, iteration: int) -> float:
         own = arm.local
         memo = Memo(None, own.memo.namespace)
         fresh = LocalReflector(own.model, own.tokenizer, own.prompts, own.settings, memo, own.seed, own.chunk)
-    rollout, taken = _timed(arm, iteration, Players(arm.policy, fresh or arm.reflector, arm.prompts()))
+    rollout, taken = _timed(arm, iteration, Decisions(arm.policy, fresh or arm.reflector, arm.prompts()))
     return rollout.steps / taken
 
 
-def _timed(arm: Arm, iteration: int, players: Players | None = None) -> tuple[Rollout, float]:
+def _timed(arm: Arm, iteration: int, decisions: Decisions | None = None) -> tuple[Rollout, float]:
     started = time.perf_counter()
-    rollout = arm.play(iteration, players)
+    rollout = arm.play(iteration, decisions)
     return rollout, time.perf_counter() - started
 
 

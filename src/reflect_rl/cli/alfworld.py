@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from reflect_rl.cli.bars import CliProgress
+from reflect_rl.bars import Bars
 from reflect_rl.cli.overrides import Count, Seed, Workers
 from reflect_rl.errors import OutputError
 
@@ -80,7 +80,7 @@ def verify(
     from reflect_rl.runs.outputs import output_file
     from reflect_rl.seeding import stream
 
-    progress = CliProgress()
+    progress = Bars()
     kept = None if out is None else output_file(out, "--out", [data], ours=holds_reports)
     if kept and kept.direct is not None:
         raise OutputError(f"--out {out} is no plain file, and a sweep continues from its file. Name another path.")
@@ -143,7 +143,7 @@ def experts(
     from reflect_rl.envs.alfworld.data import AlfworldData
     from reflect_rl.envs.alfworld.experts import drawn_games, expert_walks, experts_table
 
-    progress, walks = CliProgress(), []
+    progress, walks = Bars(), []
     chosen = drawn_games(AlfworldData(data), split, games, seed)
     with progress.bar("experts", 2 * len(chosen), "walks") as bar:
         for walk in expert_walks(chosen, horizon=horizon, seed=seed, data=data):
@@ -177,7 +177,7 @@ def replay(run: Path, *, games: Count = 50) -> int:
     from reflect_rl.runs.kept_arm import kept_arm
     from reflect_rl.runs.trained import trained_settings
 
-    progress, folder = CliProgress(), RunFolder(run)
+    progress, folder = Bars(), RunFolder(run)
     settings = trained_settings(folder, progress)
     if settings.env.name != "alfworld":
         raise SettingsError(

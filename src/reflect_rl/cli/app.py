@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from reflect_rl import __version__
+from reflect_rl.bars import Bars
 from reflect_rl.cli.alfworld import app as alfworld
-from reflect_rl.cli.bars import CliProgress
 from reflect_rl.cli.bench import bench
 from reflect_rl.cli.overrides import Overrides, Seed, Seeds, Workers, names, whole_numbers
 from reflect_rl.cli.select import select
@@ -75,26 +75,23 @@ def run(
     store
         A folder in which runs share finished stages.
     """
-    from reflect_rl.config import load_settings
-    from reflect_rl.pipeline.runner import run_pipeline
+    from reflect_rl.api import run as run_recipe
 
-    settings = load_settings(recipe, overrides)
-    suffix = f"-seed{settings.seed}" if "seed" in overrides else ""
-    default = Path("runs") / f"{Path(recipe).stem}{suffix}"
-    folder = output_folder(default if out is None else out, "--out")
+    folder = None if out is None else output_folder(out, "--out")
     shared = None if store is None else output_folder(store, "--store")
-    finished = run_pipeline(settings, folder, CliProgress(), store=shared, until=until)
+    finished = run_recipe(recipe, folder, overrides=overrides, until=until, store=shared, progress=Bars())
     if until in (None, "evaluate", "report"):
-        _summary(finished)
+        _summary(finished.path)
 
 
-def _summary(finished: RunFolder) -> None:
+def _summary(folder: Path) -> None:
     from reflect_rl.cli.tables import run_summary
     from reflect_rl.pipeline.ranks import Ranks
+    from reflect_rl.runs.folder import RunFolder
     from reflect_rl.runs.manifest import total_seconds
 
     if Ranks.here(cpu=True).first:  # the others of a launcher may be here before the results are
-        print(run_summary(finished, total_seconds(finished)))
+        print(run_summary(RunFolder(folder), total_seconds(RunFolder(folder))))
 
 
 def _stages(folder: Path, overrides: dict[str, Any], force: bool, *names: str) -> RunFolder:
@@ -103,11 +100,11 @@ def _stages(folder: Path, overrides: dict[str, Any], force: bool, *names: str) -
     What exists already is measured and shown with the settings that it was made with.
     """
     from reflect_rl.config import parse_settings
-    from reflect_rl.pipeline.runner import run_pipeline
+    from reflect_rl.pipeline.run import run_pipeline
     from reflect_rl.runs.folder import RunFolder
     from reflect_rl.runs.trained import measured_settings, read_config, reported_settings
 
-    progress, run = CliProgress(), RunFolder(folder)
+    progress, run = Bars(), RunFolder(folder)
     settings = config = parse_settings(read_config(run).model_dump(), overrides)
     if names[0] == "evaluate":
         settings = parse_settings(measured_settings(run, progress).model_dump(), overrides)
@@ -155,7 +152,7 @@ def evaluate(folder: Path, /, *, out: str | None = None, force: bool = False, ov
         Leave the run as it is; measure a copy of its agent in this folder, on other tasks of the world for example.
     """
     if out is None:
-        _summary(_stages(folder, overrides, force, "evaluate"))
+        _summary(_stages(folder, overrides, force, "evaluate").path)
         return
     from reflect_rl.pipeline.runner import copy_agent
     from reflect_rl.progress import Progress
@@ -166,7 +163,7 @@ def evaluate(folder: Path, /, *, out: str | None = None, force: bool = False, ov
     kept_arm(RunFolder(folder), trained_settings(RunFolder(folder), Progress()))  # refuses what is not finished
     copied = output_folder(out, "--out", [folder])
     copy_agent(RunFolder(folder), RunFolder(copied))
-    _summary(_stages(copied, overrides, force, "evaluate", "report"))
+    _summary(_stages(copied, overrides, force, "evaluate", "report").path)
 
 
 @app.command
@@ -235,7 +232,7 @@ def compare(
         names(arms),
         overrides,
         workers,
-        CliProgress(),
+        Bars(),
         asked,
         gather_only,
         plan,
@@ -268,7 +265,7 @@ def play(env: str, /, *, agent: Path | None = None, task: str | None = None, see
     from reflect_rl.lm.torch_setup import torch_set_up
     from reflect_rl.players.agent import Agent
 
-    player = Agent.load(agent, CliProgress())
+    player = Agent.load(agent, Bars())
     if load(env) is not type(player.world):
         own = player.settings.env.name
         raise SettingsError(f"{agent} was trained in {own}, not in {env}. Try: reflect-rl play {own} --agent {agent}")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
-from reflect_rl.cli.bars import CliProgress
+from reflect_rl.bars import Bars
 from reflect_rl.cli.overrides import Overrides, Seeds, Workers, whole_numbers
 from reflect_rl.runs.outputs import output_folder
 
@@ -51,7 +51,7 @@ def bench(
     if recipe == "alfworld":
         from reflect_rl.bench.alfworld import bench_engine, engine_table
 
-        figures = bench_engine(parse_settings({}, overrides).env.options, CliProgress())
+        figures = bench_engine(parse_settings({}, overrides).env.options, Bars())
         print(json.dumps(figures, indent=2, allow_nan=False) if json_ else engine_table(figures))
         return
     if recipe == "select":
@@ -59,12 +59,12 @@ def bench(
 
         parse_settings({}, overrides)  # refuses what is no setting
         if items or picks:
-            figures = bench_large(CliProgress(), items or LARGE, picks or (items or LARGE) // 2)
+            figures = bench_large(Bars(), items or LARGE, picks or (items or LARGE) // 2)
             print(
                 json.dumps(figures, indent=2, allow_nan=False) if json_ else measured_line("facility_location", figures)
             )
             return
-        figures = bench_select(CliProgress())
+        figures = bench_select(Bars())
         print(json.dumps(figures, indent=2, allow_nan=False) if json_ else select_table(figures))
         return
     if recipe == "labels":
@@ -73,7 +73,7 @@ def bench(
 
         parse_settings({}, overrides)
         folder = output_folder(out, "--out")
-        figures = bench_labels(folder, CliProgress(), seeds=whole_numbers(seeds), workers=workers)
+        figures = bench_labels(folder, Bars(), seeds=whole_numbers(seeds), workers=workers)
         told = f"{table(labels_table(figures))}\n\nreport  {folder / 'report.html'}"
         print(json.dumps(figures, indent=2, allow_nan=False) if json_ else told)
         return
@@ -81,5 +81,5 @@ def bench(
     from reflect_rl.bench.taxi import bench as measure
     from reflect_rl.bench.taxi import bench_table
 
-    figures = measure(settings.model_dump(), device or settings.compute.device, CliProgress())
+    figures = measure(settings.model_dump(), device or settings.compute.device, Bars())
     print(json.dumps(figures, indent=2, allow_nan=False) if json_ else bench_table(figures))

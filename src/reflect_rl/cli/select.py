@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from reflect_rl.cli.bars import CliProgress
+from reflect_rl.bars import Bars
 from reflect_rl.errors import SelectionError
 
 Switch = Parameter(negative="")
@@ -128,7 +128,7 @@ def select(
     from reflect_rl.pools.select import Request, expected_cost, make_strategy, select_file
     from reflect_rl.runs.outputs import output_file
 
-    began, progress = time.perf_counter(), CliProgress()
+    began, progress = time.perf_counter(), Bars()
     given = {
         "quotas": quotas,
         "n_neighbors": _neighbours(n_neighbors),

@@ -15,6 +15,7 @@ from reflect_rl.envs.checked import taught
 from reflect_rl.envs.promises import same_folder
 from reflect_rl.envs.registry import load
 from reflect_rl.errors import RunFolderError
+from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection
 from reflect_rl.runs.folder import RunFolder
@@ -22,8 +23,9 @@ from reflect_rl.seeding import stream
 from reflect_rl.settings import Settings
 
 
-def annotate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+def annotate(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     """Write action_labels.jsonl and reflections.jsonl."""
+    settings = context.settings
     pool = read_pool(run, settings)
     world = load(settings.env.name)
     order = in_order(pool, settings)

@@ -16,6 +16,7 @@ import numpy as np
 
 from reflect_rl.data.pool import distinct, in_order, read_pool, state_texts
 from reflect_rl.data.selection_map import map_points
+from reflect_rl.players.context import Context
 from reflect_rl.pools.tfidf import tfidf
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def choose_states(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+def choose_states(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     """Write selection.jsonl (id, rank, gain, strategy of each pick, in order of choice) and selection_map.jsonl.
 
     Returns the counts of the manifest: states of the pool, distinct ones, picks, the strategy's objective and
     certificate (None where it has none), and the share of the embeddings' variance on either axis of the map.
     """
+    settings = context.settings
     collected = read_pool(run, settings)
     # In the seeded order of the pool: a strategy breaks its ties by it.
     pool = distinct(in_order(collected, settings))

@@ -13,19 +13,18 @@ from typing import Any
 
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import advance, all_tasks, begin, check_horizon, expert_choices, facts_of, opened
-from reflect_rl.envs.registry import make
 from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.records import Episode, Step, StopReason
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream, stream_seed
-from reflect_rl.settings import Settings
 
 
-def collect(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+def collect(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     """Write episodes.jsonl. Raises EnvironmentContractError: the world has no expert, or breaks its contract."""
-    episodes = []
-    with opened(lambda: make_env(settings)) as make_one:
+    settings, episodes = context.settings, []
+    with opened(context.make_env) as make_one:
         env = make_one()
         tasks = all_tasks(env)["train"]
         order = stream(settings.seed, "collect tasks").permutation(len(tasks))
@@ -43,11 +42,6 @@ def collect(run: RunFolder, settings: Settings, progress: Progress) -> dict[str,
         "successes": sum(episode.success for episode in episodes),
         "distinct_observations": len({step.observation for step in steps}),
     }
-
-
-def make_env(settings: Settings) -> TextEnv:
-    """The world of these settings, with its horizon."""
-    return make(settings.env.name, **{"horizon": settings.env.horizon, **settings.env.options})
 
 
 def _episode(env: TextEnv, task: str, seed: int, index: int, perturb: float) -> Episode:

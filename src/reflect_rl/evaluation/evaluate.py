@@ -8,15 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from reflect_rl.data.collect import make_env
 from reflect_rl.data.pool import Label, agreement_of
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import kind_of, panels_of
 from reflect_rl.intervals import wilson
 from reflect_rl.lm.models import parameter_count
-from reflect_rl.lm.torch_setup import with_torch
-from reflect_rl.players.decisions import Players
-from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
+from reflect_rl.players.context import Context, with_torch
+from reflect_rl.players.load import load_decisions
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection
@@ -32,12 +30,13 @@ VALIDATION_REPEATS = 4
 
 
 @with_torch
-def evaluate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     """Play every panel; write results.json and evaluation.jsonl (episodes of the test panel, step by step)."""
     started = time.perf_counter()
-    world = make_env(settings)
-    players = players_of(*kept_arm(run, settings), world)
-    policy, reflector = players.policy, players.reflector
+    settings, world = context.settings, context.world
+    kept, kept_settings = kept_arm(run, settings)
+    decisions = load_decisions(kept, context if kept_settings is settings else Context(kept_settings))
+    policy, reflector = decisions.policy, decisions.reflector
     shown: list[dict[str, Any]] = []
     panels: dict[str, Any] = {}
     plan = [(panel, mode) for panel in panel_tasks(world) for mode in ("greedy", "sampled")]
@@ -46,8 +45,8 @@ def evaluate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
         for panel, mode in plan:
             most = settings.evaluate.shown_episodes if panel == "test" else 0
             rollout = play_episodes(
-                lambda: make_env(settings),
-                players,
+                context.make_env,
+                decisions,
                 specs[panel, mode],
                 settings.rl.slots,
                 greedy=mode == "greedy",
@@ -81,22 +80,14 @@ def evaluate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
     return {"episodes": sum(map(len, specs.values()))}
 
 
-def validation(run: RunFolder, settings: Settings) -> dict[str, float]:
+def validation(run: RunFolder, context: Context) -> dict[str, float]:
     """Success of a run's policy on the valid tasks, greedy and sampled: what choices may be made on."""
-    world = make_env(settings)
-    players = players_of(run, settings, world)
-    success = {}
+    decisions, settings, success = load_decisions(run, context), context.settings, {}
     for mode in ("greedy", "sampled"):
-        specs = panel_episodes(world, settings, "valid", mode, VALIDATION_REPEATS)
-        rollout = play_episodes(lambda: make_env(settings), players, specs, settings.rl.slots, greedy=mode == "greedy")
+        specs = panel_episodes(context.world, settings, "valid", mode, VALIDATION_REPEATS)
+        rollout = play_episodes(context.make_env, decisions, specs, settings.rl.slots, greedy=mode == "greedy")
         success[mode] = summarise(rollout.trajectories)["success"]
     return success
-
-
-def players_of(run: RunFolder, settings: Settings, world: TextEnv) -> Players:
-    """The trained players of a run."""
-    policy = load_policy(run / "policy", settings)
-    return Players(policy, load_reflector(run, settings, world), policy_prompts(policy, world.task_text, settings))
 
 
 def panel_tasks(world: TextEnv) -> dict[str, tuple[str, ...]]:

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reflect_rl.data.collect import make_env
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import advance, begin
 from reflect_rl.envs.registry import make
-from reflect_rl.evaluation.evaluate import panel_episodes, players_of
+from reflect_rl.evaluation.evaluate import panel_episodes
 from reflect_rl.lm.torch_setup import torch_set_up
+from reflect_rl.players.context import Context
+from reflect_rl.players.load import load_decisions
 from reflect_rl.records import StopReason
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
@@ -33,11 +34,12 @@ def replay(run: RunFolder, settings: Settings, options: Mapping[str, Any], most:
 
     Every observation, every list of actions, every reward and how the episode ends are compared.
     """
+    context = Context(settings)
     with torch_set_up(settings.compute):
-        players = players_of(run, settings, make_env(settings))
-        specs = panel_episodes(make_env(settings), settings, "test", "greedy")[:most]
+        decisions = load_decisions(run, context)
+        specs = panel_episodes(context.world, settings, "test", "greedy")[:most]
         rollout = play_episodes(
-            lambda: make_env(settings), players, specs, settings.rl.slots, greedy=True, keep=lambda number: True
+            context.make_env, decisions, specs, settings.rl.slots, greedy=True, keep=lambda number: True
         )
     other = make(settings.env.name, **{"horizon": settings.env.horizon, **settings.env.options, **options})
     try:

@@ -21,6 +21,7 @@ from reflect_rl.errors import RunFolderError
 from reflect_rl.evaluation.report_selection import evenly, selection_view
 from reflect_rl.evaluation.tables import detail_rows
 from reflect_rl.intervals import wilson
+from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import CONFIG, RunFolder, reading
 from reflect_rl.settings import Settings, setting_keys
@@ -45,11 +46,12 @@ CURVES = (
 )
 
 
-def report(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, int]:
+def report(run: RunFolder, context: Context, progress: Progress) -> dict[str, int]:
     """Write `report.html` of a run from whatever its folder holds; counts of what is on the page, for the manifest.
 
     Raises RunFolderError when a file that is there is damaged, or the page cannot be written.
     """
+    settings = context.settings
     parts: dict[str, tuple[str, Callable[[], Any]]] = {
         "results": ("results.json", lambda: _optional(run, "results.json")),
         "metrics": ("metrics.jsonl", lambda: _curves(_rows(run, "metrics.jsonl"))),

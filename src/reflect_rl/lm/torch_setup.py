@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
 from reflect_rl.errors import SettingsError
-from reflect_rl.progress import Progress
-from reflect_rl.runs.folder import RunFolder
-from reflect_rl.settings import ComputeSettings, Settings
-
-StageFunction = Callable[[RunFolder, Settings, Progress], dict[str, Any]]
+from reflect_rl.settings import ComputeSettings
 
 MKL_BITWISE = "MKL_CBWR"
 """Without it, Intel's MKL picks other kernels for the rows of a second thread, and a prompt's last bits would depend on
@@ -62,14 +57,3 @@ def torch_set_up(compute: ComputeSettings) -> Iterator[None]:
             os.environ.pop(MKL_BITWISE, None)
         if not frozen:
             gc.unfreeze()
-
-
-def with_torch(stage: StageFunction) -> StageFunction:
-    """A stage that computes with torch, set up as its settings say while it runs."""
-
-    @wraps(stage)
-    def set_up(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
-        with torch_set_up(settings.compute):
-            return stage(run, settings, progress)
-
-    return set_up

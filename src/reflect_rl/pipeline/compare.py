@@ -132,7 +132,7 @@ def _finished(places: Sequence[Path]) -> int:
 
 def run_group(group: Group, out: Path) -> None:
     """All arms of one regime and seed, one after another."""
-    from reflect_rl.pipeline.runner import run_pipeline
+    from reflect_rl.pipeline.run import run_pipeline
 
     regime, seed, arms = group
     for arm, settings in arms.items():

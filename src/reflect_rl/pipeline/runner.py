@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reflect_rl.config import load_settings
 from reflect_rl.core_yaml import dump_yaml
 from reflect_rl.errors import OutputError, ReflectRLError, RunFolderError, SettingsError
 from reflect_rl.memory import give_back_memory, peak_memory_mb
 from reflect_rl.pipeline.ranks import ALONE, Ranks
+from reflect_rl.players.context import Context, StageFunction
 from reflect_rl.progress import Progress
 from reflect_rl.runs.attempt import EDITED, Attempt
 from reflect_rl.runs.folder import CONFIG, RunFolder, set_aside
@@ -41,10 +41,11 @@ OF_THE_RUN_ALONE = ("checkpoints", "results.json", "evaluation.jsonl", "report.h
 """What a copy of a run's agent goes without; the last two are manifests."""
 
 
-def run_pipeline(
-    recipe: str | Path | Settings,
+def run_stages(
+    settings: Settings,
     out: str | Path,
-    progress: Progress | None = None,
+    progress: Progress,
+    function_of: Callable[[str], StageFunction],
     *,
     store: str | Path | None = None,
     until: str | None = None,
@@ -53,21 +54,20 @@ def run_pipeline(
     stages: Sequence[Stage] = STAGES,
     config: Settings | None = None,
 ) -> RunFolder:
-    """Run the stages of a recipe in the folder `out`, skipping what is done; the run folder.
+    """Run stages in the folder `out`, skipping what is done; the run folder.
 
-    store: a folder of finished stages shared between runs. until: the last stage to run. only: these stages and no
-    others, whatever their inputs were made with. force: run them even if they are done. config: what config.yaml is to
-    say, if not these settings.
+    function_of: what a stage of this name runs. store: a folder of finished stages shared between runs. until: the last
+    stage to run. only: these stages and no others, whatever their inputs were made with. force: run them even if they
+    are done. config: what config.yaml is to say, if not these settings.
 
     Raises RunFolderError (the folder is in use, or was made with settings that leave nothing of it to keep; a file is
     missing, damaged or cannot be written) and whatever the stages raise.
     """
-    settings = recipe if isinstance(recipe, Settings) else load_settings(recipe)
     chosen = [stage for stage in _chosen(stages, until, only) if not stage.when or getattr(settings, stage.when)]
     ranks = Ranks.here(cpu=settings.compute.device == "cpu")
     _check_machine(settings, ranks)
     run = RunFolder(out)
-    runner = Runner(run, settings, progress or Progress(), Store(store) if store else None, force, ranks)
+    runner = Runner(run, Context(settings), progress, function_of, Store(store) if store else None, force, ranks)
     if not ranks.first:
         for stage in chosen:
             runner.help_with(stage)
@@ -116,8 +116,9 @@ class Runner:
     """Brings single stages of one run up to date."""
 
     run: RunFolder
-    settings: Settings
+    context: Context
     progress: Progress
+    function_of: Callable[[str], StageFunction]
     store: Store | None = None
     force: bool = False
     ranks: Ranks = ALONE
@@ -125,13 +126,13 @@ class Runner:
     def help_with(self, stage: Stage) -> None:
         """What every rank but the first does: take part in parallel stages that have to run, and write nothing."""
         if stage.parallel and self.ranks.agree():
-            stage.load()(self.run, self.settings, Progress())
+            self.function_of(stage.name)(self.run, self.context, Progress())
 
     def bring_up_to_date(self, stage: Stage) -> bool:
         """Do nothing if the stage is done; else take its outputs from the store, or run it, and return True."""
         self._check_inputs(stage)
         attempt = Attempt(self.run, stage)
-        now = wanted(self.run, stage, self.settings)
+        now = wanted(self.run, stage, self.context.settings)
         found = read_manifest(self.run, stage)
         reason = reason_to_run(self.run, stage, found, now)
         if reason is None and not self.force:
@@ -177,7 +178,7 @@ class Runner:
 
     def _execute(self, attempt: Attempt, now: Manifest) -> None:
         started, stage = time.perf_counter(), attempt.stage
-        counts = stage.load()(attempt, self.settings, self.progress)
+        counts = self.function_of(stage.name)(attempt, self.context, self.progress)
         seconds = round(time.perf_counter() - started, 3)
         give_back_memory()
         outputs = hashes(self.run, stage.outputs)

@@ -11,17 +11,15 @@ from typing import Any, TypeGuard
 
 import torch
 
-from reflect_rl.envs.base import TextEnv
-from reflect_rl.envs.registry import make
 from reflect_rl.errors import PromptError, RunFolderError
-from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
-from reflect_rl.players.reflector import Reflector
+from reflect_rl.players.context import Context
+from reflect_rl.players.decisions import Decided
+from reflect_rl.players.load import load_decisions, load_policy
 from reflect_rl.progress import Progress
-from reflect_rl.records import State
+from reflect_rl.records import EpisodeMemory, State
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.kept_arm import kept_arm
 from reflect_rl.runs.trained import trained_settings
-from reflect_rl.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,28 +34,25 @@ class Decision:
 
 
 class Agent:
-    """Acts greedily, one episode at a time; call `reset` between episodes.
+    """A trained agent. It acts greedily, by the same decisions as in rollout and evaluation.
 
-    Loading and acting leave the process as it is: torch's threads and determinism, seeds and `sys.path` are the
-    program's own. Any thread may call an agent; several at once wait for each other, and since an agent remembers one
-    episode, episodes side by side need an agent each. Not to be used in a forked process: load it there.
+    An agent remembers the episode under way: call `reset` between episodes. `act_batch` acts in several episodes side
+    by side. Loading and acting leave the process as it is: torch's threads and determinism, seeds and `sys.path` are
+    the program's own. Any thread may call an agent; several at once wait for each other. Do not use an agent in a
+    forked process: load it there.
 
     >>> agent = Agent.load("runs/taxi")                      # doctest: +SKIP
     >>> decision = agent.act(observation, info["actions"])   # doctest: +SKIP
     """
 
-    def __init__(self, run: RunFolder, settings: Settings, world: TextEnv) -> None:
-        self.settings = settings
+    def __init__(self, run: RunFolder, context: Context) -> None:
+        self.settings = settings = context.settings
         if settings.compute.device != "cpu":  # where a pass's numbers depend on its rows anyway: read one, not a batch
             settings = settings.model_copy(update={"compute": settings.compute.model_copy(update={"rows": 1})})
-        self.world = world
+        self.world = context.world
         with torch.random.fork_rng(devices=[]):  # heads draw from the program's generator before they are loaded
-            self._reflector: Reflector = load_reflector(run, settings, world)
-            self._policy = load_policy(run / "policy", settings)
-        self._openings = self._policy.openings()
-        self._prompts = policy_prompts(self._policy, world.task_text, settings)
-        self._history: list[tuple[str, str]] = []
-        self._reflections: tuple[str, ...] = ()
+            self._decisions = load_decisions(run, context, load_policy(run / "policy", settings))
+        self._memories: list[EpisodeMemory] = []
         self._lock = Lock()
 
     @classmethod
@@ -73,37 +68,85 @@ class Agent:
                 f"{folder} holds no trained agent (config.yaml and policy/). Train one, or finish what was "
                 f"interrupted: reflect-rl run RECIPE --out {folder}"
             )
-        settings = trained_settings(RunFolder(folder), progress or Progress())
-        world = make(settings.env.name, **{"horizon": settings.env.horizon, **settings.env.options})
-        return cls(*kept_arm(RunFolder(folder), settings), world)
+        run, settings = kept_arm(RunFolder(folder), trained_settings(RunFolder(folder), progress or Progress()))
+        return cls(run, Context(settings))
 
     def reset(self) -> None:
-        """A new episode begins: forget the history."""
+        """Forget the episodes under way: new ones begin."""
         with self._lock:
-            self._history.clear()
-            self._reflections = ()
+            self._memories.clear()
 
     def act(self, observation: str, actions: Sequence[str], facts: Mapping[str, Any] | None = None) -> Decision:
-        """Choose the likeliest of `actions`, distinct texts. `facts` (`TextEnv.describe`) are needed by a scripted
-        reflector and by `prompt.notes` only.
+        """Choose the likeliest of the actions.
 
-        Raises PromptError for what is no state, or does not fit into a prompt; the episode then stays where it is.
+        Args:
+            observation: the environment's text.
+            actions: the admissible actions, distinct texts.
+            facts: what `TextEnv.describe` says; only a scripted reflector and `prompt.notes` read it.
+
+        Raises:
+            PromptError: these make no state, or do not fit into a prompt. The episode then stays where it is.
         """
+        return self.act_batch([observation], [actions], None if facts is None else [facts])[0]
+
+    def act_batch(
+        self,
+        observations: Sequence[str],
+        actions: Sequence[Sequence[str]],
+        facts: Sequence[Mapping[str, Any]] | None = None,
+        first: Sequence[bool] | None = None,
+    ) -> list[Decision]:
+        """Act in several episodes side by side, in one batch of forward passes.
+
+        Args:
+            observations: the texts of B environments.
+            actions: the admissible actions of each.
+            facts: as in `act`, of each.
+            first: whether a new episode begins in each; by default none does, except after `reset`.
+
+        Raises:
+            PromptError: as in `act`; or there are more or fewer environments than before, without a `reset`.
+        """
+        told = [{}] * len(observations) if facts is None else facts
+        begins = [False] * len(observations) if first is None else first
+        if len({len(observations), len(actions), len(told), len(begins)}) > 1:
+            raise PromptError(
+                f"There are {len(observations)} observations, {len(actions)} lists of actions, {len(told)} facts and "
+                f"{len(begins)} `first`; give one of each for every environment."
+            )
+        checked = [_checked(*each) for each in zip(observations, actions, told, strict=True)]
         with self._lock:
-            return self._act(*_checked(observation, actions, {} if facts is None else facts))
+            return self._act(checked, begins)
 
-    def _act(self, observation: str, actions: tuple[str, ...], facts: Mapping[str, Any]) -> Decision:
-        state = State(observation, actions, tuple(self._history), facts, self._reflections)
-        (reflection,) = self._reflector.reflect([state])
-        prompt = self._prompts.policy_prompt(state, reflection)
-        log_probs_N = self._policy.evaluate([prompt], self._openings)[0][0].tolist()
-        choice = max(range(len(actions)), key=log_probs_N.__getitem__)
-        self._history.append((observation, actions[choice]))
-        self._reflections += (reflection,) if reflection is not None else ()
-        return Decision(choice, actions[choice], reflection, tuple(math.exp(value) for value in log_probs_N))
+    def _act(self, checked: Sequence[_Told], begins: Sequence[bool]) -> list[Decision]:
+        if self._memories and len(checked) != len(self._memories):
+            raise PromptError(
+                f"The agent acts in {len(self._memories)} episodes and was given {len(checked)}. Call reset() first."
+            )
+        old = self._memories or [None] * len(checked)
+        shown = self.settings.prompt
+        memories = [
+            memory if memory is not None and not new else EpisodeMemory(shown.history, shown.reflections)
+            for memory, new in zip(old, begins, strict=True)
+        ]
+        states = [memory.observe(*told) for memory, told in zip(memories, checked, strict=True)]
+        decided = self._decisions.of(states)
+        self._memories = memories
+        return [_acted(*each) for each in zip(memories, states, decided, strict=True)]
 
 
-def _checked(observation: object, actions: object, facts: object) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:
+def _acted(memory: EpisodeMemory, state: State, decided: Decided) -> Decision:
+    log_probs_N = decided.answer.log_probs_N
+    choice = int(log_probs_N.argmax())
+    memory.acted(choice, decided.reflection)
+    probabilities = tuple(math.exp(value) for value in log_probs_N.tolist())
+    return Decision(choice, state.actions[choice], decided.reflection, probabilities)
+
+
+_Told = tuple[str, tuple[str, ...], Mapping[str, Any]]
+
+
+def _checked(observation: object, actions: object, facts: object) -> _Told:
     """What an agent is to act on. Raises PromptError."""
     if not _is_text(observation):
         raise PromptError(f"The observation is {_short(observation)}; an agent reads text, without lone surrogates.")

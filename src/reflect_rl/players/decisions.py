@@ -1,33 +1,57 @@
-"""Reflector and policy together, with everything that has been decided remembered."""
+"""One table of decisions: in this state, this is what the reflector says, and this is what the policy does.
+
+What the policy is told in a state is kept, since reflectors are frozen. What it decides is kept until its weights
+change. Rollout, evaluation and `Agent` ask this table and nothing else.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from reflect_rl.lm.remembered import Remembered
 from reflect_rl.players.policy import Policy
-from reflect_rl.players.prompt import MOST_CHARACTERS, Prompt, PromptBuilder
+from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.players.reflector import Reflector, ScriptedReflector
 from reflect_rl.records import State
 
+MOST_BYTES = 2**27
+"""Roughly what the table may hold; beyond that it is emptied. Emptying it costs time and changes no result."""
+BYTES_AN_ACTION = 80
+"""Of an answer: a float32 and a Python float, with what points to them."""
 
-class Read(NamedTuple):
-    """Of a state: its prompt's row in the players' `met`, `log_probs`, `cumulative` and `values`; the reflection."""
 
-    row: int
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What the policy does with one prompt.
+
+    log_probs_N: float32, of the prompt's actions. cumulative: running sums of their probabilities, in double precision.
+    value: of the state, 0 without a value head.
+    """
+
+    prompt: Prompt
+    log_probs_N: np.ndarray
+    cumulative: list[float]
+    value: float
+
+
+class Decided(NamedTuple):
+    """The policy's answer in a state, and the reflection that it read there (None: there is no reflector)."""
+
+    answer: Answer
     reflection: str | None
 
 
-class Players:
-    """Two memories: what the policy is told in a state, which stays, and what it decides, which `forget` drops.
+class Decisions:
+    """The decisions of one policy with one reflector.
 
-    reads_facts: whether what is read of a state depends on what the world tells a scripted teacher.
+    reads_facts: whether a player reads what the world tells a scripted teacher, `State.facts`. seconds: spent so far on
+    reflections and on the policy.
     """
 
     def __init__(self, policy: Policy, reflector: Reflector, prompts: PromptBuilder) -> None:
@@ -36,70 +60,102 @@ class Players:
         self.prompts = prompts
         self.reads_facts = isinstance(reflector, ScriptedReflector) or prompts.settings.notes
         self.seconds = {"reflect": 0.0, "policy": 0.0}
-        self._told = Remembered[object, tuple[Prompt, str | None]](MOST_CHARACTERS)
+        self._told: dict[object, tuple[Prompt, str | None]] = {}
+        self._told_bytes = 0
         self.forget()
 
     def forget(self) -> None:
-        """Drop what has been decided: the policy has changed."""
-        self.index: dict[str, int] = {}
-        self.met: list[Prompt] = []
-        self.log_probs: list[np.ndarray] = []
-        self.cumulative: list[list[float]] = []
-        self.values: list[float] = []
-        self._read: dict[object, Read] = {}
+        """Drop the policy's answers. Call it after every change of its weights."""
+        self._answers: dict[str, Answer] = {}
+        self._known: dict[object, Decided] = {}
+        self._answer_bytes = 0
         self._openings = self.policy.openings()
 
-    def decide_again(self, prompts: Sequence[Prompt]) -> Tensor:
-        """log_probs_PN of distinct prompts by the policy as it has become; the rest is forgotten.
+    def __len__(self) -> int:
+        """Prompts with an answer."""
+        return len(self._answers)
 
-        Remembered, since a policy that has changed a little meets most of them again.
+    def known(self, state: State, sample: int = 0) -> Decided | None:
+        """The decision in this state if nothing has to be computed for it, else None."""
+        key = self._key(state, sample)
+        decided = self._known.get(key)
+        if decided is None and (told := self._told.get(key)) is not None:
+            answer = self._answers.get(told[0].text)
+            if answer is not None:
+                decided = self._known[key] = Decided(answer, told[1])
+        return decided
+
+    def unwritten(self, states: Sequence[State], samples: Sequence[int]) -> list[bool]:
+        """Whether the reflection on each state has yet to be written, which takes many forward passes."""
+        keys = [self._key(state, sample) for state, sample in zip(states, samples, strict=True)]
+        first = {key: place for place, key in reversed(list(enumerate(keys)))}
+        missing = {key: not self.reflector.has_at_hand(states[place], samples[place]) for key, place in first.items()}
+        return [missing[key] for key in keys]
+
+    def of(self, states: Sequence[State], samples: Sequence[int] | None = None) -> list[Decided]:
+        """The decision in each state. samples: tells apart several sampled reflections on one state."""
+        samples = [0] * len(states) if samples is None else samples
+        started = time.perf_counter()
+        texts = self._reflect(states, samples)
+        reflected = time.perf_counter()
+        prompts = [self.prompts.policy_prompt(state, text) for state, text in zip(states, texts, strict=True)]
+        fresh = {prompt.text: prompt for prompt in prompts if prompt.text not in self._answers}
+        if fresh:
+            self._decide(list(fresh.values()))
+        decided = [Decided(self._answers[p.text], text) for p, text in zip(prompts, texts, strict=True)]
+        for state, sample, prompt, text in zip(states, samples, prompts, texts, strict=True):
+            self._keep_told(self._key(state, sample), prompt, text)
+        self.seconds["reflect"] += reflected - started
+        self.seconds["policy"] += time.perf_counter() - reflected
+        return decided
+
+    def decide_again(self, prompts: Sequence[Prompt]) -> Tensor:
+        """log_probs_PN of distinct prompts after a change of weights; all other answers are dropped.
+
+        The answers are kept: a policy that has changed a little meets most of these prompts again.
         """
         self.forget()
-        if not prompts:
-            return torch.empty(0, 1)
-        return self._decide(prompts)
+        return self._decide(prompts) if prompts else torch.empty(0, 1)
 
-    def key(self, state: State, sample: int) -> object | None:
-        """States with equal keys are read alike; None where the reflector reads facts, which no key tells."""
+    def _key(self, state: State, sample: int) -> object | None:
+        """States with equal keys are decided alike. None: not known, since a scripted reflector reads the facts."""
         if isinstance(self.reflector, ScriptedReflector):
             return None
         return self.prompts.key(state), sample if self.reflector.sampled else 0
 
-    def recall(self, key: object | None) -> Read | None:
-        """What a state with this key is told, and the decision there; None if one of them is missing."""
-        read = self._read.get(key)
-        if read is None and (told := self._told.get(key)) is not None:
-            row = self.index.get(told[0].text)
-            if row is not None:
-                read = self._read[key] = Read(row, told[1])
-        return read
-
-    def read(self, states: Sequence[State], sample: int = 0) -> list[Read]:
-        """Reflect on the states, and have the policy decide in all of them."""
-        started = time.perf_counter()
-        texts = self.reflector.reflect(states, sample)
-        reflected = time.perf_counter()
-        prompts = [self.prompts.policy_prompt(s, text) for s, text in zip(states, texts, strict=True)]
-        fresh = {prompt.text: prompt for prompt in prompts if prompt.text not in self.index}
-        if fresh:
-            self._decide(list(fresh.values()))
-        for state, prompt, text in zip(states, prompts, texts, strict=True):
-            if (key := self.key(state, sample)) is not None:
-                self._told.keep(key, (prompt, text), len(prompt.text))
-        self.seconds["reflect"] += reflected - started
-        self.seconds["policy"] += time.perf_counter() - reflected
-        return [Read(self.index[prompt.text], text) for prompt, text in zip(prompts, texts, strict=True)]
+    def _reflect(self, states: Sequence[State], samples: Sequence[int]) -> list[str | None]:
+        """In one call, or one a sample where that makes a difference."""
+        if not self.reflector.sampled:
+            return self.reflector.reflect(states)
+        texts: list[str | None] = [None] * len(states)
+        for sample in sorted(set(samples)):
+            places = [place for place, each in enumerate(samples) if each == sample]
+            written = self.reflector.reflect([states[place] for place in places], sample)
+            for place, text in zip(places, written, strict=True):
+                texts[place] = text
+        return texts
 
     def _decide(self, prompts: Sequence[Prompt]) -> Tensor:
-        """log_probs_BN of prompts that have not been decided yet."""
+        """log_probs_BN of prompts that have no answer yet."""
         log_probs_BN, value_B = self.policy.evaluate(prompts, self._openings)
         cumulative_BN = np.exp(log_probs_BN.numpy().astype(np.float64)).cumsum(1).tolist()
+        needed = sum(2 * len(prompt.text) + BYTES_AN_ACTION * prompt.actions for prompt in prompts)
+        if self._told_bytes + self._answer_bytes + needed > MOST_BYTES:
+            self._empty()
+        self._answer_bytes += needed
         for prompt, row_N, sums, value in zip(
             prompts, log_probs_BN.numpy(), cumulative_BN, value_B.tolist(), strict=True
         ):
-            self.index[prompt.text] = len(self.met)
-            self.met.append(prompt)
-            self.log_probs.append(row_N[: prompt.actions])
-            self.cumulative.append(sums[: prompt.actions])
-            self.values.append(value)
+            n = prompt.actions
+            self._answers[prompt.text] = Answer(prompt, row_N[:n].copy(), sums[:n], value)
         return log_probs_BN
+
+    def _keep_told(self, key: object | None, prompt: Prompt, text: str | None) -> None:
+        if key is not None and key not in self._told:
+            self._told[key] = prompt, text
+            self._told_bytes += 4 * len(prompt.text)
+
+    def _empty(self) -> None:
+        for table in (self._told, self._answers, self._known):
+            table.clear()
+        self._told_bytes = self._answer_bytes = 0

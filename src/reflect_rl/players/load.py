@@ -6,13 +6,14 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reflect_rl.envs.base import TextEnv
 from reflect_rl.lm.adapters import CONFIG as ADAPTERS
 from reflect_rl.lm.backbone import Backbone
 from reflect_rl.lm.models import fingerprint
 from reflect_rl.lm.pretrained import load_pretrained
 from reflect_rl.lm.text import encode
 from reflect_rl.lm.torch_setup import check_device
+from reflect_rl.players.context import Context
+from reflect_rl.players.decisions import Decisions
 from reflect_rl.players.labels import candidates
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.policy import Policy
@@ -48,21 +49,20 @@ def load_policy(folder: Path, settings: Settings, adapters: bool = False) -> Pol
     return policy
 
 
-def policy_prompts(policy: Policy, task_text: str, settings: Settings) -> PromptBuilder:
+def policy_prompts(policy: Policy, context: Context) -> PromptBuilder:
     """The builder of a policy's prompts, within what it can read."""
-    labels = None if policy.labels is None else list(policy.labels)
-    hedge, context = policy.gate is not None, policy.backbone.context
+    settings, labels = context.settings, None if policy.labels is None else list(policy.labels)
+    hedge, reads = policy.gate is not None, policy.backbone.context
     remedy = _remedy(settings.policy.model, "policy")
-    return PromptBuilder(task_text, settings.prompt, labels, policy.count, hedge, context, remedy)
+    return PromptBuilder(context.world.task_text, settings.prompt, labels, policy.count, hedge, reads, remedy)
 
 
-def reflector_prompts(
-    task_text: str, settings: Settings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> PromptBuilder:
+def reflector_prompts(context: Context, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PromptBuilder:
     """The builder of a reflector's prompts: the same text as the policy's, up to the reflection, with room for one."""
+    settings, task_text = context.settings, context.world.task_text
     labels = list(itertools.islice(candidates(), MOST_LABELS)) if settings.policy.head == "labels" else None
-    context = Backbone(model).context
-    room = max(context - settings.reflector.max_new_tokens, context // 2)
+    reads = Backbone(model).context
+    room = max(reads - settings.reflector.max_new_tokens, reads // 2)
     remedy = _remedy(settings.reflector.model, "reflector")
     return PromptBuilder(
         task_text, settings.prompt, labels, lambda text: len(encode(tokenizer, text)), context=room, remedy=remedy
@@ -74,26 +74,33 @@ def _remedy(part: ModelSettings, who: str) -> str:
     return f"Raise {who}.model.context" if part.source == "scratch" else "Use a model that reads more"
 
 
-def load_reflector(run: RunFolder, settings: Settings, world: TextEnv) -> Reflector:
+def load_decisions(run: RunFolder, context: Context, policy: Policy | None = None) -> Decisions:
+    """The players of a run together. policy: instead of the trained one in policy/."""
+    policy = load_policy(run / "policy", context.settings) if policy is None else policy
+    return Decisions(policy, load_reflector(run, context), policy_prompts(policy, context))
+
+
+def load_reflector(run: RunFolder, context: Context) -> Reflector:
     """The frozen reflector of a run: none, the scripted teacher, or the trained model with its memo."""
+    settings = context.settings
     if settings.reflector.kind == "none":
         return NoReflector()
     if settings.reflector.kind == "scripted":
-        return ScriptedReflector(type(world), settings.annotate.teacher)
+        return ScriptedReflector(type(context.world), settings.annotate.teacher)
     check_device(settings.compute.device)
     model, tokenizer = load_pretrained(_saved(run / "reflector", settings.reflector.model), settings.compute.device)
-    return local_reflector(run, settings, world.task_text, model, tokenizer)
+    return local_reflector(run, context, model, tokenizer)
 
 
 def local_reflector(
-    run: RunFolder, settings: Settings, task_text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    run: RunFolder, context: Context, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> LocalReflector:
     """A reflector around a model, remembering in the run folder under the model's fingerprint."""
-    part = settings.reflector
+    settings, part = context.settings, context.settings.reflector
     namespace = f"{fingerprint(model, tokenizer)} {part.decoding} {part.max_new_tokens}"
     if part.decoding == "sample":
         namespace += f" {part.temperature} {settings.seed}"
-    prompts = reflector_prompts(task_text, settings, model, tokenizer)
+    prompts = reflector_prompts(context, model, tokenizer)
     memo = Memo(run / MEMO, namespace)
     return LocalReflector(model, tokenizer, prompts, part, memo, settings.seed, _rows(settings.compute, part.batch))
 

@@ -10,10 +10,9 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,16 +29,15 @@ Hashes = dict[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of the pipeline: a function `(run, settings, progress) -> counts` that reads files and writes files.
+    """One step of the pipeline, which reads files of the run folder and writes files.
 
-    function: "module:name", imported when the stage runs. settings: the dotted keys or sections that it depends on.
+    settings: the dotted keys or sections that it depends on.
     optional: those inputs and outputs that some settings do without. scratch: what it leaves behind when it is killed
     and continues from. when: a setting that must be true for the stage to be part of a run at all. parallel: every
     process of a launcher takes part; all other stages are the first one's alone.
     """
 
     name: str
-    function: str
     settings: tuple[str, ...]
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
@@ -47,11 +45,6 @@ class Stage:
     scratch: tuple[str, ...] = ()
     when: str = ""
     parallel: bool = False
-
-    def load(self) -> Callable[..., dict[str, Any]]:
-        """The stage's function."""
-        module, _, name = self.function.partition(":")
-        return getattr(import_module(module), name)
 
     @property
     def manifest(self) -> str:

@@ -7,8 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from reflect_rl.settings.base import Section
-from reflect_rl.settings.training import PolicySftSettings, ReflectorSftSettings, RlSettings
-from reflect_rl.settings.training import SftSettings as SftSettings
+from reflect_rl.settings.training import PolicySftSettings, RlSettings, SftSettings
 
 
 class EnvSettings(Section):
@@ -224,7 +223,7 @@ class Settings(Section):
     annotate: AnnotateSettings = Field(default_factory=AnnotateSettings)
     prompt: PromptSettings = Field(default_factory=PromptSettings)
     reflector: ReflectorSettings = Field(default_factory=ReflectorSettings)
-    reflector_sft: ReflectorSftSettings = Field(default_factory=ReflectorSftSettings)
+    reflector_sft: SftSettings = Field(default_factory=SftSettings)
     policy: PolicySettings = Field(default_factory=PolicySettings)
     policy_sft: PolicySftSettings = Field(default_factory=PolicySftSettings)
     rl: RlSettings = Field(default_factory=RlSettings)

@@ -22,22 +22,6 @@ class SftSettings(Section):
     weight_decay: float = Field(default=0.1, ge=0, description="Of matrices; vectors never decay.")
 
 
-class ReflectorSftSettings(SftSettings):
-    """The reflector's warm-up."""
-
-    attempts: int = Field(
-        default=1,
-        ge=1,
-        description="Trainings at the most; each goes on from the best so far, and the best of all is kept.",
-    )
-    retry_below: float = Field(
-        default=0.9,
-        ge=0,
-        le=1,
-        description="Train on while it agrees with the teacher on less of the held-out states.",
-    )
-
-
 class PolicySftSettings(SftSettings):
     """The policy's warm-up."""
 
@@ -91,6 +75,11 @@ class RlSettings(Section):
     )
     validate_every: int = Field(default=5, ge=1, description="Iterations between greedy runs over the valid tasks.")
     checkpoint_every: int = Field(default=1, ge=1, description="Iterations between checkpoints.")
+
+    @property
+    def learns_value(self) -> bool:
+        """Whether the policy has a value head."""
+        return self.baseline == "value"
 
     @model_validator(mode="before")
     @classmethod

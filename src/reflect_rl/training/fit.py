@@ -12,7 +12,6 @@ from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream
 from reflect_rl.settings import SftSettings
-from reflect_rl.training.attempts import AGAIN
 from reflect_rl.training.checkpoint import Checkpointer
 from reflect_rl.training.finite import finite, stopping
 from reflect_rl.training.optimizer import clip_and_step, make_optimizer, set_lr, warmup_cosine
@@ -30,12 +29,10 @@ def fit(
     seed: int,
     who: str,
     progress: Progress,
-    again: int = 0,
 ) -> float | None:
     """Minimise `loss(indices of a batch)`; resumes from its checkpoint. Returns the mean loss of the last tenth.
 
-    again: how often it was done before, by which the order of examples differs. Raises NonFiniteError where a loss, a
-    gradient or a weight is not finite, the weights after the last step included.
+    Raises NonFiniteError where a loss, a gradient or a weight is not finite, the weights after the last step included.
     """
     if settings.steps and not examples:
         raise SettingsError(
@@ -44,9 +41,7 @@ def fit(
         )
     module.eval()  # no dropout: its masks would come from a global generator, and make two functions of one model
     optimizer = make_optimizer(module, settings.lr, settings.weight_decay, settings.optimizer)
-    place = f"checkpoints/sft-{who}" if not again else f"{AGAIN}/{again}"
-    order = who if not again else f"{who} {again}"
-    checkpoint = Checkpointer(run, place, module, optimizer)
+    checkpoint = Checkpointer(run, f"checkpoints/sft-{who}", module, optimizer)
     found = checkpoint.load()
     start, losses = (found.done, found.extra["losses"]) if found else (0, [])
     weights = [weight for weight in module.parameters() if weight.requires_grad]
@@ -55,7 +50,7 @@ def fit(
         for step in range(start, settings.steps):
             with stopping(f"sft_{who}", "step", step + 1, checkpoint, advice):
                 set_lr(optimizer, settings.lr * warmup_cosine(step, settings.steps))
-                batch = _indices(seed, order, step, settings.batch, examples)
+                batch = _indices(seed, who, step, settings.batch, examples)
                 value = loss(batch)
                 value.backward()
                 losses.append(finite("the loss", float(value.detach())))

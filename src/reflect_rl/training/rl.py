@@ -16,16 +16,14 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from reflect_rl.data.collect import make_env
-from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import tasks_of
-from reflect_rl.lm.torch_setup import with_torch
-from reflect_rl.players.decisions import Players
-from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
+from reflect_rl.players.context import Context, with_torch
+from reflect_rl.players.decisions import Decisions
+from reflect_rl.players.load import load_decisions, load_policy
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream_seed
-from reflect_rl.settings import RlSettings, Settings
+from reflect_rl.settings import RlSettings
 from reflect_rl.training.advantages import advantages
 from reflect_rl.training.checkpoint import Checkpointer
 from reflect_rl.training.curriculum import training_episodes
@@ -39,17 +37,15 @@ from reflect_rl.training.update import Learner, clip_fraction, drift, replay_upd
 
 
 @with_torch
-def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     """Train the policy of policy-sft/; write policy/ and metrics.jsonl. Resumes from checkpoints/rl.
 
     Raises NonFiniteError where a loss, a gradient, a weight, a probability or a figure is not finite.
     """
-    part = settings.rl
+    settings, part = context.settings, context.settings.rl
     accelerator = Accelerator(cpu=settings.compute.device == "cpu")
-    world = make_env(settings)
     policy = load_policy(run / "policy-sft", settings, adapters=True)
-    reflector = load_reflector(run, settings, world)
-    players = Players(policy, reflector, policy_prompts(policy, world.task_text, settings))
+    decisions = load_decisions(run, context, policy)
     wrapped = accelerator.prepare_model(policy)
     optimizer = make_optimizer(policy, part.lr, weight_decay=0.0)
     anchor = load_policy(run / "policy-sft", settings) if part.anchor else None
@@ -68,13 +64,13 @@ def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]
     found = checkpoint.load()
     rows: list[dict[str, Any]] = found.extra["metrics"] if found else []
     replay = SuccessReplay(part.replay, found.extra["replay"] if found else ())
-    _announce(part, world.stages, progress)
+    _announce(part, context.world.stages, progress)
     tracking = open_tracker(run, settings, rows) if accelerator.is_main_process else nullcontext()
     advice = f"Lower rl.lr (it is {part.lr:g}), or scale the world's rewards to about 1, and run again."
     with tracking as tracker, progress.bar("rl", part.iterations, "iterations", done=len(rows)) as bar:
         for iteration in range(len(rows), part.iterations):
             with stopping("rl", "iteration", iteration + 1, checkpoint, advice):
-                rows.append(_iterate(learner, world, players, settings, iteration, replay, progress))
+                rows.append(_iterate(learner, context, decisions, iteration, replay, progress))
                 checkpoint.check_finite()
             if tracker is not None:
                 tracker(rows[-1])
@@ -110,20 +106,19 @@ def _announce(part: RlSettings, stages: Sequence[str], progress: Progress) -> No
 
 def _iterate(
     learner: Learner,
-    world: TextEnv,
-    players: Players,
-    settings: Settings,
+    context: Context,
+    decisions: Decisions,
     iteration: int,
     replay: SuccessReplay,
     progress: Progress,
 ) -> dict[str, Any]:
     """One iteration; returns its line of metrics."""
-    part = settings.rl
+    settings, part, world = context.settings, context.settings.rl, context.world
     set_lr(learner.optimizer, part.lr * linear_to(0.1, iteration, part.iterations))
     entropy = part.entropy * linear_to(0.0, iteration, part.iterations)
     specs = training_episodes(tasks_of(world, "train"), world.stages, part, iteration, settings.seed)
     learner.plain.eval()
-    rollout = _roll_out(learner, players, settings, specs)
+    rollout = _roll_out(learner, decisions, context, specs)
     started = time.perf_counter()
     advantage, returns = advantages(rollout, part)
     if iteration == 0 and not any(a.any() for a in advantage) and len({float(g[0]) for g in returns}) > 1:
@@ -137,7 +132,7 @@ def _iterate(
     figures = update(learner, rollout, folded, iteration, entropy)
     replay.add(rollout, part.gamma)
     replay_update(learner, replay, iteration)
-    now_PN = players.decide_again(rollout.prompts)
+    now_PN = decisions.decide_again(rollout.prompts)
     figures |= drift(folded, now_PN)
     if part.algorithm == "ppo":
         figures["clip_fraction"] = clip_fraction(rollout, now_PN, part.clip)
@@ -150,15 +145,15 @@ def _iterate(
         **_outcome(rollout),
         **figures,
         "lr": learner.optimizer.param_groups[0]["lr"],
-        "valid_success": _validate(players, world, settings) if validate else None,
+        "valid_success": _validate(decisions, context) if validate else None,
         "seconds": seconds,
     }
 
 
-def _roll_out(learner: Learner, players: Players, settings: Settings, specs: list[EpisodeSpec]) -> Rollout:
+def _roll_out(learner: Learner, decisions: Decisions, context: Context, specs: list[EpisodeSpec]) -> Rollout:
     """This rank's share of the episodes, then everybody's."""
     own = specs[learner.rank :: learner.ranks]
-    rollout = play_episodes(lambda: make_env(settings), players, own, settings.rl.slots)
+    rollout = play_episodes(context.make_env, decisions, own, context.settings.rl.slots)
     if learner.ranks == 1:
         return rollout
     from reflect_rl.training.rollout import merge
@@ -166,10 +161,11 @@ def _roll_out(learner: Learner, players: Players, settings: Settings, specs: lis
     return merge(gather_object([rollout]), len(specs))
 
 
-def _validate(players: Players, world: TextEnv, settings: Settings) -> float:
+def _validate(decisions: Decisions, context: Context) -> float:
     """Greedy success on the valid tasks."""
-    specs = [EpisodeSpec(t, stream_seed(settings.seed, "valid", i)) for i, t in enumerate(tasks_of(world, "valid"))]
-    rollout = play_episodes(lambda: make_env(settings), players, specs, settings.rl.slots, greedy=True)
+    tasks, seed = tasks_of(context.world, "valid"), context.settings.seed
+    specs = [EpisodeSpec(task, stream_seed(seed, "valid", index)) for index, task in enumerate(tasks)]
+    rollout = play_episodes(context.make_env, decisions, specs, context.settings.rl.slots, greedy=True)
     return sum(t.success for t in rollout.trajectories) / len(specs)
 
 

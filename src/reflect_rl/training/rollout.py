@@ -18,9 +18,9 @@ import numpy as np
 
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import advance, begin, check_horizon, expert_choice, facts_of, opened
-from reflect_rl.players.decisions import Players, Read
+from reflect_rl.players.decisions import Answer, Decided, Decisions
 from reflect_rl.players.prompt import Prompt
-from reflect_rl.records import State, StopReason
+from reflect_rl.records import EpisodeMemory, State, StopReason
 from reflect_rl.seeding import stream
 
 
@@ -74,23 +74,9 @@ class Rollout:
         return sum(len(trajectory.rows) for trajectory in self.trajectories)
 
 
-@dataclass(slots=True)
-class _Slot:
-    """An environment with the episode under way, of `horizon` steps. shown: its steps are kept for a reader."""
-
-    env: TextEnv
-    number: int
-    trajectory: Trajectory
-    horizon: int
-    uniforms: Sequence[float]
-    shown: bool
-    state: State
-    key: object | None
-
-
 def play_episodes(
     make_env: Callable[[], TextEnv],
-    players: Players,
+    decisions: Decisions,
     specs: Sequence[EpisodeSpec],
     slots: int,
     greedy: bool = False,
@@ -103,27 +89,42 @@ def play_episodes(
     keep: of an episode's number, whether its steps are kept for a reader. tick: called for every episode that ended.
     """
     started = time.perf_counter()
-    before = dict(players.seconds)
-    play = _Play(players, greedy, keep, tick, iter(enumerate(specs)))
+    before = dict(decisions.seconds)
+    play = _Play(decisions, greedy, keep, tick, iter(enumerate(specs)))
     with opened(make_env) as make_one:
         active = [slot for _ in range(min(slots, len(specs))) if (slot := play.refill(make_one())) is not None]
         while active:
             active = play.act_all([ahead for slot in active if (ahead := play.run_ahead(slot)) is not None])
-    seconds = {name: players.seconds[name] - before[name] for name in before}
+    seconds = {name: decisions.seconds[name] - before[name] for name in before}
     seconds["environment"] = time.perf_counter() - started - sum(seconds.values())
-    return _sorted_rollout(players, [play.done[number] for number in range(len(specs))], seconds)
+    return _rollout([play.done[number] for number in range(len(specs))], seconds)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """An environment with the episode under way. answers: the policy's, a step each. shown: steps are kept."""
+
+    env: TextEnv
+    number: int
+    trajectory: Trajectory
+    horizon: int
+    uniforms: Sequence[float]
+    shown: bool
+    memory: EpisodeMemory
+    state: State
+    answers: list[Answer] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Play:
     """Episodes under way. What moves a slot on returns the one to go on with in its environment, if there is any."""
 
-    players: Players
+    decisions: Decisions
     greedy: bool
     keep: Callable[[int], bool]
     tick: Callable[[int], object]
     specs: Iterator[tuple[int, EpisodeSpec]]
-    done: dict[int, Trajectory] = field(default_factory=dict)
+    done: dict[int, _Slot] = field(default_factory=dict)
 
     def refill(self, env: TextEnv) -> _Slot | None:
         """Begin the next episode, if one is left."""
@@ -136,15 +137,19 @@ class _Play:
         shown = self.keep(number)
         horizon = env.horizon
         uniforms = [] if self.greedy else stream(spec.seed, "choices").random(horizon).tolist()
-        state = State(observation, actions, facts=self._facts(env, shown))
-        key = self.players.key(state, spec.sample)
-        return _Slot(env, number, Trajectory(spec), horizon, uniforms, shown, state, key)
+        settings = self.decisions.prompts.settings
+        memory = EpisodeMemory(settings.history, settings.reflections)
+        state = memory.observe(observation, actions, self._facts(env, shown))
+        return _Slot(env, number, Trajectory(spec), horizon, uniforms, shown, memory, state)
 
     def run_ahead(self, slot: _Slot) -> _Slot | None:
         """Act for as long as the states are known."""
         on: _Slot | None = slot
-        while on is not None and (read := self.players.recall(on.key)) is not None:
-            on = self.act(on, read)
+        while on is not None:
+            decided = self.decisions.known(on.state, on.trajectory.spec.sample)
+            if decided is None:
+                break
+            on = self.act(on, decided)
         return on
 
     def act_all(self, waiting: Sequence[_Slot]) -> list[_Slot]:
@@ -152,81 +157,64 @@ class _Play:
 
         So more reflections are written together, each of which takes many forward passes.
         """
-        alike: dict[object, list[_Slot]] = {}
-        for slot in waiting:
-            alike.setdefault(slot.number if slot.key is None else slot.key, []).append(slot)
-        ready, later = [], []
-        for slots in alike.values():
-            at_hand = self.players.reflector.has_at_hand(slots[0].state, slots[0].trajectory.spec.sample)
-            (ready if at_hand else later).append(slots)
-        now, still = (ready, later) if ready else (later, [])
-        read = self._read([slots[0] for slots in now])
-        acted = [self.act(slot, one) for slots, one in zip(now, read, strict=True) for slot in slots]
-        return [slot for slots in still for slot in slots] + [slot for slot in acted if slot is not None]
+        unwritten = self.decisions.unwritten(*_asked(waiting))
+        now, still = [], []
+        for slot, later in zip(waiting, unwritten, strict=True):
+            (still if later else now).append(slot)
+        if not now:
+            now, still = still, []
+        decided = self.decisions.of(*_asked(now))
+        acted = [self.act(slot, one) for slot, one in zip(now, decided, strict=True)]
+        return still + [slot for slot in acted if slot is not None]
 
-    def _read(self, slots: Sequence[_Slot]) -> list[Read]:
-        """In one call, or one a sample index where that makes a difference."""
-        groups: dict[int, list[_Slot]] = {}
-        for slot in slots:
-            groups.setdefault(slot.trajectory.spec.sample if self.players.reflector.sampled else 0, []).append(slot)
-        read: dict[int, Read] = {}
-        for sample, members in sorted(groups.items()):
-            found = self.players.read([slot.state for slot in members], sample)
-            read.update((slot.number, one) for slot, one in zip(members, found, strict=True))
-        return [read[slot.number] for slot in slots]
-
-    def act(self, slot: _Slot, read: Read) -> _Slot | None:
-        """Take one step from the state that has been read."""
-        state, trajectory = slot.state, slot.trajectory
-        choice = self._choose(slot, read.row)
+    def act(self, slot: _Slot, decided: Decided) -> _Slot | None:
+        """Take one step by a decision."""
+        state, trajectory, answer = slot.state, slot.trajectory, decided.answer
+        choice = self._choose(slot, answer)
         if slot.shown:
-            trajectory.shown.append(Shown(state, read.reflection, expert_choice(slot.env, state.actions)))
+            trajectory.shown.append(Shown(state, decided.reflection, expert_choice(slot.env, state.actions)))
         observation, actions, reward, stop = advance(slot.env, choice)
-        trajectory.rows.append(read.row)
+        slot.answers.append(answer)
         trajectory.choices.append(choice)
         trajectory.rewards.append(reward)
         if stop is not None:
             trajectory.stop = stop
-            self.done[slot.number] = trajectory
+            self.done[slot.number] = slot
             self.tick(1)
             return self.refill(slot.env)
-        check_horizon(slot.env, len(trajectory.rows), slot.horizon, trajectory.spec.task)
-        settings = self.players.prompts.settings
-        history = (*state.history, (state.observation, state.actions[choice]))[-settings.history :]
-        texts = state.reflections if read.reflection is None else (*state.reflections, read.reflection)
-        slot.state = State(
-            observation,
-            actions,
-            history if settings.history else (),
-            self._facts(slot.env, slot.shown),
-            texts[-settings.reflections :] if settings.reflections else (),
-        )
-        slot.key = self.players.key(slot.state, trajectory.spec.sample)
+        check_horizon(slot.env, len(slot.answers), slot.horizon, trajectory.spec.task)
+        slot.memory.acted(choice, decided.reflection)
+        slot.state = slot.memory.observe(observation, actions, self._facts(slot.env, slot.shown))
         return slot
 
-    def _choose(self, slot: _Slot, row: int) -> int:
+    def _choose(self, slot: _Slot, answer: Answer) -> int:
         if self.greedy:
-            return int(self.players.log_probs[row].argmax())
-        cumulative = self.players.cumulative[row]
-        uniform = slot.uniforms[len(slot.trajectory.rows)] * cumulative[-1]
-        return min(bisect_right(cumulative, uniform), len(cumulative) - 1)
+            return int(answer.log_probs_N.argmax())
+        uniform = slot.uniforms[len(slot.answers)] * answer.cumulative[-1]
+        return min(bisect_right(answer.cumulative, uniform), len(answer.cumulative) - 1)
 
     def _facts(self, env: TextEnv, shown: bool) -> Mapping[str, Any]:
-        return facts_of(env) if self.players.reads_facts or shown else {}
+        return facts_of(env) if self.decisions.reads_facts or shown else {}
 
 
-def _sorted_rollout(players: Players, trajectories: list[Trajectory], seconds: dict[str, float]) -> Rollout:
-    """The rows that were met, in an order that does not depend on who met them first."""
-    used = sorted({row for t in trajectories for row in t.rows}, key=lambda row: players.met[row].text)
-    place = {row: index for index, row in enumerate(used)}
-    for trajectory in trajectories:
-        trajectory.rows = [place[row] for row in trajectory.rows]
-    width = max((len(players.log_probs[row]) for row in used), default=1)
-    log_probs_PN = np.full((len(used), width), -np.inf, dtype=np.float32)
-    for index, row in enumerate(used):
-        log_probs_PN[index, : len(players.log_probs[row])] = players.log_probs[row]
-    values_P = np.array([players.values[row] for row in used], dtype=np.float32)
-    return Rollout([players.met[row] for row in used], log_probs_PN, values_P, trajectories, seconds)
+def _asked(slots: Sequence[_Slot]) -> tuple[list[State], list[int]]:
+    return [slot.state for slot in slots], [slot.trajectory.spec.sample for slot in slots]
+
+
+def _rollout(played: Sequence[_Slot], seconds: dict[str, float]) -> Rollout:
+    """The answers that were used, in an order that does not depend on who met them first."""
+    used = {answer.prompt.text: answer for slot in reversed(played) for answer in reversed(slot.answers)}
+    texts = sorted(used)
+    place = {text: index for index, text in enumerate(texts)}
+    width = max((used[text].prompt.actions for text in texts), default=1)
+    log_probs_PN = np.full((len(texts), width), -np.inf, dtype=np.float32)
+    for text, index in place.items():
+        log_probs_PN[index, : used[text].prompt.actions] = used[text].log_probs_N
+    for slot in played:
+        slot.trajectory.rows = [place[answer.prompt.text] for answer in slot.answers]
+    values_P = np.array([used[text].value for text in texts], dtype=np.float32)
+    trajectories = [slot.trajectory for slot in played]
+    return Rollout([used[text].prompt for text in texts], log_probs_PN, values_P, trajectories, seconds)
 
 
 def merge(parts: Sequence[Rollout], episodes: int) -> Rollout:

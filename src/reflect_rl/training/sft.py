@@ -8,15 +8,14 @@ with label smoothing, because an overconfident start leaves RL nothing to explor
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reflect_rl.data.collect import make_env
 from reflect_rl.data.past_reflections import with_notes
 from reflect_rl.data.pool import (
     Label,
@@ -36,7 +35,7 @@ from reflect_rl.lm.encoded import Encoded, compact
 from reflect_rl.lm.models import end_id, pad_id, parameter_count
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.lm.text import encode, encode_all
-from reflect_rl.lm.torch_setup import with_torch
+from reflect_rl.players.context import Context, with_torch
 from reflect_rl.players.labels import find_labels
 from reflect_rl.players.load import MOST_LABELS, forward_rows, load_reflector, local_reflector, policy_prompts
 from reflect_rl.players.policy import Policy
@@ -46,7 +45,6 @@ from reflect_rl.records import Reflection, State
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream
 from reflect_rl.settings import Settings
-from reflect_rl.training.attempts import Attempt, best_attempt
 from reflect_rl.training.fit import fit
 from reflect_rl.training.warm_start import start_model
 
@@ -58,12 +56,9 @@ TextRow = tuple[Encoded, Sequence[int]]
 
 
 @with_torch
-def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
-    """Train the reflector on reflections.jsonl; write reflector/ and reflector.json (agreement with the teacher).
-
-    A small reflector can come out weak. Held-out labels tell, and `reflector_sft.attempts` says how often to train
-    on; what is kept agrees the most with the teacher.
-    """
+def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
+    """Train the reflector on reflections.jsonl; write reflector/ and reflector.json (agreement with the teacher)."""
+    settings = context.settings
     if settings.reflector.kind != "local":
         run.write_json("reflector.json", {"kind": settings.reflector.kind})
         return {"kind": settings.reflector.kind}
@@ -74,29 +69,23 @@ def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dic
     for entry in in_order(pool, settings):
         places.setdefault(entry.id, entry)  # the one that was bought, as were the texts on the steps before it
     train, held = split_held_out(labels, settings.annotate.holdout)
-    task_text = make_env(settings).task_text
     texts = [label.text for label in labels]
-
-    def attempt(number: int, start: Mapping[str, Tensor]) -> Attempt:
-        model, tokenizer = start_model(settings.reflector.model, settings, task_text, pool, texts, "reflector")
-        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        reflector = local_reflector(run, settings, task_text, model, tokenizer)
-        # A repeated label was paid for, but teaches nothing new: every distinct pair is one example.
-        pairs = dict.fromkeys((label.state, label.text) for label in train)
-        rows = [_reflection_row(reflector, places[state], text) for state, text in pairs]
-        for name, weight in trained.items():
-            if name in start:
-                weight.data.copy_(start[name])
-            weight.requires_grad_(True)  # with adapters not all of them
-        loss = text_loss(Backbone(model), rows, pad_id(tokenizer))
-        final = fit(loss, len(rows), model, settings.reflector_sft, run, settings.seed, "reflector", progress, number)
-        # The memo is keyed by the weights, which have changed since the reflector was made.
-        reflector = local_reflector(run, settings, task_text, model, tokenizer)
-        report = agreement(reflector, [(places[label.state], label.text) for label in held])
-        figures = {"kind": "local", "labels": len(train), "parameters": parameter_count(model), "loss": final, **report}
-        return Attempt(figures, trained, partial(save_model, model, tokenizer))
-
-    figures = best_attempt(run, settings.reflector_sft, attempt, progress)
+    model, tokenizer = start_model(settings.reflector.model, context, pool, texts, "reflector")
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    reflector = local_reflector(run, context, model, tokenizer)  # which freezes the model
+    # A repeated label was paid for, but teaches nothing new: every distinct pair is one example.
+    pairs = dict.fromkeys((label.state, label.text) for label in train)
+    rows = [_reflection_row(reflector, places[state], text) for state, text in pairs]
+    for weight in trained:
+        weight.requires_grad_(True)
+    loss = text_loss(Backbone(model), rows, pad_id(tokenizer))
+    final = fit(loss, len(rows), model, settings.reflector_sft, run, settings.seed, "reflector", progress)
+    # The memo is keyed by the weights, which have changed since the reflector was made.
+    reflector = local_reflector(run, context, model, tokenizer)
+    report = agreement(reflector, [(places[label.state], label.text) for label in held])
+    with run.replacing("reflector") as folder:
+        save_model(model, tokenizer, folder)
+    figures = {"kind": "local", "labels": len(train), "parameters": parameter_count(model), "loss": final, **report}
     run.write_json("reflector.json", figures)
     _announce(figures, settings, progress)
     return {key: value for key, value in figures.items() if key != "examples"}
@@ -139,24 +128,24 @@ def _announce(figures: dict[str, Any], settings: Settings, progress: Progress) -
 
 
 @with_torch
-def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]:
+def sft_policy(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     """Train the policy on action_labels.jsonl, with the texts that policy_sft.text says; write policy-sft/."""
+    settings = context.settings
     collected = read_pool(run, settings, reads_facts(settings))
     labels = read_labels(run, collected)
     reflections = read_reflections(run, collected)
     pool = with_notes(collected, reflections, settings.prompt.reflections if reads_reflections(settings) else 0)
-    env = make_env(settings)
     texts = [reflection.text for reflection in reflections]
-    states = _labelled(run, settings, collected, labels, reflections, progress)
-    said = _reflections_to_read(run, settings, states, reflections, progress)
+    states = _labelled(run, context, collected, labels, reflections, progress)
+    said = _reflections_to_read(run, context, states, reflections, progress)
     read = [text for text in said if text]
-    model, tokenizer = start_model(settings.policy.model, settings, env.task_text, pool, texts, "policy", read)
+    model, tokenizer = start_model(settings.policy.model, context, pool, texts, "policy", read)
     names = find_labels(tokenizer, MOST_LABELS) if settings.policy.head == "labels" else None
-    value_head = settings.rl.baseline == "value"
+    value_head = settings.rl.learns_value
     trust = _trust(run) if settings.policy.hedge and settings.reflector.kind != "none" else None
     chunk = forward_rows(settings.compute, model)
     policy = Policy(model, tokenizer, names, value_head, chunk, trust).to(settings.compute.device)
-    prompts = policy_prompts(policy, env.task_text, settings)
+    prompts = policy_prompts(policy, context)
     examples = dict.fromkeys(
         (prompts.policy_prompt(entry.state, text), label.wanted)
         for entry, text, label in zip(states, said, labels, strict=True)
@@ -171,13 +160,14 @@ def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[s
 
 def _labelled(
     run: RunFolder,
-    settings: Settings,
+    context: Context,
     pool: Sequence[PoolState],
     labels: Sequence[Label],
     bought: Sequence[Reflection],
     progress: Progress,
 ) -> list[PoolState]:
     """The state of each action label. Where a past reflection was not bought, the reflector's own is shown."""
+    settings = context.settings
     last: dict[int, int] = {}
     for label in labels:
         last[label.episode] = max(label.step, last.get(label.episode, 0))
@@ -190,7 +180,7 @@ def _labelled(
         written += len(states)
         return reflector().reflect(states)
 
-    reflector = cache(lambda: load_reflector(run, settings, make_env(settings)))
+    reflector = cache(lambda: load_reflector(run, context))
     most = settings.prompt.reflections if reads_reflections(settings) else 0
     at = {(entry.episode, entry.step): entry for entry in with_notes(played, bought, most, write)}
     if written:
@@ -205,9 +195,10 @@ def _trust(run: RunFolder) -> float:
 
 
 def _reflections_to_read(
-    run: RunFolder, settings: Settings, states: Sequence[PoolState], bought: Sequence[Reflection], progress: Progress
+    run: RunFolder, context: Context, states: Sequence[PoolState], bought: Sequence[Reflection], progress: Progress
 ) -> list[str | None]:
     """The text beside each labelled state: the teacher's where it was bought, else the reflector's own."""
+    settings = context.settings
     if settings.reflector.kind == "none":
         return [None] * len(states)
     teacher = {reflection.state: reflection.text for reflection in bought}
@@ -220,7 +211,7 @@ def _reflections_to_read(
             f"{missing} of {len(states)} labelled states have no teacher's text: the reflector's own is read."
         )
     asked = [i for i, entry in enumerate(states) if wants_own[i] or entry.id not in teacher]
-    own = load_reflector(run, settings, make_env(settings)).reflect([states[i].state for i in asked]) if asked else []
+    own = load_reflector(run, context).reflect([states[i].state for i in asked]) if asked else []
     said: dict[int, str | None] = dict(zip(asked, own, strict=True))
     return [said[i] if i in said else teacher[entry.id] for i, entry in enumerate(states)]
 

@@ -139,7 +139,7 @@ def _loss(choices: Choices, rows: Folded, settings: RlSettings, entropy: float) 
     loss = -gain - entropy * (rows.visits_P * entropy_P(log_probs_PN)).sum()
     if rows.anchor_PN is not None:
         loss = loss + settings.anchor * (rows.visits_P * kl_P(log_probs_PN, rows.anchor_PN)).sum()
-    if settings.baseline == "value":
+    if settings.learns_value:
         loss = loss + settings.value_weight * value_error(choices.value_B, rows)
     return loss
 

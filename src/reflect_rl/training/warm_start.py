@@ -10,6 +10,7 @@ from reflect_rl.lm.models import end_id
 from reflect_rl.lm.pretrained import load_pretrained, load_tokenizer
 from reflect_rl.lm.scratch import scratch_model, train_tokenizer
 from reflect_rl.lm.text import most_tokens
+from reflect_rl.players.context import Context
 from reflect_rl.players.labels import candidates, find_labels
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.seeding import stream_seed
@@ -26,8 +27,7 @@ CONTEXT_STEP = 64
 
 def start_model(
     part: ModelSettings,
-    settings: Settings,
-    task_text: str,
+    context: Context,
     pool: Sequence[PoolState],
     reflections: Sequence[str],
     who: str,
@@ -37,12 +37,13 @@ def start_model(
 
     reflections: the teacher's texts that were bought. read: the texts that the policy's examples show.
     """
+    settings = context.settings
     if part.source != "scratch":
         return load_pretrained(part, settings.compute.device, stream_seed(settings.seed, f"init {who}"))
     most = max(len(entry.state.actions) for entry in pool)
     labels = [label for label, _ in zip(candidates(), range(max(2, int(most * SPARE))), strict=False)]
     shown = labels if settings.policy.head == "labels" else None
-    builder = PromptBuilder(task_text, settings.prompt, shown)
+    builder = PromptBuilder(context.world.task_text, settings.prompt, shown)
     longest = max(reflections, key=len, default="")
     texts = dict.fromkeys(builder.policy_prompt(entry.state, longest).text for entry in pool)
     tokenizer = train_tokenizer([*texts, *dict.fromkeys(reflections), *labels])
@@ -54,8 +55,8 @@ def start_model(
     else:
         prompt = most_tokens(tokenizer, (builder.policy_prompt(entry.state, "").text for entry in pool))
         needed = max(SPARE * (prompt + told), prompt + 1 + _most_written(tokenizer, settings))
-    context = -(-max(int(needed), part.context) // CONTEXT_STEP) * CONTEXT_STEP
-    model = scratch_model(part, len(tokenizer), context, stream_seed(settings.seed, f"init {who}"), end_id(tokenizer))
+    positions = -(-max(int(needed), part.context) // CONTEXT_STEP) * CONTEXT_STEP
+    model = scratch_model(part, len(tokenizer), positions, stream_seed(settings.seed, f"init {who}"), end_id(tokenizer))
     return model.to(settings.compute.device), tokenizer  # type: ignore[arg-type]
 
 

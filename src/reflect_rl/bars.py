@@ -1,4 +1,4 @@
-"""Progress on the terminal: bars with rate and time left; plain lines now and then where there is no terminal."""
+"""Progress that people see: bars with rate and time left in a terminal or a notebook, elsewhere a line now and then."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, TextIO
 
 from reflect_rl.progress import Bar, Progress
@@ -15,7 +16,7 @@ QUIET_SECONDS = 15.0
 """Without a terminal, a bar writes a line no more often than this."""
 
 
-class CliProgress(Progress):
+class Bars(Progress):
     """Writes to stderr, so that stdout stays for results. On a terminal that is TERM=dumb there are no bars either.
 
     A warning is yellow on a terminal; NO_COLOR and FORCE_COLOR, if they are not empty, say never and always.
@@ -28,16 +29,19 @@ class CliProgress(Progress):
 
     @contextmanager
     def bar(self, what: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Bar]:
-        if not self.terminal:
+        options: dict[str, Any] = {"desc": what, "total": total, "initial": done, "unit": f" {unit}"}
+        if self.terminal:
+            from tqdm import tqdm
+
+            options |= {"file": self.stream, "dynamic_ncols": True, "mininterval": 0.2}
+        elif _in_notebook():
+            from tqdm.notebook import tqdm
+        else:
             line = _Lines(self.stream, what, total, unit, done)
             yield line
             line.finish()
             return
-        from tqdm import tqdm
-
-        with tqdm(
-            desc=what, total=total, initial=done, unit=f" {unit}", file=self.stream, dynamic_ncols=True, mininterval=0.2
-        ) as bar:
+        with tqdm(**options) as bar:
             yield _TqdmBar(bar)
 
     def say(self, text: str) -> None:
@@ -53,6 +57,11 @@ class CliProgress(Progress):
             tqdm.write(text, file=self.stream)  # above the bars
         else:
             print(text, file=self.stream, flush=True)
+
+
+def _in_notebook() -> bool:
+    """Whether this is a notebook's kernel that can show widgets."""
+    return "ipykernel" in sys.modules and find_spec("ipywidgets") is not None
 
 
 class _TqdmBar:

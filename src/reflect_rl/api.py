@@ -1,0 +1,124 @@
+"""Runs from Python: `run` trains an agent, and `Run` is what lies in a run folder.
+
+import reflect_rl as rr
+
+trained = rr.run("taxi", out="runs/mine", seed=3, overrides={"rl.iterations": 30})
+print(trained.results["panels"]["test"]["greedy"]["success"])
+agent = trained.agent()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reflect_rl.bars import Bars
+from reflect_rl.config import load_settings, parse_settings
+from reflect_rl.errors import SettingsError
+from reflect_rl.pipeline.run import run_pipeline
+from reflect_rl.progress import Progress
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.outputs import output_folder
+from reflect_rl.runs.trained import read_config, trained_settings
+from reflect_rl.settings import Settings
+
+if TYPE_CHECKING:
+    from reflect_rl.players.agent import Agent
+    from reflect_rl.players.decisions import Decisions
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder, finished or not.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def settings(self) -> Settings:
+        """What the run was last asked for. Raises RunFolderError if the folder is not a run's."""
+        return read_config(RunFolder(self.path))
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The figures of the last evaluation (results.json; docs/files.md explains every field).
+
+        Raises RunFolderError if the agent has not been evaluated.
+        """
+        return RunFolder(self.path).read_json("results.json")
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """A row an RL iteration (metrics.jsonl). Raises RunFolderError if there was no RL."""
+        return RunFolder(self.path).read_jsonl("metrics.jsonl", dict)
+
+    @property
+    def report(self) -> Path:
+        """The page with results, episodes and learning curves."""
+        return self.path / "report.html"
+
+    def agent(self, progress: Progress | None = None) -> Agent:
+        """The trained agent. Raises RunFolderError if there is none yet."""
+        from reflect_rl.players.agent import Agent
+
+        return Agent.load(self.path, progress)
+
+    def players(self, policy: str = "policy") -> Decisions:
+        """Reflector and policy as they play in training. policy: "policy", or "policy-sft" for the one before RL."""
+        from reflect_rl.players.context import Context
+        from reflect_rl.players.load import load_decisions, load_policy
+
+        folder = RunFolder(self.path)
+        context = Context(trained_settings(folder, Progress()))
+        return load_decisions(folder, context, load_policy(folder / policy, context.settings))
+
+
+def run(
+    recipe: str | Path | Settings | Mapping[str, Any],
+    out: str | Path | None = None,
+    *,
+    seed: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    until: str | None = None,
+    store: str | Path | None = None,
+    progress: Progress | bool = True,
+) -> Run:
+    """Run a recipe from beginning to end; what is done already is skipped, and an interrupted run continues.
+
+    Args:
+        recipe: a recipe's name, a YAML file, settings, or a mapping of settings as in a recipe.
+        out: the run folder; by default runs/RECIPE, or runs/RECIPE-seedN with a seed.
+        seed: of all randomness.
+        overrides: settings by dotted name, such as {"rl.iterations": 30}.
+        until: the last stage to run.
+        store: a folder in which runs share finished stages.
+        progress: bars in a terminal or a notebook; False: silent; or a Progress of your own.
+
+    Raises:
+        SettingsError: an unknown or impossible setting; or settings without `out`.
+        ReflectRLError: whatever else cannot work; the message says what to do.
+    """
+    own = {**(overrides or {}), **({} if seed is None else {"seed": seed})}
+    if isinstance(recipe, str | Path):
+        settings, out = load_settings(recipe, own), default_folder(recipe, own) if out is None else out
+    elif out is None:
+        raise SettingsError('Settings have no name to call a run folder by. Say where it should be: out="runs/mine".')
+    else:
+        given = recipe.model_dump() if isinstance(recipe, Settings) else recipe
+        settings = parse_settings(given, own)
+    folder = output_folder(out, "out")
+    shared = None if store is None else output_folder(store, "store")
+    shown = progress if isinstance(progress, Progress) else Bars() if progress else Progress()
+    run_pipeline(settings, folder, shown, store=shared, until=until)
+    return Run(folder)
+
+
+def default_folder(recipe: str | Path, overrides: Mapping[str, Any]) -> Path:
+    """runs/RECIPE, or runs/RECIPE-seedN where the seed was chosen."""
+    suffix = f"-seed{overrides['seed']}" if "seed" in overrides else ""
+    return Path("runs") / f"{Path(recipe).stem}{suffix}"

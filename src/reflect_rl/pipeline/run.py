@@ -1,0 +1,30 @@
+"""A whole run: every stage of a recipe, the guard among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from reflect_rl.config import load_settings
+from reflect_rl.pipeline import guard, stages
+from reflect_rl.pipeline.runner import run_stages
+from reflect_rl.players.context import StageFunction
+from reflect_rl.progress import Progress
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.settings import Settings
+
+
+def run_pipeline(
+    recipe: str | Path | Settings, out: str | Path, progress: Progress | None = None, **options: Any
+) -> RunFolder:
+    """Run the stages of a recipe in the folder `out`, skipping what is done; the run folder.
+
+    options: those of `runner.run_stages`, which also says what is raised.
+    """
+    settings = recipe if isinstance(recipe, Settings) else load_settings(recipe)
+    return run_stages(settings, out, progress or Progress(), stage_function, **options)
+
+
+def stage_function(name: str) -> StageFunction:
+    """What a stage runs."""
+    return guard.guard if name == "guard" else stages.stage_function(name)

@@ -1,0 +1,45 @@
+"""What every stage needs and what follows from the settings alone, made when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, wraps
+from typing import Any
+
+from reflect_rl.envs.base import TextEnv
+from reflect_rl.envs.registry import make
+from reflect_rl.lm.torch_setup import torch_set_up
+from reflect_rl.progress import Progress
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.settings import Settings
+
+
+class Context:
+    """The settings of a run with its world. The runner makes one for all stages."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def world(self) -> TextEnv:
+        """One environment that nobody plays in, for its tasks and texts."""
+        return self.make_env()
+
+    def make_env(self) -> TextEnv:
+        """A new environment of the run's world, with its horizon."""
+        return make(self.settings.env.name, **{"horizon": self.settings.env.horizon, **self.settings.env.options})
+
+
+StageFunction = Callable[[RunFolder, Context, Progress], dict[str, Any]]
+"""A stage reads files of the run folder and writes files; it returns counts for its manifest."""
+
+
+def with_torch(stage: StageFunction) -> StageFunction:
+    """A stage that computes with torch, which is set up as the settings say while it runs."""
+
+    @wraps(stage)
+    def set_up(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
+        with torch_set_up(context.settings.compute):
+            return stage(run, context, progress)
+
+    return set_up
