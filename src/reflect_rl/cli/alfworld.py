@@ -63,8 +63,10 @@ def verify(
         train, valid_train, valid_seen or valid_unseen; all by default.
     grammars
         move, put, or both with a comma; both by default, and of generated games move, the only one they have.
+    seed
+        Draws the games and the walks.
     patched
-        Remember what the real engine parses again at every step: the same texts, several times as fast.
+        Cache what the real engine parses again at every step: the same texts, several times as fast.
     workers
         Real engines at a time, a process each.
     out
