@@ -98,15 +98,22 @@ def from_gymnasium(
     task_text: str = "",
     name: str = "",
 ) -> type[GymnasiumTextEnv]:
-    """The class of a TextEnv that wraps `env`.
+    """The class of a TextEnv that wraps a Gymnasium environment with discrete actions.
 
-    env: a Gymnasium id, or a function that makes the environment. render: writes the text that the players read.
-    actions: a name for each discrete action, in their order. success: judges the last step; by default, terminated with
-    a reward above 0. tasks: how many start seeds for train, valid and test. horizon: the default. task_text: the rules,
-    told once. name: of the class.
+    Args:
+        env: a Gymnasium id, or a function that makes the environment.
+        render: `render(observation, env)` writes the text that the players read.
+        actions: a name for each discrete action, in order.
+        success: `success(observation, reward, terminated)` judges the last step; by default, success is a terminated
+            episode whose last reward is above 0.
+        tasks: the number of start seeds for train, valid and test.
+        horizon: the default horizon.
+        task_text: the rules, told to the players once.
+        name: the name of the class.
 
-    Raises EnvironmentContractError for names that are empty or not distinct, and for a split without a task; making the
-    world raises it if the action space is not discrete with as many actions.
+    Raises:
+        EnvironmentContractError: action names are empty or not distinct, or a split has no task. Making the world
+            raises it if the action space is not discrete with as many actions.
     """
     if not actions or len(set(actions)) < len(actions) or not all(isinstance(a, str) and a for a in actions):
         raise EnvironmentContractError(f"actions is {list(actions)!r}; give one distinct, non-empty name an action.")

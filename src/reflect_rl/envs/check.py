@@ -19,7 +19,14 @@ from reflect_rl.errors import EnvironmentContractError
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One promise of the contract. ok: whether it is kept. detail: what was seen. mend: what to do if it is not."""
+    """One promise of the contract.
+
+    Attributes:
+        ok: whether the promise is kept.
+        promise: its name.
+        detail: what was seen.
+        mend: what to do if it is not kept.
+    """
 
     ok: bool
     promise: str
@@ -36,9 +43,13 @@ class Finding:
 
 
 def check(make_env: MakeEnv) -> list[Finding]:
-    """Probe an environment: a finding for each promise that could be judged. Raises nothing that its code raises.
+    """Probe an environment. Errors that its code raises become findings.
 
-    make_env: makes a new instance at each call. That a world takes a horizon is looked at if this does.
+    Args:
+        make_env: makes a new instance at each call. Whether the world takes a horizon is checked if this function does.
+
+    Returns:
+        A finding for each promise that could be judged.
     """
     found: dict[str, Finding] = {}
     for promise, probe in PROBES.items():

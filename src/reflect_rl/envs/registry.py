@@ -26,9 +26,14 @@ _WORLDS: dict[str, str | type[TextEnv]] = {
 
 
 def register(name: str, world: str | type[TextEnv]) -> None:
-    """Make a world known under a name of its own. world: the class, or "module:Class", imported when first made.
+    """Give a world a name of its own in this process.
 
-    Raises EnvironmentContractError if the name is taken by another world, or could be taken for "module:Class".
+    Args:
+        name: the name, without a colon.
+        world: the class, or "module:Class", which is imported when the world is first made.
+
+    Raises:
+        EnvironmentContractError: another world has this name, or it has a colon.
     """
     if not name or ":" in name:
         raise EnvironmentContractError(f"A world cannot be registered as {name!r}: choose a name without a colon.")
@@ -43,13 +48,18 @@ def names() -> tuple[str, ...]:
 
 
 def make(name: str, **options: Any) -> TextEnv:
-    """A new world. name: a registered one, or "module:Class" (also from the current directory). options: its arguments.
+    """Make a world.
 
-    Of the current directory, the module named is looked for first; what it imports, after everything else. Once it is
-    imported, `sys.path` is what it was: a module that imports later from beside itself needs its folder there.
+    A module in the current directory comes before an installed one of the same name; what it imports is looked for
+    there last. `sys.path` is restored after the import: a module that imports something later needs its folder on it.
 
-    Raises EnvironmentContractError, saying which: no such name, module or class; not a TextEnv; options refused; what
-    it declares (horizon, task_text, stages, teachers) is not what the contract says.
+    Args:
+        name: a registered name, or "module:Class" (also from the current directory).
+        options: the arguments of its constructor.
+
+    Raises:
+        EnvironmentContractError: there is no such name, module or class; it is not a TextEnv; it refuses the options;
+            or it declares (horizon, task_text, stages, teachers) what the contract does not allow.
     """
     from reflect_rl.envs.checked import check_declared
 
