@@ -16,13 +16,14 @@ from sphinx.util import logging
 import reflect_rl
 
 project = "reflect-rl"
-author = copyright = "the authors of reflect-rl"
+author = "the authors of reflect-rl"
 version = release = reflect_rl.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = f"{project} {version}"
 html_copy_source = False
+html_show_copyright = False
 html_math_renderer = "mathml"
 
 default_role = "code"  # docstrings write code between single backticks

@@ -22,20 +22,22 @@ HEAD = """\
 
 # Commands
 
-`reflect-rl COMMAND`, or `python -m reflect_rl COMMAND`. In a checkout, `make install` puts it at `.venv/bin/reflect-rl`. Every command has `--help`.
+`reflect-rl`, or `python -m reflect_rl`, is followed by one of these commands; `--help` says more about each. In a
+checkout, `make install` puts it at `.venv/bin/reflect-rl`.
 
 - User errors print one message and exit with code 2; earlier results are kept.
 - An interrupted run exits with code 130 and continues with the same command.
 - An output never replaces an input, a folder, or a file that the same command did not write.
 
-All exit codes are in [architecture.md](architecture.md#exit-codes). [running.md](running.md) has pretrained models, GPUs and several processes.
+All exit codes are in [architecture.md](architecture.md#exit-codes). [running.md](running.md) has pretrained models,
+GPUs and several processes.
 """
 SETTINGS = "Takes any [setting](settings.md) as an option, such as `--rl.iterations 30`."
 
 
 def cli_page() -> str:
     """The page as text: a table of all commands, then a section for each."""
-    made = _sections(app.generate_docs(output_format="markdown"))
+    made = _sections(app.generate_docs())
     blocks = [HEAD, "| command | what it does |\n| --- | --- |"]
     for names in GROUPS.values():
         for name in names:
@@ -51,11 +53,18 @@ def _sections(page: str) -> dict[str, str]:
     parts = re.split(r"^## (?=reflect-rl )", page, flags=re.MULTILINE)[1:]
     found = {}
     for part in parts:
+        part = re.sub(r"^(#* ?)(reflect-rl .*)\n\n```console\n(.*)", _with_usage, part, flags=re.MULTILINE)
         text = re.sub(r"^#", "##", f"## {part}", flags=re.MULTILINE).replace("```console", "```text")
         text = re.sub(r"^    (?=\S)", "  ", text, flags=re.MULTILINE)  # the second line of an item
         text = text.replace(" *[default: False]*", "").replace("**Parameters**", "**Options**")
         found[part.split()[1]] = text
     return found
+
+
+def _with_usage(found: re.Match[str]) -> str:
+    """A heading and its usage line, which cyclopts begins with the name of whatever program writes it."""
+    arguments = re.search(r" (\[|--|[A-Z]).*", found[3])
+    return f"{found[1]}{found[2]}\n\n```console\n{found[2]}{arguments[0] if arguments else ''}"
 
 
 def _with_settings(name: str, section: str) -> str:

@@ -241,19 +241,8 @@ def compare(
     default = Path("runs") / f"{Path(recipe).stem}-{Path(plan).stem}"
     folder = output_folder(default if out is None else out, "--out")
     asked = shlex.join(["reflect-rl", *sys.argv[1:]])
-    path = run_comparison(
-        recipe,
-        folder,
-        numbers,
-        names(regimes),
-        names(arms),
-        overrides,
-        workers,
-        Bars(),
-        asked,
-        gather_only,
-        plan,
-    )
+    narrowed = names(regimes), names(arms)
+    path = run_comparison(recipe, folder, numbers, *narrowed, overrides, workers, Bars(), asked, gather_only, plan)
     print(compare_terminal(json.loads(path.read_text(encoding="utf-8"))))
 
 
