@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CORE, REST = "--editable .", "--editable '.[test]'"
+CORE, REST, DOCS = "--editable .", "--editable '.[test]'", "--editable '.[docs]'"
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -25,7 +25,13 @@ def installs(target: str, venv: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("target", "wanted"),
-    [("demo", [CORE]), ("install", [CORE, REST]), ("test", [CORE, REST]), ("lint", [CORE, REST])],
+    [
+        ("demo", [CORE]),
+        ("install", [CORE, REST]),
+        ("test", [CORE, REST]),
+        ("lint", [CORE, REST]),
+        ("docs", [CORE, DOCS]),
+    ],
 )
 def test_a_target_installs_what_it_needs_and_no_more(target: str, wanted: list[str], tmp_path: Path) -> None:
     assert installs(target, tmp_path / "venv") == wanted
