@@ -7,6 +7,7 @@ change. Rollout, evaluation and `Agent` ask this table and nothing else.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -38,6 +39,12 @@ class Answer:
     log_probs_N: np.ndarray
     cumulative: list[float]
     value: float
+
+    def choose(self, uniform: float | None = None) -> int:
+        """The likeliest action (the first of equals); with a number from [0, 1), the one drawn by it."""
+        if uniform is None:
+            return int(self.log_probs_N.argmax())
+        return min(bisect_right(self.cumulative, uniform * self.cumulative[-1]), len(self.cumulative) - 1)
 
 
 class Decided(NamedTuple):
