@@ -18,7 +18,7 @@ from reflect_rl.errors import SettingsError
 from reflect_rl.lm.encoded import Encoded
 from reflect_rl.players.context import Context
 from reflect_rl.players.decisions import Decisions
-from reflect_rl.players.load import load_policy, load_reflector, policy_prompts
+from reflect_rl.players.load import load_decisions, load_policy
 from reflect_rl.players.reflector import NoReflector
 from reflect_rl.progress import Progress
 from reflect_rl.records import State
@@ -35,9 +35,8 @@ TinySettings = Callable[..., Settings]
 @pytest.fixture
 def arm(warmed: RunFolder, tiny: TinySettings) -> Arm:
     settings = tiny({"rl.epochs": 1, "rl.minibatches": 1, "rl.max_grad_norm": 1e9, "rl.warmup": 0})
-    world = Context(settings).make_env()
-    policy, reflector = load_policy(warmed / "policy-sft", settings), load_reflector(warmed, Context(settings))
-    return Arm(settings, world, Decisions(policy, reflector, policy_prompts(policy, Context(settings))))
+    context = Context(settings)
+    return Arm(context, load_decisions(warmed, context, load_policy(warmed / "policy-sft", settings)))
 
 
 @pytest.fixture
@@ -58,14 +57,14 @@ def test_plain_and_ours_give_the_same_choice_probabilities(arm: Arm, rollout: Ro
 
 def test_plain_and_ours_write_the_same_reflections(arm: Arm) -> None:
     assert arm.local is not None
-    states = [State(*_start(arm, task)) for task in arm.world.tasks("train")]
+    states = [State(*_start(arm, task)) for task in arm.context.world.tasks("train")]
     texts = plain.PlainReflector.of(arm.local).reflect(states)
     assert texts == arm.local.reflect(states)
     assert any(texts)
 
 
 def _start(arm: Arm, task: str) -> tuple[str, tuple[str, ...]]:
-    observation, info = arm.world.reset(seed=0, options={"task": task})
+    observation, info = arm.context.world.reset(seed=0, options={"task": task})
     return observation, info["actions"]
 
 

@@ -10,11 +10,8 @@ import torch
 from torch import Tensor
 
 import tiny_models
-from corridor import Corridor
 from reflect_rl.lm.backbone import Backbone, TokenBatch
-from reflect_rl.players import agent as agent_module
 from reflect_rl.players import reflector as reflector_module
-from reflect_rl.players.agent import Agent
 from reflect_rl.players.context import Context
 from reflect_rl.players.load import forward_rows, load_policy, load_reflector, policy_prompts
 from reflect_rl.players.memo import Memo
@@ -83,24 +80,6 @@ def test_by_default_the_device_decides(device: Any, rows: int, fast: int, plain:
     compute = ComputeSettings(device=device, rows=rows)
     assert forward_rows(compute, tiny_models.gpt2()) == fast
     assert forward_rows(compute, tiny_models.llama()) == plain
-
-
-@pytest.mark.parametrize(("device", "rows"), [("cpu", 0), ("cuda", 1)])
-def test_an_agent_on_a_gpu_reads_its_one_prompt_and_no_copies(
-    device: str, rows: int, warmed: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a CPU, where a decision is the same bits in any company, it reads what training reads."""
-    asked: list[int] = []
-    policy = load_policy(warmed / "policy-sft", tiny())
-
-    def load(_: Any, settings: Settings, *__: Any) -> Any:
-        asked.append(settings.compute.rows)
-        return policy
-
-    monkeypatch.setattr(agent_module, "load_policy", load)
-    monkeypatch.setattr(agent_module, "load_reflector", load)
-    Agent(warmed, tiny({"compute.device": device}), Corridor())
-    assert asked == [rows, rows]
 
 
 def test_a_memo_on_disk_holds_a_bounded_number_of_texts_in_memory(

@@ -317,7 +317,7 @@ def test_an_agent_whose_probabilities_are_not_finite_does_not_act(run: Path) -> 
     observation, info = agent.world.reset(seed=0)
     agent.act(observation, info["actions"], agent.world.describe())
     with torch.no_grad():
-        agent._policy.model.transformer.ln_f.bias.fill_(math.nan)  # type: ignore[union-attr]
+        agent._decisions.policy.model.transformer.ln_f.bias.fill_(math.nan)  # type: ignore[union-attr]
     with pytest.raises(ReflectRLError, match="probabilities are not finite"):
         agent.act(observation, info["actions"], agent.world.describe())
 

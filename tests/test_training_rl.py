@@ -283,11 +283,12 @@ LAUNCHED = """
 import sys
 from conftest import TINY
 from reflect_rl.config import parse_settings
+from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.training.rl import rl
 import json
-rl(RunFolder(sys.argv[1]), parse_settings({}, TINY | json.loads(sys.argv[2])), Progress())
+rl(RunFolder(sys.argv[1]), Context(parse_settings({}, TINY | json.loads(sys.argv[2]))), Progress())
 """
 
 

@@ -130,7 +130,7 @@ def test_the_policy_reads_the_texts_that_the_settings_name(warmed: RunFolder, ti
     bought = warmed.read_jsonl("reflections.jsonl", Reflection.from_json)
     teacher = {r.state: r.text for r in bought}
     states = [entry for entry in states if entry.id in teacher]
-    read = sft._reflections_to_read(warmed, settings, states, bought, Progress())
+    read = sft._reflections_to_read(warmed, Context(settings), states, bought, Progress())
     own = load_reflector(warmed, Context(settings)).reflect([entry.state for entry in states])
     hers = sum(text == teacher[entry.id] for text, entry in zip(read, states, strict=True))
     his = sum(text == said for text, said in zip(read, own, strict=True))
@@ -148,7 +148,7 @@ def test_states_without_a_teachers_text_are_announced(warmed: RunFolder, tiny: T
     settings = tiny()
     states = read_pool(warmed, settings)[:20]
     bought = [Reflection(states[0].id, "Only one.", "t")]
-    read = sft._reflections_to_read(warmed, settings, states, bought, heard)
+    read = sft._reflections_to_read(warmed, Context(settings), states, bought, heard)
     assert read[0] == "Only one."
     assert any("have no teacher's text" in warning for warning in heard.warned)
 
@@ -249,7 +249,7 @@ def test_fresh_adapters_follow_the_seed_of_the_run(tiny: Tiny, tmp_path: Path) -
     part = ModelSettings(source=str(tmp_path / "base"), lora_rank=2)
 
     def adapters(seed: int) -> list[torch.Tensor]:
-        model, _ = start_model(part, tiny({"seed": seed}), "", [], [], "policy")
+        model, _ = start_model(part, Context(tiny({"seed": seed})), [], [], "policy")
         return [weight for name, weight in model.named_parameters() if "lora_A" in name]
 
     assert all(torch.equal(one, other) for one, other in zip(adapters(0), adapters(0), strict=True))

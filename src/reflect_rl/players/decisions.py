@@ -94,27 +94,33 @@ class Decisions:
 
     def unwritten(self, states: Sequence[State], samples: Sequence[int]) -> list[bool]:
         """Whether the reflection on each state has yet to be written, which takes many forward passes."""
-        keys = [self._key(state, sample) for state, sample in zip(states, samples, strict=True)]
-        first = {key: place for place, key in reversed(list(enumerate(keys)))}
-        missing = {key: not self.reflector.has_at_hand(states[place], samples[place]) for key, place in first.items()}
+        keys = self._keys(states, samples)
+        missing = {
+            key: not self.reflector.has_at_hand(states[place], samples[place]) for key, place in _first(keys).items()
+        }
         return [missing[key] for key in keys]
 
     def of(self, states: Sequence[State], samples: Sequence[int] | None = None) -> list[Decided]:
         """The decision in each state. samples: tells apart several sampled reflections on one state."""
         samples = [0] * len(states) if samples is None else samples
+        keys = self._keys(states, samples)
+        first = _first(keys)
         started = time.perf_counter()
-        texts = self._reflect(states, samples)
+        texts = self._reflect([states[place] for place in first.values()], [samples[place] for place in first.values()])
         reflected = time.perf_counter()
-        prompts = [self.prompts.policy_prompt(state, text) for state, text in zip(states, texts, strict=True)]
+        prompts = [self.prompts.policy_prompt(states[p], text) for p, text in zip(first.values(), texts, strict=True)]
         fresh = {prompt.text: prompt for prompt in prompts if prompt.text not in self._answers}
         if fresh:
             self._decide(list(fresh.values()))
-        decided = [Decided(self._answers[p.text], text) for p, text in zip(prompts, texts, strict=True)]
-        for state, sample, prompt, text in zip(states, samples, prompts, texts, strict=True):
-            self._keep_told(self._key(state, sample), prompt, text)
+        decided = {
+            key: Decided(self._answers[prompt.text], text)
+            for key, prompt, text in zip(first, prompts, texts, strict=True)
+        }
+        for key, prompt, text in zip(first, prompts, texts, strict=True):
+            self._keep_told(key, prompt, text)
         self.seconds["reflect"] += reflected - started
         self.seconds["policy"] += time.perf_counter() - reflected
-        return decided
+        return [decided[key] for key in keys]
 
     def decide_again(self, prompts: Sequence[Prompt]) -> Tensor:
         """log_probs_PN of distinct prompts after a change of weights; all other answers are dropped.
@@ -129,6 +135,11 @@ class Decisions:
         if isinstance(self.reflector, ScriptedReflector):
             return None
         return self.prompts.key(state), sample if self.reflector.sampled else 0
+
+    def _keys(self, states: Sequence[State], samples: Sequence[int]) -> list[object]:
+        """A key for each state; where there is none, the place of the state, so that no two are alike."""
+        keys = [self._key(state, sample) for state, sample in zip(states, samples, strict=True)]
+        return [place if key is None else key for place, key in enumerate(keys)]
 
     def _reflect(self, states: Sequence[State], samples: Sequence[int]) -> list[str | None]:
         """In one call, or one a sample where that makes a difference."""
@@ -157,8 +168,8 @@ class Decisions:
             self._answers[prompt.text] = Answer(prompt, row_N[:n].copy(), sums[:n], value)
         return log_probs_BN
 
-    def _keep_told(self, key: object | None, prompt: Prompt, text: str | None) -> None:
-        if key is not None and key not in self._told:
+    def _keep_told(self, key: object, prompt: Prompt, text: str | None) -> None:
+        if not isinstance(key, int) and key not in self._told:
             self._told[key] = prompt, text
             self._told_bytes += 4 * len(prompt.text)
 
@@ -166,3 +177,11 @@ class Decisions:
         for table in (self._told, self._answers, self._known):
             table.clear()
         self._told_bytes = self._answer_bytes = 0
+
+
+def _first(keys: Sequence[object]) -> dict[object, int]:
+    """The first place of each key, in order."""
+    first: dict[object, int] = {}
+    for place, key in enumerate(keys):
+        first.setdefault(key, place)
+    return first
