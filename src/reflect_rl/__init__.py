@@ -10,6 +10,7 @@ The public names, each imported only when it is first used, so that `import refl
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 
 __version__ = "0.1.0"
@@ -63,3 +64,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})
+
+
+if "gymnasium" in sys.modules:
+    import_module("reflect_rl.envs.gym")  # registers the worlds with it

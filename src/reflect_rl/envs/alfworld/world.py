@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
@@ -15,6 +15,7 @@ from reflect_rl.envs.alfworld.facts import split_intro
 from reflect_rl.envs.alfworld.prior import NO_PRIOR, train_prior
 from reflect_rl.envs.alfworld.searcher import Reader, Searcher, is_lost
 from reflect_rl.envs.alfworld.teacher import STYLES, describe, teach
+from reflect_rl.envs.gym import ActionMask
 from reflect_rl.envs.simple import SimpleTextEnv, unknown
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason
@@ -76,7 +77,6 @@ class Alfworld(SimpleTextEnv):
     v1: first version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}  # type: ignore[misc]
     task_text = "Do the household task in this room."
     teachers = tuple(STYLES)
 
@@ -96,12 +96,11 @@ class Alfworld(SimpleTextEnv):
         step_reward: float = 0.0,
         render_mode: str | None = None,
     ) -> None:
-        super().__init__(horizon)
+        super().__init__(horizon, render_mode)
         named = (("engine", engine, ENGINES), ("grammar", grammar, GRAMMARS), ("expert", expert, EXPERTS))
         for option, given, known in (*named, ("test_split", test_split, (*TEST_SPLITS, HELD_OUT))):
             if given not in known:
                 raise EnvironmentContractError(unknown(option, given, known))
-        self.render_mode = render_mode
         self.engine, self.grammar, self.data, self.expert_name = engine, grammar, data, expert
         self.families = _families(task_types)
         self.train_families = self.families if train_types is None else _families(train_types)
@@ -191,10 +190,6 @@ class Alfworld(SimpleTextEnv):
             raise EnvironmentContractError("There is no game before reset(). Call reset() to begin one.")
         return self._game
 
-    def render(self) -> str | None:  # type: ignore[override]
-        """The observation now, with render_mode "ansi"."""
-        return self.observe() if self.render_mode == "ansi" else None
-
     def close(self) -> None:
         """End the engine's process, if it has one."""
         if self._game is not None:
@@ -257,6 +252,17 @@ class Alfworld(SimpleTextEnv):
 
         self._process = self._process or RealProcess()
         return RealAlfred(game, grammar=self.grammar, seed=self.game_seed, shuffle=self.shuffle, process=self._process)
+
+
+class GymnasiumAlfworld(ActionMask, Alfworld):
+    """Alfworld as `gymnasium.make("reflect_rl/Alfworld-v0")` gives it.
+
+    An inadmissible action gets the engine's answer to an inadmissible command: "Nothing happens."
+    """
+
+    def idle(self) -> float:
+        self._text = self.game.step("")
+        return self.step_reward
 
 
 def _families(task_types: str | Iterable[str]) -> tuple[str, ...]:
