@@ -11,16 +11,15 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from reflect_rl.envs.alfworld.archive import Archive
+from reflect_rl.envs.alfworld.game import MAX_GAME_BYTES, GameFile, read_game
+from reflect_rl.envs.alfworld.rules import mask_task
+from reflect_rl.envs.simple import unknown
 from reflect_rl.errors import ReflectRLError
-
-if TYPE_CHECKING:
-    from reflect_rl.envs.alfworld.game import GameFile
 
 TASK_TYPES = {
     "pick_and_place_simple": "pick and place",
@@ -41,8 +40,6 @@ PUBLISHED: Mapping[str, tuple[int, ...]] = {
 SPLITS = tuple(PUBLISHED)
 GAME = "game.tw-pddl"
 SOLVABLE = re.compile(rb'(?<!\\)"solvable"\s*:\s*(true|false)\s*[,}]')
-MAX_GAME_BYTES = 20_000_000
-"""Real games have at most 0.2 MB."""
 HOW_TO_GET = (
     'Get it by: pip install "reflect-rl[alfworld]" && alfworld-download (into $ALFWORLD_DATA, else ~/.cache/alfworld). '
     "If you have it elsewhere, give its path or set ALFWORLD_DATA."
@@ -116,54 +113,31 @@ class AlfworldData:
         known = {*self._files, *(each for each in packed if _playable(*each.split("/")[1:]))}
         return tuple(sorted(known, key=lambda each: (SPLITS.index(each.split("/")[0]), each)))
 
-    def games(self, split: str | None = None, types: Iterable[str] | None = None) -> tuple[str, ...]:
-        """The ids of a split (default: all), of these task types (default: all six).
-
-        Raises AlfworldDataError for an unknown split or type, and for a split of which there is no game here.
-        """
-        from reflect_rl.envs.simple import unknown
-
+    def games(self, split: str | None = None) -> tuple[str, ...]:
+        """The ids of a split, or of all. Raises AlfworldDataError for an unknown split, and if it has no game here."""
         if split is not None and split not in SPLITS:
             raise AlfworldDataError(unknown("ALFWorld split", split, SPLITS))
-        wanted = tuple(TASK_TYPES) if types is None else tuple(types)
-        for each in wanted:
-            if each not in TASK_TYPES:
-                raise AlfworldDataError(unknown("ALFWorld task type", each, TASK_TYPES))
-        of_split = self.ids if split is None else tuple(each for each in self.ids if each.startswith(f"{split}/"))
-        if not of_split:
+        found = tuple(each for each in self.ids if split in (None, each.partition("/")[0]))
+        if not found:
             raise AlfworldDataError(f"There is no solvable game of the split {split} in {self.path}. {HOW_TO_GET}")
-        return tuple(each for each in of_split if task_type(each) in wanted)
+        return found
 
     def load(self, game_id: str) -> GameFile:
         """Read one game. Raises AlfworldDataError for an unknown id or a damaged file."""
-        from reflect_rl.envs.alfworld.game import GameFile, read_game
-        from reflect_rl.envs.simple import unknown
-
         if game_id in self._files:
             return read_game(self._files[game_id], id=game_id)
         if self.archive is None or game_id not in self.ids:
             raise AlfworldDataError(unknown("ALFWorld game", game_id, self.ids))
         record = self.archive.read(game_id)
-        domain, grammar = self._old_rules
-        return GameFile(
-            id=game_id,
-            problem=record["pddl_problem"],
-            traj=record["traj"],
-            walkthrough=record.get("walkthrough"),
-            domain=domain,
-            grammar=grammar,
-        )
+        return GameFile(game_id, record["pddl_problem"], record["traj"], record.get("walkthrough"), *self._old_rules)
 
     @cached_property
     def _old_rules(self) -> tuple[str | None, str | None]:
         """Domain and grammar for the archive's games, which have none: those of any game file, the task left open."""
-        from reflect_rl.envs.alfworld.game import read_game
-        from reflect_rl.envs.alfworld.real import mask_task
-
         for game_id, file in self._files.items():
             game = read_game(file, id=game_id)
-            if game.domain and game.grammar:
-                return game.domain, mask_task(game.grammar)
+            if game.domain and (masked := mask_task(game.grammar or "")):
+                return game.domain, masked
         return None, None
 
     def counts(self) -> dict[str, dict[str, int]]:

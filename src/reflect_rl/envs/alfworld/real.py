@@ -8,27 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from reflect_rl.envs.alfworld.real_process import RealEngineError, RealProcess, missing_packages, require_packages
+from reflect_rl.envs.alfworld.game import GameFile, read_game
+from reflect_rl.envs.alfworld.real_process import RealEngineError, RealProcess
+from reflect_rl.envs.alfworld.rules import GRAMMARS, known_grammar
 
-if TYPE_CHECKING:
-    from reflect_rl.envs.alfworld.game import GameFile
+__all__ = ["RealAlfred", "RealEngineError", "RealProcess"]
 
-__all__ = ["RealAlfred", "RealEngineError", "RealProcess", "missing_packages", "require_packages"]
-
-GRAMMARS = ("move", "put")
 TASK = re.compile(r"Your task is to: (.*?)(?:\n|$)")
-TASK_RULE = re.compile(r'("rhs": "Your task is to: )([^"\\{}#\[\]|]*)(\.")')
-"""The rule of a grammar that states the task, with a sentence in which the engine finds nothing to evaluate."""
 PARAMETER = re.compile(r"[A-Za-z0-9_]*")
-RULES = {
-    "d955e6db384c68ac5797e881b795fd36d788e87a03547f9a87e48fbd7c5b361b": "put",
-    "c5b22f0f73309a7fd7c8e5b71de42ad4803b60766ab4a51cc2feb34162be036b": "move",
-}
-"""The known grammar files by SHA-256 (task sentence masked): those of release 2.1.1 and of alfworld 0.4.2."""
 
 
 class RealAlfred:
@@ -59,19 +49,12 @@ class RealAlfred:
         timeout: float = 120.0,
         trust_rules: bool = False,
     ) -> None:
-        from reflect_rl.envs.alfworld.game import read_game
-
         if grammar not in GRAMMARS:
             raise RealEngineError(f"There is no grammar {grammar!r}; there are: {', '.join(GRAMMARS)}.")
         game = read_game(game_file) if isinstance(game_file, str | Path) else game_file
         own_rules = _plays_own_rules(game, grammar, trust_rules)
         self._files = _game_files(game, own_rules)
-        self._load: dict[str, Any] = {
-            "installed": not own_rules,
-            "seed": seed,
-            "shuffle": shuffle,
-            "expert": expert,
-        }
+        self._load = {"installed": not own_rules, "seed": seed, "shuffle": shuffle, "expert": expert}
         self._own = process is None
         self._process = process or RealProcess(timeout=timeout)
         self._started = False
@@ -153,30 +136,10 @@ class RealAlfred:
             raise
 
 
-def mask_task(grammar: str) -> str:
-    """The grammar with `UNKNOWN GOAL` for its task sentence, as it was before a game was made of it.
-
-    Raises RealEngineError if it does not state a task exactly once, in plain words.
-    """
-    masked, count = TASK_RULE.subn(r"\1UNKNOWN GOAL\3", grammar)
-    if count != 1:
-        raise RealEngineError(
-            f"The game's own grammar states its task {count} times in plain words; it should do so once. The file is "
-            f"damaged, or not a game of ALFWorld's."
-        )
-    return masked
-
-
-def rules_of(grammar: str) -> str | None:
-    """Which of the known grammars this is, "move" or "put", whatever task it states in plain words; None: another."""
-    masked, count = TASK_RULE.subn(r"\1UNKNOWN GOAL\3", grammar)
-    return RULES.get(sha256(masked.encode()).hexdigest()) if count == 1 else None
-
-
 def _plays_own_rules(game: GameFile, grammar: str, trust_rules: bool) -> bool:
     """Whether the game is played by rules of its own; raises RealEngineError for rules that must not be played."""
     own = bool(game.domain and game.grammar)
-    known = rules_of(game.grammar or "") if own else None
+    known = known_grammar(game.grammar or "") if own else None
     if grammar == "move":
         return known == "move"
     if not own:
@@ -199,14 +162,7 @@ def _game_files(game: GameFile, own_rules: bool) -> dict[str, str]:
     for name, value in game.traj.get("pddl_params", {}).items():
         if isinstance(value, str) and not PARAMETER.fullmatch(value):
             raise RealEngineError(f"In the trajectory of {game.id}, {name} is {value!r}; it should be a plain name.")
-    rules = (game.domain, game.grammar) if own_rules else ("", "")
-    whole = {
-        "pddl_domain": rules[0],
-        "grammar": rules[1],
-        "pddl_problem": game.problem,
-        "walkthrough": game.walkthrough,
-    }
-    return {
-        "game.tw-pddl": json.dumps(whole, allow_nan=False),
-        "traj_data.json": json.dumps(game.traj, allow_nan=False),
-    }
+    domain, grammar = (game.domain, game.grammar) if own_rules else ("", "")
+    whole = {"pddl_domain": domain, "grammar": grammar, "pddl_problem": game.problem, "walkthrough": game.walkthrough}
+    texts = {"game.tw-pddl": whole, "traj_data.json": game.traj}
+    return {name: json.dumps(content, allow_nan=False) for name, content in texts.items()}

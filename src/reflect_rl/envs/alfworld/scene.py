@@ -115,7 +115,7 @@ def _compile(problem: Problem, rules: Rules, name: str) -> Scene:
     ids = {argument for its in facts.values() for arguments in its for argument in arguments}
     return Scene(
         problem=problem,
-        goal=compile_goal(problem.goal, problem, name),
+        goal=compile_goal(problem, name),
         watched=watched(problem.goal),
         ids=tuple(sorted(ids)),
         receptacles=tuple(sorted(places)),
