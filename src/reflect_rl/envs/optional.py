@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from reflect_rl.errors import TeacherError
 
 SPLITS = ("train", "valid", "test")
+Styles = Mapping[str, tuple[Callable[[Mapping[str, Any]], str], ...]]
+"""The sentences of each style, as functions of the facts."""
 
 
 class OptionalMethods:
@@ -61,8 +63,7 @@ class OptionalMethods:
         Raises:
             TeacherError: If the world has no such style.
         """
-        known = ", ".join(cls.teachers) or "none"
-        raise TeacherError(f"{cls.__name__} has no scripted teacher '{style}' (it has: {known}).")
+        return write_reflection(cls, {}, facts, style)
 
     def panels(self) -> dict[str, tuple[str, ...]]:
         """Name the fixed panels of tasks that evaluation plays.
@@ -80,3 +81,20 @@ class OptionalMethods:
             The kind's name; the same for all tasks if there is one kind only.
         """
         return ""
+
+
+def write_reflection(world: type[OptionalMethods], styles: Styles, facts: Mapping[str, Any], style: str) -> str:
+    """The reflection of a scripted teacher: the sentences of a style, one after the other.
+
+    Raises TeacherError for a style that is not among these, and for facts that lack what it tells.
+    """
+    if style not in styles:
+        known = ", ".join(world.teachers) or "none"
+        raise TeacherError(f"{world.__name__} has no scripted teacher '{style}' (it has: {known}).")
+    try:
+        return " ".join(sentence(facts) for sentence in styles[style])
+    except KeyError as error:
+        raise TeacherError(
+            f"The facts of this state lack {error}, which the style '{style}' tells. Collect the episodes again with "
+            f"this version, or pass what {world.__name__}.describe() gives."
+        ) from error

@@ -30,6 +30,8 @@ TASK_TYPES = {
     "pick_two_obj_and_place": "pick two and place",
 }
 """The six task types in the order in which ALFWorld numbers them, with readable names."""
+TREATMENTS = {f"pick_{verb}_then_place_in_recep": verb for verb in ("clean", "heat", "cool")}
+"""What is done to the object, in the types that do something to it."""
 PUBLISHED: Mapping[str, tuple[int, ...]] = {
     "train": (790, 308, 650, 459, 533, 813),
     "valid_seen": (35, 13, 27, 16, 25, 24),

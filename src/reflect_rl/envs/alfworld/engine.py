@@ -13,7 +13,7 @@ from pathlib import Path
 
 from reflect_rl.envs.alfworld.game import GameFile, read_game
 from reflect_rl.envs.alfworld.rules import rules_for
-from reflect_rl.envs.alfworld.scene import ABLE, KNIVES, forget_scenes, names_of, scene_of
+from reflect_rl.envs.alfworld.scene import ABLE, KNIVES, MADE, forget_scenes, names_of, scene_of
 from reflect_rl.envs.alfworld.state import State
 from reflect_rl.envs.alfworld.words import Action, Words, usual_words, worded
 
@@ -227,16 +227,10 @@ class FastAlfred:
 
     def _treat(self, verb: str, thing: str) -> None:
         status = self.state.status
-        if verb == "clean":
-            status["isclean"].add(thing)
-        elif verb == "heat":
-            status["ishot"].add(thing)
-            status["iscool"].discard(thing)
-        elif verb == "cool":
-            status["iscool"].add(thing)
-            status["ishot"].discard(thing)
-        elif verb == "slice":
-            status["issliced"].add(thing)
-        else:
+        if verb == "use":
             status["ison"] ^= {thing}
             status["istoggled"].add(thing)
+            return
+        if verb in ("heat", "cool"):
+            status[MADE["cool" if verb == "heat" else "heat"]].discard(thing)
+        status[MADE[verb]].add(thing)

@@ -8,44 +8,30 @@ receptacles at one place) is found here too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from reflect_rl.envs.alfworld.data import TASK_TYPES, AlfworldDataError
-from reflect_rl.envs.alfworld.generator_things import (
-    APPLIANCE,
-    BEDROOM,
-    FIXTURES,
-    KITCHEN,
-    LAMP,
-    OPENABLE,
-    Room,
-)
+from reflect_rl.envs.alfworld.data import TASK_TYPES, TREATMENTS, AlfworldDataError
+from reflect_rl.envs.alfworld.game import GameFile
+from reflect_rl.envs.alfworld.generator_things import APPLIANCE, BEDROOM, FIXTURES, KITCHEN, LAMP, OPENABLE, Room
 from reflect_rl.envs.simple import unknown
 from reflect_rl.seeding import stream
 
-if TYPE_CHECKING:
-    from reflect_rl.envs.alfworld.game import GameFile
-
 SPLITS = {"train": 300, "valid": 60, "test": 60}
 """Games by split; a multiple of the six task types each."""
-TREATMENTS = {f"pick_{verb}_then_place_in_recep": verb for verb in APPLIANCE}
 STATES = {"heat": ("heatable", "isHot"), "cool": ("coolable", "isCool"), "clean": ("cleanable", "isClean")}
 RARELY = 0.15
 """How often each oddity occurs."""
 
 
 @lru_cache(maxsize=64)
-def ids(split: str, types: tuple[str, ...] = tuple(TASK_TYPES)) -> tuple[str, ...]:
-    """The ids of a split ("train", "valid" or "test"), of these task types: generated/split/type/number."""
+def ids(split: str) -> tuple[str, ...]:
+    """The ids of a split ("train", "valid" or "test"): generated/split/type/number."""
     kinds = tuple(TASK_TYPES)
-    numbered = ((kinds[number % len(kinds)], number) for number in range(SPLITS[split]))
-    return tuple(f"generated/{split}/{kind}/{number:03d}" for kind, number in numbered if kind in types)
+    return tuple(f"generated/{split}/{kinds[number % len(kinds)]}/{number:03d}" for number in range(SPLITS[split]))
 
 
 def load(game_id: str) -> GameFile:
@@ -57,21 +43,8 @@ def load(game_id: str) -> GameFile:
     return generate(kind, stream(int(number), f"alfworld {split}"), game_id)
 
 
-@lru_cache(maxsize=64)
-def example(kind: str, seed: int = 0) -> GameFile:
-    """A game of this task type; the same one for the same seed. Raises AlfworldDataError for an unknown type."""
-    return generate(kind, stream(seed, f"alfworld example {kind}"), f"generated/example/{kind}/{seed}")
-
-
 def generate(kind: str, random: np.random.Generator, game_id: str) -> GameFile:
-    """Draw a game of this task type. Raises AlfworldDataError for an unknown type.
-
-    It carries neither domain nor grammar: the engine takes those it has.
-    """
-    from reflect_rl.envs.alfworld.game import GameFile
-
-    if kind not in TASK_TYPES:
-        raise AlfworldDataError(unknown("ALFWorld task type", kind, TASK_TYPES))
+    """Draw a game of this task type. It carries neither domain nor grammar: the engine takes those it has."""
     room = _Draft(kind, random)
     target, thing = room.target, room.thing
     lamp = LAMP if kind == "look_at_obj_in_light" else ""
@@ -89,19 +62,6 @@ def generate(kind: str, random: np.random.Generator, game_id: str) -> GameFile:
         "scene": {"floor_plan": "generated", "scene_num": 0, "random_seed": 0},
     }
     return GameFile(id=game_id, problem=room.problem(game_id), traj=traj)
-
-
-def write(game: GameFile, folder: Path, domain: str, grammar: str) -> Path:
-    """Write a game as a release lays it out: folder/game.tw-pddl and traj_data.json beside it; the game's path.
-
-    domain, grammar: the rules to put into the file.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "traj_data.json").write_text(json.dumps(game.traj, allow_nan=False), encoding="utf-8")
-    content = {"pddl_domain": domain, "grammar": grammar, "pddl_problem": game.problem, "solvable": True}
-    path = folder / "game.tw-pddl"
-    path.write_text(json.dumps(content | {"generated": True}, allow_nan=False), encoding="utf-8")
-    return path
 
 
 class _Draft:

@@ -24,6 +24,8 @@ APPLIANCES = {
 }
 """The receptacle types that each treatment works at, by grammar."""
 ABLE = {"clean": "cleanable", "heat": "heatable", "cool": "coolable"}
+MADE = {"clean": "isclean", "heat": "ishot", "cool": "iscool", "slice": "issliced"}
+"""What each treatment makes of an object."""
 KNIVES = ("knifetype", "butterknifetype")
 
 

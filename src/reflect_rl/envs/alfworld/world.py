@@ -14,8 +14,9 @@ from reflect_rl.envs.alfworld.data import TASK_TYPES, AlfworldData
 from reflect_rl.envs.alfworld.facts import split_intro
 from reflect_rl.envs.alfworld.prior import NO_PRIOR, train_prior
 from reflect_rl.envs.alfworld.searcher import Reader, Searcher, is_lost
-from reflect_rl.envs.alfworld.teacher import STYLES, describe, teach
+from reflect_rl.envs.alfworld.teacher import STYLES, describe
 from reflect_rl.envs.gym import ActionMask
+from reflect_rl.envs.optional import write_reflection
 from reflect_rl.envs.simple import SimpleTextEnv, unknown
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason
@@ -235,8 +236,8 @@ class Alfworld(SimpleTextEnv):
 
     @classmethod
     def teach(cls, facts: Mapping[str, Any], style: str) -> str:
-        """A reflection, in one of the styles of `teacher`. Raises TeacherError for another style."""
-        return teach(facts, style)
+        """A reflection in one of the styles of the module `teacher`."""
+        return write_reflection(cls, STYLES, facts, style)
 
     def _official(self, split: str) -> str:
         """ALFWorld's name of a split."""

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 
 from reflect_rl.envs.gym import ActionMask
+from reflect_rl.envs.optional import write_reflection
 from reflect_rl.envs.simple import SimpleTextEnv
 from reflect_rl.envs.taxi.table import (
     ABOARD,
@@ -23,7 +24,7 @@ from reflect_rl.envs.taxi.table import (
     starts,
     taxi_table,
 )
-from reflect_rl.envs.taxi.teacher import STYLES, teach
+from reflect_rl.envs.taxi.teacher import STYLES
 from reflect_rl.records import StopReason
 
 MOVES = ACTIONS[:4]
@@ -167,8 +168,8 @@ class DangerousTaxi(SimpleTextEnv):
 
     @classmethod
     def teach(cls, facts: Mapping[str, Any], style: str) -> str:
-        """A reflection, in one of the styles of `taxi_teacher`. Raises TeacherError for another style."""
-        return teach(facts, style)
+        """A reflection in one of the styles of the module `teacher`."""
+        return write_reflection(cls, STYLES, facts, style)
 
 
 class GymnasiumTaxi(ActionMask, DangerousTaxi):
