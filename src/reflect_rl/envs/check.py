@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
 
-from reflect_rl.envs.check_probes import LACKS, PROBES, SeenError
-from reflect_rl.envs.check_walk import MakeEnv
+from reflect_rl.envs.check_probes import LACKS, PROBES, MakeEnv, SeenError
 from reflect_rl.envs.checked import opened
 from reflect_rl.envs.promises import HORIZON, MADE, MENDS, BrokenPromiseError, where
 from reflect_rl.errors import EnvironmentContractError
