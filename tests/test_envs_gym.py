@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import doctest
+import re
+import string
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-import reflect_rl.envs.gym  # noqa: F401  registers the worlds
+from reflect_rl.envs import base
 from reflect_rl.envs.alfworld.world import Alfworld
+from reflect_rl.envs.base import TextEnv
+from reflect_rl.envs.check import check
+from reflect_rl.envs.gym import ActionMask
 from reflect_rl.envs.taxi.world import DangerousTaxi
 from reflect_rl.errors import EnvironmentContractError
 
+ROOT = Path(__file__).parents[1]
 WORLDS = [("reflect_rl/Taxi-v0", {}, DangerousTaxi), ("reflect_rl/Alfworld-v0", {"data": "generated"}, Alfworld)]
 worlds = pytest.mark.parametrize(("name", "options", "world"), WORLDS, ids=[name for name, *_ in WORLDS])
 
@@ -75,3 +83,35 @@ def test_an_inadmissible_action_is_a_step_in_which_nothing_happens():
 def test_importing_registers_the_worlds_and_loads_no_model_library(script):
     after = "; import sys; assert not {'torch', 'transformers', 'reflect_rl.envs.alfworld.world'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script + after], check=True, timeout=60)
+
+
+def test_the_documented_example_runs():
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "environments.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    [block] = [block for block in blocks if "import reflect_rl.envs.gym" in block]
+    exec(block, {})  # noqa: S102
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_world_of_ones_own_is_fitted_by_the_mixin(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from examples.my_environment import Corridor
+
+    class MaskedCorridor(ActionMask, Corridor):
+        observation_space = gymnasium.spaces.Text(20, charset=string.printable)
+
+    gymnasium.register("Corridor-v0", MaskedCorridor)
+    try:
+        check_env(gymnasium.make("Corridor-v0").unwrapped)
+    finally:
+        del gymnasium.registry["Corridor-v0"]
+
+
+def test_the_example_of_the_contract_keeps_it():
+    examples = doctest.DocTestFinder().find(TextEnv, globs=vars(base).copy())
+    [example] = [each for each in examples if each.name == "TextEnv"]
+    runner = doctest.DocTestRunner()
+    runner.run(example, clear_globs=False)
+    assert (runner.failures, runner.tries) == (0, 5)
+    assert [str(finding) for finding in check(example.globs["Cups"]) if not finding.ok] == []
