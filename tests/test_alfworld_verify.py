@@ -111,8 +111,8 @@ class TestEngines:
             def step(self, command: str) -> str:
                 text = super().step(command)
                 if self.steps == 2:
-                    self._state = self._state | {"admissible": ["look"]} if what == "admissible" else self._state
-                    self._state = self._state | {"won": True} if what == "won" else self._state
+                    self.admissible = ("look",) if what == "admissible" else self.admissible
+                    self.won = True if what == "won" else self.won
                     return text + " " if what == "feedback" else text
                 return text
 

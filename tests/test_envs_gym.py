@@ -23,6 +23,7 @@ from reflect_rl.envs.taxi.world import DangerousTaxi
 from reflect_rl.errors import EnvironmentContractError
 
 ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "environments.md"
 WORLDS = [("reflect_rl/Taxi-v0", {}, DangerousTaxi), ("reflect_rl/Alfworld-v0", {"data": "generated"}, Alfworld)]
 worlds = pytest.mark.parametrize(("name", "options", "world"), WORLDS, ids=[name for name, *_ in WORLDS])
 
@@ -86,9 +87,7 @@ def test_importing_registers_the_worlds_and_loads_no_model_library(script):
 
 
 def test_the_documented_example_runs():
-    blocks = re.findall(
-        r"```python\n(.*?)```", (ROOT / "docs" / "environments.md").read_text(encoding="utf-8"), re.DOTALL
-    )
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     [block] = [block for block in blocks if "import reflect_rl.envs.gym" in block]
     exec(block, {})  # noqa: S102
 

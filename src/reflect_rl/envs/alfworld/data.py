@@ -147,16 +147,14 @@ class AlfworldData:
         counted = Counter((each.split("/")[0], task_type(each)) for each in self.ids)
         return {split: {kind: counted[split, kind] for kind in TASK_TYPES} for split in SPLITS}
 
-    def complete(self, split: str) -> bool:
-        """Whether a split has exactly the published number of games of every type."""
-        return tuple(self.counts()[split].values()) == PUBLISHED[split]
-
     def table(self) -> list[tuple[str, ...]]:
         """Counts beside the published ones, heading first: a row a split."""
         rows = [("split", *TASK_TYPES.values(), "games", "published", "")]
         for split, by_type in self.counts().items():
             total, published = sum(by_type.values()), sum(PUBLISHED[split])
-            verdict = "complete" if self.complete(split) else "absent" if not total else "incomplete"
+            verdict = (
+                "complete" if tuple(by_type.values()) == PUBLISHED[split] else "absent" if not total else "incomplete"
+            )
             if total > published:
                 verdict = "more than published"
             rows.append((split, *map(str, by_type.values()), str(total), str(published), verdict))

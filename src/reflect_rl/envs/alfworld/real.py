@@ -58,9 +58,13 @@ class RealAlfred:
         self._own = process is None
         self._process = process or RealProcess(timeout=timeout)
         self._started = False
-        self._state: dict[str, Any] = {}
-        self.task = ""
-        self.steps = 0
+        self.task, self.steps = "", 0
+        self.admissible: tuple[str, ...] = ()
+        self.won, self.done, self.score = False, False, 0
+        self.expert: str | None = None
+        """The next command of the handcoded expert, if one was asked for."""
+        self.gave_up: str | None = None
+        """Why the handcoded expert gave up, if it did."""
         try:
             self._ensure_loaded()
         except RealEngineError:
@@ -70,49 +74,19 @@ class RealAlfred:
     def reset(self) -> str:
         """Begin anew: the intro, with the task. A new process takes over if the last one ended."""
         self._ensure_loaded()
-        self._ask(do="reset")
+        text = self._ask(do="reset")
         self._started, self.steps = True, 0
-        found = TASK.search(self._state["feedback"])
+        found = TASK.search(text)
         self.task = found[1] if found else ""
-        return self._state["feedback"]
+        return text
 
     def step(self, command: str) -> str:
         """The engine's answer to a command, admissible or not."""
         if not self._started or self._process.player is not self:
             raise RealEngineError("step() was called without a game under way. Call reset() to begin one.")
-        self._ask(do="step", command=command)
+        text = self._ask(do="step", command=command)
         self.steps += 1
-        return self._state["feedback"]
-
-    @property
-    def admissible(self) -> tuple[str, ...]:
-        """The commands that do something now, in the engine's order."""
-        return tuple(self._state.get("admissible", ()))
-
-    @property
-    def won(self) -> bool:
-        """Whether the goal holds now."""
-        return bool(self._state.get("won"))
-
-    @property
-    def score(self) -> int:
-        """1 while the goal holds, else 0."""
-        return int(self._state.get("score", 0))
-
-    @property
-    def done(self) -> bool:
-        """Whether the engine calls the game over."""
-        return bool(self._state.get("done"))
-
-    @property
-    def expert(self) -> str | None:
-        """The command that the handcoded expert proposes, if one was asked for."""
-        return self._state.get("expert")
-
-    @property
-    def gave_up(self) -> str | None:
-        """Why the handcoded expert gave up, if it did."""
-        return self._state.get("gave_up")
+        return text
 
     def close(self) -> None:
         """Let go of the game, and of the process if it is this game's own. Safe to call twice."""
@@ -128,12 +102,17 @@ class RealAlfred:
         self._ask(do="load", folder=str(self._process.folder), **self._load)
         self._process.player = self
 
-    def _ask(self, **request: Any) -> None:
+    def _ask(self, **request: Any) -> str:
+        """Send a request, and take over the state it leads to; the engine's text."""
         try:
-            self._state = self._process.ask(**request)
+            state = self._process.ask(**request)
         except RealEngineError:
             self._started = False
             raise
+        self.admissible = tuple(state.get("admissible", ()))
+        self.won, self.done, self.score = bool(state.get("won")), bool(state.get("done")), int(state.get("score", 0))
+        self.expert, self.gave_up = state.get("expert"), state.get("gave_up")
+        return state.get("feedback", "")
 
 
 def _plays_own_rules(game: GameFile, grammar: str, trust_rules: bool) -> bool:
