@@ -15,6 +15,7 @@ from reflect_rl.envs.alfworld.data import TASK_TYPES, AlfworldDataError
 from reflect_rl.envs.alfworld.facts import read_goal
 from reflect_rl.envs.alfworld.world import Alfworld
 
+DATA = generator.GeneratedData()
 kinds = st.sampled_from(list(TASK_TYPES))
 seeds = st.integers(0, 10_000)
 
@@ -84,15 +85,15 @@ def test_a_generated_game_is_open_at_the_start_and_can_be_won(kind, seed):
 
 
 def test_every_split_has_every_type_equally_often_and_no_game_twice():
-    everything = [game for split in generator.SPLITS for game in generator.ids(split)]
+    everything = DATA.games()
     assert len(set(everything)) == len(everything) == 420
     for split, count in generator.SPLITS.items():
         for kind in TASK_TYPES:
-            assert sum(f"/{kind}/" in game for game in generator.ids(split)) == count // len(TASK_TYPES)
+            assert sum(f"/{kind}/" in game for game in DATA.games(split)) == count // len(TASK_TYPES)
 
 
 def test_games_of_a_split_differ():
-    problems = {generator.load(game).problem.partition(":objects")[2] for game in generator.ids("test")}
+    problems = {DATA.load(game).problem.partition(":objects")[2] for game in DATA.games("test")}
     assert len(problems) == 60
 
 
@@ -101,13 +102,13 @@ def test_games_of_a_split_differ():
 )
 def test_an_unknown_game_is_refused_by_name(name):
     with pytest.raises(AlfworldDataError, match="generated game"):
-        generator.load(name)
+        DATA.load(name)
 
 
 def test_what_is_odd_in_released_games_is_found_in_generated_ones():
     twice = strayed = cool = shared = repeated = 0
-    for game in generator.ids("train"):
-        facts = facts_of(generator.load(game).problem)
+    for game in DATA.games("train"):
+        facts = facts_of(DATA.load(game).problem)
         held = {fact for fact in facts if fact[0] == "inReceptacle"}
         places = {fact[1]: fact[2] for fact in facts if fact[0] == "receptacleAtLocation"}
         objects = {fact[1]: fact[2] for fact in facts if fact[0] == "objectAtLocation"}
@@ -135,7 +136,7 @@ def test_the_task_of_a_generated_game_is_that_of_its_type(kind):
     env = Alfworld(data="generated", task_types=kind)
     text, info = env.reset(seed=2)
     goal = read_goal(text.splitlines()[0])
-    thing = generator.load(info["task"]).traj["pddl_params"]["object_target"].lower()
+    thing = DATA.load(info["task"]).traj["pddl_params"]["object_target"].lower()
     assert goal.object == thing
     assert (goal.count == 2) == (kind == "pick_two_obj_and_place")
     assert bool(goal.lamp) == (kind == "look_at_obj_in_light")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from alfworld_games import folder_data, needs_data
 from reflect_rl.envs.alfworld.data import TASK_TYPES
 from reflect_rl.envs.alfworld.experts import drawn_games, expert_walks, experts_table
-from reflect_rl.envs.alfworld.facts import Goal, Memory, read, read_command, read_goal, split_intro
+from reflect_rl.envs.alfworld.facts import Goal, Memory, read_command, read_goal, split_intro
 from reflect_rl.envs.alfworld.prior import NO_PRIOR, Prior, train_prior
 from reflect_rl.envs.alfworld.searcher import Reader, Searcher, is_lost
 from reflect_rl.envs.alfworld.teacher import describe, notes
@@ -223,7 +223,9 @@ def test_reading_late_is_reading_along():
         reader = Reader(env.searcher, *transcript[0][1:])
         for end, heard in enumerate(transcript[1:], start=2):
             reader.hear(*heard)
-            again = read(transcript[:end])
+            again = Memory(*transcript[0][1:])
+            for command, text, admissible in transcript[1:end]:
+                again.update(command, text, admissible)
             assert vars(reader.memory()) == vars(again)
             assert reader.best() == env.searcher.best_actions(again, heard[2])
 

@@ -91,19 +91,19 @@ def measure_steps(envs: Sequence[Alfworld], games: Sequence[str]) -> float:
 def measure_resets(env: Alfworld, games: Sequence[str]) -> dict[str, float]:
     """Medians over games."""
     from reflect_rl.envs.alfworld.engine import forget_scenes
-    from reflect_rl.envs.alfworld.world import _load
+    from reflect_rl.envs.alfworld.games import load
 
-    load, cold, warm = [], [], []
+    reads, cold, warm = [], [], []
     for task in games:
-        _load.cache_clear()
-        load.append(_timed(lambda task=task: _load(env.data, task)))
+        load.cache_clear()
+        reads.append(_timed(lambda task=task: load(env.data, task)))
     for task in games:
-        _load(env.data, task)
+        load(env.data, task)
         forget_scenes()
         cold.append(_timed(lambda task=task: env.reset(seed=0, options={"task": task})))
         warm += [_timed(lambda task=task: env.reset(seed=1, options={"task": task})) for _ in range(3)]
     return {
-        "load_ms": 1000 * statistics.median(load),
+        "load_ms": 1000 * statistics.median(reads),
         "reset_cold_ms": 1000 * statistics.median(cold),
         "reset_cold_ms_worst": 1000 * max(cold),
         "reset_warm_ms": 1000 * statistics.median(warm),

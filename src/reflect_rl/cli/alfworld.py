@@ -71,12 +71,10 @@ def verify(
         A file for the reports; with it the sweep can be interrupted and continued.
     """
     from reflect_rl.cli.tables import verify_lines
-    from reflect_rl.envs.alfworld import generator
-    from reflect_rl.envs.alfworld.data import AlfworldData
+    from reflect_rl.envs.alfworld.games import GENERATED, games_of
     from reflect_rl.envs.alfworld.sweep import Total, holds_reports, sweep
     from reflect_rl.envs.alfworld.verify import Plan
     from reflect_rl.envs.alfworld.verify import verify as compare
-    from reflect_rl.envs.alfworld.world import GENERATED
     from reflect_rl.runs.outputs import output_file
     from reflect_rl.seeding import stream
 
@@ -84,19 +82,13 @@ def verify(
     kept = None if out is None else output_file(out, "--out", [data], ours=holds_reports)
     if kept and kept.direct is not None:
         raise OutputError(f"--out {out} is no plain file, and a sweep continues from its file. Name another path.")
-    if data == GENERATED:
-        load, ids = generator.load, [game for name in generator.SPLITS for game in generator.ids(name)]
-    else:
-        found = AlfworldData(data)
-        load, ids = found.load, list(found.games(split))
+    found = games_of(data)
+    load, ids = found.load, found.games(split)
     chosen = [ids[i] for i in stream(seed, "verify games").permutation(len(ids))[: games or len(ids)]]
     spoken = grammars or ("move" if data == GENERATED else "move,put")
     plan = Plan(grammars=tuple(part.strip() for part in spoken.split(",")), steps=steps, seed=seed, patched=patched)
-    reports = (
-        sweep(kept.path, chosen, plan, load=load, workers=workers)
-        if kept
-        else compare(load, chosen, plan, workers=workers)
-    )
+    options = {"load": load, "workers": workers}
+    reports = sweep(kept.path, chosen, plan, **options) if kept else compare(games=chosen, plan=plan, **options)
     total, wrong = Total(), []
     with progress.bar("verify", len(chosen), "games") as bar:
         for report in reports:

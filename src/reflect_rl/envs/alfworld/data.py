@@ -115,6 +115,16 @@ class AlfworldData:
         known = {*self._files, *(each for each in packed if _playable(*each.split("/")[1:]))}
         return tuple(sorted(known, key=lambda each: (SPLITS.index(each.split("/")[0]), each)))
 
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """All ids, to look one up."""
+        return frozenset(self.ids)
+
+    @cached_property
+    def splits(self) -> frozenset[str]:
+        """The splits of which there are games."""
+        return frozenset(each.partition("/")[0] for each in self.ids)
+
     def games(self, split: str | None = None) -> tuple[str, ...]:
         """The ids of a split, or of all. Raises AlfworldDataError for an unknown split, and if it has no game here."""
         if split is not None and split not in SPLITS:
@@ -128,7 +138,7 @@ class AlfworldData:
         """Read one game. Raises AlfworldDataError for an unknown id or a damaged file."""
         if game_id in self._files:
             return read_game(self._files[game_id], id=game_id)
-        if self.archive is None or game_id not in self.ids:
+        if self.archive is None or game_id not in self.known:
             raise AlfworldDataError(unknown("ALFWorld game", game_id, self.ids))
         record = self.archive.read(game_id)
         return GameFile(game_id, record["pddl_problem"], record["traj"], record.get("walkthrough"), *self._old_rules)

@@ -9,7 +9,7 @@ Receptacles and objects go by the names the texts give them ("cabinet 10"); the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -246,19 +246,3 @@ class Memory:
                 self.contents.setdefault(receptacle, tuple(within.get(receptacle, ())))
             elif receptacle not in accepts:
                 self.refuses.add((class_of(self.holding), class_of(receptacle)))
-
-
-def read(transcript: Iterable[tuple[str | None, str, tuple[str, ...]]]) -> Memory:
-    """The memory after a transcript of (command, text, admissible commands); the first command is None.
-
-    Raises EnvironmentContractError for an empty transcript and an unknown task sentence.
-    """
-    memory: Memory | None = None
-    for action, feedback, admissible in transcript:
-        if memory is None:
-            memory = Memory(feedback, admissible)
-        else:
-            memory.update(action or "", feedback, admissible)
-    if memory is None:
-        raise EnvironmentContractError("The transcript is empty: it begins with the first text of a game.")
-    return memory

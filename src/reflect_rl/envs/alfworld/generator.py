@@ -9,7 +9,7 @@ receptacles at one place) is found here too.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,20 +27,33 @@ RARELY = 0.15
 """How often each oddity occurs."""
 
 
-@lru_cache(maxsize=64)
-def ids(split: str) -> tuple[str, ...]:
-    """The ids of a split ("train", "valid" or "test"): generated/split/type/number."""
-    kinds = tuple(TASK_TYPES)
-    return tuple(f"generated/{split}/{kinds[number % len(kinds)]}/{number:03d}" for number in range(SPLITS[split]))
+class GeneratedData:
+    """The generated games, as `AlfworldData` gives those of a folder. An id reads generated/split/type/number."""
 
+    splits = frozenset(SPLITS)
 
-def load(game_id: str) -> GameFile:
-    """The game of an id. Raises AlfworldDataError for any other string."""
-    split = game_id.split("/")[1] if game_id.startswith("generated/") else ""
-    if split not in SPLITS or game_id not in ids(split):
-        raise AlfworldDataError(unknown("generated game", game_id, (each for name in SPLITS for each in ids(name))))
-    _, _, kind, number = game_id.split("/")
-    return generate(kind, stream(int(number), f"alfworld {split}"), game_id)
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """All ids, split by split."""
+        kinds = tuple(TASK_TYPES)
+        numbered = ((split, number) for split, count in SPLITS.items() for number in range(count))
+        return tuple(f"generated/{split}/{kinds[number % len(kinds)]}/{number:03d}" for split, number in numbered)
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """All ids, to look one up."""
+        return frozenset(self.ids)
+
+    def games(self, split: str | None = None) -> tuple[str, ...]:
+        """The ids of a split ("train", "valid" or "test"), or of all."""
+        return tuple(each for each in self.ids if split in (None, each.split("/")[1]))
+
+    def load(self, game_id: str) -> GameFile:
+        """The game of an id. Raises AlfworldDataError for any other string."""
+        if game_id not in self.known:
+            raise AlfworldDataError(unknown("generated game", game_id, self.ids))
+        _, split, kind, number = game_id.split("/")
+        return generate(kind, stream(int(number), f"alfworld {split}"), game_id)
 
 
 def generate(kind: str, random: np.random.Generator, game_id: str) -> GameFile:
