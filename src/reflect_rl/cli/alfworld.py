@@ -11,7 +11,7 @@ from reflect_rl.cli.bars import CliProgress
 from reflect_rl.cli.overrides import Count, Seed, Workers
 from reflect_rl.errors import OutputError
 
-app = App(name="alfworld", help="ALFWorld: its games, and the fast engine against the real one.")
+app = App(name="alfworld", help="ALFWorld: its games, its experts, and the fast engine against the real one.")
 Data = Annotated[
     str | None, Parameter(help="The folder of the games; $ALFWORLD_DATA, or where alfworld-download puts them.")
 ]
@@ -44,7 +44,7 @@ def verify(
 ) -> int:
     """Play games on the fast engine and on ALFWorld's own, and compare every text, action list and outcome.
 
-    Walks mix random commands, invalid ones and stretches of the planner's. Needs textworld and alfworld:
+    Walks mix random commands, invalid ones and stretches of the planner. Needs textworld and alfworld:
     `pip install "reflect-rl[alfworld]"`. Exit code 1 if anything differs.
 
     Examples:
@@ -64,7 +64,7 @@ def verify(
     grammars
         move, put, or both with a comma; both by default, and of generated games move, the only one they have.
     patched
-        Remember what the real engine parses again at every step: the same texts, several times as fast.
+        Cache what the real engine parses again at every step: the same texts, several times as fast.
     workers
         Real engines at a time, a process each.
     out
@@ -111,7 +111,7 @@ def experts(
     seed: Seed = 0,
     data: Data = None,
 ) -> int:
-    """Let the two experts play on the fast engine: games won, within 15 and 50 steps too, and steps by task type.
+    """Play both experts on the fast engine: games won, also within 15 and 50 steps, and steps by task type.
 
     The searcher knows only what a player is told; the planner knows everything. Exit code 1 if one loses a game.
 
@@ -149,7 +149,7 @@ def experts(
 
 @app.command
 def replay(run: Path, *, games: Count = 50) -> int:
-    """Let a trained agent play, and play the same moves on ALFWorld's own engine: everything told must be the same.
+    """Play a trained agent, and repeat its moves on ALFWorld's own engine: every text must be the same.
 
     Greedy episodes of the run's test panel. Needs textworld and alfworld: `pip install "reflect-rl[alfworld]"`. Exit
     code 1 if anything differs.

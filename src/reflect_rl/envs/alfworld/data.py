@@ -1,9 +1,8 @@
 """ALFWorld's games on disk: found, listed by split and task type, counted against the published figures, and read.
 
-Two layouts are known. The folder that `alfworld-download` makes: `json_2.1.1/<split>/<task>/<trial>/game.tw-pddl` with
-`traj_data.json` beside it. And one archive, `alfworld*_games.tar.xz`, of `<split>/<task>/<trial>.json`, each with the
-problem and the trajectory alone. A folder that has both gives the games of both; the file of the first layout counts.
-The folder's name does not tell the version of what is in it.
+There are two layouts: the folder that `alfworld-download` makes, `json_2.1.1/<split>/<task>/<trial>/game.tw-pddl` with
+`traj_data.json` beside it; and an archive `alfworld*_games.tar.xz` of `<split>/<task>/<trial>.json`, each with a
+problem and its trajectory. A folder may hold both; a game in both is read from the first.
 """
 
 from __future__ import annotations

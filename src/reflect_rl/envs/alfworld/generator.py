@@ -1,9 +1,9 @@
-"""Small generated games in ALFWorld's domain, for tests and for whoever has not got the released ones.
+"""Small generated games in ALFWorld's domain, for tests and for users without the released ones.
 
-They are no part of ALFWorld: names, counts and places are drawn here, and their ids and problem texts say "generated".
-Figures measured on them say nothing about ALFWorld's own games. Every one can be solved; what is odd in released ones
-(an object in two receptacles, or listed elsewhere than it is; objects cool from the start; facts stated twice; several
-receptacles at one place) is found here too.
+They are no part of ALFWorld, and figures measured on them say nothing about ALFWorld's own games: names, counts and
+places are drawn here, and ids and problem texts say "generated". Every game can be solved. They have the oddities of
+released games: an object in two receptacles, or listed elsewhere than it is; objects cool from the start; facts stated
+twice; several receptacles at one place.
 """
 
 from __future__ import annotations

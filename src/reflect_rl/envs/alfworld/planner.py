@@ -1,7 +1,6 @@
 """The privileged expert: it knows the whole game, enumerates the ways to its goal, and takes the shortest.
 
-It counts steps only: going somewhere, opening what is closed, taking, treating, putting. Whatever stands in the way (a
-useless object in hand) is put down first.
+A useless object in hand is put down first.
 """
 
 from __future__ import annotations

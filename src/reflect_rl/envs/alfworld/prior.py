@@ -1,4 +1,4 @@
-"""Where things tend to be: how often receptacles of a class hold an object of a class, counted on train games.
+"""A prior of where things are: how often receptacles of a class hold an object of a class, counted on train games.
 
 Classes are named as in the texts, in lower case. `scripts/write_alfworld_prior.py` writes prior.json.
 """

@@ -6,9 +6,8 @@
     next      Holding: nothing. Seen: ... Next: take apple 1 from diningtable 2.
     note      At diningtable 2: apple 1. Take apple 1 from diningtable 2.
 
-The last tells what is new and what is to be done now; its reader needs those on the steps before (prompt.reflections).
-
-An action helped if the searching expert, with what was known then, would have thought it as good as any.
+A note says what is new and what to do now; its reader needs the notes of earlier steps (`prompt.reflections`). An
+action helped if it was among the searching expert's best, given what was known then.
 """
 
 from __future__ import annotations

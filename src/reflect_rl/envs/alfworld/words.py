@@ -1,4 +1,4 @@
-"""What the engine says: the grammar's sentences and commands with one game's names."""
+"""The engine's texts: the grammar's sentences and commands with one game's names."""
 
 from __future__ import annotations
 
