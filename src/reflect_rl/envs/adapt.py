@@ -35,7 +35,7 @@ class GymnasiumTextEnv(SimpleTextEnv):
     fixes the start only: chance after it comes from the episode's own seed.
     """
 
-    make_wrapped: ClassVar[Callable[[], gymnasium.Env[Any, Any]]]
+    make_wrapped: ClassVar[Callable[..., gymnasium.Env[Any, Any]]]
     render_text: ClassVar[Render]
     is_success: ClassVar[Success]
     split_sizes: ClassVar[tuple[int, int, int]]
@@ -43,7 +43,7 @@ class GymnasiumTextEnv(SimpleTextEnv):
 
     def __init__(self, horizon: int | None = None) -> None:
         super().__init__(self.usual_horizon if horizon is None else horizon)
-        self.wrapped = self.make_wrapped()
+        self.wrapped = type(self).make_wrapped()
         space = self.wrapped.action_space
         if not isinstance(space, gymnasium.spaces.Discrete) or int(space.n) != len(self.actions):
             raise EnvironmentContractError(
@@ -64,13 +64,13 @@ class GymnasiumTextEnv(SimpleTextEnv):
         self.wrapped.unwrapped.np_random = self.np_random
 
     def observe(self) -> str:
-        return self.render_text(self._observation, self.wrapped)
+        return type(self).render_text(self._observation, self.wrapped)
 
     def act(self, choice: int) -> tuple[float, StopReason | None]:
         self._observation, reward, terminated, truncated, _ = self.wrapped.step(self._first_action + choice)
         reward = float(reward)
         if terminated or truncated:
-            if self.is_success(self._observation, reward, terminated):
+            if type(self).is_success(self._observation, reward, terminated):
                 return reward, StopReason.SUCCESS
             return reward, StopReason.FAILURE if terminated else StopReason.HORIZON
         return reward, None

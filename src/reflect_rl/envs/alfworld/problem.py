@@ -18,7 +18,7 @@ _BINARY = (
     "atlocation receptacleatlocation objectatlocation inreceptacle inreceptacleobject wasinreceptacle "
     "receptacletype cancontain objecttype holds"
 )
-ARITY = dict.fromkeys(_UNARY.split(), 1) | dict.fromkeys(_BINARY.split(), 2)
+ARITY: dict[str, int] = {name: arity for arity, names in ((1, _UNARY), (2, _BINARY)) for name in names.split()}
 """The domain's predicates, lower-cased as the planner's translator does, with their numbers of arguments."""
 TYPES = frozenset({"agent", "location", "receptacle", "object", "rtype", "otype"})
 MOST_DEPTH = 60

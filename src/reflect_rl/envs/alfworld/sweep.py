@@ -64,7 +64,8 @@ def read_reports(file: Path, plan: Plan) -> dict[str, Report]:
 
 
 def _report(data: dict[str, Any]) -> Report:
-    return Report(**data | {"differences": [Difference(**each) for each in data["differences"]]})
+    data["differences"] = [Difference(**each) for each in data["differences"]]
+    return Report(**data)
 
 
 @dataclass
