@@ -11,7 +11,7 @@ from functools import cache
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from reflect_rl.envs.promises import same_folder, where
 from reflect_rl.errors import EnvironmentContractError, ReflectRLError
@@ -26,9 +26,14 @@ _WORLDS: dict[str, str | type[TextEnv]] = {
 
 
 def register(name: str, world: str | type[TextEnv]) -> None:
-    """Make a world known under a name of its own. world: the class, or "module:Class", imported when first made.
+    """Give a world a name of its own within this process.
 
-    Raises EnvironmentContractError if the name is taken by another world, or could be taken for "module:Class".
+    Args:
+        name: Any text without a colon.
+        world: The class, or "module:Class", which is imported when the world is first made.
+
+    Raises:
+        EnvironmentContractError: If the name belongs to another world or has a colon.
     """
     if not name or ":" in name:
         raise EnvironmentContractError(f"A world cannot be registered as {name!r}: choose a name without a colon.")
@@ -43,13 +48,21 @@ def names() -> tuple[str, ...]:
 
 
 def make(name: str, **options: Any) -> TextEnv:
-    """A new world. name: a registered one, or "module:Class" (also from the current directory). options: its arguments.
+    """Make a world.
 
-    Of the current directory, the module named is looked for first; what it imports, after everything else. Once it is
-    imported, `sys.path` is what it was: a module that imports later from beside itself needs its folder there.
+    The module named is looked for in the current directory first; what it imports, there last. `sys.path` is then set
+    back: a module that imports later from beside itself needs its folder there.
 
-    Raises EnvironmentContractError, saying which: no such name, module or class; not a TextEnv; options refused; what
-    it declares (horizon, task_text, stages, teachers) is not what the contract says.
+    Args:
+        name: A registered name, or "module:Class", also from the current directory.
+        options: The arguments of the world's constructor.
+
+    Returns:
+        A new instance.
+
+    Raises:
+        EnvironmentContractError: If there is no such name, module or class, if it is not a TextEnv, refuses the
+            options, or declares anything that the contract does not allow.
     """
     from reflect_rl.envs.checked import check_declared
 
@@ -118,38 +131,32 @@ def _import(path: str) -> Any:
     module_name = _dotted(given, here) if here else given
     if not module_name or not class_name:
         raise EnvironmentContractError(f"{path!r} should read module:Class, for example my_module:MyEnv.")
-    file = Path(*module_name.split("."))
-    file = file.with_name(f"{file.name}.py")
-    own = (
-        here
-        if here and ((here / file).is_file() or (here / file).with_suffix("").joinpath("__init__.py").is_file())
-        else None
-    )
-    if own:
-        _check_not_taken(module_name.partition(".")[0], own)
+    folder = Path(*module_name.split("."))
+    file = folder.with_name(f"{folder.name}.py")
+    top = module_name.partition(".")[0]
+    is_own = here is not None and ((here / file).is_file() or (here / folder / "__init__.py").is_file())
+    if here and is_own:
+        _check_not_taken(top, here)
     try:
-        with same_folder(), _found_in(own, module_name.partition(".")[0]), _also_on_the_path(here):
+        with same_folder(), _importable(here, top if is_own else None):
             module = import_module(module_name)
     except KeyboardInterrupt:
         raise
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise EnvironmentContractError(f"{module_name} could not be imported: {where(error)}.") from error
-        folder = here or "the current folder, which has been deleted,"
+        place = here or "the current folder, which has been deleted,"
         raise EnvironmentContractError(
-            f"There is no module '{error.name}': neither {file} in {folder} nor installed. Run the command in the "
+            f"There is no module '{error.name}': neither {file} in {place} nor installed. Run the command in the "
             f"folder of your file, and write its name with dots for folders."
         ) from error
     except BaseException as error:
         raise EnvironmentContractError(f"{module_name} could not be imported: {where(error)}.") from error
     if not hasattr(module, class_name):
-        own_classes = [value.__name__ for value in vars(module).values() if _defined_in(module_name, value)]
-        raise EnvironmentContractError(f"In module {module_name}: {unknown('class', class_name, own_classes)}")
+        classes = [each for each in vars(module).values() if isinstance(each, type)]
+        own = [each.__name__ for each in classes if each.__module__ == module_name]
+        raise EnvironmentContractError(f"In module {module_name}: {unknown('class', class_name, own)}")
     return getattr(module, class_name)
-
-
-def _defined_in(module_name: str, value: object) -> TypeGuard[type]:
-    return isinstance(value, type) and value.__module__ == module_name
 
 
 def _current_directory() -> Path | None:
@@ -173,40 +180,28 @@ def _dotted(given: str, here: Path) -> str:
 
 
 @contextmanager
-def _found_in(directory: Path | None, name: str) -> Iterator[None]:
-    """Let imports find this module in the directory, if one is given, before any other of that name."""
-    if directory is None:
-        yield
-        return
-    finder = _Finder(directory, name)
+def _importable(here: Path | None, first: str | None) -> Iterator[None]:
+    """Let imports find the module `first` in this folder before everywhere else, and other modules there last."""
+    finder = _Finder(str(here), first)
+    path = [] if here is None or str(here) in sys.path else [str(here)]
     sys.meta_path.insert(0, finder)
+    sys.path += path
     try:
         yield
     finally:
         sys.meta_path.remove(finder)
+        for folder in path:
+            sys.path.remove(folder)
 
 
 class _Finder:
-    """Finds one module or package; the parts of a package are found by its own path."""
+    """Finds one module or package in a folder; the parts of a package are found by its own path."""
 
-    def __init__(self, directory: Path, name: str) -> None:
-        self.directory, self.name = directory, name
+    def __init__(self, folder: str, name: str | None) -> None:
+        self.folder, self.name = folder, name
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        return PathFinder.find_spec(name, [str(self.directory)]) if name == self.name else None
-
-
-@contextmanager
-def _also_on_the_path(directory: Path | None) -> Iterator[None]:
-    """Let imports look there after everywhere else, as for what the module named imports from beside itself."""
-    if directory is None or str(directory) in sys.path:
-        yield
-        return
-    sys.path.append(str(directory))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(directory))
+        return PathFinder.find_spec(name, [self.folder]) if name == self.name else None
 
 
 def _check_not_taken(name: str, here: Path) -> None:
