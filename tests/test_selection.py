@@ -171,7 +171,7 @@ def test_quality_is_weighed_against_coverage(pool: np.ndarray, alpha: float) -> 
     assert picks.certificate is not None
     assert picks.objective is not None
     assert picks.objective <= picks.certificate + 1e-12
-    assert picks.gains.sum() == pytest.approx(picks.objective)
+    assert picks.gains.sum() == pytest.approx(picks.objective, abs=1e-3)  # gains are rounded
 
 
 def test_the_uncertain_stay_and_the_diverse_of_them_are_picked() -> None:

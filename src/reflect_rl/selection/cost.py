@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reflect_rl.selection.coverage import Blocked
-from reflect_rl.selection.facility_location import DENSE, FacilityLocation
+from reflect_rl.selection.coverage import Exact
+from reflect_rl.selection.facility_location import FacilityLocation
 from reflect_rl.selection.k_center import KCenter
 from reflect_rl.selection.neighbours import ROOM
 from reflect_rl.selection.picks import Selector
@@ -45,10 +45,10 @@ def estimate(strategy: Selector, size: int, width: int, budget: int, rate: float
             seconds = 1.4 * size**2 / 2 * width / rate + budget * 1e-4
             return Cost(seconds, 8 * size * width + (8 * ROOM + 16) * k * size + 60 * 2**20)
         evaluations = 20 * budget * 1e-5
-        if size <= DENSE:
-            return Cost(size**2 * width / rate + evaluations, 4 * size * width + 4 * size**2)
         columns = min(2 * size, 50 * budget + 64)
-        return Cost(columns * size * (width / rate + 2e-9) + evaluations, 4 * size * width + 8 * Blocked.KEPT)
+        return Cost(
+            columns * size * (width / rate + 2e-9) + evaluations, 4 * size * width + min(Exact.KEPT, 4 * size**2)
+        )
     return Cost(1e-6 * size, 40 * size)
 
 

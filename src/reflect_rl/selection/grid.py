@@ -28,6 +28,8 @@ ROWS = 8192
 class Grid:
     """points_ND: whole numbers in a floating-point type; radius: what a vector of length 2^exponent was scaled by.
 
+    off_N: the distance of each unit vector from its point (cosine only).
+
     Closeness of two points is a whole number that grows as they come nearer: q . q' for cosine, -|q - q'|^2 for
     euclidean.
     """
@@ -36,9 +38,18 @@ class Grid:
     radius: float
     metric: str = "cosine"
     exponent: int = 0
+    off_N: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.points_ND)
+
+    @property
+    def rounding(self) -> float:
+        """No choice's mean similarity (1 + cos) / 2 is above that on the grid by more than this."""
+        if self.off_N is None or not len(self):
+            return 0.0
+        most = float(self.off_N.max())
+        return float((self.off_N + (1 + self.off_N) * most).mean()) / 2
 
     def norms_N(self) -> np.ndarray:
         """Squared lengths, exact."""
@@ -75,15 +86,36 @@ def cosine_grid(X: Any) -> Grid:
     extra = int(zeros_N.any())
     radius = math.floor(2 ** (EXACT_BITS[np.dtype(np.float32)] / 2) - math.sqrt(width + extra) / 2)
     points_ND = np.zeros((count, width + extra), np.float32)
+    off_N = np.zeros(count)
     for start in range(0, count, ROWS):
-        block_BD = array_ND[start : start + ROWS].astype(np.float64)
-        largest_B1 = np.abs(block_BD).max(axis=1, keepdims=True)
-        block_BD /= np.where(largest_B1 > 0, largest_B1, 1)  # so that no square overflows or vanishes
-        lengths_B = np.sqrt(np.einsum("bd,bd->b", block_BD, block_BD)).clip(min=1.0)
-        points_ND[start : start + ROWS, :width] = np.rint(block_BD * (radius / lengths_B)[:, None])
+        part = slice(start, start + ROWS)
+        block_BD, lengths_B = _measured(array_ND[part])
+        block_BD *= (radius / lengths_B)[:, None]
+        points_ND[part, :width] = np.rint(block_BD)
+        block_BD -= points_ND[part, :width]
+        off_N[part] = np.sqrt(np.einsum("bd,bd->b", block_BD, block_BD)) / radius
     if extra:
         points_ND[zeros_N, width] = radius
-    return Grid(points_ND, radius)
+    return Grid(points_ND, radius, off_N=off_N)
+
+
+def cosines(array_ND: np.ndarray, first_P: np.ndarray, second_P: np.ndarray) -> np.ndarray:
+    """(P,) cosines of pairs of rows, float64, not rounded to the grid. Zero vectors are alike."""
+    cosines_P = np.empty(len(first_P))
+    for start in range(0, len(first_P), ROWS):
+        part = slice(start, start + ROWS)
+        (ours_BD, lengths_B), (theirs_BD, their_lengths_B) = (_measured(array_ND[p[part]]) for p in (first_P, second_P))
+        products_B = np.einsum("bd,bd->b", ours_BD, theirs_BD) / (lengths_B * their_lengths_B)
+        cosines_P[part] = np.where(ours_BD.any(axis=1) | theirs_BD.any(axis=1), products_B, 1.0)
+    return cosines_P
+
+
+def _measured(block_BD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors in float64, scaled so that no square overflows or vanishes, and their lengths (1 for zero vectors)."""
+    block_BD = block_BD.astype(np.float64)
+    largest_B1 = np.abs(block_BD).max(axis=1, keepdims=True)
+    block_BD /= np.where(largest_B1 > 0, largest_B1, 1)
+    return block_BD, np.sqrt(np.einsum("bd,bd->b", block_BD, block_BD)).clip(min=1.0)
 
 
 def euclidean_grid(X: Any) -> Grid:

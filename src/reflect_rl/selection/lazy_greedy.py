@@ -7,6 +7,7 @@ choice. Gains are whole numbers (see `grid`), so that "equal" means equal, and t
 from __future__ import annotations
 
 import heapq
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -38,7 +39,7 @@ class Coverage(Protocol):
         ...
 
 
-LOOK_AHEAD = 64
+LOOK_AHEAD = 256
 """Items that are learned at once."""
 
 
@@ -65,7 +66,8 @@ def lazy_greedy(
             gain = bonus[item]
             if -bound > gain:  # else it cannot fall any further
                 if not coverage.knows(points[item]):
-                    coverage.learn([points[other] for _, other in heapq.nsmallest(LOOK_AHEAD, heap)])
+                    unknown = (points[other] for _, other in heap if not coverage.knows(points[other]))
+                    coverage.learn(list(islice(unknown, LOOK_AHEAD)))
                 gain += coverage.gain(points[item])
             if -gain > bound and len(heap) > 1 and (-gain, item) > min(heap[1:3]):
                 heapq.heapreplace(heap, (-gain, item))
