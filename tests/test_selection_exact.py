@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 from reflect_rl.progress import Progress
 from reflect_rl.selection import FacilityLocation, KCenter, Picks, byte_products, farthest_first, likeness, neighbours
 from reflect_rl.selection import coverage as coverages
-from reflect_rl.selection import lazy_greedy as lazy
 from reflect_rl.selection.coverage import SHIFT
 from reflect_rl.selection.grid import cosine_grid, euclidean_grid, fold
 from selection_pools import plain_facility_location, plain_k_center, pools, similarities, true_similarities
 
 
-def by_columns(X: np.ndarray, **given: object) -> Picks:
-    """Exact facility location that forgets columns as soon as it can."""
+def by_rows(X: np.ndarray, **given: object) -> Picks:
+    """Exact facility location that holds no matrix."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coverages.Exact, "KEPT", 300)
-        patch.setattr(lazy, "LOOK_AHEAD", 3)
+        patch.setattr(coverages.Exact, "HELD", 0)
+        patch.setattr(coverages, "ROWS", 3)
+        patch.setattr(coverages, "SUMMED", 2)
         return FacilityLocation("exact").select(X, **given)  # type: ignore[arg-type]
 
 
@@ -38,7 +38,7 @@ def test_every_way_picks_what_plain_greedy_picks(X: np.ndarray, data: st.DataObj
     expected = plain_facility_location(similarities(X), budget, already)
     for picks in (
         FacilityLocation("exact").select(X, budget=budget, already=already),
-        by_columns(X, budget=budget, already=already),
+        by_rows(X, budget=budget, already=already),
     ):
         assert picks.indices.tolist() == expected
         assert_objective(picks, X, already)

@@ -44,11 +44,10 @@ def estimate(strategy: Selector, size: int, width: int, budget: int, rate: float
         if k is not None:
             seconds = 1.4 * size**2 / 2 * width / rate + budget * 1e-4
             return Cost(seconds, 8 * size * width + (8 * ROOM + 16) * k * size + 60 * 2**20)
-        evaluations = 20 * budget * 1e-5
-        columns = min(2 * size, 50 * budget + 64)
-        return Cost(
-            columns * size * (width / rate + 2e-9) + evaluations, 4 * size * width + min(Exact.KEPT, 4 * size**2)
-        )
+        held = 4 * size**2 if 4 * size**2 <= Exact.HELD else 0
+        rows = min(7.0, 1 + math.log(budget + 1)) * size  # that change, measured
+        products = size if held else rows
+        return Cost(size * (products * width / rate + rows * 2e-9) + budget * 1e-5, 4 * size * width + held + 2**27)
     return Cost(1e-6 * size, 40 * size)
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -15,9 +15,8 @@ from reflect_rl.selection.neighbours import Columns
 SHIFT = 2**24
 """A product of two grid points is from -SHIFT to SHIFT."""
 ROWS = 1024
-ALL = slice(None)
-FEW = 4
-"""Rows of a column are listed where they are fewer than one in so many."""
+SUMMED = 64
+"""Rows that are summed in 32 bits: their sum is at most 2^30."""
 
 
 class _Coverage:
@@ -29,7 +28,6 @@ class _Coverage:
     def __init__(self, folded: Folded) -> None:
         self.points_MD = folded.points_MD
         self.weights_M = folded.weights_M
-        self.plain = bool((folded.weights_M == 1).all())
         self.best_M = np.full(len(folded.points_MD), -SHIFT, np.int32)
         self.nearest_M = np.full(len(folded.points_MD), -1, np.int32)
 
@@ -48,84 +46,74 @@ class _Coverage:
         """The sum over items of product + SHIFT."""
         return int(((self.best_M.astype(np.int64) + SHIFT) * self.weights_M).sum())
 
-    def knows(self, point: int) -> bool:
-        return True
-
-    def learn(self, points: list[int]) -> None:
-        pass
-
-    def _raise(self, rows: Any, values: np.ndarray, points: int | np.ndarray) -> None:
+    def _raise(self, rows: np.ndarray, values: np.ndarray, points: int | np.ndarray) -> None:
         """Let points represent those of the rows to which they are nearer."""
         before = self.best_M[rows]
         self.nearest_M[rows] = np.where(values > before, points, self.nearest_M[rows])
         self.best_M[rows] = np.maximum(before, values)
 
-    def _sum(self, over: np.ndarray, rows: Any) -> int:
-        """The weighted sum of what is positive; `over` is overwritten."""
-        np.maximum(over, 0, out=over)
-        return int(np.add.reduce(over, dtype=np.int64) if self.plain else over @ self.weights_M[rows])
-
 
 class Exact(_Coverage):
-    """Columns of the matrix of similarities, computed when they are needed, several in one product.
+    """The gains of all points, kept up to date: a pick lowers them by what it changes in the rows that it represents.
 
-    Most of a column soon lies below best_M, which only grows: then only the rows above it are kept. The columns used
-    last are kept, KEPT bytes in all; up to 16,384 points that is the whole matrix.
+    The matrix of similarities is held up to HELD bytes (16,384 points); above, the rows that change are computed again.
     """
 
-    KEPT = 2**30
+    HELD = 2**30
 
     def __init__(self, folded: Folded, before: np.ndarray) -> None:
         super().__init__(folded)
+        count, sum_D = len(self.points_MD), self.weights_M @ self.points_MD.astype(np.float64)
+        # of all points while nothing is represented: sum_i (x_i . x_j + SHIFT) = x_j . sum_i x_i + N SHIFT
+        self._gains_M = (self.points_MD @ sum_D).astype(np.int64) + int(self.weights_M.sum()) * SHIFT
+        self._matrix_MM: np.ndarray | None = None
+        if 4 * count**2 <= self.HELD:
+            self._matrix_MM = np.empty((count, count), np.int32)
+            for start in range(0, count, ROWS):
+                part = slice(start, start + ROWS)
+                self._matrix_MM[part, start:] = self.points_MD[part] @ self.points_MD[start:].T
+                self._matrix_MM[start:, part] = self._matrix_MM[part, start:].T
         self.represent(before)
-        self._columns: dict[int, tuple[Any, np.ndarray]] = {}
-        self._bytes = 0
 
     def gains_M(self) -> np.ndarray:
-        """Exact while nothing is represented: sum_i (x_i . x_j + SHIFT) = x_j . sum_i x_i + N SHIFT. Else a bound."""
-        sum_D = self.weights_M @ self.points_MD.astype(np.float64)
-        return (self.points_MD @ sum_D).astype(np.int64) + int(self.weights_M.sum()) * SHIFT
-
-    def knows(self, point: int) -> bool:
-        return point in self._columns
-
-    def learn(self, points: list[int]) -> None:
-        new = [point for point in dict.fromkeys(points) if point not in self._columns]
-        columns_CM = (self.points_MD[new] @ self.points_MD.T).astype(np.int32)
-        for point, column_M in zip(new, columns_CM, strict=True):
-            rows = self._above(column_M > self.best_M)
-            self._keep(point, rows, column_M.copy() if rows is ALL else column_M[rows])
-        while self._bytes > self.KEPT and len(self._columns) > len(new):
-            self._forget(next(iter(self._columns)))
+        return self._gains_M.copy()
 
     def gain(self, point: int) -> int:
-        rows, values = self._forget(point)
-        over = values - (self.best_M if rows is ALL else self.best_M.take(rows))
-        better = self._above(over > 0)
-        if better is not ALL:
-            rows, values, over = better if rows is ALL else rows[better], values[better], over[better]
-        self._keep(point, rows, values)  # the last to be forgotten
-        return self._sum(over, rows)
+        return int(self._gains_M[point])
 
     def take(self, point: int) -> None:
-        if point in self._columns:
-            self._raise(*self._forget(point), point)
-        else:
-            self.represent(np.array([point]))
+        self._raise(np.arange(len(self.best_M)), next(self._rows(np.array([point]))), point)
 
-    @staticmethod
-    def _above(over: np.ndarray) -> Any:
-        """The places where it is true if they are few, else ALL."""
-        return np.flatnonzero(over) if FEW * np.count_nonzero(over) < len(over) else ALL
+    def _raise(self, rows: np.ndarray, values: np.ndarray, points: int | np.ndarray) -> None:
+        changed = np.flatnonzero(values > self.best_M[rows])
+        before, after = self.best_M[rows[changed]], values[changed]
+        super()._raise(rows, values, points)
+        self._lower(rows[changed], before, after)
 
-    def _keep(self, point: int, rows: Any, values: np.ndarray) -> None:
-        self._columns[point] = rows, values
-        self._bytes += values.nbytes + (0 if rows is ALL else rows.nbytes)
+    def _lower(self, rows: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
+        """Lower all gains by what rows no longer add to them: the part of each similarity between before and after."""
+        weights = self.weights_M[rows]
+        self._gains_M += int(before.astype(np.int64) @ weights)
+        over_M, sum_M = np.empty(len(self.best_M), np.int32), np.zeros(len(self.best_M), np.int32)
+        levels = zip(before.tolist(), after.tolist(), weights.tolist(), strict=True)
+        for number, (row_M, (low, high, weight)) in enumerate(zip(self._rows(rows), levels, strict=True), 1):
+            row_M.clip(low, high, out=over_M)
+            if weight > 1:
+                self._gains_M -= weight * over_M.astype(np.int64)
+                continue
+            sum_M += over_M
+            if number % SUMMED == 0:
+                self._gains_M -= sum_M
+                sum_M[:] = 0
+        self._gains_M -= sum_M
 
-    def _forget(self, point: int) -> tuple[Any, np.ndarray]:
-        rows, values = self._columns.pop(point)
-        self._bytes -= values.nbytes + (0 if rows is ALL else rows.nbytes)
-        return rows, values
+    def _rows(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Rows of the matrix."""
+        if self._matrix_MM is not None:
+            yield from map(self._matrix_MM.__getitem__, rows)
+            return
+        for start in range(0, len(rows), ROWS):
+            yield from (self.points_MD[rows[start : start + ROWS]] @ self.points_MD.T).astype(np.int32)
 
 
 class Sparse(_Coverage):
@@ -140,6 +128,7 @@ class Sparse(_Coverage):
     def __init__(self, folded: Folded, before: np.ndarray, columns: Columns) -> None:
         super().__init__(folded)
         self.columns = columns
+        self.plain = bool((folded.weights_M == 1).all())
         self._starts = columns.starts_M1.tolist()
         self.best_M = columns.floors_M.astype(np.int32)
         self.represent(before)
@@ -163,7 +152,8 @@ class Sparse(_Coverage):
     def gain(self, point: int) -> int:
         part = slice(self._starts[point], self._starts[point + 1])
         rows = self.columns.rows_E[part]
-        return self._sum(self.columns.values_E[part] - self.best_M[rows], rows)
+        over = np.maximum(self.columns.values_E[part] - self.best_M[rows], 0)
+        return int(over.sum(dtype=np.int64) if self.plain else over @ self.weights_M[rows])
 
     def take(self, point: int) -> None:
         part = slice(self._starts[point], self._starts[point + 1])

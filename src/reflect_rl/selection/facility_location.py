@@ -78,8 +78,8 @@ class FacilityLocation(Selector):
         before = np.unique(folded.of_N[labelled])
         bonus_N, share = self._bonus(task, grid)
         coverage = self._coverage(folded, before, task)
-        indices, gains, bounds_N = lazy_greedy(coverage, folded.of_N, bonus_N, task)
-        bound = self._bound(coverage, folded, before, indices, bounds_N, bonus_N, task)
+        indices, gains = lazy_greedy(coverage, folded.of_N, bonus_N, task)
+        bound = self._bound(coverage, folded, before, indices, bonus_N, task)
         unit = share / (2 * grid.radius**2 * max(1, task.size))
         below_zero = task.size * (
             SHIFT - round(grid.radius**2)
@@ -97,7 +97,6 @@ class FacilityLocation(Selector):
         folded: Folded,
         before: np.ndarray,
         indices: np.ndarray,
-        bounds_N: np.ndarray,
         bonus_N: np.ndarray,
         task: Task,
     ) -> int:
@@ -111,8 +110,9 @@ class FacilityLocation(Selector):
             if enough is None or distinct < 2:
                 left_N = task.open_N.copy()
                 left_N[indices] = False
-                best = task.room.best(bounds_N, left_N, task.budget)
-                return coverage.total() + bonus + int(bounds_N[best].sum())
+                gains_N = coverage.gains_M()[folded.of_N] + bonus_N
+                best = task.room.best(gains_N, left_N, task.budget)
+                return coverage.total() + bonus + int(gains_N[best].sum())
             enough = min(enough, distinct - 1)
             coverage = Sparse(folded, before, nearest(folded.points_MD, enough, task.progress))
             for point in folded.of_N[indices].tolist():
