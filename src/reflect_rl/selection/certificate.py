@@ -1,13 +1,13 @@
-r"""How good any choice could be: an upper bound on facility location, usually within a fraction of a percent of greedy.
+r"""An upper bound on facility location for any choice, usually within a fraction of a percent of the greedy one.
 
 For any levels u_i, at least those that hold without a choice, and any set S of items (gains s_ij, weights w_i),
 
 $$\sum_i w_i \max_{j \in S} s_{ij} \le \sum_i w_i u_i + \sum_{j \in S} \sum_i w_i (s_ij - u_i)^+,$$
 
-and the right side is at most what the largest sums over i add up to: the Lagrangian dual of Cornuejols, Fisher and
-Nemhauser (1977). u = the similarity to the nearest of the greedy choice gives Minoux's bound, which is loose. The
-search starts from the similarity to the second nearest instead, and makes Polyak's subgradient steps: down where none
-of the best items is above u_i, up where several are. Levels are whole numbers, so that the bound is exact.
+and the right side is at most the sum of the largest sums over i: the Lagrangian dual of Cornuejols, Fisher and
+Nemhauser (1977). With u = the similarity to the nearest pick this is Minoux's bound, which is loose. The search starts
+from the similarity to the second nearest pick and makes Polyak's subgradient steps: it lowers u_i where no selected
+item is above it, and raises it where several are. Levels are whole numbers, so that the bound is exact.
 """
 
 from __future__ import annotations

@@ -150,7 +150,8 @@ class Folded:
 
 def fold(grid: Grid) -> Folded:
     """Equal points made one, in the order of their first items."""
-    keys_N = _keys(grid.points_ND)
+    bytes_NB = (np.ascontiguousarray(grid.points_ND) + 0.0).view(np.uint8)  # no negative zero
+    keys_N = bytes_NB.view(np.dtype((np.void, bytes_NB.shape[1]))).ravel()
     _, first_M, of_N = np.unique(keys_N, return_index=True, return_inverse=True)
     order_M = np.argsort(first_M)
     rank_M = np.empty_like(order_M)
@@ -160,18 +161,3 @@ def fold(grid: Grid) -> Folded:
         return Folded(grid.points_ND, of_N, np.ones(len(grid), np.int64))
     points_MD = grid.points_ND[first_M]
     return Folded(points_MD, of_N, np.bincount(of_N, minlength=len(first_M)).astype(np.int64))
-
-
-def _keys(points_ND: np.ndarray) -> np.ndarray:
-    """Something equal for equal points only: a 64-bit hash where that is free of collisions, else the bytes."""
-    odd_D = np.random.default_rng(0).integers(1, 2**62, points_ND.shape[1], dtype=np.int64) | 1
-    hash_N = np.empty(len(points_ND), np.int64)
-    for start in range(0, len(points_ND), ROWS):
-        hash_N[start : start + ROWS] = (points_ND[start : start + ROWS].astype(np.int64) * odd_D).sum(axis=1)
-    order_N = np.argsort(hash_N, kind="stable")
-    same = np.flatnonzero(hash_N[order_N[1:]] == hash_N[order_N[:-1]])
-    for part in np.array_split(same, max(1, len(same) // ROWS)):
-        if (points_ND[order_N[part]] != points_ND[order_N[part + 1]]).any():  # a collision of the hash
-            rows_N = np.ascontiguousarray(points_ND.astype(np.int64))
-            return rows_N.view(np.dtype((np.void, rows_N.dtype.itemsize * rows_N.shape[1]))).ravel()
-    return hash_N
