@@ -1,4 +1,4 @@
-"""What a selection will cost, before it is made: rough, from the sizes and this machine's speed."""
+"""A rough estimate of the time and memory of a selection, from its sizes and this machine's speed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def estimate(strategy: Selector, size: int, width: int, budget: int, rate: float
 
 
 def _inner(strategy: Selector) -> Selector:
-    """The strategy that does the work, of one that hands it on."""
+    """The strategy that does the work, where one delegates to another."""
     for name in ("within", "diverse"):
         strategy = getattr(strategy, name, strategy)
     return strategy

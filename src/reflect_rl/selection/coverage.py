@@ -1,7 +1,4 @@
-"""Two ways to know the gains of facility location; both give the same whole numbers.
-
-`Exact` computes whole columns of the matrix of similarities, `Sparse` knows the nearest points only.
-"""
+"""The gains of facility location, as whole numbers: `Exact` from all similarities, `Sparse` from the nearest only."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ SHIFT = 2**24
 """A product of two grid points is from -SHIFT to SHIFT."""
 ROWS = 1024
 SUMMED = 64
-"""Rows that are summed in 32 bits: their sum is at most 2^30."""
+"""Rows that are summed as int32 before they are added to int64 gains; their sum is at most 2^30."""
 
 
 class _Coverage:

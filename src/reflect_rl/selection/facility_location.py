@@ -43,8 +43,8 @@ class FacilityLocation(Selector):
     each time, in a third to a twentieth of the time.
 
     Cost. Exact: N^2 D / 2 multiply-adds and 4 N^2 bytes up to 16,384 distinct items (1 GiB); above, nothing is held and
-    a large budget costs some 7 N^2 D multiply-adds. k neighbours: N^2 D / 2 multiply-adds and 40 k N bytes, then some 70
-    microseconds a pick.
+    a large budget costs some 7 N^2 D multiply-adds. k neighbours: N^2 D / 2 multiply-adds and 40 k N bytes, then some
+    70 microseconds a pick.
 
     Left open by the paper, and settled here: the similarity (above, so that it is not negative and the first gains have
     a closed form), and ties (lowest index first). Equal embeddings are computed once. A zero vector is like other zero

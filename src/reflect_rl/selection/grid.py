@@ -1,4 +1,4 @@
-"""Embeddings on an integer grid: similarities that are the same bits whatever computes them.
+"""Embeddings rounded to an integer grid, so that similarities are the same bits whatever computes them.
 
 A matrix product in floating point depends on block shapes, threads and library, and a greedy choice between near ties
 depends on the last bit. Unit vectors are therefore scaled by R and rounded to whole numbers, with R so small that
@@ -6,7 +6,7 @@ every partial sum of a product of two of them is a whole number that the floatin
 (|q . q'| <= |q| |q'| <= 2^24 in float32, 2^53 in float64). Such products are exact in any order of summation, so that
 every implementation, block size and number of threads picks the same set, ties included.
 
-The price is resolution: in float32 a cosine is off by about 1e-4 (standard deviation), independently of the width.
+The cost is resolution: in float32 a cosine is off by about 1e-4 (standard deviation), whatever the width.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROWS = 8192
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """points_ND: whole numbers in a floating-point type; radius: what a vector of length 2^exponent was scaled by.
+    """points_ND: whole numbers in a floating-point type. radius: the factor that scaled vectors over 2^exponent.
 
     off_N: the distance of each unit vector from its point (cosine only).
 
@@ -45,7 +45,7 @@ class Grid:
 
     @property
     def rounding(self) -> float:
-        """No choice's mean similarity (1 + cos) / 2 is above that on the grid by more than this."""
+        """For any set of j, the mean over i of max_j (1 + cos_ij) / 2 exceeds its value on the grid by at most this."""
         if self.off_N is None or not len(self):
             return 0.0
         most = float(self.off_N.max())

@@ -1,7 +1,7 @@
-"""Lazy greedy (Minoux 1978): gains only ever fall, so an outdated gain is an upper bound of the present one.
+"""Lazy greedy (Minoux 1978): gains never grow, so an outdated gain is an upper bound of the current one.
 
-Items wait in a heap by their last known gain. The first is evaluated anew; if it still comes first, it is the greedy
-choice. Gains are whole numbers (see `grid`), so that "equal" means equal, and the lowest index wins then.
+Items are kept in a heap by their last known gain. The first is evaluated again; if it still comes first, it is the
+greedy choice. Gains are whole numbers (see `grid`), so that "equal" means equal, and the lowest index wins then.
 """
 
 from __future__ import annotations
