@@ -106,6 +106,7 @@ def test_neighbours_are_those_of_the_full_matrix(X: np.ndarray, k: int, bytes_: 
         patch.setattr(neighbours, "COLUMNS", 11)
         patch.setattr(neighbours, "worth_it", lambda *args: bytes_)
         patch.setattr(neighbours, "FEW", few)
+        patch.setattr(neighbours, "TRIES", 3)
         patch.setattr(likeness, "CHAINED", 5)
         patch.setattr(likeness, "PER_LEADER", 3)
         found = neighbours.nearest(points_MD, k, Progress(), threads=3)

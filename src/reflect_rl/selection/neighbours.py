@@ -32,6 +32,8 @@ ROOM = 3
 FEW = 128
 """If at most one pair in so many could pass, those pairs are computed one by one; otherwise the whole block is."""
 PAIRS = 4096
+TRIES = 64
+"""Blocks after which bytes are given up if most of the blocks had to be computed as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class _Search:
 
     def __init__(self, points_MD: np.ndarray, order_M: np.ndarray, k: int, quick: ByteProducts | None) -> None:
         self.k, size = k, len(points_MD)
+        self.tried = self.in_vain = 0
         self.rows = max(ROWS, 4 * k)
         self.room = ROOM * k
         self.order_M = order_M
@@ -139,6 +142,9 @@ class _Search:
 
     def _compare_quickly(self, quick: ByteProducts, rows: slice, columns: slice) -> bool:
         """By rounded products, and exactly what they leave; False if they leave too much."""
+        if self.tried >= TRIES and 2 * self.in_vain > self.tried:
+            return False
+        self.tried += 1
         rough_RC = quick.block(rows, columns)
         cuts_R = quick.cuts(self.threshold_M[rows], rows, columns)
         cuts_C = quick.cuts(self.threshold_M[columns], columns, rows)
@@ -148,6 +154,7 @@ class _Search:
         over_RC |= rough_RC > cuts_C
         hits = np.flatnonzero(over_RC)
         if len(hits) * FEW > over_RC.size:
+            self.in_vain += 1
             return False
         r, c = np.divmod(hits, over_RC.shape[1])
         r, c = rows.start + r, columns.start + c
