@@ -1,4 +1,4 @@
-"""What a strategy is and what it returns."""
+"""The interface of a strategy, and what it returns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Input = Literal["embeddings", "tokens", "none"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picks:
-    """What was chosen.
+    """The result of a strategy.
 
     indices: (k,) int64, into the pool, in order of choice. gains: (k,) float64, what each pick added when it was
     chosen. objective: what the strategy optimises, of these picks (and those already labelled). certificate: a bound
@@ -40,7 +40,7 @@ class Picks:
 class Task:
     """One call of `select`, checked.
 
-    already_N: who is labelled already and cannot be picked. room: who may still be picked under the quotas.
+    already_N: the items that are labelled already and cannot be picked. room: how much of each quota is left.
     """
 
     size: int
@@ -52,12 +52,12 @@ class Task:
 
     @property
     def open_N(self) -> np.ndarray:
-        """Who may be picked, quotas aside."""
+        """The items that may be picked, quotas aside."""
         return ~self.already_N
 
 
 class Selector(ABC):
-    """A strategy. Its settings are its constructor's; the pool is an argument of `select`.
+    """A strategy. The constructor takes its settings, `select` the pool.
 
     quotas: with `groups`, how the budget is shared among them: "equal" (what a small group cannot use goes to the
     others), "proportional" to the items that can be picked, or a number for each group by its label (None: of the items
@@ -82,8 +82,8 @@ class Selector(ABC):
 
         X: (N, D) embeddings, or what the strategy says. already: indices of labelled items (a boolean mask of length N
         works as well). groups: a label an item; the budget is then shared by `quotas`. Equal labels are one group, as
-        in a dict (1, 1.0 and True are, "1" is another), and items without a label (None, NaN, NaT, pandas.NA) are one
-        of their own, which is said. scores: a number an item, for the strategies that use one. All may be torch
+        in a dict (1, 1.0 and True are, "1" is another), and items without a label (None, NaN, NaT, pandas.NA) form
+        one group, with a warning. scores: a number an item, for the strategies that use one. All may be torch
         tensors. Raises SelectionError.
         """
         self.check(scores, groups)
