@@ -36,7 +36,7 @@ def evaluate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
     """Play every panel; write results.json and evaluation.jsonl (episodes of the test panel, step by step)."""
     started = time.perf_counter()
     world = make_env(settings)
-    players = players_of(*kept_arm(run, settings), world)
+    players = players_of(*kept_arm(run, settings), world, progress)
     policy, reflector = players.policy, players.reflector
     shown: list[dict[str, Any]] = []
     panels: dict[str, Any] = {}
@@ -78,7 +78,7 @@ def evaluate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
     }
     run.write_jsonl("evaluation.jsonl", shown)
     run.write_json("results.json", results)
-    return {"episodes": sum(map(len, specs.values()))}
+    return {"forward": policy.forward_mode, "episodes": sum(map(len, specs.values()))}
 
 
 def validation(run: RunFolder, settings: Settings) -> dict[str, float]:
@@ -93,9 +93,9 @@ def validation(run: RunFolder, settings: Settings) -> dict[str, float]:
     return success
 
 
-def players_of(run: RunFolder, settings: Settings, world: TextEnv) -> Players:
+def players_of(run: RunFolder, settings: Settings, world: TextEnv, progress: Progress | None = None) -> Players:
     """The trained players of a run."""
-    policy = load_policy(run / "policy", settings)
+    policy = load_policy(run / "policy", settings, progress=progress)
     return Players(policy, load_reflector(run, settings, world), policy_prompts(policy, world.task_text, settings))
 
 

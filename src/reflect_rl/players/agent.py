@@ -48,8 +48,6 @@ class Agent:
 
     def __init__(self, run: RunFolder, settings: Settings, world: TextEnv) -> None:
         self.settings = settings
-        if settings.compute.device != "cpu":  # where a pass's numbers depend on its rows anyway: read one, not a batch
-            settings = settings.model_copy(update={"compute": settings.compute.model_copy(update={"rows": 1})})
         self.world = world
         with torch.random.fork_rng(devices=[]):  # heads draw from the program's generator before they are loaded
             self._reflector: Reflector = load_reflector(run, settings, world)

@@ -7,8 +7,8 @@
 - pointer: a bilinear score between the hidden state at the cue and the one at the end of each action's line; any
   number of actions, no labels.
 
-Without gradients, prompts go through in chunks of one fixed shape, so that a prompt's numbers do not depend, to the
-bit, on what it is batched with.
+Prompts go through the model as its `Passes` say: packed, or in chunks of one shape each, so that a prompt's numbers
+without gradients do not depend, to the bit, on what it is batched with.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, repeat
 from math import log
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from reflect_rl.errors import ModelError, NonFiniteError, PromptError
-from reflect_rl.lm.backbone import Backbone, KeysValues, TokenBatch
+from reflect_rl.lm.backbone import Backbone, Passes, TokenBatch
 from reflect_rl.lm.checks import check_finite
 from reflect_rl.lm.encoded import LENGTH_STEP, Encoded, compact
 from reflect_rl.lm.models import pad_id
+from reflect_rl.lm.packed import packs
 from reflect_rl.lm.prefix_cache import MOST_BYTES, Openings
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.lm.remembered import Remembered
@@ -65,7 +66,7 @@ class Policy(nn.Module):
     so that it can be no more misled by a weak reflector than it trusts it.
 
     labels: label strings with their token ids (labels head), or None for the pointer head.
-    chunk: rows of a forward pass without gradients. trust: for a hedged policy (labels head), the weight that choices
+    passes: how prompts go through the model. trust: for a hedged policy (labels head), the weight that choices
     made with the reflection get at first, in (0, 1). cache_bytes: what the openings that are kept may take.
     Raises ModelError if the tokenizer cannot tell where its tokens stand in a text.
     """
@@ -76,7 +77,7 @@ class Policy(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         labels: dict[str, int] | None,
         value_head: bool = False,
-        chunk: int = 16,
+        passes: Passes | None = None,
         trust: float | None = None,
         cache_bytes: int = MOST_BYTES,
     ) -> None:
@@ -89,8 +90,7 @@ class Policy(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.labels = labels
-        self.backbone = Backbone(model)
-        self.chunk = chunk
+        self.backbone = Backbone(model, passes)
         self.cache_bytes = cache_bytes
         width = self.backbone.width
         self.register_buffer("label_ids", torch.tensor(list((labels or {}).values())), persistent=False)
@@ -111,6 +111,11 @@ class Policy(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.label_ids.device  # type: ignore[return-value]
+
+    @property
+    def forward_mode(self) -> Literal["packed", "exact"]:
+        """As a run's manifest tells it."""
+        return "packed" if self.backbone.passes.packed else "exact"
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
@@ -157,12 +162,12 @@ class Policy(nn.Module):
         prefix_P = torch.tensor(() if begun else prefix, dtype=torch.long)
         return TokenBatch(prefix_P, ids_BL, torch.tensor([row.read for row in rows]) - cut).to(self.device)
 
-    def choose(self, batch: TokenBatch, actions_B: Tensor, width: int, before: Sequence[KeysValues] = ()) -> Choices:
+    def choose(self, hidden_BRD: Tensor, rows: Sequence[Encoded], width: int) -> Choices:
         """Distributions over N = width choices (-inf beyond each row's actions, float32) and values.
 
-        before: texts in front of the batch's rows that have been read already.
+        hidden_BRD: what the model makes of these rows where they are read.
         """
-        hidden_BRD = self.backbone.hidden(batch, before)
+        actions_B = torch.tensor([row.actions for row in rows], device=self.device)
         cue_BD = hidden_BRD[:, -1]
         # Detached: a value head that starts at random would otherwise pull at what the choice is made of.
         value_B = _weighed(self.value, cue_BD.detach()) if self.value else cue_BD.new_zeros(len(cue_BD)).float()
@@ -189,21 +194,47 @@ class Policy(nn.Module):
 
     def forward(self, encoded: Sequence[Encoded], width: int) -> Choices:
         """Distributions and values with gradients, in the order given (all rows with the same number of heads)."""
-        groups: dict[object, list[int]] = defaultdict(list)
-        for index, row in enumerate(encoded):
-            groups[row.bucket if self.labels is None else (row.prefix, len(row.read))].append(index)
         order, parts = [], []
-        for rows in groups.values():
-            chosen = [encoded[i] for i in rows]
-            actions_B = torch.tensor([row.actions for row in chosen], device=self.device)
-            parts.append(self.choose(self.batch(chosen), actions_B, width))
-            order += rows
+        for places, hidden_BRD in self._packed(encoded) if self.backbone.passes.packed else self._padded(encoded):
+            parts.append(self.choose(hidden_BRD, [encoded[i] for i in places], width))
+            order += places
         back = torch.tensor(order, device=self.device).argsort()
         return Choices(*(torch.cat(field)[back] for field in zip(*parts, strict=True)))
 
+    def _padded(self, encoded: Sequence[Encoded]) -> Iterator[tuple[list[int], Tensor]]:
+        """Places of rows that can be padded to one batch, and their hidden_BRD."""
+        groups: dict[object, list[int]] = defaultdict(list)
+        for index, row in enumerate(encoded):
+            groups[row.bucket if self.labels is None else (row.prefix, len(row.read))].append(index)
+        for rows in groups.values():
+            yield rows, self.backbone.hidden(self.batch([encoded[i] for i in rows]))
+
+    def _packed(self, encoded: Sequence[Encoded]) -> Iterator[tuple[list[int], Tensor]]:
+        """Places of rows of one pack that are read at equally many positions, and their hidden_BRD."""
+        for pack in packs([row.ids for row in encoded], self._tokens()):
+            x_TD = self.backbone.nodes(pack)
+            groups: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
+            for place, path in zip(pack.rows, pack.paths, strict=True):
+                groups[len(encoded[place].read)].append((place, path[encoded[place].places]))
+            for members in groups.values():
+                places, nodes = zip(*members, strict=True)
+                yield list(places), x_TD[torch.from_numpy(np.stack(nodes)).to(x_TD.device)]
+
+    def _tokens(self) -> int:
+        """Of a pass as it goes now."""
+        return self.backbone.learning_tokens if torch.is_grad_enabled() else self.backbone.passes.tokens
+
+    def parts(self, encoded: Sequence[Encoded]) -> list[list[int]]:
+        """Places of rows that go through together with gradients; those of larger batches accumulate over parts."""
+        most = self.backbone.learning_tokens
+        if self.backbone.passes.packed:
+            return [pack.rows for pack in packs([row.ids for row in encoded], most)]
+        rows = max(1, most // max((len(row.prefix) + row.length for row in encoded), default=1))
+        return [list(range(first, min(first + rows, len(encoded)))) for first in range(0, len(encoded), rows)]
+
     def openings(self) -> Openings | None:
         """An empty memory of how prompts begin, for `evaluate`; None where the model's pass cannot use it."""
-        return Openings(self.backbone, self.chunk, self.cache_bytes) if self.backbone.fast else None
+        return Openings(self.backbone, self.cache_bytes) if self.backbone.fast else None
 
     @torch.no_grad()
     def evaluate(self, prompts: Sequence[Prompt], openings: Openings | None = None) -> tuple[Tensor, Tensor]:
@@ -211,24 +242,18 @@ class Policy(nn.Module):
 
         openings: what earlier calls have read; good until the weights change. It saves time, and changes no bit.
 
-        A prompt's row is the same bits whatever it is batched with: rows are grouped by bucket and forwarded in chunks
-        of exactly `chunk` rows, the last one filled up with copies.
+        Unless packed, a prompt's row is the same bits whatever it is batched with: rows are grouped by bucket and
+        forwarded in chunks of a number of rows that follows from the bucket, the last one filled up with copies.
 
         Raises NonFiniteError where an admissible action's log-probability, or a value, is not finite.
         """
         width = max(prompt.actions for prompt in prompts)
-        log_probs_BN = torch.full((len(prompts), width), -torch.inf)
-        value_B = torch.zeros(len(prompts))
-        known = openings or self.openings()
-        for rows, encoded in self._chunks(prompts, known):
-            filled = encoded + [encoded[-1]] * (self.chunk - len(encoded))
-            most = self._most(filled)
-            actions_B = torch.tensor([row.actions for row in filled], device=self.device)
-            before = known.before(filled) if known else ()
-            chosen = self.choose(self.batch(filled, begun=known is not None), actions_B, most, before)
-            shown = min(most, width)
-            log_probs_BN[rows, :shown] = chosen.log_probs_BN[: len(rows), :shown].cpu()
-            value_B[rows] = chosen.value_B[: len(rows)].cpu()
+        encoded = [self.encode(prompt) for prompt in prompts]
+        if self.backbone.passes.packed:
+            chosen = self(encoded, width)
+            log_probs_BN, value_B = chosen.log_probs_BN.cpu(), chosen.value_B.cpu()
+        else:
+            log_probs_BN, value_B = self._alike(encoded, width, openings or self.openings())
         actions = sum(prompt.actions for prompt in prompts)
         if int(torch.isfinite(log_probs_BN).sum()) != actions or not bool(torch.isfinite(value_B).all()):
             raise NonFiniteError(
@@ -237,22 +262,40 @@ class Policy(nn.Module):
             )
         return log_probs_BN, value_B
 
+    def _alike(self, encoded: Sequence[Encoded], width: int, known: Openings | None) -> tuple[Tensor, Tensor]:
+        """log_probs_BN and value_B, to the bit the same in any company."""
+        log_probs_BN = torch.full((len(encoded), width), -torch.inf)
+        value_B = torch.zeros(len(encoded))
+        for places, filled in self._chunks(encoded, known):
+            most = self._most(filled)
+            batch = self.batch(filled, begun=known is not None)
+            hidden_BRD = self.backbone.hidden(batch, known.before(filled) if known else ())
+            chosen = self.choose(hidden_BRD, filled, most)
+            shown = min(most, width)
+            log_probs_BN[places, :shown] = chosen.log_probs_BN[: len(places), :shown].cpu()
+            value_B[places] = chosen.value_B[: len(places)].cpu()
+        return log_probs_BN, value_B
+
     def log_probs(self, prompts: Sequence[Prompt]) -> Tensor:
         """log_probs_BN of the admissible actions, float32, N the longest action list of the batch."""
         return self.evaluate(prompts)[0]
 
-    def _chunks(self, prompts: Sequence[Prompt], known: Openings | None) -> Iterator[tuple[list[int], list[Encoded]]]:
-        """Places and rows of one bucket at a time; what stands before them has been read when they come."""
-        encoded = [self.encode(prompt) for prompt in prompts]
+    def _chunks(self, encoded: Sequence[Encoded], known: Openings | None) -> Iterator[tuple[list[int], list[Encoded]]]:
+        """Places of some rows of one bucket, and these rows, filled up to the bucket's number with copies.
+
+        What stands before them has been read when they come.
+        """
         groups: dict[object, list[int]] = defaultdict(list)
         for index, row in enumerate(encoded):
             groups[row.bucket].append(index)
         for members in groups.values():
+            row = encoded[members[0]]
+            chunk = self.backbone.passes.rows(row.length - row.cut + (0 if known else len(row.prefix)))
             sections = known.sections([encoded[i] for i in members]) if known else [range(len(members))]
             for section in sections:
-                for start in range(0, len(section), self.chunk):
-                    part = [members[place] for place in section[start : start + self.chunk]]
-                    yield part, [encoded[i] for i in part]
+                for start in range(0, len(section), chunk):
+                    part = [members[place] for place in section[start : start + chunk]]
+                    yield part, [encoded[i] for i in (*part, *[part[-1]] * (chunk - len(part)))]
 
     def _most(self, rows: Sequence[Encoded]) -> int:
         """Width of the choice axis of a chunk: fixed by the prompts' bucket alone."""
@@ -279,7 +322,7 @@ class Policy(nn.Module):
         folder: Path,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        chunk: int = 16,
+        passes: Passes | None = None,
         cache_bytes: int = MOST_BYTES,
     ) -> Policy:
         """Heads from `folder` on a loaded model. Raises ModelError if it was not saved by `save`, or is damaged."""
@@ -289,7 +332,7 @@ class Policy(nn.Module):
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             trust = 0.5 if about["hedged"] else None
-            policy = cls(model, tokenizer, about["labels"], about["value_head"], chunk, trust, cache_bytes)
+            policy = cls(model, tokenizer, about["labels"], about["value_head"], passes, trust, cache_bytes)
             rows = len(policy.backbone.output_rows)
             if beyond := [label for label, token in (policy.labels or {}).items() if not 0 <= token < rows]:
                 raise ValueError(f"the label {beyond[0]!r} is no token of the model")

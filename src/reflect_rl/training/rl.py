@@ -47,7 +47,7 @@ def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]
     part = settings.rl
     accelerator = Accelerator(cpu=settings.compute.device == "cpu")
     world = make_env(settings)
-    policy = load_policy(run / "policy-sft", settings, adapters=True)
+    policy = load_policy(run / "policy-sft", settings, adapters=True, progress=progress)
     reflector = load_reflector(run, settings, world)
     players = Players(policy, reflector, policy_prompts(policy, world.task_text, settings))
     wrapped = accelerator.prepare_model(policy)
@@ -62,7 +62,6 @@ def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]
         accelerator.process_index,
         accelerator.num_processes,
         anchor,
-        settings.compute.rows,
     )
     checkpoint = Checkpointer(run, "checkpoints/rl", policy, optimizer)
     found = checkpoint.load()
@@ -90,6 +89,7 @@ def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]
             policy.save(folder)
     accelerator.wait_for_everyone()
     return {
+        "forward": policy.forward_mode,
         "iterations": part.iterations,
         "env_steps": sum(row["env_steps"] for row in rows),
         "forwards": sum(row["distinct_prompts"] for row in rows),

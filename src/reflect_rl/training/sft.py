@@ -8,10 +8,11 @@ with label smoothing, because an overconfident start leaves RL nothing to explor
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,11 +35,12 @@ from reflect_rl.intervals import wilson
 from reflect_rl.lm.backbone import Backbone, TokenBatch
 from reflect_rl.lm.encoded import Encoded, compact
 from reflect_rl.lm.models import end_id, pad_id, parameter_count
+from reflect_rl.lm.packed import packs
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.lm.text import encode, encode_all
 from reflect_rl.lm.torch_setup import with_torch
 from reflect_rl.players.labels import find_labels
-from reflect_rl.players.load import MOST_LABELS, forward_rows, load_reflector, local_reflector, policy_prompts
+from reflect_rl.players.load import MOST_LABELS, forward_passes, load_reflector, local_reflector, policy_prompts
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Progress
@@ -88,7 +90,8 @@ def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dic
             if name in start:
                 weight.data.copy_(start[name])
             weight.requires_grad_(True)  # with adapters not all of them
-        loss = text_loss(Backbone(model), rows, pad_id(tokenizer))
+        passes = forward_passes(settings.compute, settings.reflector.model, model, None if number else progress)
+        loss = text_loss(Backbone(model, passes), rows, pad_id(tokenizer))
         final = fit(loss, len(rows), model, settings.reflector_sft, run, settings.seed, "reflector", progress, number)
         # The memo is keyed by the weights, which have changed since the reflector was made.
         reflector = local_reflector(run, settings, task_text, model, tokenizer)
@@ -154,8 +157,8 @@ def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[s
     names = find_labels(tokenizer, MOST_LABELS) if settings.policy.head == "labels" else None
     value_head = settings.rl.baseline == "value"
     trust = _trust(run) if settings.policy.hedge and settings.reflector.kind != "none" else None
-    chunk = forward_rows(settings.compute, model)
-    policy = Policy(model, tokenizer, names, value_head, chunk, trust).to(settings.compute.device)
+    passes = forward_passes(settings.compute, settings.policy.model, model, progress)
+    policy = Policy(model, tokenizer, names, value_head, passes, trust).to(settings.compute.device)
     prompts = policy_prompts(policy, env.task_text, settings)
     examples = dict.fromkeys(
         (prompts.policy_prompt(entry.state, text), label.wanted)
@@ -166,7 +169,12 @@ def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[s
     final = fit(loss, len(rows), policy, settings.policy_sft, run, settings.seed, "policy", progress)
     with run.replacing("policy-sft") as folder:
         policy.save(folder)
-    return {"labels": len(labels), "parameters": parameter_count(model), "loss": final}
+    return {
+        "labels": len(labels),
+        "parameters": parameter_count(model),
+        "loss": final,
+        "forward": policy.forward_mode,
+    }
 
 
 def _labelled(
@@ -243,16 +251,46 @@ def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> T
     return Encoded(compact(ids[:shared]), compact(rest + said[:-1]), compact(read), 0), compact(said)
 
 
-def text_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Callable[..., Tensor]:
-    """Mean cross-entropy of the text's tokens; the prompt's are never scored. Rows of like length go together."""
+Loss = Callable[[Sequence[int]], Iterator[Tensor]]
+"""Of a batch, whose examples have these indices: in parts, one a forward pass."""
+
+
+def text_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Loss:
+    """Mean cross-entropy of the texts' tokens; those of the prompts are never scored."""
+    return _packed_loss(backbone, rows) if backbone.passes.packed else _padded_loss(backbone, rows, pad)
+
+
+def _packed_loss(backbone: Backbone, rows: Sequence[TextRow]) -> Loss:
+    """Each edge of the trie counts as often as texts pass along it."""
+
+    def loss(indices: Sequence[int]) -> Iterator[Tensor]:
+        chosen = [rows[index] for index in indices]
+        tokens = sum(len(said) for _, said in chosen)
+        for pack in packs([row.ids for row, _ in chosen], backbone.learning_tokens):
+            pairs = zip(pack.rows, pack.paths, strict=True)
+            nodes = np.concatenate([path[chosen[place][0].places] for place, path in pairs])
+            wanted = np.concatenate([chosen[place][1] for place in pack.rows])
+            edges, times = np.unique(np.stack([nodes, wanted]), axis=1, return_counts=True)
+            read, place_of = np.unique(edges[0], return_inverse=True)
+            read_N, place_E, want_E, times_E = (
+                torch.from_numpy(values).to(backbone.device) for values in (read, place_of, edges[1], times)
+            )
+            logits_NV = (backbone.nodes(pack)[read_N] @ backbone.output_rows.T).float()
+            yield ((logits_NV.logsumexp(1)[place_E] - logits_NV[place_E, want_E]) * times_E).sum() / tokens
+
+    return loss
+
+
+def _padded_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Loss:
+    """Rows of like length go together."""
     device = backbone.output_rows.device
 
-    def loss(indices: Sequence[int]) -> Tensor:
+    def loss(indices: Sequence[int]) -> Iterator[Tensor]:
         groups: dict[int, list[TextRow]] = defaultdict(list)
         for index in indices:
             groups[-(-len(rows[index][0].rest) // LENGTH_STEP)].append(rows[index])
         tokens = sum(len(rows[index][1]) for index in indices)
-        return torch.stack([total(chosen) for chosen in groups.values()]).sum() / tokens
+        yield torch.stack([total(chosen) for chosen in groups.values()]).sum() / tokens
 
     def total(chosen: Sequence[TextRow]) -> Tensor:
         prefix = chosen[0][0].prefix
@@ -272,15 +310,17 @@ def text_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Callable
     return loss
 
 
-def _choice_loss(
-    policy: Policy, rows: Sequence[Encoded], wanted: Sequence[Sequence[int]], smoothing: float
-) -> Callable[[Sequence[int]], Tensor]:
+def _choice_loss(policy: Policy, rows: Sequence[Encoded], wanted: Sequence[Sequence[int]], smoothing: float) -> Loss:
     """Cross-entropy of the choice among the admissible actions, smoothed over these; mean over a hedge's heads.
 
     Where several actions are right, what counts is the probability of them all.
     """
 
-    def loss(indices: Sequence[int]) -> Tensor:
+    def loss(indices: Sequence[int]) -> Iterator[Tensor]:
+        for part in policy.parts([rows[i] for i in indices]):
+            yield mean([indices[place] for place in part]) * (len(part) / len(indices))
+
+    def mean(indices: Sequence[int]) -> Tensor:
         chosen = [rows[i] for i in indices]
         width = max(row.actions for row in chosen)
         heads_BHN = policy(chosen, width).heads_BHN
