@@ -26,7 +26,7 @@ from reflect_rl.players.load import forward_passes
 from reflect_rl.players.policy import Policy
 from reflect_rl.settings import ComputeSettings, ModelSettings, RlSettings
 from reflect_rl.training.losses import Folded
-from reflect_rl.training.sft import _choice_loss, text_loss
+from reflect_rl.training.sft_losses import choice_loss, text_loss
 from reflect_rl.training.update import Learner, _accumulate
 
 NEAR: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}
@@ -192,7 +192,7 @@ def both_ways(head: str, value: bool = True) -> tuple[Policy, Policy]:
     model = tiny_models.llama()
     padded = tiny_models.policy(head, value, model=model)
     packed = deepcopy(padded)
-    packed.backbone = Backbone(packed.model, PACKED)
+    packed.backbone = packed.through.backbone = Backbone(packed.model, PACKED)
     return packed, padded
 
 
@@ -203,7 +203,7 @@ HEADS = pytest.mark.parametrize("head", ["labels", "pointer", "hedged"])
 def test_decisions_are_those_of_padded_rows(head: str) -> None:
     packed, padded = both_ways(head)
     prompts = tiny_models.prompts(packed)
-    assert 1 < len(packed.parts([packed.encode(prompt) for prompt in prompts])) < len(prompts)
+    assert 1 < len(packed.through.parts([packed.encode(prompt) for prompt in prompts])) < len(prompts)
     for one, other in zip(packed.evaluate(prompts), padded.evaluate(prompts), strict=True):
         torch.testing.assert_close(one, other, **NEAR)
     again = packed.evaluate(prompts)
@@ -224,7 +224,7 @@ def test_the_sft_loss_of_the_policy_and_its_gradient_are_those_of_padded_rows(he
     def learn(made: Policy) -> None:
         rows = [made.encode(prompt) for prompt in tiny_models.prompts(made)]
         wanted = [(0, 1) if number % 3 else (1,) for number in range(len(rows))]
-        parts = list(_choice_loss(made, rows, wanted, smoothing=0.1)(range(3, len(rows))))
+        parts = list(choice_loss(made, rows, wanted, smoothing=0.1)(range(3, len(rows))))
         totals.append(float(sum(parts)))
         for part in parts:
             part.backward()

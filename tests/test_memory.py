@@ -148,10 +148,10 @@ def test_an_update_reads_fewer_long_prompts_at_a_time(kind: str, rows: int, monk
     by_default, layers, bytes_each = made.backbone.learning_tokens, 2, 4
     assert by_default == backbone.GRAPH_BYTES // (12 * layers * 16 * bytes_each)
     monkeypatch.setattr(backbone, "GRAPH_BYTES", rows * longest * backbone.GRAPH_BYTES // by_default)
-    assert {len(part) for part in made.parts(encoded)[:-1]} <= {rows}
-    assert [i for part in made.parts(encoded) for i in part] == list(range(len(encoded)))
+    assert {len(part) for part in made.through.parts(encoded)[:-1]} <= {rows}
+    assert [i for part in made.through.parts(encoded) for i in part] == list(range(len(encoded)))
     told = tiny_models.policy(passes=Passes(learning=7 * longest), model=made.model)
-    assert len(told.parts(encoded)[0]) == 7
+    assert len(told.through.parts(encoded)[0]) == 7
 
 
 def test_the_peak_of_memory_is_told_in_megabytes() -> None:

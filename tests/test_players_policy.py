@@ -111,7 +111,7 @@ def test_training_and_rollout_are_one_function(head: str) -> None:
 def test_padding_never_changes_a_number(head: str, extra: int, seed: int) -> None:
     made = acting(head)
     rows = [made.encode(p) for p in tiny_models.prompts(made)[seed : seed + 1]]
-    batch = made.batch(rows)
+    batch = made.through.batch(rows)
     longer = torch.nn.functional.pad(batch.ids_BL, (0, extra), value=seed + 3)
     with torch.no_grad():
         before = made.choose(made.backbone.hidden(batch), rows, 3).log_probs_BN

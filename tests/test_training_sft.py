@@ -30,7 +30,8 @@ from reflect_rl.training import fit as fit_module
 from reflect_rl.training import sft
 from reflect_rl.training.attempts import AGAIN, FIGURES, WEIGHTS, Attempt, best_attempt
 from reflect_rl.training.fit import _indices, fit
-from reflect_rl.training.sft import _choice_loss, sft_policy, sft_reflector, split_held_out
+from reflect_rl.training.sft import sft_policy, sft_reflector, split_held_out
+from reflect_rl.training.sft_losses import choice_loss
 from reflect_rl.training.warm_start import start_model
 
 Tiny = Callable[..., Settings]
@@ -350,5 +351,5 @@ def test_where_several_actions_are_right_the_probability_of_them_all_counts() ->
     log_probs_BN = made(rows, 3).log_probs_BN
     wanted = [(0, 1) if number % 2 else (1,) for number in range(len(rows))]
     by_hand = [-log_probs_BN[row, list(right)].exp().sum().log() for row, right in enumerate(wanted)]
-    loss = sum(_choice_loss(made, rows, wanted, smoothing=0.0)(range(len(rows))))
+    loss = sum(choice_loss(made, rows, wanted, smoothing=0.0)(range(len(rows))))
     torch.testing.assert_close(loss, torch.stack(by_hand).mean())

@@ -15,23 +15,20 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from itertools import chain, repeat
+from collections.abc import Sequence
 from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from reflect_rl.errors import ModelError, NonFiniteError, PromptError
-from reflect_rl.lm.backbone import Backbone, Passes, TokenBatch
+from reflect_rl.lm.backbone import Backbone, Passes
 from reflect_rl.lm.checks import check_finite
 from reflect_rl.lm.encoded import LENGTH_STEP, Encoded, compact
+from reflect_rl.lm.forward import Forward
 from reflect_rl.lm.models import pad_id
-from reflect_rl.lm.packed import packs
 from reflect_rl.lm.prefix_cache import MOST_BYTES, Openings
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.lm.remembered import Remembered
@@ -91,6 +88,7 @@ class Policy(nn.Module):
         self.tokenizer = tokenizer
         self.labels = labels
         self.backbone = Backbone(model, passes)
+        self.through = Forward(self.backbone, pad_id(tokenizer), by_length=labels is None)
         self.cache_bytes = cache_bytes
         width = self.backbone.width
         self.register_buffer("label_ids", torch.tensor(list((labels or {}).values())), persistent=False)
@@ -149,19 +147,6 @@ class Policy(nn.Module):
         cut = min(half, read[0] // step * step) if self.backbone.fast else 0
         return Encoded(compact(ids[:static]), compact(ids[static:]), read, prompt.actions, step, cut)
 
-    def batch(self, rows: Sequence[Encoded], begun: bool = False) -> TokenBatch:
-        """One padded batch of rows that share their prefix and number of read positions.
-
-        begun: prefix and openings, of equal lengths then, have been read before, and are left out.
-        """
-        prefix, cut = rows[0].prefix, rows[0].cut if begun else 0
-        length = min(max(row.length for row in rows), self.backbone.context - len(prefix))
-        pad = pad_id(self.tokenizer)
-        filled = chain.from_iterable((*row.rest[cut:], *repeat(pad, length - len(row.rest))) for row in rows)
-        ids_BL = torch.from_numpy(np.fromiter(filled, np.int64, len(rows) * (length - cut)).reshape(len(rows), -1))
-        prefix_P = torch.tensor(() if begun else prefix, dtype=torch.long)
-        return TokenBatch(prefix_P, ids_BL, torch.tensor([row.read for row in rows]) - cut).to(self.device)
-
     def choose(self, hidden_BRD: Tensor, rows: Sequence[Encoded], width: int) -> Choices:
         """Distributions over N = width choices (-inf beyond each row's actions, float32) and values.
 
@@ -195,42 +180,11 @@ class Policy(nn.Module):
     def forward(self, encoded: Sequence[Encoded], width: int) -> Choices:
         """Distributions and values with gradients, in the order given (all rows with the same number of heads)."""
         order, parts = [], []
-        for places, hidden_BRD in self._packed(encoded) if self.backbone.passes.packed else self._padded(encoded):
+        for places, hidden_BRD in self.through.hidden(encoded):
             parts.append(self.choose(hidden_BRD, [encoded[i] for i in places], width))
             order += places
         back = torch.tensor(order, device=self.device).argsort()
         return Choices(*(torch.cat(field)[back] for field in zip(*parts, strict=True)))
-
-    def _padded(self, encoded: Sequence[Encoded]) -> Iterator[tuple[list[int], Tensor]]:
-        """Places of rows that can be padded to one batch, and their hidden_BRD."""
-        groups: dict[object, list[int]] = defaultdict(list)
-        for index, row in enumerate(encoded):
-            groups[row.bucket if self.labels is None else (row.prefix, len(row.read))].append(index)
-        for rows in groups.values():
-            yield rows, self.backbone.hidden(self.batch([encoded[i] for i in rows]))
-
-    def _packed(self, encoded: Sequence[Encoded]) -> Iterator[tuple[list[int], Tensor]]:
-        """Places of rows of one pack that are read at equally many positions, and their hidden_BRD."""
-        for pack in packs([row.ids for row in encoded], self._tokens()):
-            x_TD = self.backbone.nodes(pack)
-            groups: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
-            for place, path in zip(pack.rows, pack.paths, strict=True):
-                groups[len(encoded[place].read)].append((place, path[encoded[place].places]))
-            for members in groups.values():
-                places, nodes = zip(*members, strict=True)
-                yield list(places), x_TD[torch.from_numpy(np.stack(nodes)).to(x_TD.device)]
-
-    def _tokens(self) -> int:
-        """Of a pass as it goes now."""
-        return self.backbone.learning_tokens if torch.is_grad_enabled() else self.backbone.passes.tokens
-
-    def parts(self, encoded: Sequence[Encoded]) -> list[list[int]]:
-        """Places of rows that go through together with gradients; those of larger batches accumulate over parts."""
-        most = self.backbone.learning_tokens
-        if self.backbone.passes.packed:
-            return [pack.rows for pack in packs([row.ids for row in encoded], most)]
-        rows = max(1, most // max((len(row.prefix) + row.length for row in encoded), default=1))
-        return [list(range(first, min(first + rows, len(encoded)))) for first in range(0, len(encoded), rows)]
 
     def openings(self) -> Openings | None:
         """An empty memory of how prompts begin, for `evaluate`; None where the model's pass cannot use it."""
@@ -242,8 +196,7 @@ class Policy(nn.Module):
 
         openings: what earlier calls have read; good until the weights change. It saves time, and changes no bit.
 
-        Unless packed, a prompt's row is the same bits whatever it is batched with: rows are grouped by bucket and
-        forwarded in chunks of a number of rows that follows from the bucket, the last one filled up with copies.
+        Unless packed, a prompt's numbers are the same bits whatever it is batched with.
 
         Raises NonFiniteError where an admissible action's log-probability, or a value, is not finite.
         """
@@ -263,13 +216,11 @@ class Policy(nn.Module):
         return log_probs_BN, value_B
 
     def _alike(self, encoded: Sequence[Encoded], width: int, known: Openings | None) -> tuple[Tensor, Tensor]:
-        """log_probs_BN and value_B, to the bit the same in any company."""
+        """log_probs_BN and value_B, to the bit the same in any company: also the choice axis depends on the bucket."""
         log_probs_BN = torch.full((len(encoded), width), -torch.inf)
         value_B = torch.zeros(len(encoded))
-        for places, filled in self._chunks(encoded, known):
-            most = self._most(filled)
-            batch = self.batch(filled, begun=known is not None)
-            hidden_BRD = self.backbone.hidden(batch, known.before(filled) if known else ())
+        for places, filled, hidden_BRD in self.through.alike(encoded, known):
+            most = len(self.labels) if self.labels is not None else hidden_BRD.shape[1] - 1
             chosen = self.choose(hidden_BRD, filled, most)
             shown = min(most, width)
             log_probs_BN[places, :shown] = chosen.log_probs_BN[: len(places), :shown].cpu()
@@ -279,27 +230,6 @@ class Policy(nn.Module):
     def log_probs(self, prompts: Sequence[Prompt]) -> Tensor:
         """log_probs_BN of the admissible actions, float32, N the longest action list of the batch."""
         return self.evaluate(prompts)[0]
-
-    def _chunks(self, encoded: Sequence[Encoded], known: Openings | None) -> Iterator[tuple[list[int], list[Encoded]]]:
-        """Places of some rows of one bucket, and these rows, filled up to the bucket's number with copies.
-
-        What stands before them has been read when they come.
-        """
-        groups: dict[object, list[int]] = defaultdict(list)
-        for index, row in enumerate(encoded):
-            groups[row.bucket].append(index)
-        for members in groups.values():
-            row = encoded[members[0]]
-            chunk = self.backbone.passes.rows(row.length - row.cut + (0 if known else len(row.prefix)))
-            sections = known.sections([encoded[i] for i in members]) if known else [range(len(members))]
-            for section in sections:
-                for start in range(0, len(section), chunk):
-                    part = [members[place] for place in section[start : start + chunk]]
-                    yield part, [encoded[i] for i in (*part, *[part[-1]] * (chunk - len(part)))]
-
-    def _most(self, rows: Sequence[Encoded]) -> int:
-        """Width of the choice axis of a chunk: fixed by the prompts' bucket alone."""
-        return len(self.labels) if self.labels is not None else len(rows[0].read) - 1
 
     def save(self, folder: Path) -> None:
         """Hugging Face's layout, plus reflect_rl.json and heads.safetensors for what it does not know."""

@@ -37,7 +37,10 @@ class Learner:
     def shares(self, encoded: Sequence[Encoded], rows: Sequence[int]) -> list[list[list[int]]]:
         """Of each rank its share of the rows, in parts that go through together."""
         own = [list(rows[rank :: self.ranks]) for rank in range(self.ranks)]
-        return [[[share[i] for i in part] for part in self.plain.parts([encoded[i] for i in share])] for share in own]
+        return [
+            [[share[i] for i in part] for part in self.plain.through.parts([encoded[i] for i in share])]
+            for share in own
+        ]
 
 
 def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, entropy: float) -> dict[str, float]:
@@ -139,7 +142,7 @@ def replay_update(learner: Learner, replay: SuccessReplay, iteration: int) -> No
     prompts, taken, returns = drawn
     encoded = [learner.plain.encode(prompt) for prompt in prompts]
     width = max(prompt.actions for prompt in prompts)
-    for part in learner.plain.parts(encoded):
+    for part in learner.plain.through.parts(encoded):
         choices = learner.policy([encoded[i] for i in part], width)
         log_probs_TN = choices.log_probs_BN
         device = log_probs_TN.device
