@@ -49,6 +49,7 @@ ARMS: dict[str, dict[str, Any]] = {
         "rl.replay": 5,
         "policy.hedge": True,
     },
+    "packed": {"rl.baseline": "state", "compute.exact": False, "compute.tokens": 300},
 }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from reflect_rl.lm.remembered import Remembered
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import MOST_CHARACTERS, Prompt, PromptBuilder
-from reflect_rl.players.reflector import Reflector, ScriptedReflector
+from reflect_rl.players.reflector import LocalReflector, Reflector, ScriptedReflector
 from reflect_rl.records import State
 
 
@@ -27,7 +27,8 @@ class Read(NamedTuple):
 class Players:
     """Two memories: what the policy is told in a state, which stays, and what it decides, which `forget` drops.
 
-    reads_facts: whether what is read of a state depends on what the world tells a scripted teacher.
+    reads_facts: whether what is read of a state depends on what the world tells a scripted teacher. exact: whether no
+    number depends, to the bit, on what is read together.
     """
 
     def __init__(self, policy: Policy, reflector: Reflector, prompts: PromptBuilder) -> None:
@@ -35,6 +36,7 @@ class Players:
         self.reflector = reflector
         self.prompts = prompts
         self.reads_facts = isinstance(reflector, ScriptedReflector) or prompts.settings.notes
+        self.exact = policy.forward_mode == "exact" and (not isinstance(reflector, LocalReflector) or reflector.exact)
         self.seconds = {"reflect": 0.0, "policy": 0.0}
         self._told = Remembered[object, tuple[Prompt, str | None]](MOST_CHARACTERS)
         self.forget()
@@ -64,6 +66,14 @@ class Players:
         if isinstance(self.reflector, ScriptedReflector):
             return None
         return self.prompts.key(state), sample if self.reflector.sampled else 0
+
+    def has_at_hand(self, state: State, sample: int) -> bool:
+        """Whether the reflection on a state need not be written first.
+
+        Unless exact, a text written by an earlier process counts as not written: what is read together must not depend
+        on it, lest a run that was interrupted ends with other bits.
+        """
+        return self.reflector.has_at_hand(state, sample) if self.exact else self.key(state, sample) in self._told
 
     def recall(self, key: object | None) -> Read | None:
         """What a state with this key is told, and the decision there; None if one of them is missing."""

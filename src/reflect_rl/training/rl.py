@@ -75,6 +75,8 @@ def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]
             with stopping("rl", "iteration", iteration + 1, checkpoint, advice):
                 rows.append(_iterate(learner, world, players, settings, iteration, replay, progress))
                 checkpoint.check_finite()
+            if (iteration + 1) % part.checkpoint_every == 0 and not players.exact:
+                players = Players(policy, reflector, players.prompts)  # as a run begins that goes on from here
             if tracker is not None:
                 tracker(rows[-1])
                 run.write_jsonl("metrics.jsonl", rows)

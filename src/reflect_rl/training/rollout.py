@@ -157,7 +157,7 @@ class _Play:
             alike.setdefault(slot.number if slot.key is None else slot.key, []).append(slot)
         ready, later = [], []
         for slots in alike.values():
-            at_hand = self.players.reflector.has_at_hand(slots[0].state, slots[0].trajectory.spec.sample)
+            at_hand = self.players.has_at_hand(slots[0].state, slots[0].trajectory.spec.sample)
             (ready if at_hand else later).append(slots)
         now, still = (ready, later) if ready else (later, [])
         read = self._read([slots[0] for slots in now])

@@ -36,11 +36,9 @@ class Learner:
 
     def shares(self, encoded: Sequence[Encoded], rows: Sequence[int]) -> list[list[list[int]]]:
         """Of each rank its share of the rows, in parts that go through together."""
-        own = [list(rows[rank :: self.ranks]) for rank in range(self.ranks)]
-        return [
-            [[share[i] for i in part] for part in self.plain.through.parts([encoded[i] for i in share])]
-            for share in own
-        ]
+        shares = [list(rows[rank :: self.ranks]) for rank in range(self.ranks)]
+        parts = [self.plain.through.parts([encoded[i] for i in share]) for share in shares]
+        return [[[share[i] for i in part] for part in own] for share, own in zip(shares, parts, strict=True)]
 
 
 def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, entropy: float) -> dict[str, float]:
