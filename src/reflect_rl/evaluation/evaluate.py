@@ -78,7 +78,7 @@ def evaluate(run: RunFolder, settings: Settings, progress: Progress) -> dict[str
     }
     run.write_jsonl("evaluation.jsonl", shown)
     run.write_json("results.json", results)
-    return {"forward": policy.forward_mode, "episodes": sum(map(len, specs.values()))}
+    return {"forward": policy.backbone.passes.mode, "episodes": sum(map(len, specs.values()))}
 
 
 def validation(run: RunFolder, settings: Settings) -> dict[str, float]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,11 @@ class Passes:
     packed: bool = False
     tokens: int = 1024
     learning: int = 0
+
+    @property
+    def mode(self) -> Literal["packed", "exact"]:
+        """As a run's manifests tell it."""
+        return "packed" if self.packed else "exact"
 
     def rows(self, length: int) -> int:
         """Rows of so many tokens in a padded pass: a power of two, so that there are few shapes."""

@@ -36,7 +36,8 @@ class Players:
         self.reflector = reflector
         self.prompts = prompts
         self.reads_facts = isinstance(reflector, ScriptedReflector) or prompts.settings.notes
-        self.exact = policy.forward_mode == "exact" and (not isinstance(reflector, LocalReflector) or reflector.exact)
+        written_exactly = not isinstance(reflector, LocalReflector) or reflector.exact
+        self.exact = written_exactly and not policy.backbone.passes.packed
         self.seconds = {"reflect": 0.0, "policy": 0.0}
         self._told = Remembered[object, tuple[Prompt, str | None]](MOST_CHARACTERS)
         self.forget()

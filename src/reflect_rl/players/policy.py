@@ -18,7 +18,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from math import log
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -109,11 +109,6 @@ class Policy(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.label_ids.device  # type: ignore[return-value]
-
-    @property
-    def forward_mode(self) -> Literal["packed", "exact"]:
-        """As a run's manifest tells it."""
-        return "packed" if self.backbone.passes.packed else "exact"
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
@@ -216,7 +211,7 @@ class Policy(nn.Module):
         return log_probs_BN, value_B
 
     def _alike(self, encoded: Sequence[Encoded], width: int, known: Openings | None) -> tuple[Tensor, Tensor]:
-        """log_probs_BN and value_B, to the bit the same in any company: also the choice axis depends on the bucket."""
+        """log_probs_BN and value_B; the choice axis too is as long as the bucket says, and not the company."""
         log_probs_BN = torch.full((len(encoded), width), -torch.inf)
         value_B = torch.zeros(len(encoded))
         for places, filled, hidden_BRD in self.through.alike(encoded, known):

@@ -91,7 +91,7 @@ def rl(run: RunFolder, settings: Settings, progress: Progress) -> dict[str, Any]
             policy.save(folder)
     accelerator.wait_for_everyone()
     return {
-        "forward": policy.forward_mode,
+        "forward": policy.backbone.passes.mode,
         "iterations": part.iterations,
         "env_steps": sum(row["env_steps"] for row in rows),
         "forwards": sum(row["distinct_prompts"] for row in rows),

@@ -87,6 +87,7 @@ def sft_reflector(run: RunFolder, settings: Settings, progress: Progress) -> dic
         reflector = local_reflector(run, settings, task_text, model, tokenizer)
         report = agreement(reflector, [(places[label.state], label.text) for label in held])
         figures = {"kind": "local", "labels": len(train), "parameters": parameter_count(model), "loss": final, **report}
+        figures["forward"] = passes.mode
         return Attempt(figures, trained, partial(save_model, model, tokenizer))
 
     figures = best_attempt(run, settings.reflector_sft, attempt, progress)
@@ -163,7 +164,7 @@ def sft_policy(run: RunFolder, settings: Settings, progress: Progress) -> dict[s
         "labels": len(labels),
         "parameters": parameter_count(model),
         "loss": final,
-        "forward": policy.forward_mode,
+        "forward": policy.backbone.passes.mode,
     }
 
 
