@@ -15,6 +15,7 @@ import tiny_models
 from reflect_rl.bench import floor, plain, taxi
 from reflect_rl.bench.prepare import MOST_ITERATIONS, Arm
 from reflect_rl.errors import SettingsError
+from reflect_rl.lm.backbone import Passes
 from reflect_rl.lm.encoded import Encoded
 from reflect_rl.players.context import Context
 from reflect_rl.players.decisions import Decisions
@@ -162,7 +163,7 @@ def test_the_large_policy_is_measured_as_the_small_one_is(arm: Arm, rollout: Rol
         "hidden_size": 28, "num_hidden_layers": 2, "intermediate_size": 40, "vocab_size": len(arm.policy.tokenizer)
     }  # fmt: skip
     labels = arm.policy.labels or {}
-    policy = floor.large_policy(arm.policy.tokenizer, labels, "cpu", chunk=8, config=config)
+    policy = floor.large_policy(arm.policy.tokenizer, labels, "cpu", Passes(), config=config)
     folded = fold(rollout, *advantages(rollout, arm.settings.rl), "cpu")
     figures = floor.measure(policy, rollout, folded, arm.settings)
     assert figures["dtype"] == "bfloat16"

@@ -45,5 +45,4 @@ def test_it_learns(loop: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(loop, "EPISODES", 64)
     monkeypatch.setattr(loop, "LR", 5e-3)
     history = loop.main(str(tmp_path / "tiny.yaml"), 12, str(tmp_path / "run"))
-    print(history)
     assert sum(history[-3:]) / 3 > sum(history[:3]) / 3 + 0.1

@@ -14,6 +14,7 @@ from torch import Tensor
 import tiny_models
 from corridor import Corridor
 from reflect_rl.config import parse_settings
+from reflect_rl.lm.backbone import Passes
 from reflect_rl.lm.prefix_cache import Openings
 from reflect_rl.players.load import load_policy
 from reflect_rl.players.policy import Policy
@@ -21,8 +22,9 @@ from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.records import State
 from reflect_rl.settings import PromptSettings
 
-CHUNK = 2
-HEADS = {head: tiny_models.policy(head, value=True, chunk=CHUNK) for head in ("labels", "hedged")}
+FEW = Passes(tokens=150)
+"""So few tokens a pass that openings and prompts are read two or four at a time."""
+HEADS = {head: tiny_models.policy(head, value=True, passes=FEW) for head in ("labels", "hedged")}
 SEEN = "Item 3 away. Go left. Item 0 away. Go take. "
 
 
@@ -62,7 +64,7 @@ def test_what_was_read_before_changes_no_bit(head: str, most_bytes: int, data: s
     made = HEADS[head]
     every = prompts(made)
     alone_BN = made.log_probs(every)
-    openings = Openings(made.backbone, made.chunk, most_bytes)
+    openings = Openings(made.backbone, most_bytes)
     numbers = st.integers(0, len(every) - 1)
     for chosen in data.draw(st.lists(st.lists(numbers, min_size=1, max_size=20), min_size=1, max_size=4)):
         log_probs_BN, _ = made.evaluate([every[i] for i in chosen], openings)
@@ -84,7 +86,7 @@ def rows_read(made: Policy, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_an_opening_is_read_once_while_the_weights_stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tiny_models.policy(chunk=CHUNK)
+    made = tiny_models.policy(passes=FEW)
     every = prompts(made)
     counted, openings = rows_read(made, monkeypatch), made.openings()
     for _ in range(3):
@@ -92,21 +94,22 @@ def test_an_opening_is_read_once_while_the_weights_stand_still(monkeypatch: pyte
     shelves = {(row.prefix, row.cut): set() for row in map(made.encode, every)}
     for row in map(made.encode, every):
         shelves[row.prefix, row.cut].add(row.opening)
-    chunks = sum(-(-len(shelf) // made.chunk) for shelf in shelves.values())
+    chunks = [FEW.rows(cut) for (_, cut), shelf in shelves.items() for _ in range(0, len(shelf), FEW.rows(cut))]
     prefixes = len({prefix for prefix, _ in shelves})
-    assert sorted(counted) == [1] * prefixes + [made.chunk] * chunks
+    assert 1 < max(chunks) < max(map(len, shelves.values()))
+    assert sorted(counted) == sorted([1] * prefixes + chunks)
 
 
 def test_openings_without_room_are_read_again_and_no_more_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tiny_models.policy(chunk=CHUNK)
+    made = tiny_models.policy(passes=FEW)
     every = prompts(made)
-    openings = Openings(made.backbone, made.chunk, most_bytes=0)
+    openings = Openings(made.backbone, most_bytes=0)
     made.evaluate(every, openings)
     counted = rows_read(made, monkeypatch)
     made.evaluate(every, openings)
     assert counted
     assert len(openings._prefixes) == 1, "of the last bucket alone, however many prefixes there are"
-    assert [len(shelf.places) <= made.chunk for shelf in openings._shelves.values()] == [True]
+    assert [len(shelf.places) <= shelf.chunk for shelf in openings._shelves.values()] == [True]
 
 
 @pytest.mark.parametrize("kind", ["lookup", "llama"])
@@ -119,7 +122,7 @@ def test_other_models_read_whole_prompts(kind: str) -> None:
 @pytest.mark.parametrize("most", [1 << 15, 1 << 17])
 def test_many_action_lists_stay_within_the_bound_and_change_no_bit(most: int) -> None:
     """Each list of actions is a prefix of its own, as in a world whose actions are named after its objects."""
-    made, free = (tiny_models.policy(chunk=CHUNK) for _ in range(2))
+    made, free = (tiny_models.policy(passes=FEW) for _ in range(2))
     made.cache_bytes, openings = most, None
     labels = list(made.labels or {})
     needed = 0

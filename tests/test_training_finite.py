@@ -87,7 +87,16 @@ FAULTS: dict[str, tuple[Callable[[nn.Parameter], Tensor], str]] = {
 
 
 def warm_up(run: RunFolder, module: Weights, steps: int = 7, lr: float = 0.1) -> float | None:
-    return fit(module.loss, 5, module, SftSettings(steps=steps, batch=2, lr=lr), run, 0, "policy", Progress())
+    return fit(
+        lambda batch: [module.loss(batch)],
+        5,
+        module,
+        SftSettings(steps=steps, batch=2, lr=lr),
+        run,
+        0,
+        "policy",
+        Progress(),
+    )
 
 
 @pytest.mark.parametrize("at", [1, 4, 7])

@@ -29,7 +29,8 @@ from reflect_rl.settings import ModelSettings, Settings, SftSettings
 from reflect_rl.training import fit as fit_module
 from reflect_rl.training import sft
 from reflect_rl.training.fit import _indices, fit
-from reflect_rl.training.sft import _choice_loss, sft_policy, sft_reflector, split_held_out
+from reflect_rl.training.sft import sft_policy, sft_reflector, split_held_out
+from reflect_rl.training.sft_losses import choice_loss
 from reflect_rl.training.warm_start import start_model
 
 Tiny = Callable[..., Settings]
@@ -205,7 +206,7 @@ def test_dropout_never_makes_two_functions_of_one_model(tmp_path: Path) -> None:
         part = SftSettings(steps=3, batch=2)
         run = RunFolder(tmp_path / str(seed))
         fit(
-            lambda chosen: model(ids[list(chosen)], labels=ids[list(chosen)]).loss,
+            lambda chosen: [model(ids[list(chosen)], labels=ids[list(chosen)]).loss],
             2,
             model,
             part,
@@ -290,5 +291,5 @@ def test_where_several_actions_are_right_the_probability_of_them_all_counts() ->
     log_probs_BN = made(rows, 3).log_probs_BN
     wanted = [(0, 1) if number % 2 else (1,) for number in range(len(rows))]
     by_hand = [-log_probs_BN[row, list(right)].exp().sum().log() for row, right in enumerate(wanted)]
-    loss = _choice_loss(made, rows, wanted, smoothing=0.0)(range(len(rows)))
+    loss = sum(choice_loss(made, rows, wanted, smoothing=0.0)(range(len(rows))))
     torch.testing.assert_close(loss, torch.stack(by_hand).mean())

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from reflect_rl.errors import ModelError
+from reflect_rl.lm.backbone import Passes
 from reflect_rl.lm.encoded import Encoded
 from reflect_rl.lm.models import base_model, parameter_count
 from reflect_rl.players.policy import Policy
@@ -129,8 +130,7 @@ def measure(policy: Policy, rollout: Rollout, folded: Folded, settings: Settings
         ) from error
     side = SQUARE[device.type]
     square = product_rate([(side, side)], side, device, dtype)
-    own = sum(len(row.rest) - row.cut for row in rows) / len(rows)
-    forward = product_rate(shapes.linears, int(policy.chunk * own), device, dtype)
+    forward = product_rate(shapes.linears, policy.backbone.passes.tokens, device, dtype)
     both = product_rate(shapes.linears, int(len(rows) / minibatches * tokens), device, dtype, backward=True)
     decide_flops = shapes.forward_flops(rows, labels, openings=True)
     learn_flops = 3 * epochs * sum(shapes.forward_flops(rows[i::minibatches], labels) for i in range(minibatches))
@@ -206,7 +206,7 @@ def large_policy(
     tokenizer: PreTrainedTokenizerBase,
     labels: Mapping[str, int],
     device: str,
-    chunk: int,
+    passes: Passes,
     config: Mapping[str, Any] = HALF_BILLION,
 ) -> Policy:
     """A randomly initialised bfloat16 policy of Qwen2's architecture, by default of its 0.5B size.
@@ -218,4 +218,4 @@ def large_policy(
     with torch.random.fork_rng(devices=[device] if device == "cuda" else []), torch.device(device):
         torch.manual_seed(stream_seed(0, "bench large policy"))
         model = Qwen2ForCausalLM(Qwen2Config(**config)).bfloat16()
-    return Policy(model, tokenizer, dict(labels), chunk=chunk).to(device).eval()
+    return Policy(model, tokenizer, dict(labels), passes=passes).to(device).eval()

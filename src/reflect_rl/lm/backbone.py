@@ -1,9 +1,12 @@
 """A causal language model read at a few positions only: the one forward pass behind policy and reflector.
 
 `Backbone.hidden` gives the last layer's hidden states at the positions asked for, and nothing else: no
-vocabulary-sized logits. Rows are padded on the right, where causal attention cannot see, so padding never changes a
-number. For GPT-2-shaped models two exact savings are made: text that rows share is read once and its keys and values
-are kept (`read`), and the last block is computed for the read positions only.
+vocabulary-sized logits. There are two ways (`Passes`):
+
+- packed: rows that begin alike share a trie (lm/packed.py); for any architecture that takes an attention mask.
+- exact: rows are padded on the right, where causal attention cannot see, so padding never changes a number. For
+  GPT-2-shaped models two exact savings are made: text that rows share is read once and its keys and values are kept
+  (`read`), and the last block is computed for the read positions only.
 """
 
 from __future__ import annotations
@@ -12,19 +15,42 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from reflect_rl.lm.models import LOOKUP, base_model
+from reflect_rl.lm.packed import Pack, read_pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 UNBOUNDED = 1 << 30
+GRAPH_BYTES = 3 * 2**26
+"""What a padded pass may leave for its backward pass, roughly, unless its tokens are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """How rows go through a model. packed: as tries; else padded, in chunks of one shape, so that a row's numbers do
+    not depend, to the bit, on the rows beside it. tokens: the most that a pass reads, unless one row is longer.
+    learning: the same of a padded pass with gradients; 0 for what fits into GRAPH_BYTES."""
+
+    packed: bool = False
+    tokens: int = 1024
+    learning: int = 0
+
+    @property
+    def mode(self) -> Literal["packed", "exact"]:
+        """As a run's manifests tell it."""
+        return "packed" if self.packed else "exact"
+
+    def rows(self, length: int) -> int:
+        """Rows of so many tokens in a padded pass: a power of two, so that there are few shapes."""
+        return 1 << max(0, (self.tokens // length).bit_length() - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +73,15 @@ KeysValues = list[tuple[Tensor, Tensor]]
 class Backbone:
     """`hidden(batch)` -> hidden_BRD, for any causal LM of transformers; adapters and quantised layers stay in use."""
 
-    def __init__(self, model: PreTrainedModel, fast: bool = True) -> None:
+    def __init__(self, model: PreTrainedModel, passes: Passes | None = None) -> None:
         from transformers import GPT2LMHeadModel
 
         self.model = model
+        self.passes = passes or Passes()
         plain = base_model(model)
         adapted = hasattr(model, "peft_config") or getattr(plain, "is_quantized", False)
-        self.fast = fast and isinstance(plain, GPT2LMHeadModel) and not adapted and _plain_attention(plain.config)
+        gpt2 = isinstance(plain, GPT2LMHeadModel) and _plain_attention(plain.config)
+        self.fast = gpt2 and not adapted and not self.passes.packed
         self.lookup = plain.config.model_type == LOOKUP
         self.mixed: bool = getattr(plain, "computes_in_bfloat16", False)
         self.output_rows: Tensor = plain.get_output_embeddings().weight  # type: ignore[union-attr, assignment]
@@ -77,14 +105,23 @@ class Backbone:
         return 2 * len(body.h) * self.width * self.output_rows.element_size()
 
     @property
-    def graph_bytes(self) -> int:
-        """Of what a forward pass leaves for its backward pass, a token; roughly."""
-        return 12 * base_model(self.model).config.num_hidden_layers * self.width * self.output_rows.element_size()
+    def learning_tokens(self) -> int:
+        """The most that a pass with gradients reads, unless one row is longer."""
+        if self.passes.packed:
+            return self.passes.tokens
+        layers = base_model(self.model).config.num_hidden_layers
+        each = 12 * layers * self.width * self.output_rows.element_size()
+        return self.passes.learning or GRAPH_BYTES // each
 
     def read(self, ids_BL: Tensor, before: Sequence[KeysValues] = ()) -> KeysValues:
         """Keys and values of rows without padding, which stand behind texts read before. Only if `fast`."""
         with self.computing():
             return gpt2_read(base_model(self.model).transformer, ids_BL, before)
+
+    def nodes(self, pack: Pack) -> Tensor:
+        """x_TD: the hidden states of a pack's nodes, after the final norm."""
+        with self.computing():
+            return read_pack(self.model, pack)
 
     def hidden(self, batch: TokenBatch, before: Sequence[KeysValues] = ()) -> Tensor:
         """hidden_BRD at batch.read_BR, after the final norm.

@@ -29,6 +29,16 @@ class Encoded:
     cut: int = 0
 
     @property
+    def ids(self) -> tuple[int, ...]:
+        """Of the whole prompt."""
+        return self.prefix + self.rest
+
+    @property
+    def places(self) -> list[int]:
+        """The positions to read, in the whole prompt."""
+        return [len(self.prefix) + place for place in self.read]
+
+    @property
     def length(self) -> int:
         """Of the rest, padded."""
         return -(-len(self.rest) // self.step) * self.step

@@ -27,13 +27,12 @@ MOST_BYTES = 2**28
 class Openings:
     """Keys and values of prefixes and openings, for as long as the weights do not change; for `Backbone.fast` alone.
 
-    chunk: rows of a forward pass, always exactly these, so that an opening's numbers do not depend on its company.
-    most_bytes: if more would be kept, all is dropped first.
+    Openings of one length are read by the same number of rows at a time, always, so that an opening's numbers do not
+    depend on its company. most_bytes: if more would be kept, all is dropped first.
     """
 
-    def __init__(self, backbone: Backbone, chunk: int, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, backbone: Backbone, most_bytes: int = MOST_BYTES) -> None:
         self.backbone = backbone
-        self.chunk = chunk
         self.most_bytes = most_bytes
         self._prefixes: dict[tuple[int, ...], KeysValues] = {}
         self._shelves: dict[tuple[tuple[int, ...], int], _Shelf] = {}
@@ -53,7 +52,7 @@ class Openings:
         start = 0
         while start < len(order):
             end, wanted = start, dict[tuple[int, ...], None]()
-            most = max(self.chunk, self._room(rows[0], 0)) if rows[0].cut else len(order)
+            most = max(self._shelf(rows[0]).chunk, self._room(rows[0], 0)) if rows[0].cut else len(order)
             while end < len(order) and (rows[order[end]].opening in wanted or len(wanted) < most):
                 wanted[rows[order[end]].opening] = None
                 end += 1
@@ -90,11 +89,15 @@ class Openings:
         return [self._prefixes[prefix]]
 
     def _shelf(self, row: Encoded) -> _Shelf:
-        return self._shelves.setdefault((row.prefix, row.cut), _Shelf(self.backbone, self.chunk))
+        chunk = self.backbone.passes.rows(max(1, row.cut))
+        return self._shelves.setdefault((row.prefix, row.cut), _Shelf(self.backbone, chunk))
 
 
 class _Shelf:
-    """Openings of one length behind one prefix. kept: (2 x blocks, room, heads, length, D / heads)."""
+    """Openings of one length behind one prefix, `chunk` of them a pass.
+
+    kept: (2 x blocks, room, heads, length, D / heads).
+    """
 
     def __init__(self, backbone: Backbone, chunk: int) -> None:
         self.backbone = backbone

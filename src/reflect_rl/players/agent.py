@@ -15,7 +15,7 @@ from numpy.random import Generator
 from reflect_rl.errors import PromptError, RunFolderError
 from reflect_rl.players.context import Context
 from reflect_rl.players.decisions import Decided
-from reflect_rl.players.load import load_decisions, load_policy
+from reflect_rl.players.load import load_decisions
 from reflect_rl.progress import Progress
 from reflect_rl.records import EpisodeMemory, State
 from reflect_rl.runs.folder import RunFolder
@@ -48,12 +48,10 @@ class Agent:
     """
 
     def __init__(self, run: RunFolder, context: Context) -> None:
-        self.settings = settings = context.settings
-        if settings.compute.device != "cpu":  # where a pass's numbers depend on its rows anyway: read one, not a batch
-            settings = settings.model_copy(update={"compute": settings.compute.model_copy(update={"rows": 1})})
+        self.settings = context.settings
         self.world = context.world
         with torch.random.fork_rng(devices=[]):  # heads draw from the program's generator before they are loaded
-            self._decisions = load_decisions(run, context, load_policy(run / "policy", settings))
+            self._decisions = load_decisions(run, context)
         self._memories: list[EpisodeMemory] = []
         self._draws: list[Generator] = []
         self._lock = Lock()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt, PromptBuilder
-from reflect_rl.players.reflector import Reflector, ScriptedReflector
+from reflect_rl.players.reflector import LocalReflector, Reflector, ScriptedReflector
 from reflect_rl.records import State
 
 MOST_BYTES = 2**27
@@ -57,8 +57,8 @@ class Decided(NamedTuple):
 class Decisions:
     """The decisions of one policy with one reflector.
 
-    reads_facts: whether a player reads what the world tells a scripted teacher, `State.facts`. seconds: spent so far on
-    reflections and on the policy.
+    reads_facts: whether a player reads what the world tells a scripted teacher, `State.facts`. exact: whether no number
+    depends, to the bit, on what is computed together. seconds: spent so far on reflections and on the policy.
     """
 
     def __init__(self, policy: Policy, reflector: Reflector, prompts: PromptBuilder) -> None:
@@ -66,6 +66,8 @@ class Decisions:
         self.reflector = reflector
         self.prompts = prompts
         self.reads_facts = isinstance(reflector, ScriptedReflector) or prompts.settings.notes
+        written_exactly = not isinstance(reflector, LocalReflector) or reflector.exact
+        self.exact = written_exactly and not policy.backbone.passes.packed
         self.seconds = {"reflect": 0.0, "policy": 0.0}
         self._told: dict[object, tuple[Prompt, str | None]] = {}
         self._told_bytes = 0
@@ -95,9 +97,7 @@ class Decisions:
     def unwritten(self, states: Sequence[State], samples: Sequence[int]) -> list[bool]:
         """Whether the reflection on each state has yet to be written, which takes many forward passes."""
         keys = self._keys(states, samples)
-        missing = {
-            key: not self.reflector.has_at_hand(states[place], samples[place]) for key, place in _first(keys).items()
-        }
+        missing = {key: not self._at_hand(key, states[place], samples[place]) for key, place in _first(keys).items()}
         return [missing[key] for key in keys]
 
     def of(self, states: Sequence[State], samples: Sequence[int] | None = None) -> list[Decided]:
@@ -129,6 +129,11 @@ class Decisions:
         """
         self.forget()
         return self._decide(prompts) if prompts else torch.empty(0, 1)
+
+    def _at_hand(self, key: object, state: State, sample: int) -> bool:
+        """Unless exact, what an earlier process wrote does not count: what is computed together must not depend on it,
+        lest a resumed run ends with other bits."""
+        return self.reflector.has_at_hand(state, sample) if self.exact else key in self._told
 
     def _key(self, state: State, sample: int) -> object | None:
         """States with equal keys are decided alike. None: not known, since a scripted reflector reads the facts."""
