@@ -72,7 +72,7 @@ def packs(rows: Sequence[Sequence[int]], tokens: int) -> list[Pack]:
     members: list[int] = []
     new: list[np.ndarray] = []
     size = 0
-    for place in sorted(range(len(rows)), key=rows.__getitem__):
+    for place in sorted(range(len(rows)), key=lambda place: tuple(rows[place])):
         shared = _shared(arrays[members[-1]], arrays[place]) if members else 0
         if members and size + len(arrays[place]) - shared > tokens:
             found.append(_pack(members, arrays, new))
@@ -147,7 +147,8 @@ def why_not(model: PreTrainedModel) -> str | None:
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds or any(getattr(config, name, None) for name in OTHER_WINDOWS):
         return f"it has {min(kinds, default='local_attention')} layers"
-    vocabulary = plain.get_input_embeddings().weight.shape[0]
+    embeddings: Any = plain.get_input_embeddings()
+    vocabulary: int = embeddings.weight.shape[0]
     stem = list(range(PROBE))
     rows = [[token % vocabulary for token in (*stem[: PROBE // 2], *stem[:0:-step])] for step in (1, 2)]
     body: Any = plain.base_model
