@@ -204,10 +204,7 @@ def test_the_floor_is_below_a_full_forward_pass_and_sharing_lowers_it(kind: str)
     shapes = floor.Shapes.of(model)
     whole = shapes.forward_flops([Encoded((), ids, (39,), 2)] * 4, labels=6)
     shared = shapes.forward_flops([Encoded(ids[:20], ids[20:], (19,), 2)] * 4, labels=6)
-    begun = [Encoded(ids[:20], ids[20:], (19,), 2, cut=16)] * 4
-    opened = shapes.forward_flops(begun, labels=6, openings=True)
-    assert opened < shared == shapes.forward_flops(begun, labels=6) < whole < counter.get_total_flops()
-    assert shapes.forward_flops(begun[:1], 6, openings=True) == shapes.forward_flops(begun[:1], 6), "nothing to share"
+    assert shared < whole < counter.get_total_flops()
 
 
 def test_the_product_rate_counts_every_product(monkeypatch: pytest.MonkeyPatch) -> None:

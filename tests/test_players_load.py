@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from shutil import copytree
 from typing import Any
 
@@ -31,22 +31,17 @@ Tiny = Callable[..., Settings]
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tokens of every forward pass of a policy from now on."""
     tokens: list[int] = []
-    hidden, read, nodes = Backbone.hidden, Backbone.read, Backbone.nodes
+    hidden, nodes = Backbone.hidden, Backbone.nodes
 
-    def counted_hidden(self: Backbone, batch: TokenBatch, before: Any = ()) -> Tensor:
+    def counted_hidden(self: Backbone, batch: TokenBatch) -> Tensor:
         tokens.append(batch.ids_BL.numel())
-        return hidden(self, batch, before)
-
-    def counted_read(self: Backbone, ids_BL: Tensor, before: Sequence[Any] = ()) -> Any:
-        tokens.append(ids_BL.numel())
-        return read(self, ids_BL, before)
+        return hidden(self, batch)
 
     def counted_nodes(self: Backbone, pack: Pack) -> Tensor:
         tokens.append(len(pack))
         return nodes(self, pack)
 
     monkeypatch.setattr(Backbone, "hidden", counted_hidden)
-    monkeypatch.setattr(Backbone, "read", counted_read)
     monkeypatch.setattr(Backbone, "nodes", counted_nodes)
     return tokens
 

@@ -111,9 +111,9 @@ def test_each_distinct_prompt_is_forwarded_once(policy: Policy, monkeypatch: pyt
     forwarded: Counter[str] = Counter()
     evaluate = policy.evaluate
 
-    def counting(prompts: Any, openings: Any) -> Any:
+    def counting(prompts: Any) -> Any:
         forwarded.update(prompt.text for prompt in prompts)
-        return evaluate(prompts, openings)
+        return evaluate(prompts)
 
     monkeypatch.setattr(policy, "evaluate", counting)
     rollout = play(policy, 5)

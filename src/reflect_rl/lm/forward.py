@@ -13,7 +13,6 @@ from torch import Tensor
 from reflect_rl.lm.backbone import Backbone, TokenBatch
 from reflect_rl.lm.encoded import Encoded
 from reflect_rl.lm.packed import packs
-from reflect_rl.lm.prefix_cache import Openings
 
 
 class Forward:
@@ -53,37 +52,28 @@ class Forward:
         for places in groups.values():
             yield places, self.backbone.hidden(self.batch([rows[place] for place in places]))
 
-    def alike(
-        self, rows: Sequence[Encoded], known: Openings | None
-    ) -> Iterator[tuple[list[int], list[Encoded], Tensor]]:
+    def alike(self, rows: Sequence[Encoded]) -> Iterator[tuple[list[int], list[Encoded], Tensor]]:
         """Places of some rows of one bucket; these rows, with copies behind them; and hidden_BRD.
 
         A row's numbers are the same bits in any company: a bucket is read in chunks of a number of rows that follows
-        from it alone, the last one filled up with copies. known: what has been read of how prompts begin.
+        from it alone, the last one filled up with copies.
         """
         groups: dict[object, list[int]] = defaultdict(list)
         for place, row in enumerate(rows):
             groups[row.bucket].append(place)
         for members in groups.values():
             row = rows[members[0]]
-            chunk = self.backbone.passes.rows(row.length - row.cut + (0 if known else len(row.prefix)))
-            sections = known.sections([rows[place] for place in members]) if known else [range(len(members))]
-            for section in sections:
-                for start in range(0, len(section), chunk):
-                    places = [members[number] for number in section[start : start + chunk]]
-                    filled = [rows[place] for place in (*places, *[places[-1]] * (chunk - len(places)))]
-                    before = known.before(filled) if known else ()
-                    yield places, filled, self.backbone.hidden(self.batch(filled, known is not None), before)
+            chunk = self.backbone.passes.rows(row.length + (0 if self.backbone.fast else len(row.prefix)))
+            for start in range(0, len(members), chunk):
+                places = members[start : start + chunk]
+                filled = [rows[place] for place in (*places, *[places[-1]] * (chunk - len(places)))]
+                yield places, filled, self.backbone.hidden(self.batch(filled))
 
-    def batch(self, rows: Sequence[Encoded], begun: bool = False) -> TokenBatch:
-        """One padded batch of rows that share their prefix and number of read positions.
-
-        begun: prefix and openings, of equal lengths then, have been read before, and are left out.
-        """
-        prefix, cut = rows[0].prefix, rows[0].cut if begun else 0
+    def batch(self, rows: Sequence[Encoded]) -> TokenBatch:
+        """One padded batch of rows that share their prefix and number of read positions."""
+        prefix = rows[0].prefix
         length = min(max(row.length for row in rows), self.backbone.context - len(prefix))
-        filled = chain.from_iterable((*row.rest[cut:], *repeat(self.fill, length - len(row.rest))) for row in rows)
-        ids_BL = torch.from_numpy(np.fromiter(filled, np.int64, len(rows) * (length - cut)).reshape(len(rows), -1))
-        prefix_P = torch.tensor(() if begun else prefix, dtype=torch.long)
-        read_BR = torch.tensor([row.read for row in rows]) - cut
-        return TokenBatch(prefix_P, ids_BL, read_BR).to(self.backbone.device)
+        filled = chain.from_iterable((*row.rest, *repeat(self.fill, length - len(row.rest))) for row in rows)
+        ids_BL = torch.from_numpy(np.fromiter(filled, np.int64, len(rows) * length).reshape(len(rows), -1))
+        read_BR = torch.tensor([row.read for row in rows])
+        return TokenBatch(torch.tensor(prefix, dtype=torch.long), ids_BL, read_BR).to(self.backbone.device)

@@ -78,7 +78,6 @@ class Decisions:
         self._answers: dict[str, Answer] = {}
         self._known: dict[object, Decided] = {}
         self._answer_bytes = 0
-        self._openings = self.policy.openings()
 
     def __len__(self) -> int:
         """Prompts with an answer."""
@@ -160,7 +159,7 @@ class Decisions:
 
     def _decide(self, prompts: Sequence[Prompt]) -> Tensor:
         """log_probs_BN of prompts that have no answer yet."""
-        log_probs_BN, value_B = self.policy.evaluate(prompts, self._openings)
+        log_probs_BN, value_B = self.policy.evaluate(prompts)
         cumulative_BN = np.exp(log_probs_BN.numpy().astype(np.float64)).cumsum(1).tolist()
         needed = sum(2 * len(prompt.text) + BYTES_AN_ACTION * prompt.actions for prompt in prompts)
         if self._told_bytes + self._answer_bytes + needed > MOST_BYTES:

@@ -67,7 +67,7 @@ def load_policy(folder: Path, settings: Settings, adapters: bool = False, progre
     check_device(compute.device)
     model, tokenizer = load_pretrained(_saved(folder, part, adapters), compute.device)
     passes = forward_passes(compute, part, model, progress)
-    policy = Policy.load(folder, model, tokenizer, passes, compute.cache_mb * 2**20)
+    policy = Policy.load(folder, model, tokenizer, passes)
     policy.eval()
     return policy
 

@@ -29,7 +29,6 @@ from reflect_rl.lm.checks import check_finite
 from reflect_rl.lm.encoded import LENGTH_STEP, Encoded, compact
 from reflect_rl.lm.forward import Forward
 from reflect_rl.lm.models import pad_id
-from reflect_rl.lm.prefix_cache import MOST_BYTES, Openings
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.lm.remembered import Remembered
 from reflect_rl.lm.text import encode, encode_with_places
@@ -64,7 +63,7 @@ class Policy(nn.Module):
 
     labels: label strings with their token ids (labels head), or None for the pointer head.
     passes: how prompts go through the model. trust: for a hedged policy (labels head), the weight that choices
-    made with the reflection get at first, in (0, 1). cache_bytes: what the openings that are kept may take.
+    made with the reflection get at first, in (0, 1).
     Raises ModelError if the tokenizer cannot tell where its tokens stand in a text.
     """
 
@@ -76,7 +75,6 @@ class Policy(nn.Module):
         value_head: bool = False,
         passes: Passes | None = None,
         trust: float | None = None,
-        cache_bytes: int = MOST_BYTES,
     ) -> None:
         super().__init__()
         if not tokenizer.is_fast:
@@ -89,7 +87,6 @@ class Policy(nn.Module):
         self.labels = labels
         self.backbone = Backbone(model, passes)
         self.through = Forward(self.backbone, pad_id(tokenizer), by_length=labels is None)
-        self.cache_bytes = cache_bytes
         width = self.backbone.width
         self.register_buffer("label_ids", torch.tensor(list((labels or {}).values())), persistent=False)
         self.pointer = nn.Linear(width, width, bias=False) if labels is None else None
@@ -138,9 +135,7 @@ class Policy(nn.Module):
             step, most = POINTER_STEPS
             lines += lines[-1:] * (-len(lines) % most)
         read = compact(place - static for place in (*lines, len(ids) - 1))
-        half = -(-(len(ids) - static) // (2 * step)) * step
-        cut = min(half, read[0] // step * step) if self.backbone.fast else 0
-        return Encoded(compact(ids[:static]), compact(ids[static:]), read, prompt.actions, step, cut)
+        return Encoded(compact(ids[:static]), compact(ids[static:]), read, prompt.actions, step)
 
     def choose(self, hidden_BRD: Tensor, rows: Sequence[Encoded], width: int) -> Choices:
         """Distributions over N = width choices (-inf beyond each row's actions, float32) and values.
@@ -181,15 +176,9 @@ class Policy(nn.Module):
         back = torch.tensor(order, device=self.device).argsort()
         return Choices(*(torch.cat(field)[back] for field in zip(*parts, strict=True)))
 
-    def openings(self) -> Openings | None:
-        """An empty memory of how prompts begin, for `evaluate`; None where the model's pass cannot use it."""
-        return Openings(self.backbone, self.cache_bytes) if self.backbone.fast else None
-
     @torch.no_grad()
-    def evaluate(self, prompts: Sequence[Prompt], openings: Openings | None = None) -> tuple[Tensor, Tensor]:
+    def evaluate(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         """log_probs_BN and value_B of any prompts, on the CPU, float32.
-
-        openings: what earlier calls have read; good until the weights change. It saves time, and changes no bit.
 
         Unless packed, a prompt's numbers are the same bits whatever it is batched with.
 
@@ -201,7 +190,7 @@ class Policy(nn.Module):
             chosen = self(encoded, width)
             log_probs_BN, value_B = chosen.log_probs_BN.cpu(), chosen.value_B.cpu()
         else:
-            log_probs_BN, value_B = self._alike(encoded, width, openings or self.openings())
+            log_probs_BN, value_B = self._alike(encoded, width)
         actions = sum(prompt.actions for prompt in prompts)
         if int(torch.isfinite(log_probs_BN).sum()) != actions or not bool(torch.isfinite(value_B).all()):
             raise NonFiniteError(
@@ -210,11 +199,11 @@ class Policy(nn.Module):
             )
         return log_probs_BN, value_B
 
-    def _alike(self, encoded: Sequence[Encoded], width: int, known: Openings | None) -> tuple[Tensor, Tensor]:
+    def _alike(self, encoded: Sequence[Encoded], width: int) -> tuple[Tensor, Tensor]:
         """log_probs_BN and value_B; the choice axis too is as long as the bucket says, and not the company."""
         log_probs_BN = torch.full((len(encoded), width), -torch.inf)
         value_B = torch.zeros(len(encoded))
-        for places, filled, hidden_BRD in self.through.alike(encoded, known):
+        for places, filled, hidden_BRD in self.through.alike(encoded):
             most = len(self.labels) if self.labels is not None else hidden_BRD.shape[1] - 1
             chosen = self.choose(hidden_BRD, filled, most)
             shown = min(most, width)
@@ -248,7 +237,6 @@ class Policy(nn.Module):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         passes: Passes | None = None,
-        cache_bytes: int = MOST_BYTES,
     ) -> Policy:
         """Heads from `folder` on a loaded model. Raises ModelError if it was not saved by `save`, or is damaged."""
         from safetensors import SafetensorError
@@ -257,7 +245,7 @@ class Policy(nn.Module):
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             trust = 0.5 if about["hedged"] else None
-            policy = cls(model, tokenizer, about["labels"], about["value_head"], passes, trust, cache_bytes)
+            policy = cls(model, tokenizer, about["labels"], about["value_head"], passes, trust)
             rows = len(policy.backbone.output_rows)
             if beyond := [label for label, token in (policy.labels or {}).items() if not 0 <= token < rows]:
                 raise ValueError(f"the label {beyond[0]!r} is no token of the model")

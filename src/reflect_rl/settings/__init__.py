@@ -212,9 +212,6 @@ class ComputeSettings(Section):
         "the device takes (packed: 600 on a CPU, 2,048 on mps, 4,096 on cuda; exact: 1,024, 8,192, 32,768, and with "
         "gradients what fits into some 192 MiB).",
     )
-    cache_mb: int = Field(
-        default=256, ge=0, description="MiB for the beginnings of prompts that are read once; never changes a result."
-    )
 
 
 class Settings(Section):
