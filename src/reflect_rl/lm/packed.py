@@ -61,7 +61,7 @@ class Pack:
         return sees_TT if window is None else sees_TT & (depth_T[:, None] - depth_T < window)
 
 
-def packs(rows: Sequence[Sequence[int]], tokens: int) -> list[Pack]:
+def packs(rows: Sequence[list[int]] | Sequence[tuple[int, ...]], tokens: int) -> list[Pack]:
     """Packs of at most `tokens` nodes; a row that is longer than this is a pack of its own.
 
     Rows are taken in order of their tokens, so that those that share much come together.
@@ -145,7 +145,8 @@ def why_not(model: PreTrainedModel) -> str | None:
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds or any(getattr(config, name, None) for name in OTHER_WINDOWS):
         return f"it has {min(kinds, default='local_attention')} layers"
-    vocabulary = plain.get_input_embeddings().weight.shape[0]
+    embeddings: Any = plain.get_input_embeddings()
+    vocabulary = len(embeddings.weight)
     stem = list(range(PROBE))
     rows = [[token % vocabulary for token in (*stem[: PROBE // 2], *stem[:0:-step])] for step in (1, 2)]
     body: Any = plain.base_model
