@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,18 +50,18 @@ class Pack:
     def __len__(self) -> int:
         return len(self.ids_T)
 
-    @cached_property
-    def sees_TT(self) -> np.ndarray:
-        """Whether a node (first axis) is below another, or is it itself."""
-        nodes_T = np.arange(len(self))
-        return (nodes_T[:, None] >= nodes_T) & (nodes_T[:, None] < self.end_T)
+    def sees(self, window: int | None = None, device: torch.device | None = None) -> Tensor:
+        """sees_TT: whether a node (first axis) is below another, or is it itself.
 
-    def within(self, window: int) -> np.ndarray:
-        """`sees_TT` of the last `window` tokens of a row only, the node itself included."""
-        return self.sees_TT & (self.depth_T[:, None] - self.depth_T < window)
+        window: only if that is at most so many tokens of the row back, the node itself included.
+        """
+        depth_T, end_T = (torch.from_numpy(values).to(device) for values in (self.depth_T, self.end_T))
+        nodes_T = torch.arange(len(self), device=device)
+        sees_TT = (nodes_T[:, None] >= nodes_T) & (nodes_T[:, None] < end_T)
+        return sees_TT if window is None else sees_TT & (depth_T[:, None] - depth_T < window)
 
 
-def packs(rows: Sequence[Sequence[int]], tokens: int) -> list[Pack]:
+def packs(rows: Sequence[list[int]] | Sequence[tuple[int, ...]], tokens: int) -> list[Pack]:
     """Packs of at most `tokens` nodes; a row that is longer than this is a pack of its own.
 
     Rows are taken in order of their tokens, so that those that share much come together.
@@ -72,9 +71,10 @@ def packs(rows: Sequence[Sequence[int]], tokens: int) -> list[Pack]:
     members: list[int] = []
     new: list[np.ndarray] = []
     size = 0
-    for place in sorted(range(len(rows)), key=lambda place: tuple(rows[place])):
+    for place in sorted(range(len(rows)), key=rows.__getitem__):
         shared = _shared(arrays[members[-1]], arrays[place]) if members else 0
-        if members and size + len(arrays[place]) - shared > tokens:
+        added = len(arrays[place]) - shared
+        if members and added and size + added > tokens:
             found.append(_pack(members, arrays, new))
             members, new, size, shared = [], [], 0, 0
         members.append(place)
@@ -123,16 +123,14 @@ def _mask(plain: PreTrainedModel, pack: Pack) -> Mask:
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
-        return _as_given(plain, pack.within(window) if window else pack.sees_TT)
-    seen = {"full_attention": pack.sees_TT}
-    if window:
-        seen["sliding_attention"] = pack.within(window)
-    return {kind: _as_given(plain, seen[kind]) for kind in sorted(set(kinds))}
+        return _as_given(plain, pack.sees(window, plain.device))
+    windows = {kind: window if kind == "sliding_attention" else None for kind in sorted(set(kinds))}
+    return {kind: _as_given(plain, pack.sees(own, plain.device)) for kind, own in windows.items()}
 
 
-def _as_given(plain: PreTrainedModel, sees_TT: np.ndarray) -> Tensor:
+def _as_given(plain: PreTrainedModel, sees_TT: Tensor) -> Tensor:
     """A mask as attention takes it: boolean for PyTorch's own, else what is added to the scores."""
-    seen_11TT = torch.from_numpy(sees_TT)[None, None].to(plain.device)
+    seen_11TT = sees_TT[None, None]
     if plain.config._attn_implementation == "sdpa":
         return seen_11TT
     least = torch.finfo(plain.dtype).min
@@ -148,7 +146,7 @@ def why_not(model: PreTrainedModel) -> str | None:
     if kinds or any(getattr(config, name, None) for name in OTHER_WINDOWS):
         return f"it has {min(kinds, default='local_attention')} layers"
     embeddings: Any = plain.get_input_embeddings()
-    vocabulary: int = embeddings.weight.shape[0]
+    vocabulary = len(embeddings.weight)
     stem = list(range(PROBE))
     rows = [[token % vocabulary for token in (*stem[: PROBE // 2], *stem[:0:-step])] for step in (1, 2)]
     body: Any = plain.base_model
