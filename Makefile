@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(VENV)/.core
 ALL := $(VENV)/.installed
+DOCS := $(VENV)/.docs
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
 PYTHONS := python3.13 python3.12 python3.11 python3 python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint clean
+.PHONY: help demo install test lint docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1: \2/p' $(MAKEFILE_LIST)
@@ -25,6 +26,10 @@ lint: $(ALL) ## check style, formatting and types
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+docs: $(DOCS) ## build the documentation site into build/docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
 
 clean: ## remove .venv and caches (runs/ is kept)
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info
@@ -48,4 +53,8 @@ $(CORE): pyproject.toml constraints.txt
 
 $(ALL): $(CORE)
 	$(PIP_INSTALL) '.[test]'
+	@touch $@
+
+$(DOCS): $(CORE)
+	$(PIP_INSTALL) '.[docs]'
 	@touch $@

@@ -64,7 +64,7 @@ def main(recipe: str = "taxi", iterations: int = 20, out: str = "runs/loop") -> 
 
 
 def visits(rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For each step that was played: its prompt's row, the action and advantage (group-relative by state)."""
+    """For each step played: its prompt's row, the action taken, and its advantage (group-relative by state)."""
     rows, choices, returns = [], [], []
     for episode in rollout.trajectories:
         ahead = 0.0

@@ -4,8 +4,7 @@ reflect-rl check examples.my_environment:Corridor
 reflect-rl play examples.my_environment:Corridor
 """
 
-from reflect_rl.envs.simple import SimpleTextEnv
-from reflect_rl.records import StopReason
+from reflect_rl import SimpleTextEnv, StopReason
 
 CELLS = 8
 # A task is a name for one start: where the player, the key and the door are. 8 * 7 * 6 = 336 of them.

@@ -9,31 +9,44 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from inspect import signature
 from itertools import islice
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import gymnasium
 import pytest
 
+import reflect_rl
+import reflect_rl.selection
 from reflect_rl.cli.app import app
 from reflect_rl.cli.overrides import split_overrides
 from reflect_rl.config import parse_settings, read_recipe, recipe_names
 from reflect_rl.envs.check import check
-from reflect_rl.envs.registry import make
+from reflect_rl.envs.registry import load, make
 from reflect_rl.pipeline.plan import read_plan
+from reflect_rl.players.context import Context
 from reflect_rl.players.labels import candidates
 from reflect_rl.players.prompt import PromptBuilder
+from reflect_rl.progress import Progress
 from reflect_rl.records import State
-from reflect_rl.settings import PromptSettings, setting_keys
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.settings import PromptSettings, Settings, setting_keys
+from reflect_rl.training.rl import rl
+from reflect_rl.training.rollout import play_episodes
 
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "reflect_rl"
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
-README, METHOD, FILES, ENVIRONMENTS, ARCHITECTURE = (
+TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+PAGES = sorted([*TOP, *(ROOT / "docs").rglob("*.md")])
+README, METHOD, FILES, ENVIRONMENTS, ARCHITECTURE, RUNNING = (
     (ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", "docs/method.md", "docs/files.md", "docs/environments.md", "docs/architecture.md")
+    for name in (
+        *("README.md", "docs/method.md", "docs/files.md", "docs/environments.md", "docs/architecture.md"),
+        "docs/running.md",
+    )
 )
 WORLD = "examples.my_environment:Corridor"
 MOST_LINES = 350
@@ -48,9 +61,9 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def block_after(text: str, mark: str) -> str:
-    """The code block below a marking comment."""
-    return re.findall(rf"<!-- {re.escape(mark)} -->\n```\w+\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)[0]
+def block_at(text: str, mark: str) -> str:
+    """The code block below a marking comment, with its fence."""
+    return re.findall(rf"<!-- {re.escape(mark)} -->\n(```.*?^```)", text, flags=re.MULTILINE | re.DOTALL)[0]
 
 
 # The example world
@@ -58,7 +71,7 @@ def block_after(text: str, mark: str) -> str:
 
 def test_the_readme_shows_the_example_as_it_is() -> None:
     source = (ROOT / "examples" / "my_environment.py").read_text(encoding="utf-8")
-    shown = block_after(README, "examples/my_environment.py")
+    (shown,) = blocks(block_at(README, "examples/my_environment.py"), "python")
     assert shown == source[source.index("from reflect_rl") :]
     world, optional, _ = shown.partition("# From here on optional.")
     assert optional
@@ -87,36 +100,39 @@ def test_the_example_recipe_trains_an_agent(corridor: Path) -> None:
     assert results["panels"]["test"]["greedy"]["success"] > 0.6
 
 
+def python(text: str, number: int, corridor: Path) -> str:
+    """A Python block of a page, with the example's agent in the example's world."""
+    code = blocks(text, "python")[number].replace('"taxi"', repr(WORLD)).replace('"runs/taxi"', repr(str(corridor)))
+    return code.replace("rr.run(" + repr(WORLD) + ")", f"rr.Run(Path({str(corridor)!r}))")
+
+
 def test_the_python_example_plays_an_episode(
     corridor: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    code = (
-        block_after_heading("## From Python").replace('"taxi"', repr(WORLD)).replace('"runs/taxi"', repr(str(corridor)))
-    )
-    names: dict[str, Any] = {}
-    exec(code, names)  # noqa: S102  our own example
+    names: dict[str, Any] = {"Path": Path}
+    exec(python(README, -1, corridor), names)  # noqa: S102  our own example
     assert "stop" in names["info"]
     assert "The key is" in capsys.readouterr().out
 
 
-def block_after_heading(heading: str) -> str:
-    return blocks(README[README.index(heading) :], "python")[0]
+def test_an_agent_acts_in_vectorised_environments(
+    corridor: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(load(WORLD), "observation_space", gymnasium.spaces.Text(100), raising=False)
+    exec(python(block_at(RUNNING, "vector"), 0, corridor), {})  # noqa: S102  our own example
+    won, played = map(int, re.findall(r"\d+", capsys.readouterr().out))
+    assert played >= 20
+    assert won / played > 0.4
 
 
 # Gymnasium
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        block_after(README, "from_gymnasium"),
-        next(code for code in blocks(ENVIRONMENTS, "python") if "Blackjack" in code),
-    ],
-    ids=["readme", "environments"],
-)
-def test_an_adapted_environment_of_the_documents_keeps_every_promise(code: str) -> None:
+def test_an_adapted_environment_of_the_documents_keeps_every_promise() -> None:
     names: dict[str, Any] = {"__name__": "documents"}
+    code = next(code for code in blocks(ENVIRONMENTS, "python") if "Blackjack" in code)
     exec(code, names)  # noqa: S102  our own example
     assert [str(finding) for finding in check(names["Blackjack"]) if not finding.ok] == []
 
@@ -181,6 +197,18 @@ def test_the_table_of_settings_is_up_to_date() -> None:
     assert shown == page, "run: python scripts/write_settings_doc.py"
 
 
+def test_the_page_of_commands_is_up_to_date() -> None:
+    page = runpy.run_path(str(ROOT / "scripts" / "write_cli_doc.py"))["cli_page"]()
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == page, "run: python scripts/write_cli_doc.py"
+
+
+def test_every_option_of_a_command_has_a_meaning() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    items = re.findall(r"^\* `([^`]+)`:(.*)", page, flags=re.MULTILINE)
+    assert len(items) > 50
+    assert [name for name, said in items if not re.sub(r"\*+\[.*?\]\*+", "", said).strip()] == []
+
+
 def test_the_tables_of_results_are_those_of_their_figures() -> None:
     pages = runpy.run_path(str(ROOT / "scripts" / "write_result_tables.py"))["pages"]()
     for path, made in pages.items():
@@ -239,7 +267,7 @@ def test_a_command_that_is_shown_can_be_given(line: str, monkeypatch: pytest.Mon
         assert until in [stage.name for stage in STAGES]
 
 
-def test_every_command_is_in_the_readme() -> None:
+def test_every_command_is_shown() -> None:
     shown = {line.split()[0] for line in commands()}
     assert {name for name in app if not name.startswith("-")} <= shown
 
@@ -265,15 +293,50 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_page_can_be_reached_from_the_readme() -> None:
-    pages = {page_id(page) for page in PAGES} - {"README.md"}
-    assert sorted(page for page in pages if f"({page})" not in README) == []
+    reached, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in reached or page not in PAGES:
+            continue
+        reached.add(page)
+        text = page.read_text(encoding="utf-8")
+        links = re.findall(r"\]\(([^)\s#]+\.md)", text)
+        for tree in re.findall(r"```{toctree}\n(.*?)```", text, flags=re.DOTALL):
+            links += [f"{name}.md" for name in re.findall(r"^[\w/-]+$", tree, flags=re.MULTILINE)]
+        waiting += [(page.parent / link).resolve() for link in links]
+    site_only = {ROOT / "docs" / "index.md", ROOT / "docs" / "contributing.md"}
+    assert sorted(map(page_id, {*PAGES} - reached - site_only)) == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_everything_public_is_on_a_page_of_the_api() -> None:
+    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    shown = re.findall(r"^\.\. auto\w+:: (\S+)$", pages, flags=re.MULTILINE)
+    public = [f"reflect_rl.{name}" for name in reflect_rl.__all__]
+    public += [f"reflect_rl.selection.{name}" for name in reflect_rl.selection.__all__]
+    assert sorted(set(public) - set(shown)) == []
+    assert len(shown) == len(set(shown))
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    for library in ("sphinx", "furo", "myst_parser"):
+        pytest.importorskip(library, reason=f"{library} is not installed: make install")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", str(tmp_path / "made")]
+    done = subprocess.run([*command, ROOT / "docs", tmp_path / "site"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "api" / "runs-and-agents.html").read_text(encoding="utf-8")
+    assert "act_batch" in page
+    assert "the admissible actions of each" in page
 
 
 @pytest.mark.parametrize("folder", ["docs", "examples", "scripts", "src"])
 def test_no_path_of_some_machine_is_in_a_text(folder: str) -> None:
     files = [path for path in (ROOT / folder).rglob("*") if path.suffix in {".md", ".py", ".yaml", ".js", ".json"}]
     machine = re.compile(r"(?<![\w.~])/(?:work|root|home|tmp|Users|mnt)/|\b[A-Z]:\\")
-    texts = [ROOT / "README.md", ROOT / "CHANGELOG.md", *files]
+    texts = [*TOP, *files]
     assert [page_id(path) for path in texts if machine.search(path.read_text(encoding="utf-8"))] == []
 
 
@@ -283,6 +346,31 @@ def test_no_path_of_some_machine_is_in_a_text(folder: str) -> None:
 def test_the_list_of_modules_is_up_to_date() -> None:
     page = runpy.run_path(str(ROOT / "scripts" / "write_modules_doc.py"))["architecture_page"]()
     assert page == ARCHITECTURE, "run: python scripts/write_modules_doc.py"
+
+
+def test_the_way_of_a_prompt_is_the_one_described(warmed: RunFolder, tiny: Callable[..., Settings]) -> None:
+    walk = re.findall(r"^\d\. `([\w/.]+)`", ARCHITECTURE, flags=re.MULTILINE)
+    assert len(walk) == len(set(walk)) == 7
+    files = {str(SRC / name): name for name in walk}
+    entered: dict[str, None] = {}
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and playing and (name := files.get(frame.f_code.co_filename)):
+            entered.setdefault(name)
+
+    def play(*given: Any, **more: Any) -> Any:
+        playing.append(True)
+        return play_episodes(*given, **more)
+
+    playing: list[bool] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reflect_rl.training.rl.play_episodes", play)
+        sys.setprofile(note)
+        try:
+            rl(warmed, Context(tiny({"rl.iterations": 1, "rl.episodes": 4})), Progress())
+        finally:
+            sys.setprofile(None)
+    assert list(entered) == walk
 
 
 @pytest.mark.parametrize("path", sorted(SRC.rglob("*.py")), ids=page_id)

@@ -41,12 +41,12 @@ class Run:
 
     @property
     def settings(self) -> Settings:
-        """What the run was last asked for. Raises RunFolderError if the folder is not a run's."""
+        """The settings that were asked for last. Raises RunFolderError if the folder is no run folder."""
         return read_config(RunFolder(self.path))
 
     @property
     def results(self) -> dict[str, Any]:
-        """The figures of the last evaluation (results.json; docs/files.md explains every field).
+        """The figures of the last evaluation, from `results.json`.
 
         Raises RunFolderError if the agent has not been evaluated.
         """
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """A row an RL iteration (metrics.jsonl). Raises RunFolderError if there was no RL."""
+        """One row for each RL iteration, from `metrics.jsonl`. Raises RunFolderError if there was no RL."""
         return RunFolder(self.path).read_jsonl("metrics.jsonl", dict)
 
     @property
@@ -69,7 +69,11 @@ class Run:
         return Agent.load(self.path, progress)
 
     def players(self, policy: str = "policy") -> Decisions:
-        """Reflector and policy as they play in training. policy: "policy", or "policy-sft" for the one before RL."""
+        """Reflector and policy as `play_episodes` takes them.
+
+        Args:
+            policy: "policy", or "policy-sft" for the policy before RL.
+        """
         from reflect_rl.players.context import Context
         from reflect_rl.players.load import load_decisions, load_policy
 
@@ -88,20 +92,23 @@ def run(
     store: str | Path | None = None,
     progress: Progress | bool = True,
 ) -> Run:
-    """Run a recipe from beginning to end; what is done already is skipped, and an interrupted run continues.
+    """Run a recipe from beginning to end. Finished stages are skipped, and an interrupted run continues.
 
     Args:
         recipe: a recipe's name, a YAML file, settings, or a mapping of settings as in a recipe.
-        out: the run folder; by default runs/RECIPE, or runs/RECIPE-seedN with a seed.
-        seed: of all randomness.
-        overrides: settings by dotted name, such as {"rl.iterations": 30}.
+        out: the run folder; by default `runs/RECIPE`, or `runs/RECIPE-seedN` with a seed.
+        seed: the seed of all randomness.
+        overrides: settings by dotted name, such as `{"rl.iterations": 30}`.
         until: the last stage to run.
         store: a folder in which runs share finished stages.
-        progress: bars in a terminal or a notebook; False: silent; or a Progress of your own.
+        progress: True shows bars in a terminal or a notebook, False is silent; or give a Progress of your own.
+
+    Returns:
+        The run, for its results, metrics and agent.
 
     Raises:
-        SettingsError: an unknown or impossible setting; or settings without `out`.
-        ReflectRLError: whatever else cannot work; the message says what to do.
+        SettingsError: a setting is unknown or impossible, or settings were given without `out`.
+        ReflectRLError: something else cannot work; the message says what to do.
     """
     own = {**(overrides or {}), **({} if seed is None else {"seed": seed})}
     if isinstance(recipe, str | Path):

@@ -26,9 +26,14 @@ def recipe_names() -> list[str]:
 
 
 def load_settings(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """The settings of a recipe (a shipped name or a YAML file), with dotted overrides such as {"rl.lr": 1e-3}.
+    """The settings of a recipe.
 
-    Raises SettingsError: no such recipe, not YAML, an unknown key, a wrong type, an impossible combination.
+    Args:
+        recipe: the name of a recipe that ships, or a YAML file.
+        overrides: settings by dotted name, such as `{"rl.lr": 1e-3}`.
+
+    Raises:
+        SettingsError: no such recipe, not YAML, an unknown key, a wrong type, or an impossible combination.
     """
     return parse_settings(read_recipe(recipe), overrides, source=str(recipe))
 

@@ -63,6 +63,8 @@ def verify(
         train, valid_train, valid_seen or valid_unseen; all by default.
     grammars
         move, put, or both with a comma; both by default, and of generated games move, the only one they have.
+    seed
+        Draws the games and the walks.
     patched
         Cache what the real engine parses again at every step: the same texts, several times as fast.
     workers

@@ -41,6 +41,8 @@ app.command(select)
 app.command(bench)
 
 SFT = ("sft_reflector", "sft_policy")
+Folder = Annotated[Path, Parameter(help="An existing run folder.")]
+Force = Annotated[bool, Parameter(negative="", help="Run the stage again even if it is done.")]
 
 
 @app.command
@@ -53,7 +55,7 @@ def run(
     store: str | None = None,
     overrides: Overrides,
 ) -> None:
-    """Run a recipe from beginning to end; what is done already is skipped.
+    """Run a recipe from beginning to end; stages that are done are skipped.
 
     Any setting can be changed by its dotted name: `--seed 3`, `--rl.iterations 30`, `--rl.lr=1e-3`, `--guard`.
     An interrupted run continues with the same command.
@@ -114,31 +116,43 @@ def _stages(folder: Path, overrides: dict[str, Any], force: bool, *names: str) -
 
 
 @app.command
-def collect(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
-    """Collect episodes of the expert, perturbed on purpose, into episodes.jsonl of an existing run folder."""
+def collect(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> None:
+    """Collect episodes of the expert, perturbed on purpose, into episodes.jsonl of an existing run folder.
+
+    Example: `reflect-rl collect runs/mine --collect.episodes 1000`
+    """
     _stages(folder, overrides, force, "collect")
 
 
 @app.command
-def annotate(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
-    """Have the teacher label the states collected in a run folder, within the label budgets."""
+def annotate(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> None:
+    """Have expert and teacher label the states collected in a run folder, within the label budgets.
+
+    Example: `reflect-rl annotate runs/mine --annotate.reflections 500`
+    """
     _stages(folder, overrides, force, "annotate")
 
 
 @app.command
-def sft(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
-    """Warm up the reflector and the policy of a run folder by supervised fine-tuning."""
+def sft(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> None:
+    """Warm up the reflector and the policy of a run folder by supervised fine-tuning.
+
+    Example: `reflect-rl sft runs/mine --policy_sft.steps 2000`
+    """
     _stages(folder, overrides, force, *SFT)
 
 
 @app.command
-def rl(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
-    """Improve the policy of a run folder by online RL with the frozen reflector in the loop."""
+def rl(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> None:
+    """Improve the policy of a run folder by online RL with the frozen reflector in the loop.
+
+    Example: `reflect-rl rl runs/mine --rl.iterations 50`
+    """
     _stages(folder, overrides, force, "rl")
 
 
 @app.command
-def evaluate(folder: Path, /, *, out: str | None = None, force: bool = False, overrides: Overrides) -> None:
+def evaluate(folder: Folder, /, *, out: str | None = None, force: Force = False, overrides: Overrides) -> None:
     """Measure the agent of a run folder on fixed starts, greedily and sampled, into results.json.
 
     For example:
@@ -149,7 +163,7 @@ def evaluate(folder: Path, /, *, out: str | None = None, force: bool = False, ov
     Parameters
     ----------
     out
-        Leave the run as it is; measure a copy of its agent in this folder, on other tasks of the world for example.
+        Measure a copy of the agent in this folder, for example on other tasks, and leave the run as it is.
     """
     if out is None:
         _summary(_stages(folder, overrides, force, "evaluate").path)
@@ -167,8 +181,11 @@ def evaluate(folder: Path, /, *, out: str | None = None, force: bool = False, ov
 
 
 @app.command
-def report(folder: Path, /, *, force: bool = False, overrides: Overrides) -> None:
-    """Write the report of a run folder, or of a comparison's folder, as one HTML page."""
+def report(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> None:
+    """Write the report of a run folder, or of a comparison's folder, as one HTML page.
+
+    Example: `reflect-rl report runs/taxi`
+    """
     if (folder / "compare.json").is_file():
         from reflect_rl.evaluation.report import report_compare
 
@@ -209,13 +226,13 @@ def compare(
     arms
         Ways of training to compare, separated by commas; all by default.
     plan
-        What is compared: compare (the method with its ablations), selection, or a YAML file of your own.
+        compare (the method with its ablations), selection (strategies), or a YAML file of your own.
     workers
-        Runs side by side.
+        How many runs to train side by side.
     out
         The comparison's folder; runs/RECIPE-PLAN by default.
     gather_only
-        Train nothing; publish what is finished so far.
+        Train nothing; write the comparison of what is finished so far.
     """
     numbers = whole_numbers(seeds)
     from reflect_rl.evaluation.tables import compare_terminal
@@ -224,19 +241,8 @@ def compare(
     default = Path("runs") / f"{Path(recipe).stem}-{Path(plan).stem}"
     folder = output_folder(default if out is None else out, "--out")
     asked = shlex.join(["reflect-rl", *sys.argv[1:]])
-    path = run_comparison(
-        recipe,
-        folder,
-        numbers,
-        names(regimes),
-        names(arms),
-        overrides,
-        workers,
-        Bars(),
-        asked,
-        gather_only,
-        plan,
-    )
+    narrowed = names(regimes), names(arms)
+    path = run_comparison(recipe, folder, numbers, *narrowed, overrides, workers, Bars(), asked, gather_only, plan)
     print(compare_terminal(json.loads(path.read_text(encoding="utf-8"))))
 
 
@@ -244,16 +250,21 @@ def compare(
 def play(env: str, /, *, agent: Path | None = None, task: str | None = None, seed: Seed = 0) -> None:
     """Step a world by hand, or watch a trained agent act in it.
 
+    For example:
+
+    - `reflect-rl play taxi`
+    - `reflect-rl play taxi --agent runs/taxi`
+
     Parameters
     ----------
     env
-        A world's name (see `reflect-rl envs`) or module:Class.
+        A world's name (see `reflect-rl envs`), or module:Class for your own.
     agent
-        The run folder of a trained agent, which then acts, in its world with the run's horizon and options.
+        A finished run folder: its agent acts, in the world with the run's horizon and options.
     task
         One start of the world; a random one by default.
     seed
-        Of the random start, and of whatever the world draws.
+        Seed of the random start and of the world's random numbers.
     """
     from reflect_rl.envs.registry import load, make
     from reflect_rl.evaluation.play import play as step_by_step
@@ -275,7 +286,7 @@ def play(env: str, /, *, agent: Path | None = None, task: str | None = None, see
 
 @app.command
 def envs() -> None:
-    """List the worlds."""
+    """List the registered worlds with their tasks, teachers and stages."""
     from reflect_rl.cli.tables import table
     from reflect_rl.envs.registry import describe_all
 
@@ -305,10 +316,12 @@ def settings() -> None:
 def check(env: str, /) -> int:
     """Check that an environment keeps the TextEnv contract; says what to mend. Exit code 1 if it does not.
 
+    Example: `reflect-rl check examples.my_environment:Corridor`
+
     Parameters
     ----------
     env
-        module:Class of yours, or a world's name.
+        module:Class for your own world, or a registered world's name.
     """
     from reflect_rl.envs.check import PROBES
     from reflect_rl.envs.check import check as find

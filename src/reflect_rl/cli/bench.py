@@ -29,20 +29,29 @@ def bench(
 ) -> None:
     """Measure speed against a plain implementation of the same method, as ratios measured in one run.
 
-    `reflect-rl bench alfworld` measures the fast ALFWorld engine, against the real one where it is installed,
-    `reflect-rl bench select` the selection of what to label, against plain numpy, and `reflect-rl bench labels` what a
-    small model learns from the labels that each strategy picks.
+    For example:
+
+    - `reflect-rl bench taxi` — rollout and update
+    - `reflect-rl bench alfworld` — the fast ALFWorld engine, against the real one where that is installed
+    - `reflect-rl bench select` — selection, against plain numpy
+    - `reflect-rl bench labels` — what a small model learns from the labels that each strategy picks
 
     Parameters
     ----------
     recipe
-        Whose players and world are measured; alfworld: the engine; select: selection; labels: label efficiency.
+        The recipe whose players and world are measured; or alfworld, select or labels.
     device
-        Where; the recipe's compute.device by default.
-    seeds, workers, out
-        Of labels: seeds, how many side by side, and the folder, with which an interrupted study continues.
-    items, picks
-        Of select: facility location alone, on a pool of so many items; half of them picked unless picks says otherwise.
+        The device to measure on; the recipe's compute.device by default.
+    seeds
+        labels: the seeds, separated by commas.
+    workers
+        labels: how many seeds to run side by side.
+    out
+        labels: the study's folder. An interrupted study continues from it.
+    items
+        select: measure facility location alone, on a pool of this many items.
+    picks
+        select: how many of these items to pick; half of them by default.
     json_
         Print everything that was measured as JSON.
     """

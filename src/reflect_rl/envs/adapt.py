@@ -90,24 +90,22 @@ def from_gymnasium(
     task_text: str = "",
     name: str = "",
 ) -> type[GymnasiumTextEnv]:
-    """Wrap a Gymnasium environment as a TextEnv.
+    """The class of a TextEnv that wraps a Gymnasium environment with discrete actions.
 
     Args:
-        env: A Gymnasium id, or a function that makes the environment.
-        render: Renders the observation as the text that the players read.
-        actions: A name for each discrete action, in their order.
-        success: Judges the last step; by default, an episode succeeds if it terminates with a reward above 0.
-        tasks: How many start seeds there are for train, valid and test.
-        horizon: The world's default horizon.
-        task_text: The rules and the goal, told once.
-        name: The name of the class.
-
-    Returns:
-        The class of the world.
+        env: a Gymnasium id, or a function that makes the environment.
+        render: `render(observation, env)` writes the text that the players read.
+        actions: a name for each discrete action, in order.
+        success: `success(observation, reward, terminated)` judges the last step; by default, success is a terminated
+            episode whose last reward is above 0.
+        tasks: the number of start seeds for train, valid and test.
+        horizon: the default horizon.
+        task_text: the rules, told to the players once.
+        name: the name of the class.
 
     Raises:
-        EnvironmentContractError: If names are empty or not distinct, or a split has no task. Making the world raises it
-            if the action space is not discrete with as many actions.
+        EnvironmentContractError: action names are empty or not distinct, or a split has no task. Making the world
+            raises it if the action space is not discrete with as many actions.
     """
     if not actions or len(set(actions)) < len(actions) or not all(isinstance(a, str) and a for a in actions):
         raise EnvironmentContractError(f"actions is {list(actions)!r}; give one distinct, non-empty name an action.")

@@ -18,7 +18,14 @@ from reflect_rl.errors import EnvironmentContractError
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One promise of the contract. ok: whether it is kept. detail: what was seen. mend: how to keep it."""
+    """One promise of the contract.
+
+    Attributes:
+        ok: whether the promise is kept.
+        promise: its name.
+        detail: what was seen.
+        mend: what to do if it is not kept.
+    """
 
     ok: bool
     promise: str
@@ -35,14 +42,13 @@ class Finding:
 
 
 def check(make_env: MakeEnv) -> list[Finding]:
-    """Check an environment against the TextEnv contract.
+    """Probe an environment. Errors that its code raises become findings.
 
     Args:
-        make_env: Makes a new instance at each call: the class, or a function. The promise to take a horizon is checked
-            if it takes one.
+        make_env: makes a new instance at each call. Whether the world takes a horizon is checked if this function does.
 
     Returns:
-        A finding for each promise that could be judged. Whatever the environment's code raises is a finding, too.
+        A finding for each promise that could be judged.
     """
     found: dict[str, Finding] = {}
     for promise, probe in PROBES.items():

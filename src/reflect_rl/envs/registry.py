@@ -26,14 +26,14 @@ _WORLDS: dict[str, str | type[TextEnv]] = {
 
 
 def register(name: str, world: str | type[TextEnv]) -> None:
-    """Give a world a name of its own within this process.
+    """Give a world a name of its own in this process.
 
     Args:
-        name: Any text without a colon.
-        world: The class, or "module:Class", which is imported when the world is first made.
+        name: the name, without a colon.
+        world: the class, or "module:Class", which is imported when the world is first made.
 
     Raises:
-        EnvironmentContractError: If the name belongs to another world or has a colon.
+        EnvironmentContractError: another world has this name, or it has a colon.
     """
     if not name or ":" in name:
         raise EnvironmentContractError(f"A world cannot be registered as {name!r}: choose a name without a colon.")
@@ -50,19 +50,16 @@ def names() -> tuple[str, ...]:
 def make(name: str, **options: Any) -> TextEnv:
     """Make a world.
 
-    The module named is looked for in the current directory first; what it imports, there last. `sys.path` is then set
-    back: a module that imports later from beside itself needs its folder there.
+    A module in the current directory comes before an installed one of the same name; what it imports is looked for
+    there last. `sys.path` is restored after the import: a module that imports something later needs its folder on it.
 
     Args:
-        name: A registered name, or "module:Class", also from the current directory.
-        options: The arguments of the world's constructor.
-
-    Returns:
-        A new instance.
+        name: a registered name, or "module:Class" (also from the current directory).
+        options: the arguments of its constructor.
 
     Raises:
-        EnvironmentContractError: If there is no such name, module or class, if it is not a TextEnv, refuses the
-            options, or declares anything that the contract does not allow.
+        EnvironmentContractError: there is no such name, module or class; it is not a TextEnv; it refuses the options;
+            or it declares (horizon, task_text, stages, teachers) what the contract does not allow.
     """
     from reflect_rl.envs.checked import check_declared
 

@@ -26,8 +26,14 @@ from reflect_rl.seeding import stream
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """choice: index into the actions given. action: its text. reflection: what was read (None: no reflector).
-    probabilities: of every action, in their order; they sum to 1."""
+    """What an agent decided.
+
+    Attributes:
+        choice: index into the actions given.
+        action: the text of that action.
+        reflection: what the reflector wrote; None without a reflector.
+        probabilities: of every action, in their order; they sum to 1.
+    """
 
     choice: int
     action: str
@@ -38,10 +44,10 @@ class Decision:
 class Agent:
     """A trained agent. It takes the likeliest action, by the same decisions as in rollout and evaluation.
 
-    An agent remembers the episode under way: call `reset` between episodes. `act_batch` acts in several episodes side
-    by side. Loading and acting leave the process as it is: torch's threads and determinism, seeds and `sys.path` are
-    the program's own. Any thread may call an agent; several at once wait for each other. Do not use an agent in a
-    forked process: load it there.
+    An agent remembers the current episode: call `reset` between episodes. `act_batch` acts in several episodes side by
+    side. Loading and acting do not change the process: torch's threads and determinism, seeds and `sys.path` stay as
+    they are. Any thread may call an agent; concurrent calls wait for each other. Do not use an agent in a forked
+    process: load it there.
 
     >>> agent = Agent.load("runs/taxi")                      # doctest: +SKIP
     >>> decision = agent.act(observation, info["actions"])   # doctest: +SKIP
@@ -60,8 +66,12 @@ class Agent:
     def load(cls, path: str | Path, progress: Progress | None = None) -> Agent:
         """The agent of a finished run, with the settings that it was trained with.
 
-        progress: is told where config.yaml has others. Raises RunFolderError if `path` holds no agent, or one whose
-        training was interrupted.
+        Args:
+            path: the run folder.
+            progress: hears a warning if config.yaml says something else.
+
+        Raises:
+            RunFolderError: the folder holds no agent, or one whose training was interrupted.
         """
         folder = Path(path)
         if not (folder / "config.yaml").is_file() or not (folder / "policy").is_dir():
@@ -73,7 +83,7 @@ class Agent:
         return cls(run, Context(settings))
 
     def reset(self, seeds: int | Sequence[int] | None = None) -> None:
-        """Forget the episodes under way: new ones begin.
+        """Begin new episodes: forget those under way.
 
         Args:
             seeds: act by drawing from the probabilities instead of taking the likeliest action; a seed for each
@@ -93,7 +103,7 @@ class Agent:
             facts: what `TextEnv.describe` says; only a scripted reflector and `prompt.notes` read it.
 
         Raises:
-            PromptError: these make no state, or do not fit into a prompt. The episode then stays where it is.
+            PromptError: the arguments make no state, or do not fit into a prompt. The memory is left as it was.
         """
         return self.act_batch([observation], [actions], None if facts is None else [facts])[0]
 
@@ -110,10 +120,10 @@ class Agent:
             observations: the texts of B environments.
             actions: the admissible actions of each.
             facts: as in `act`, of each.
-            first: whether a new episode begins in each; by default none does, except after `reset`.
+            first: whether each observation is the first of a new episode; False by default, except after `reset`.
 
         Raises:
-            PromptError: as in `act`; or there are more or fewer environments than before, without a `reset`.
+            PromptError: as in `act`; or the number of environments has changed without a `reset`.
         """
         told = [{}] * len(observations) if facts is None else facts
         begins = [False] * len(observations) if first is None else first

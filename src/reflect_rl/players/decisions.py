@@ -31,8 +31,11 @@ BYTES_AN_ACTION = 80
 class Answer:
     """What the policy does with one prompt.
 
-    log_probs_N: float32, of the prompt's actions. cumulative: running sums of their probabilities, in double precision.
-    value: of the state, 0 without a value head.
+    Attributes:
+        prompt: the prompt.
+        log_probs_N: float32, of the prompt's actions.
+        cumulative: running sums of their probabilities, in double precision.
+        value: of the state; 0 without a value head.
     """
 
     prompt: Prompt
@@ -57,8 +60,13 @@ class Decided(NamedTuple):
 class Decisions:
     """The decisions of one policy with one reflector.
 
-    reads_facts: whether a player reads what the world tells a scripted teacher, `State.facts`. exact: whether no number
-    depends, to the bit, on what is computed together. seconds: spent so far on reflections and on the policy.
+    Attributes:
+        policy: the policy.
+        reflector: the frozen reflector.
+        prompts: writes the prompts of both.
+        reads_facts: whether a player reads what the world tells a scripted teacher, `State.facts`.
+        exact: whether no number depends, to the bit, on what is computed together.
+        seconds: spent so far on reflections and on the policy.
     """
 
     def __init__(self, policy: Policy, reflector: Reflector, prompts: PromptBuilder) -> None:
@@ -74,7 +82,7 @@ class Decisions:
         self.forget()
 
     def forget(self) -> None:
-        """Drop the policy's answers. Call it after every change of its weights."""
+        """Clear the policy's answers. Call it after every weight update."""
         self._answers: dict[str, Answer] = {}
         self._known: dict[object, Decided] = {}
         self._answer_bytes = 0
@@ -100,7 +108,12 @@ class Decisions:
         return [missing[key] for key in keys]
 
     def of(self, states: Sequence[State], samples: Sequence[int] | None = None) -> list[Decided]:
-        """The decision in each state. samples: tells apart several sampled reflections on one state."""
+        """The decision in each state.
+
+        Args:
+            states: the states, equal ones included.
+            samples: tell apart several sampled reflections on one state.
+        """
         samples = [0] * len(states) if samples is None else samples
         keys = self._keys(states, samples)
         first = _first(keys)
@@ -122,9 +135,9 @@ class Decisions:
         return [decided[key] for key in keys]
 
     def decide_again(self, prompts: Sequence[Prompt]) -> Tensor:
-        """log_probs_PN of distinct prompts after a change of weights; all other answers are dropped.
+        """log_probs_PN of distinct prompts after a weight update. All other answers are dropped.
 
-        The answers are kept: a policy that has changed a little meets most of these prompts again.
+        The new answers are kept: the updated policy meets most of these prompts again.
         """
         self.forget()
         return self._decide(prompts) if prompts else torch.empty(0, 1)

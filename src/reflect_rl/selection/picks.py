@@ -21,10 +21,12 @@ Input = Literal["embeddings", "tokens", "none"]
 class Picks:
     """The result of a strategy.
 
-    indices: (k,) int64, into the pool, in order of choice. gains: (k,) float64, what each pick added when it was
-    chosen. objective: what the strategy optimises, of these picks (and those already labelled). certificate: a bound
-    on the objective of *any* set of that size under the same quotas: from above where the objective grows, from below
-    where it should be small (k-center). None where a strategy has no objective or no bound.
+    Attributes:
+        indices: (k,) int64, into the pool, in order of choice.
+        gains: (k,) float64, what each pick added when it was chosen.
+        objective: what the strategy optimises, of these picks and the items already labelled; None if it has none.
+        certificate: a bound on the objective of *any* set of that size under the same quotas: an upper bound where
+            the objective is maximised, a lower bound where it is minimised (k-center); None if there is no bound.
     """
 
     indices: np.ndarray
@@ -57,11 +59,12 @@ class Task:
 
 
 class Selector(ABC):
-    """A strategy. The constructor takes its settings, `select` the pool.
+    """A strategy. Its settings are arguments of the constructor; the pool is an argument of `select`.
 
-    quotas: with `groups`, how the budget is shared among them: "equal" (what a small group cannot use goes to the
-    others), "proportional" to the items that can be picked, or a number for each group by its label (None: of the items
-    without one).
+    Attributes:
+        quotas: how the budget is shared among `groups`: "equal" (what a small group cannot use goes to the others),
+            "proportional" to the items that can be picked, or a number for each group by its label (None is the label
+            of items without one).
     """
 
     name: ClassVar[str]
@@ -78,13 +81,20 @@ class Selector(ABC):
         scores: Sequence[float] | np.ndarray | None = None,
         progress: Progress | None = None,
     ) -> Picks:
-        """Choose `budget` items that are not in `already`.
+        """Choose `budget` items that are not in `already`. Every array may be a torch tensor.
 
-        X: (N, D) embeddings, or what the strategy says. already: indices of labelled items (a boolean mask of length N
-        works as well). groups: a label an item; the budget is then shared by `quotas`. Equal labels are one group, as
-        in a dict (1, 1.0 and True are, "1" is another), and items without a label (None, NaN, NaT, pandas.NA) form
-        one group, with a warning. scores: a number an item, for the strategies that use one. All may be torch
-        tensors. Raises SelectionError.
+        Args:
+            X: (N, D) embeddings, or what the strategy says.
+            budget: how many items to pick.
+            already: indices of items that are labelled already, or a boolean mask of length N.
+            groups: a label for each item; the budget is then shared by `quotas`. Labels that are equal as keys of a
+                dict are one group (1, 1.0 and True; "1" is another). Items without a label (None, NaN, NaT, pandas.NA)
+                form a group of their own, which is announced.
+            scores: a number for each item, for the strategies that use one.
+            progress: hears how far the selection is.
+
+        Raises:
+            SelectionError: the pool, the budget or another argument cannot be used.
         """
         self.check(scores, groups)
         size = pool_size(X)
@@ -106,9 +116,13 @@ class Selector(ABC):
     # For those who come from scikit-learn or apricot
 
     def fit(self, X: Any, y: Any = None, *, budget: int | None = None, **given: Any) -> Selector:
-        """`select`, with the result kept in `picks_`, `ranking_` (indices in order of choice) and `gains_`.
+        """Select, and keep the result in `picks_`, `ranking_` (indices in order of choice) and `gains_`.
 
-        budget: everything that can be picked by default. y is ignored.
+        Args:
+            X: as in `select`.
+            y: ignored.
+            budget: by default, everything that can be picked.
+            given: further arguments of `select`.
         """
         free = int((~_mask(given.get("already", ()), pool_size(X))).sum())
         self.picks_ = self.select(X, budget=free if budget is None else budget, **given)
@@ -116,7 +130,7 @@ class Selector(ABC):
         return self
 
     def transform(self, X: Any) -> Any:
-        """The chosen rows of X, in order of choice. After `fit`."""
+        """The chosen rows of X in order of choice, after `fit`."""
         return as_array(X)[self.ranking_]
 
 

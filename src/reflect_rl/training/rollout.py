@@ -25,7 +25,14 @@ from reflect_rl.seeding import stream
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSpec:
-    """What one episode is: its task, its curriculum stage (None: the full task), its seed, and its sample index."""
+    """What one episode is.
+
+    Attributes:
+        task: the world's task.
+        seed: of the world and of the sampled actions.
+        stage: an easier stage of a curriculum; None is the full task.
+        sample: tells apart several sampled reflections on one state.
+    """
 
     task: str
     seed: int
@@ -35,7 +42,16 @@ class EpisodeSpec:
 
 @dataclass(slots=True)
 class Trajectory:
-    """One episode as played. rows: index into the rollout's distinct prompts, a step each. states: kept on request."""
+    """One episode as played.
+
+    Attributes:
+        spec: what was asked for.
+        rows: for each step, the index of its prompt among the rollout's distinct prompts.
+        choices: for each step, the index of the action taken.
+        rewards: for each step, its reward.
+        stop: why the episode ended.
+        shown: the steps in full, if they were to be kept.
+    """
 
     spec: EpisodeSpec
     rows: list[int] = field(default_factory=list)
@@ -60,7 +76,15 @@ class Shown:
 
 @dataclass(slots=True)
 class Rollout:
-    """prompts: the P distinct ones, sorted by text. log_probs_PN (float32, -inf where not admissible), values_P."""
+    """Episodes, and the policy's answers to the P distinct prompts that occurred in them.
+
+    Attributes:
+        prompts: the distinct prompts, sorted by text.
+        log_probs_PN: float32, of each prompt's actions; -inf beyond them.
+        values_P: the values of the prompts; 0 without a value head.
+        trajectories: the episodes, in the order of their specs.
+        seconds: spent on reflections, on the policy and in the environments.
+    """
 
     prompts: list[Prompt]
     log_probs_PN: np.ndarray
@@ -82,10 +106,16 @@ def play_episodes(
     keep: Callable[[int], bool] = lambda number: False,
     tick: Callable[[int], object] = lambda finished: None,
 ) -> Rollout:
-    """Play every spec to its end. greedy: always the likeliest action (the first of equals).
+    """Play every spec to its end.
 
-    slots: the most environments open at once, all of which are closed in the end, whatever is raised meanwhile.
-    keep: of an episode's number, whether its steps are kept for a reader. tick: called for every episode that ended.
+    Args:
+        make_env: makes an environment.
+        decisions: the players.
+        specs: the episodes to play.
+        slots: the most environments open at once. All of them are closed in the end, also after an error.
+        greedy: take the likeliest action (the first of equals); otherwise actions are sampled.
+        keep: whether the steps of the episode with this number are kept in full.
+        tick: called after each episode, with 1.
     """
     started = time.perf_counter()
     before = dict(decisions.seconds)
