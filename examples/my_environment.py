@@ -1,4 +1,4 @@
-"""A world of one's own: a corridor in which a key has to be fetched before the door opens.
+"""A world of your own: a corridor in which a key has to be fetched before the door opens.
 
 reflect-rl check examples.my_environment:Corridor
 reflect-rl play examples.my_environment:Corridor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from reflect_rl.envs.alfworld.data import AlfworldData, AlfworldDataError, split_folders
+from reflect_rl.envs.alfworld.game import GameFile
+from reflect_rl.envs.alfworld.generator import generate
 from reflect_rl.envs.alfworld.real_process import missing_packages
+from reflect_rl.seeding import stream
 
 PLACE = Path(os.environ.get("ALFWORLD_DATA") or Path(__file__).parents[2] / "shared" / "data" / "alfworld")
 
@@ -35,3 +39,18 @@ def small_games(kind: str = "", count: int = 2) -> tuple[str, ...]:
     data = folder_data()
     ids = [each for each in data.ids if each.split("/")[1].startswith(kind)]
     return tuple(sorted(ids, key=lambda each: len(data.load(each).problem))[:count])
+
+
+@cache
+def example(kind: str, seed: int = 0) -> GameFile:
+    """A generated game of this task type."""
+    return generate(kind, stream(seed, f"alfworld example {kind}"), f"generated/example/{kind}/{seed}")
+
+
+def write(game: GameFile, folder: Path, domain: str, grammar: str) -> Path:
+    """Write a game with these rules as a release lays it out: game.tw-pddl and traj_data.json; the game's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "traj_data.json").write_text(json.dumps(game.traj), encoding="utf-8")
+    content = {"pddl_domain": domain, "grammar": grammar, "pddl_problem": game.problem, "solvable": True}
+    (folder / "game.tw-pddl").write_text(json.dumps(content), encoding="utf-8")
+    return folder / "game.tw-pddl"

@@ -92,16 +92,24 @@ def run_small(out: Path, overrides: dict[str, Any] | None = None, kill: Kill | N
     return reflect_rl("run", "taxi", "--out", str(out), *more, *options(overrides), kill=kill)
 
 
-def reflect_rl(*arguments: str, cwd: Path | None = None, kill: Kill | None = None, **limits: int) -> Ended:
-    """Run a command line in a process of its own. limits: resource limits, such as RLIMIT_FSIZE=1000."""
+def reflect_rl(
+    *arguments: str, cwd: Path | None = None, kill: Kill | None = None, after: float | None = None, **limits: int
+) -> Ended:
+    """Run a command line in a process of its own.
+
+    after: SIGKILL after so many seconds, if it has not ended by then. limits: resource limits, such as
+    RLIMIT_FSIZE=1000.
+    """
     with TemporaryDirectory() as folder:
         paths = Path(folder) / "out", Path(folder) / "err"
         process = _processes.Process(target=_child, args=(arguments, cwd or folder, paths, kill, limits))
         process.start()
-        process.join(LIMIT)
+        process.join(LIMIT if after is None else after)
         if process.exitcode is None:
             process.kill()
             process.join()
+            if after is not None:
+                return Ended(-signal.SIGKILL, *(path.read_text(errors="replace") for path in paths))
             raise TimeoutError(f"{arguments} did not end within {LIMIT} s: {paths[1].read_text()}")
         return Ended(process.exitcode, *(path.read_text(errors="replace") for path in paths))
 

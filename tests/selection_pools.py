@@ -30,6 +30,14 @@ def similarities(X: np.ndarray) -> np.ndarray:
     return (points_ND @ points_ND.T + SHIFT) / (2 * SHIFT)
 
 
+def true_similarities(X: np.ndarray) -> np.ndarray:
+    """(N, N) float64, (1 + cos) / 2 of the embeddings as they are; zero vectors are alike, and orthogonal to others."""
+    X = np.asarray(X, np.float64)
+    X = np.c_[X, ~X.any(axis=1)]
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    return (1 + X @ X.T) / 2
+
+
 def plain_facility_location(
     similar_NN: np.ndarray, budget: int, already: np.ndarray, floors_N: np.ndarray | float = 0.0
 ) -> list[int]:

@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alfworld_games import folder_data, needs_data, needs_real_engine, small_games
+from alfworld_games import example, folder_data, needs_data, needs_real_engine, small_games
 from reflect_rl.envs.alfworld import FastAlfred, GameFile, GameFileError, read_game
 from reflect_rl.envs.alfworld.engine import NOTHING_HAPPENS, forget_scenes
-from reflect_rl.envs.alfworld.generator import example
 from reflect_rl.envs.alfworld.planner import plan
 from reflect_rl.envs.alfworld.scene import SCENES_KEPT, _scenes
 

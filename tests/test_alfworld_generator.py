@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alfworld_games import needs_real_engine
+from alfworld_games import example, needs_real_engine, write
 from reflect_rl.envs.alfworld import generator
 from reflect_rl.envs.alfworld.data import TASK_TYPES, AlfworldDataError
 from reflect_rl.envs.alfworld.facts import read_goal
 from reflect_rl.envs.alfworld.world import Alfworld
 
+DATA = generator.GeneratedData()
 kinds = st.sampled_from(list(TASK_TYPES))
 seeds = st.integers(0, 10_000)
 
@@ -32,14 +33,14 @@ def facts_of(problem: str) -> list[tuple[str, ...]]:
 
 @given(kinds, seeds)
 def test_the_same_seed_is_the_same_game(kind, seed):
-    one = generator.example(kind, seed)
-    generator.example.cache_clear()
-    assert generator.example(kind, seed) == one
+    one = example(kind, seed)
+    example.cache_clear()
+    assert example(kind, seed) == one
 
 
 @given(kinds, seeds)
 def test_facts_speak_of_declared_names_alone(kind, seed):
-    problem = generator.example(kind, seed).problem
+    problem = example(kind, seed).problem
     names = declared(problem)
     assert problem.count("(") == problem.count(")")
     for _, *arguments in facts_of(problem):
@@ -49,7 +50,7 @@ def test_facts_speak_of_declared_names_alone(kind, seed):
 
 @given(kinds, seeds)
 def test_every_object_is_of_one_type_and_every_receptacle_has_one_place(kind, seed):
-    facts = facts_of(generator.example(kind, seed).problem)
+    facts = facts_of(example(kind, seed).problem)
     for name in ("objectType", "receptacleType", "receptacleAtLocation", "objectAtLocation"):
         known: dict[str, str] = {}
         for _, subject, value in (fact for fact in facts if fact[0] == name):
@@ -58,7 +59,7 @@ def test_every_object_is_of_one_type_and_every_receptacle_has_one_place(kind, se
 
 @given(kinds, seeds)
 def test_a_generated_game_says_so(kind, seed):
-    game = generator.example(kind, seed)
+    game = example(kind, seed)
     assert game.id.startswith("generated/")
     assert "(define (problem generated_" in game.problem
     assert game.traj["task_id"] == game.id
@@ -72,7 +73,7 @@ def test_a_generated_game_is_open_at_the_start_and_can_be_won(kind, seed):
     from reflect_rl.envs.alfworld.prior import train_prior
     from reflect_rl.envs.alfworld.searcher import Reader, Searcher
 
-    game = FastAlfred(generator.example(kind, seed), seed=seed)
+    game = FastAlfred(example(kind, seed), seed=seed)
     reader = Reader(Searcher(train_prior()), game.reset(), game.admissible)
     assert not game.won
     for _ in range(100):
@@ -84,15 +85,15 @@ def test_a_generated_game_is_open_at_the_start_and_can_be_won(kind, seed):
 
 
 def test_every_split_has_every_type_equally_often_and_no_game_twice():
-    everything = [game for split in generator.SPLITS for game in generator.ids(split)]
+    everything = DATA.games()
     assert len(set(everything)) == len(everything) == 420
     for split, count in generator.SPLITS.items():
         for kind in TASK_TYPES:
-            assert sum(f"/{kind}/" in game for game in generator.ids(split)) == count // len(TASK_TYPES)
+            assert sum(f"/{kind}/" in game for game in DATA.games(split)) == count // len(TASK_TYPES)
 
 
 def test_games_of_a_split_differ():
-    problems = {generator.load(game).problem.partition(":objects")[2] for game in generator.ids("test")}
+    problems = {DATA.load(game).problem.partition(":objects")[2] for game in DATA.games("test")}
     assert len(problems) == 60
 
 
@@ -101,15 +102,13 @@ def test_games_of_a_split_differ():
 )
 def test_an_unknown_game_is_refused_by_name(name):
     with pytest.raises(AlfworldDataError, match="generated game"):
-        generator.load(name)
-    with pytest.raises(AlfworldDataError, match="task type"):
-        generator.example("pick_and_throw")
+        DATA.load(name)
 
 
 def test_what_is_odd_in_released_games_is_found_in_generated_ones():
     twice = strayed = cool = shared = repeated = 0
-    for game in generator.ids("train"):
-        facts = facts_of(generator.load(game).problem)
+    for game in DATA.games("train"):
+        facts = facts_of(DATA.load(game).problem)
         held = {fact for fact in facts if fact[0] == "inReceptacle"}
         places = {fact[1]: fact[2] for fact in facts if fact[0] == "receptacleAtLocation"}
         objects = {fact[1]: fact[2] for fact in facts if fact[0] == "objectAtLocation"}
@@ -123,8 +122,8 @@ def test_what_is_odd_in_released_games_is_found_in_generated_ones():
 
 def test_a_written_game_has_the_layout_of_the_release(tmp_path):
     kind = next(iter(TASK_TYPES))
-    game = generator.example(kind)
-    path = generator.write(game, tmp_path / "train" / "task" / "trial", "a domain", "a grammar")
+    game = example(kind)
+    path = write(game, tmp_path / "train" / "task" / "trial", "a domain", "a grammar")
     written = json.loads(path.read_text())
     assert path.name == "game.tw-pddl"
     assert (written["pddl_domain"], written["grammar"], written["solvable"]) == ("a domain", "a grammar", True)
@@ -137,7 +136,7 @@ def test_the_task_of_a_generated_game_is_that_of_its_type(kind):
     env = Alfworld(data="generated", task_types=kind)
     text, info = env.reset(seed=2)
     goal = read_goal(text.splitlines()[0])
-    thing = generator.load(info["task"]).traj["pddl_params"]["object_target"].lower()
+    thing = DATA.load(info["task"]).traj["pddl_params"]["object_target"].lower()
     assert goal.object == thing
     assert (goal.count == 2) == (kind == "pick_two_obj_and_place")
     assert bool(goal.lamp) == (kind == "look_at_obj_in_light")
@@ -149,7 +148,7 @@ def test_the_task_of_a_generated_game_is_that_of_its_type(kind):
 def test_alfworlds_own_engine_accepts_a_generated_game(kind):
     from reflect_rl.envs.alfworld.real import RealAlfred
 
-    game = RealAlfred(generator.example(kind))
+    game = RealAlfred(example(kind))
     try:
         assert "Your task is to" in game.reset()
         assert not game.won

@@ -77,7 +77,7 @@ def test_reports_of_another_plan_are_not_mixed_in(tmp_path: Path) -> None:
 def test_totals_add_up() -> None:
     total = Total()
     total.add(Report("a", states=10, real_steps=8, real_step_seconds=2.0))
-    total.add(Report("b", states=5, differences=(Difference("move", False, 1, "look", "won", True, False),)))
+    total.add(Report("b", states=5, differences=[Difference("move", False, 1, "look", "won", True, False)]))
     assert (total.games, total.same, total.states, total.differences) == (2, 1, 15, 1)
     assert total.real_steps_per_second == 4
 
@@ -111,8 +111,8 @@ class TestEngines:
             def step(self, command: str) -> str:
                 text = super().step(command)
                 if self.steps == 2:
-                    self._state = self._state | {"admissible": ["look"]} if what == "admissible" else self._state
-                    self._state = self._state | {"won": True} if what == "won" else self._state
+                    self.admissible = ("look",) if what == "admissible" else self.admissible
+                    self.won = True if what == "won" else self.won
                     return text + " " if what == "feedback" else text
                 return text
 
@@ -150,5 +150,5 @@ class TestEngines:
         kinds = ("pick_heat", "look_at")
         games = [small_games(kind, 1)[0] for kind in kinds]
         reports = list(verify(folder_data().load, games, Plan(grammars=grammars, steps=25, patched=True)))
-        assert [(report.differences, report.errors) for report in reports] == [((), ())] * len(games)
+        assert [(report.differences, report.errors) for report in reports] == [([], [])] * len(games)
         assert sum(report.states for report in reports) == 26 * len(games)

@@ -206,7 +206,7 @@ def test_facts_are_json_and_every_style_is_written():
         for style in Alfworld.teachers:
             assert Alfworld.teach(facts, style)
         *_, ended, _, info = env.step(env.expert() or 0)
-    with pytest.raises(TeacherError, match="styles are facts"):
+    with pytest.raises(TeacherError, match="it has: facts, progress"):
         Alfworld.teach(facts, "rhyme")
 
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,8 @@ import tiny_models
 from reflect_rl.config import load_settings
 from reflect_rl.data.collect import collect
 from reflect_rl.data.pool import PoolState, read_pool
+from reflect_rl.lm import backbone
+from reflect_rl.lm.backbone import Passes
 from reflect_rl.lm.remembered import Remembered
 from reflect_rl.lm.scratch import train_tokenizer
 from reflect_rl.lm.text import encode, most_tokens
@@ -29,8 +30,7 @@ from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Progress
 from reflect_rl.records import State
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.settings import ModelSettings, PromptSettings, ReflectorSettings, RlSettings
-from reflect_rl.training import update
+from reflect_rl.settings import ModelSettings, PromptSettings, ReflectorSettings
 from reflect_rl.training.sft import _reflection_row
 
 WORDS = [f"w{a}{b}" for a in "bcdfghjklmnp" for b in "aeiouyrst"]
@@ -141,18 +141,18 @@ def test_prompts_that_were_forgotten_are_written_again_alike(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "lookup"])
-@pytest.mark.parametrize(("room", "rows"), [(0, 1), (2, 2), (10**6, update.MOST_ROWS)])
-def test_an_update_reads_fewer_long_prompts_at_a_time(
-    kind: str, room: int, rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("rows", [1, 2, 37])
+def test_an_update_reads_fewer_long_prompts_at_a_time(kind: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tiny_models.policy(model=tiny_models.of_kind(kind))
     encoded = [made.encode(prompt) for prompt in tiny_models.prompts(made)]
     longest = max(len(row.prefix) + row.length for row in encoded)
-    monkeypatch.setattr(update, "MOST_BYTES", room * longest * made.backbone.graph_bytes)
-    optimizer = torch.optim.SGD(made.parameters(), lr=0)
-    for told in (0, 7):
-        learner = update.Learner(made, made, optimizer, RlSettings(), 0, rows=told)
-        assert learner.pass_rows(encoded) == (told or rows)
+    by_default, layers, bytes_each = made.backbone.learning_tokens, 2, 4
+    assert by_default == backbone.GRAPH_BYTES // (12 * layers * 16 * bytes_each)
+    monkeypatch.setattr(backbone, "GRAPH_BYTES", rows * longest * backbone.GRAPH_BYTES // by_default)
+    assert {len(part) for part in made.through.parts(encoded)[:-1]} <= {rows}
+    assert [i for part in made.through.parts(encoded) for i in part] == list(range(len(encoded)))
+    told = tiny_models.policy(passes=Passes(learning=7 * longest), model=made.model)
+    assert len(told.through.parts(encoded)[0]) == 7
 
 
 def test_the_peak_of_memory_is_told_in_megabytes() -> None:

@@ -273,7 +273,7 @@ def test_an_odd_folder_gives_the_numbers_of_a_plain_one(name: str, tmp_path: Pat
     prompts = tiny_models.prompts(plain)
     folder = derived(tmp_path / "models with spaces, ünï" / "one", USED[name])
     model, tokens = load_pretrained(ModelSettings(source=str(folder)))
-    odd = Policy(model, tokens, plain.labels, chunk=16).eval()
+    odd = Policy(model, tokens, plain.labels).eval()
     assert torch.equal(odd.log_probs(prompts), plain.log_probs(prompts))
     texts = ["Walk left.", "Go right, and then left again: " * 4]
     states = hidden_states(model, tokens, texts)

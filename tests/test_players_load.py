@@ -1,8 +1,9 @@
-"""How many rows a forward pass has is a setting; on a CPU the default is what it always was."""
+"""How prompts go through a model, and how many tokens a pass reads, are settings with a default by device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -10,18 +11,17 @@ import torch
 from torch import Tensor
 
 import tiny_models
-from corridor import Corridor
-from reflect_rl.lm.backbone import Backbone, TokenBatch
-from reflect_rl.players import agent as agent_module
+from conftest import Heard
+from reflect_rl.lm.backbone import Backbone, Passes, TokenBatch
+from reflect_rl.lm.packed import Pack
 from reflect_rl.players import reflector as reflector_module
 from reflect_rl.players.agent import Agent
 from reflect_rl.players.context import Context
-from reflect_rl.players.load import forward_rows, load_policy, load_reflector, policy_prompts
+from reflect_rl.players.load import forward_passes, load_policy, policy_prompts
 from reflect_rl.players.memo import Memo
-from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.settings import ComputeSettings, Settings
+from reflect_rl.settings import ComputeSettings, ModelSettings, Settings
 from reflect_rl.training.rl import rl
 
 Tiny = Callable[..., Settings]
@@ -29,78 +29,96 @@ Tiny = Callable[..., Settings]
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Rows of every forward pass of a policy or a reflector from now on."""
-    rows: list[int] = []
-    hidden, read, decoding = Backbone.hidden, Backbone.read, reflector_module.decoding_steps
+    """Tokens of every forward pass of a policy from now on."""
+    tokens: list[int] = []
+    hidden, nodes = Backbone.hidden, Backbone.nodes
 
-    def counted_hidden(self: Backbone, batch: TokenBatch, before: Any = ()) -> Tensor:
-        rows.append(len(batch.ids_BL))
-        return hidden(self, batch, before)
+    def counted_hidden(self: Backbone, batch: TokenBatch) -> Tensor:
+        tokens.append(batch.ids_BL.numel())
+        return hidden(self, batch)
 
-    def counted_read(self: Backbone, ids_BL: Tensor, before: Sequence[Any] = ()) -> Any:
-        rows.append(len(ids_BL))
-        return read(self, ids_BL, before)
-
-    def counted_decoding(backbone: Backbone, count: int, *more: Any) -> Any:
-        rows.append(count)
-        return decoding(backbone, count, *more)
+    def counted_nodes(self: Backbone, pack: Pack) -> Tensor:
+        tokens.append(len(pack))
+        return nodes(self, pack)
 
     monkeypatch.setattr(Backbone, "hidden", counted_hidden)
-    monkeypatch.setattr(Backbone, "read", counted_read)
-    monkeypatch.setattr(reflector_module, "decoding_steps", counted_decoding)
-    return rows
+    monkeypatch.setattr(Backbone, "nodes", counted_nodes)
+    return tokens
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-def test_no_forward_pass_of_rl_has_more_rows_than_asked_for(
-    rows: int, warmed: RunFolder, tiny: Tiny, seen: list[int]
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("tokens", [1, 400])
+def test_no_forward_pass_of_rl_reads_more_tokens_than_asked_for(
+    tokens: int, exact: bool, warmed: RunFolder, tiny: Tiny, seen: list[int]
 ) -> None:
-    settings = tiny({"compute.rows": rows, "rl.replay": 4, "rl.iterations": 2, "rl.anchor": 0.1})
+    settings = tiny(
+        {"compute.tokens": tokens, "compute.exact": exact, "rl.replay": 4, "rl.iterations": 2, "rl.anchor": 0.1}
+    )
+    counts = rl(warmed, Context(settings), Progress())
+    assert counts["forward"] == ("exact" if exact else "packed")
     policy = load_policy(warmed / "policy-sft", settings)
-    reflector = load_reflector(warmed, Context(settings))
-    assert (policy.chunk, reflector.chunk if isinstance(reflector, LocalReflector) else 0) == (rows, rows)
-    seen.clear()
-    rl(warmed, Context(settings), Progress())
-    limit = max(rows, 2)  # a model that is loaded is tried on two texts
-    assert max(seen) == limit
-    if rows > 2:
-        assert seen.count(rows) > len(seen) // 2
+    one_row = policy.backbone.context  # a row that is longer than asked for goes alone
+    assert max(seen) <= max(tokens, one_row)
+    if tokens > one_row:
+        assert max(seen) > tokens // 2
 
 
-def test_fewer_rows_decide_alike(warmed: RunFolder, tiny: Tiny) -> None:
-    made = [load_policy(warmed / "policy-sft", tiny({"compute.rows": rows})) for rows in (0, 1, 5)]
+def test_the_tokens_of_a_pass_change_decisions_by_rounding_alone(warmed: RunFolder, tiny: Tiny) -> None:
+    given = [{"compute.tokens": tokens, "compute.exact": exact} for exact in (True, False) for tokens in (0, 1, 300)]
+    made = [load_policy(warmed / "policy-sft", tiny(some)) for some in given]
     builder = policy_prompts(made[0], Context(tiny()))
     prompts = [builder.policy_prompt(state, "Go left.") for state in tiny_models.states()]
     for other in made[1:]:
         torch.testing.assert_close(other.log_probs(prompts), made[0].log_probs(prompts), rtol=1e-4, atol=1e-5)
 
 
+SCRATCH, PRETRAINED = ModelSettings(), ModelSettings(source="a/model")
+
+
 @pytest.mark.parametrize(
-    ("device", "rows", "fast", "plain"),
-    [("cpu", 0, 16, 8), ("mps", 0, 128, 64), ("cuda", 0, 512, 256), ("cuda", 5, 5, 5)],
+    ("part", "compute", "expected"),
+    [
+        (SCRATCH, {}, Passes(False, 1024)),
+        (SCRATCH, {"device": "cuda"}, Passes(True, 4096)),
+        (SCRATCH, {"exact": False}, Passes(True, 600)),
+        (SCRATCH, {"device": "cuda", "exact": True}, Passes(False, 2**15)),
+        (PRETRAINED, {}, Passes(True, 600)),
+        (PRETRAINED, {"device": "mps"}, Passes(True, 2048)),
+        (PRETRAINED, {"tokens": 50}, Passes(True, 50)),
+        (PRETRAINED, {"exact": True}, Passes(False, 1024)),
+        (PRETRAINED, {"exact": True, "tokens": 50}, Passes(False, 50, 50)),
+    ],
 )
-def test_by_default_the_device_decides(device: Any, rows: int, fast: int, plain: int) -> None:
-    compute = ComputeSettings(device=device, rows=rows)
-    assert forward_rows(compute, tiny_models.gpt2()) == fast
-    assert forward_rows(compute, tiny_models.llama()) == plain
+def test_by_default_model_and_device_decide(part: ModelSettings, compute: Any, expected: Passes) -> None:
+    assert forward_passes(ComputeSettings(**compute), part, tiny_models.gpt2()) == expected
 
 
-@pytest.mark.parametrize(("device", "rows"), [("cpu", 0), ("cuda", 1)])
-def test_an_agent_on_a_gpu_reads_its_one_prompt_and_no_copies(
-    device: str, rows: int, warmed: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+def test_the_lookup_model_has_its_own_exact_pass_everywhere(heard: Heard) -> None:
+    compute = ComputeSettings(device="cuda")
+    assert not forward_passes(compute, PRETRAINED, tiny_models.lookup(), heard).packed
+    assert not heard.warned
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_packed_decision_reads_one_prompt_and_no_copies(
+    exact: bool, warmed: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, seen: list[int]
 ) -> None:
-    """On a CPU, where a decision is the same bits in any company, it reads what training reads."""
-    asked: list[int] = []
-    policy = load_policy(warmed / "policy-sft", tiny())
+    """An exact one is the same bits as in training: its chunk is filled up."""
+    copytree(warmed / "policy-sft", warmed / "policy")
+    agent = Agent(warmed, Context(tiny({"compute.exact": exact})))
+    decoded: list[int] = []
+    decoding = reflector_module.decoding_steps
 
-    def load(_: Any, settings: Settings, *__: Any) -> Any:
-        asked.append(settings.compute.rows)
-        return policy
+    def counted_decoding(backbone: Backbone, count: int, *more: Any) -> Any:
+        decoded.append(count)
+        return decoding(backbone, count, *more)
 
-    monkeypatch.setattr(agent_module, "load_policy", load)
-    monkeypatch.setattr(agent_module, "load_reflector", load)
-    Agent(warmed, tiny({"compute.device": device}), Corridor())
-    assert asked == [rows, rows]
+    monkeypatch.setattr(reflector_module, "decoding_steps", counted_decoding)
+    seen.clear()
+    agent.act("P....i...", ("left", "right", "take"))
+    assert decoded == [8 if exact else 1]
+    prompt = agent._decisions.policy.backbone.context
+    assert (max(seen) > prompt) == exact
 
 
 def test_a_memo_on_disk_holds_a_bounded_number_of_texts_in_memory(

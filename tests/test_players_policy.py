@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny_models
 from reflect_rl.errors import ModelError, PromptError
+from reflect_rl.lm.backbone import Passes, TokenBatch
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt
 
@@ -21,30 +22,30 @@ HEADS = pytest.mark.parametrize("head", ["labels", "pointer", "hedged"])
 
 
 @cache
-def acting(head: str, chunk: int = 16) -> Policy:
-    return tiny_models.policy(head, value=True, chunk=chunk)
+def acting(head: str, tokens: int = 1024) -> Policy:
+    return tiny_models.policy(head, value=True, passes=Passes(tokens=tokens))
 
 
 @cache
-def alone(head: str, chunk: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def alone(head: str, tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Every prompt evaluated by itself."""
-    made = acting(head, chunk)
+    made = acting(head, tokens)
     return [made.evaluate([prompt]) for prompt in tiny_models.prompts(made)]
 
 
 @HEADS
-@pytest.mark.parametrize("chunk", [3, 16])
+@pytest.mark.parametrize("tokens", [1, 200, 1024])
 @hypothesis_settings(max_examples=8)
 @given(data=st.data())
-def test_a_prompt_has_the_same_bits_in_any_company_and_order(head: str, chunk: int, data: st.DataObject) -> None:
-    made = acting(head, chunk)
+def test_a_prompt_has_the_same_bits_in_any_company_and_order(head: str, tokens: int, data: st.DataObject) -> None:
+    made = acting(head, tokens)
     prompts = tiny_models.prompts(made)
     chosen = data.draw(st.lists(st.integers(0, len(prompts) - 1), min_size=1, max_size=40))
     log_probs_BN, value_B = made.evaluate([prompts[i] for i in chosen])
     assert log_probs_BN.dtype == torch.float32
     assert log_probs_BN.shape[1] == max(prompts[i].actions for i in chosen)
     for place, i in enumerate(chosen):
-        single_1N, value_1 = alone(head, chunk)[i]
+        single_1N, value_1 = alone(head, tokens)[i]
         actions = prompts[i].actions
         assert torch.equal(log_probs_BN[place, :actions], single_1N[0, :actions])
         assert torch.equal(value_B[place], value_1[0])
@@ -110,12 +111,12 @@ def test_training_and_rollout_are_one_function(head: str) -> None:
 def test_padding_never_changes_a_number(head: str, extra: int, seed: int) -> None:
     made = acting(head)
     rows = [made.encode(p) for p in tiny_models.prompts(made)[seed : seed + 1]]
-    batch = made.batch(rows)
-    actions_B = torch.tensor([row.actions for row in rows])
+    batch = made.through.batch(rows)
     longer = torch.nn.functional.pad(batch.ids_BL, (0, extra), value=seed + 3)
     with torch.no_grad():
-        before = made.choose(batch, actions_B, 3).log_probs_BN
-        after = made.choose(type(batch)(batch.prefix_P, longer, batch.read_BR), actions_B, 3).log_probs_BN
+        before = made.choose(made.backbone.hidden(batch), rows, 3).log_probs_BN
+        padded = TokenBatch(batch.prefix_P, longer, batch.read_BR)
+        after = made.choose(made.backbone.hidden(padded), rows, 3).log_probs_BN
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-6)
 
 

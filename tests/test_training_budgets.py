@@ -39,7 +39,7 @@ def started(run: RunFolder, settings: Settings, who: str) -> tuple[Any, Any, lis
     pool = read_pool(run, settings)
     texts = [label.text for label in run.read_jsonl("reflections.jsonl", Reflection.from_json)]
     part = settings.policy.model if who == "policy" else settings.reflector.model
-    return *start_model(part, settings, Corridor.task_text, pool, texts, who), pool
+    return *start_model(part, Context(settings), pool, texts, who), pool
 
 
 def policy_of(model: Any, tokenizer: Any, head: str) -> Policy:

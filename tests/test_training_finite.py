@@ -87,7 +87,16 @@ FAULTS: dict[str, tuple[Callable[[nn.Parameter], Tensor], str]] = {
 
 
 def warm_up(run: RunFolder, module: Weights, steps: int = 7, lr: float = 0.1) -> float | None:
-    return fit(module.loss, 5, module, SftSettings(steps=steps, batch=2, lr=lr), run, 0, "policy", Progress())
+    return fit(
+        lambda batch: [module.loss(batch)],
+        5,
+        module,
+        SftSettings(steps=steps, batch=2, lr=lr),
+        run,
+        0,
+        "policy",
+        Progress(),
+    )
 
 
 @pytest.mark.parametrize("at", [1, 4, 7])
@@ -317,7 +326,7 @@ def test_an_agent_whose_probabilities_are_not_finite_does_not_act(run: Path) -> 
     observation, info = agent.world.reset(seed=0)
     agent.act(observation, info["actions"], agent.world.describe())
     with torch.no_grad():
-        agent._policy.model.transformer.ln_f.bias.fill_(math.nan)  # type: ignore[union-attr]
+        agent._decisions.policy.model.transformer.ln_f.bias.fill_(math.nan)  # type: ignore[union-attr]
     with pytest.raises(ReflectRLError, match="probabilities are not finite"):
         agent.act(observation, info["actions"], agent.world.describe())
 

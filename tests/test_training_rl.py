@@ -21,6 +21,7 @@ from corridor import Corridor
 from reflect_rl.config import parse_settings
 from reflect_rl.data.annotate import annotate
 from reflect_rl.data.collect import collect
+from reflect_rl.lm.forward import Forward
 from reflect_rl.players.context import Context
 from reflect_rl.players.decisions import Decisions
 from reflect_rl.players.load import load_policy
@@ -29,7 +30,6 @@ from reflect_rl.players.reflector import NoReflector
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import PromptSettings, RlSettings, Settings
-from reflect_rl.training import update as update_module
 from reflect_rl.training.advantages import advantages
 from reflect_rl.training.losses import fold, kl_P
 from reflect_rl.training.optimizer import make_optimizer
@@ -50,6 +50,7 @@ ARMS: dict[str, dict[str, Any]] = {
         "rl.replay": 5,
         "policy.hedge": True,
     },
+    "packed": {"rl.baseline": "state", "compute.exact": False, "compute.tokens": 300},
 }
 
 
@@ -175,6 +176,10 @@ def updated(settings: RlSettings, ranks: int = 1) -> tuple[list[torch.Tensor], d
     return [weight.detach().clone() for weight in policy.parameters()], figures, len(rollout.prompts)
 
 
+def in_slices(rows: int, most: int) -> list[list[int]]:
+    return [list(range(first, min(first + most, rows))) for first in range(0, rows, most)]
+
+
 @pytest.mark.parametrize("most", [1, 7])
 @pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
 def test_accumulating_gradients_changes_nothing_but_rounding(
@@ -184,7 +189,7 @@ def test_accumulating_gradients_changes_nothing_but_rounding(
         {"algorithm": algorithm, "baseline": "value", "minibatches": 2, "max_grad_norm": 0.5}
     )
     at_once, figures, _ = updated(settings)
-    monkeypatch.setattr(update_module, "MOST_ROWS", most)
+    monkeypatch.setattr(Forward, "parts", lambda self, rows: in_slices(len(rows), most))
     in_parts, same_figures, _ = updated(settings)
     for one, other in zip(at_once, in_parts, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
@@ -259,7 +264,7 @@ def test_reinforce_clips_nothing_and_says_nothing_of_it(warmed: RunFolder, tiny:
 @pytest.mark.parametrize("most", [3, 256])
 def test_every_rank_takes_part_in_every_gradient_exchange(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Ranks that exchanged gradients a different number of times would wait for each other for ever."""
-    monkeypatch.setattr(update_module, "MOST_ROWS", most)
+    monkeypatch.setattr(Forward, "parts", lambda self, rows: in_slices(len(rows), most))
     rollout, policy = played()
     settings = RlSettings(baseline="state", minibatches=7, epochs=1)
     folded = fold(rollout, *advantages(rollout, settings), "cpu")
@@ -283,11 +288,12 @@ LAUNCHED = """
 import sys
 from conftest import TINY
 from reflect_rl.config import parse_settings
+from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.training.rl import rl
 import json
-rl(RunFolder(sys.argv[1]), parse_settings({}, TINY | json.loads(sys.argv[2])), Progress())
+rl(RunFolder(sys.argv[1]), Context(parse_settings({}, TINY | json.loads(sys.argv[2]))), Progress())
 """
 
 

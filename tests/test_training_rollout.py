@@ -111,9 +111,9 @@ def test_each_distinct_prompt_is_forwarded_once(policy: Policy, monkeypatch: pyt
     forwarded: Counter[str] = Counter()
     evaluate = policy.evaluate
 
-    def counting(prompts: Any, openings: Any) -> Any:
+    def counting(prompts: Any) -> Any:
         forwarded.update(prompt.text for prompt in prompts)
-        return evaluate(prompts, openings)
+        return evaluate(prompts)
 
     monkeypatch.setattr(policy, "evaluate", counting)
     rollout = play(policy, 5)
@@ -132,7 +132,7 @@ def test_what_was_decided_again_is_used_and_changes_nothing(policy: Policy, refl
     again_PN = made.decide_again(earlier.prompts)
     assert again_PN.numpy().tobytes() == earlier.log_probs_PN.tobytes()
     assert_same(play_episodes(make, made, SPECS[:10], 16), earlier)
-    assert len(made.met) == len(earlier.prompts), "nothing was left to decide"
+    assert len(made) == len(earlier.prompts), "nothing was left to decide"
     assert_same(play_episodes(make, made, SPECS, 16), fresh)
     made.forget()
     assert_same(play_episodes(make, made, SPECS, 16), fresh)
@@ -141,11 +141,11 @@ def test_what_was_decided_again_is_used_and_changes_nothing(policy: Policy, refl
 def test_a_policy_that_has_changed_decides_anew() -> None:
     changing = tiny_models.policy(value=True)
     made = players(changing)
-    play_episodes(Corridor, made, SPECS, 16)
+    earlier = play_episodes(Corridor, made, SPECS, 16)
     with torch.no_grad():
         for weight in changing.parameters():
             weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
-    made.decide_again(made.met[:5])
+    made.decide_again(earlier.prompts[:5])
     assert_same(play_episodes(Corridor, made, SPECS, 16), play(changing, make=Corridor))
 
 

@@ -29,7 +29,8 @@ from reflect_rl.settings import ModelSettings, Settings, SftSettings
 from reflect_rl.training import fit as fit_module
 from reflect_rl.training import sft
 from reflect_rl.training.fit import _indices, fit
-from reflect_rl.training.sft import _choice_loss, sft_policy, sft_reflector, split_held_out
+from reflect_rl.training.sft import sft_policy, sft_reflector, split_held_out
+from reflect_rl.training.sft_losses import choice_loss
 from reflect_rl.training.warm_start import start_model
 
 Tiny = Callable[..., Settings]
@@ -130,7 +131,7 @@ def test_the_policy_reads_the_texts_that_the_settings_name(warmed: RunFolder, ti
     bought = warmed.read_jsonl("reflections.jsonl", Reflection.from_json)
     teacher = {r.state: r.text for r in bought}
     states = [entry for entry in states if entry.id in teacher]
-    read = sft._reflections_to_read(warmed, settings, states, bought, Progress())
+    read = sft._reflections_to_read(warmed, Context(settings), states, bought, Progress())
     own = load_reflector(warmed, Context(settings)).reflect([entry.state for entry in states])
     hers = sum(text == teacher[entry.id] for text, entry in zip(read, states, strict=True))
     his = sum(text == said for text, said in zip(read, own, strict=True))
@@ -148,7 +149,7 @@ def test_states_without_a_teachers_text_are_announced(warmed: RunFolder, tiny: T
     settings = tiny()
     states = read_pool(warmed, settings)[:20]
     bought = [Reflection(states[0].id, "Only one.", "t")]
-    read = sft._reflections_to_read(warmed, settings, states, bought, heard)
+    read = sft._reflections_to_read(warmed, Context(settings), states, bought, heard)
     assert read[0] == "Only one."
     assert any("have no teacher's text" in warning for warning in heard.warned)
 
@@ -205,7 +206,7 @@ def test_dropout_never_makes_two_functions_of_one_model(tmp_path: Path) -> None:
         part = SftSettings(steps=3, batch=2)
         run = RunFolder(tmp_path / str(seed))
         fit(
-            lambda chosen: model(ids[list(chosen)], labels=ids[list(chosen)]).loss,
+            lambda chosen: [model(ids[list(chosen)], labels=ids[list(chosen)]).loss],
             2,
             model,
             part,
@@ -249,7 +250,7 @@ def test_fresh_adapters_follow_the_seed_of_the_run(tiny: Tiny, tmp_path: Path) -
     part = ModelSettings(source=str(tmp_path / "base"), lora_rank=2)
 
     def adapters(seed: int) -> list[torch.Tensor]:
-        model, _ = start_model(part, tiny({"seed": seed}), "", [], [], "policy")
+        model, _ = start_model(part, Context(tiny({"seed": seed})), [], [], "policy")
         return [weight for name, weight in model.named_parameters() if "lora_A" in name]
 
     assert all(torch.equal(one, other) for one, other in zip(adapters(0), adapters(0), strict=True))
@@ -290,5 +291,5 @@ def test_where_several_actions_are_right_the_probability_of_them_all_counts() ->
     log_probs_BN = made(rows, 3).log_probs_BN
     wanted = [(0, 1) if number % 2 else (1,) for number in range(len(rows))]
     by_hand = [-log_probs_BN[row, list(right)].exp().sum().log() for row, right in enumerate(wanted)]
-    loss = _choice_loss(made, rows, wanted, smoothing=0.0)(range(len(rows)))
+    loss = sum(choice_loss(made, rows, wanted, smoothing=0.0)(range(len(rows))))
     torch.testing.assert_close(loss, torch.stack(by_hand).mean())

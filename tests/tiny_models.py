@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from corridor import Corridor
+from reflect_rl.lm.backbone import Passes
 from reflect_rl.lm.scratch import scratch_model, train_tokenizer
 from reflect_rl.players.labels import candidates, find_labels
 from reflect_rl.players.policy import Policy
@@ -66,10 +67,12 @@ def of_kind(kind: str) -> PreTrainedModel:
     return {"gpt2": gpt2, "lookup": lookup}[kind]() if kind in ("gpt2", "lookup") else llama(kind)
 
 
-def policy(head: str = "labels", value: bool = False, chunk: int = 16, model: PreTrainedModel | None = None) -> Policy:
+def policy(
+    head: str = "labels", value: bool = False, passes: Passes | None = None, model: PreTrainedModel | None = None
+) -> Policy:
     labels = find_labels(tokenizer(), most=6) if head != "pointer" else None
     trust = 0.6 if head == "hedged" else None
-    made = Policy(model if model is not None else gpt2(), tokenizer(), labels, value, chunk, trust)
+    made = Policy(model if model is not None else gpt2(), tokenizer(), labels, value, passes, trust)
     if made.value is not None:
         torch.nn.init.normal_(made.value.weight, generator=torch.Generator().manual_seed(1))
     if made.gate is not None:

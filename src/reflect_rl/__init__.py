@@ -11,6 +11,7 @@ Each public name is imported when it is first used, so `import reflect_rl` costs
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 
 __version__ = "0.1.0"
@@ -106,3 +107,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})
+
+
+if "gymnasium" in sys.modules:
+    import_module("reflect_rl.envs.gym")  # registers the worlds with it

@@ -1,15 +1,14 @@
 """Speed of the fast ALFWorld engine through the TextEnv API, against the real one on the same games and commands.
 
-One process, one core. Every figure is of whole calls as a user makes them (`env.reset`, `env.step`), the checks of
-the contract included; actions are drawn at random before the clock starts wherever that is possible.
+One process, one core. Every figure is of whole calls as users make them (`env.reset`, `env.step`).
 
 - steps_per_second: random admissible actions over GAMES games; resets are timed apart.
 - reset_cold_ms: the first reset to a game whose file has been read but whose scene has not been compiled;
   reset_warm_ms: later ones. load_ms: reading the file.
 - side_by_side: steps/s of 64 environments stepped in turn, as a share of one environment's.
 - memory_mb: growth of the process after every game of the data has been reset once.
-- ratio: steps/s of the fast engine alone over the real one's on the same games and commands, and the same for starts;
-  unmodified real engine, "not measured" where it is not installed.
+- ratio: steps/s of the fast engine over those of the unmodified real one on the same games and commands, and the same
+  for starts; "not measured" where the real one is not installed.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reflect_rl.envs.alfworld.world import Alfworld
-from reflect_rl.progress import Bar, Progress
+from reflect_rl.progress import Progress
 from reflect_rl.seeding import stream
 
 GAMES, STEPS = 40, 50
@@ -49,7 +48,8 @@ def bench_engine(options: Mapping[str, Any], progress: Progress) -> dict[str, An
         bar.update()
         memory = measure_memory(env, [task for split in ("train", "valid", "test") for task in env.tasks(split)])
         bar.update()
-        real = measure_real(env, games[:REAL_GAMES], options, bar)
+        real = measure_real(env, games[:REAL_GAMES], options)
+        bar.update()
     return {
         "steps_per_second": alone,
         **resets,
@@ -91,19 +91,19 @@ def measure_steps(envs: Sequence[Alfworld], games: Sequence[str]) -> float:
 def measure_resets(env: Alfworld, games: Sequence[str]) -> dict[str, float]:
     """Medians over games."""
     from reflect_rl.envs.alfworld.engine import forget_scenes
-    from reflect_rl.envs.alfworld.world import _load
+    from reflect_rl.envs.alfworld.games import load
 
-    load, cold, warm = [], [], []
+    reads, cold, warm = [], [], []
     for task in games:
-        _load.cache_clear()
-        load.append(_timed(lambda task=task: _load(env.data, task)))
+        load.cache_clear()
+        reads.append(_timed(lambda task=task: load(env.data, task)))
     for task in games:
-        _load(env.data, task)
+        load(env.data, task)
         forget_scenes()
         cold.append(_timed(lambda task=task: env.reset(seed=0, options={"task": task})))
         warm += [_timed(lambda task=task: env.reset(seed=1, options={"task": task})) for _ in range(3)]
     return {
-        "load_ms": 1000 * statistics.median(load),
+        "load_ms": 1000 * statistics.median(reads),
         "reset_cold_ms": 1000 * statistics.median(cold),
         "reset_cold_ms_worst": 1000 * max(cold),
         "reset_warm_ms": 1000 * statistics.median(warm),
@@ -119,53 +119,37 @@ def measure_memory(env: Alfworld, tasks: Sequence[str]) -> dict[str, float]:
     return {"memory_mb": _resident_mb() - before, "memory_games": len(tasks)}
 
 
-def measure_real(env: Alfworld, games: Sequence[str], options: Mapping[str, Any], bar: Bar) -> dict[str, Any]:
+def measure_real(env: Alfworld, games: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
     """Steps/s and starts of both engines on the same games and commands."""
     from reflect_rl.envs.alfworld.real import RealEngineError
 
+    real = Alfworld(**{**options, "engine": "textworld"})
     try:
-        real = Alfworld(**{**options, "engine": "textworld"})
-        walks, real_start, real_step = _real_walks(real, games)
+        real_starts, real_steps = zip(*(_walk(real, *each) for each in enumerate(games)), strict=True)
     except RealEngineError as error:
-        bar.update()
         return {"ratio_steps": NOT_MEASURED, "ratio_start": NOT_MEASURED, "why": str(error)}
-    fast_start, fast_step = [], []
-    for task, walk in zip(games, walks, strict=True):
-        fast_start.append(_timed(lambda task=task: env.reset(seed=0, options={"task": task})))
-        began = time.perf_counter()
-        for choice in walk:
-            env.step(choice)
-        fast_step.append((time.perf_counter() - began) / len(walk))
-    bar.update()
+    finally:
+        real.close()
+    fast_starts, fast_steps = zip(*(_walk(env, *each) for each in enumerate(games)), strict=True)
     return {
-        "real_steps_per_second": 1 / statistics.fmean(real_step),
-        "real_start_ms": 1000 * statistics.fmean(real_start),
-        "ratio_steps": statistics.fmean(real_step) / statistics.fmean(fast_step),
-        "ratio_start": statistics.fmean(real_start) / statistics.fmean(fast_start),
+        "real_steps_per_second": 1 / statistics.fmean(real_steps),
+        "real_start_ms": 1000 * statistics.fmean(real_starts),
+        "ratio_steps": statistics.fmean(real_steps) / statistics.fmean(fast_steps),
+        "ratio_start": statistics.fmean(real_starts) / statistics.fmean(fast_starts),
         "real_games": len(games),
     }
 
 
-def _real_walks(real: Alfworld, games: Sequence[str]) -> tuple[list[list[int]], list[float], list[float]]:
-    """Random walks on the real engine: the choices, the seconds of each start, the mean seconds of a step."""
-    walks, starts, steps = [], [], []
-    try:
-        for number, task in enumerate(games):
-            starts.append(_timed(lambda task=task: real.reset(seed=0, options={"task": task})))
-            draws, walk, seconds = stream(number, "bench real").random(REAL_STEPS).tolist(), [], 0.0
-            for draw in draws:
-                choice = int(draw * len(real.game.admissible))
-                began = time.perf_counter()
-                _, _, terminated, truncated, _ = real.step(choice)
-                seconds += time.perf_counter() - began
-                walk.append(choice)
-                if terminated or truncated:
-                    break
-            walks.append(walk)
-            steps.append(seconds / len(walk))
-    finally:
-        real.close()
-    return walks, starts, steps
+def _walk(env: Alfworld, number: int, task: str) -> tuple[float, float]:
+    """A random walk, the same on both engines: the seconds of its start, and the mean seconds of a step."""
+    start = _timed(lambda: env.reset(seed=0, options={"task": task}))
+    steps, began = 0, time.perf_counter()
+    for draw in stream(number, "bench real").random(REAL_STEPS).tolist():
+        _, _, terminated, truncated, _ = env.step(int(draw * len(env.game.admissible)))
+        steps += 1
+        if terminated or truncated:
+            break
+    return start, (time.perf_counter() - began) / steps
 
 
 def _timed(work: Any) -> float:

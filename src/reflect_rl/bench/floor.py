@@ -3,7 +3,7 @@
 The floor is the time that the least possible matrix work would take at the rate this machine multiplies matrices of the
 model's own shapes. Least possible work: linear layers and causal attention on the real tokens (no padding), the text
 that all prompts share once a pass, the last layer's queries and MLP at the answer cue only, and the label rows of the
-head; without gradients, equal openings (lm/prefix_cache.py) once as well. A backward pass is two forward passes. A
+head. A backward pass is two forward passes. A
 share of 1 would mean that nothing but these products takes time.
 """
 
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from reflect_rl.errors import ModelError
+from reflect_rl.lm.backbone import Passes
 from reflect_rl.lm.encoded import Encoded
 from reflect_rl.lm.models import base_model, parameter_count
 from reflect_rl.players.policy import Policy
@@ -72,20 +73,14 @@ class Shapes:
         shared = getattr(config, "num_key_value_heads", None) or heads
         return cls(config.hidden_size, layers, linears, heads * each, shared * each)
 
-    def forward_flops(self, rows: Sequence[Encoded], labels: int, openings: bool = False) -> float:
-        """Least floating-point operations of one forward pass over `rows`; a multiply-add counts as two.
-
-        openings: whether equal openings are read once.
-        """
+    def forward_flops(self, rows: Sequence[Encoded], labels: int) -> float:
+        """Least floating-point operations of one forward pass over `rows`; a multiply-add counts as two."""
         prefixes = {row.prefix for row in rows}
-        begun = {(row.prefix, row.opening) for row in rows} if openings else set()
-        tokens = sum(map(len, prefixes)) + sum(len(opening) for _, opening in begun)
+        tokens = sum(map(len, prefixes))
         pairs = sum(_triangle(len(prefix)) for prefix in prefixes)
-        pairs += sum(len(opening) * len(prefix) + _triangle(len(opening)) for prefix, opening in begun)
         last_pairs = 0
         for row in rows:
-            before = len(row.prefix) + (row.cut if openings else 0)
-            own = len(row.prefix) + len(row.rest) - before
+            before, own = len(row.prefix), len(row.rest)
             tokens += own
             pairs += own * before + _triangle(own)
             last_pairs += before + own
@@ -129,10 +124,9 @@ def measure(policy: Policy, rollout: Rollout, folded: Folded, settings: Settings
         ) from error
     side = SQUARE[device.type]
     square = product_rate([(side, side)], side, device, dtype)
-    own = sum(len(row.rest) - row.cut for row in rows) / len(rows)
-    forward = product_rate(shapes.linears, int(policy.chunk * own), device, dtype)
+    forward = product_rate(shapes.linears, policy.backbone.passes.tokens, device, dtype)
     both = product_rate(shapes.linears, int(len(rows) / minibatches * tokens), device, dtype, backward=True)
-    decide_flops = shapes.forward_flops(rows, labels, openings=True)
+    decide_flops = shapes.forward_flops(rows, labels)
     learn_flops = 3 * epochs * sum(shapes.forward_flops(rows[i::minibatches], labels) for i in range(minibatches))
     return {
         "parameters": parameter_count(policy.model),
@@ -206,7 +200,7 @@ def large_policy(
     tokenizer: PreTrainedTokenizerBase,
     labels: Mapping[str, int],
     device: str,
-    chunk: int,
+    passes: Passes,
     config: Mapping[str, Any] = HALF_BILLION,
 ) -> Policy:
     """A randomly initialised bfloat16 policy of Qwen2's architecture, by default of its 0.5B size.
@@ -218,4 +212,4 @@ def large_policy(
     with torch.random.fork_rng(devices=[device] if device == "cuda" else []), torch.device(device):
         torch.manual_seed(stream_seed(0, "bench large policy"))
         model = Qwen2ForCausalLM(Qwen2Config(**config)).bfloat16()
-    return Policy(model, tokenizer, dict(labels), chunk=chunk).to(device).eval()
+    return Policy(model, tokenizer, dict(labels), passes=passes).to(device).eval()

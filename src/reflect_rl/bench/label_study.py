@@ -33,7 +33,7 @@ from reflect_rl.seeding import stream, stream_seed
 from reflect_rl.selection import STRATEGIES, MeanEntropy, Picks, Random, Uncertainty
 from reflect_rl.settings import ModelSettings, SftSettings
 from reflect_rl.training.fit import fit
-from reflect_rl.training.sft import TextRow, text_loss
+from reflect_rl.training.sft_losses import TextRow, text_loss
 
 HELD_OUT = 0.2
 NEW_TOKENS = 12

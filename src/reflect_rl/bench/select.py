@@ -1,15 +1,15 @@
 """Speed, memory and quality of selection, beside plain numpy on the same machine in the same run.
 
-The pool is made up: N points around N / 100 centres in 384 dimensions, with noise about as large as
-what tells the centres apart. Half of it is picked, as in the largest setting that the paper reports.
+- facility_location: FEW picks of SMALL points, one pool clustered (as below) and one unstructured (normal). A plain
+  lazy greedy with the whole matrix in memory, n_neighbors="exact" and "auto"; submodlib's lazy greedy where it is
+  installed. Each objective is computed from the embeddings as they are, in float64; `shown` is what `Picks` says.
+  times_plain: the plain loop's time over ours. normalised: 0 is a random choice (mean of RANDOM seeds), 1 exact greedy.
+- large: half of LARGE clustered points, as in the largest setting that the paper reports, by facility location and by
+  k-center, each in a process of its own: wall seconds of `select`, and the peak memory, Python and the pool included.
+  plain: k-center as a loop, timed for its first FIRST picks and scaled up (each costs the same).
 
-- facility_location, k_center: LARGE points, wall seconds of `select` and the peak of a process of its own that holds
-  the pool, Python and numpy as well.
-- plain: the loops below as a multiple of our time for the same: k-center's first FIRST picks of LARGE points, scaled up
-  to all of them (each costs the same); FEW picks of SMALL points by facility location, which holds the whole matrix.
-- quality: SMALL points. (f - random) / (exact - random), f being computed from the embeddings as they are, in float64;
-  exact is greedy with the whole pool in view, random the mean of RANDOM seeds.
-- submodlib: its lazy greedy on the dense matrix, FEW picks of SMALL points; "not measured" where it is not installed.
+The clustered pool: N points around N / 100 centres in 384 dimensions, with noise about as large as what tells the
+centres apart.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,37 +30,33 @@ from reflect_rl.selection import FacilityLocation, KCenter, Random, Selector
 from reflect_rl.selection.neighbours import cores
 
 LARGE, SMALL, WIDTH = 90_000, 10_000, 384
-NEIGHBOURS = 32
 FEW, FIRST = 1000, 200
 RANDOM = 5
 MAKE = 65_536
-NOT_MEASURED = "not measured"
 
 
 def bench_select(progress: Progress, large: int = LARGE, small: int = SMALL) -> dict[str, Any]:
-    """Measure everything; about two minutes on two cores."""
+    """Measure everything; about a minute and a half on two cores."""
     began = time.perf_counter()
-    few = min(FEW, small // 2)
     with progress.bar("bench", 5, "parts") as bar:
-        figures: dict[str, Any] = {}
+        small_figures = {}
+        for name, make in POOLS.items():
+            small_figures[name] = compare(make(small), min(FEW, small // 2))
+            bar.update()
+        large_figures = {}
         for name in ("facility_location", "k_center"):
             with worker_pool(1) as alone:
-                figures[name] = alone.submit(measure, name, large, large // 2).result()
+                large_figures[name] = alone.submit(measure, name, large, large // 2).result()
             bar.update()
-        X = make_pool(small)
-        figures["quality"] = measure_quality(X, small // 2)
-        bar.update()
         loop = plain_k_center_seconds(make_pool(large), large // 2)
-        figures["plain"] = {
-            **measure_plain(X, few),
-            "k_center_seconds": loop,
-            "k_center_ratio": loop / figures["k_center"]["seconds"],
+        large_figures["k_center"] |= {
+            "plain_seconds": loop,
+            "times_plain": loop / large_figures["k_center"]["seconds"],
         }
         bar.update()
-        figures["submodlib"] = measure_submodlib(X, few)
-        bar.update()
     return {
-        **figures,
+        "facility_location": small_figures,
+        "large": large_figures,
         "machine": {"cpus": cores(), "python": sys.version.split()[0], "numpy": np.__version__},
         "load": os.getloadavg()[0],
         "seconds": time.perf_counter() - began,
@@ -83,9 +79,17 @@ def make_pool(size: int, width: int = WIDTH) -> np.ndarray:
     return pool
 
 
+def unstructured_pool(size: int, width: int = WIDTH) -> np.ndarray:
+    """(size, width) float32, normal."""
+    return stream(1, "bench select", size).standard_normal((size, width), dtype=np.float32)
+
+
+POOLS = {"clustered": make_pool, "unstructured": unstructured_pool}
+
+
 def measure(name: str, size: int, budget: int, progress: Progress | None = None) -> dict[str, Any]:
     """One selection in this process, which does nothing else."""
-    strategy: Selector = FacilityLocation(NEIGHBOURS) if name == "facility_location" else KCenter()
+    strategy: Selector = FacilityLocation() if name == "facility_location" else KCenter()
     X = make_pool(size)
     began, busy = time.perf_counter(), time.process_time()
     picks = strategy.select(X, budget=budget, progress=progress)
@@ -100,47 +104,37 @@ def measure(name: str, size: int, budget: int, progress: Progress | None = None)
     }
 
 
-def measure_quality(X: np.ndarray, budget: int) -> dict[str, Any]:
-    """Where facility location with neighbours stands between random and exact greedy."""
+def compare(X: np.ndarray, budget: int) -> dict[str, Any]:
+    """Facility location on one pool: a plain loop, ours exact, ours as it comes, and a random choice."""
     unit_ND = X.astype(np.float64) / np.linalg.norm(X, axis=1, keepdims=True)
-    exact, exact_seconds = _timed(FacilityLocation("exact"), X, budget)
-    near, near_seconds = _timed(FacilityLocation(NEIGHBOURS), X, budget)
-    random = [Random(seed).select(len(X), budget=budget).indices for seed in range(RANDOM)]
-    best, found = represented(unit_ND, exact), represented(unit_ND, near)
-    base = float(np.mean([represented(unit_ND, indices) for indices in random]))
-    return {
-        "normalised": (found - base) / (best - base),
-        "exact": best,
-        "neighbours": found,
-        "random": base,
-        "exact_seconds": exact_seconds,
-        "neighbours_seconds": near_seconds,
-        "items": len(X),
-        "picks": budget,
-    }
+    random = [represented(unit_ND, Random(seed).select(len(X), budget=budget).indices) for seed in range(RANDOM)]
+    figures: dict[str, Any] = {"items": len(X), "picks": budget, "random": float(np.mean(random))}
+    began = time.perf_counter()
+    chosen = plain_facility_location(unit_ND.astype(np.float32), budget)
+    figures["plain"] = {"seconds": time.perf_counter() - began, "objective": represented(unit_ND, chosen)}
+    for way in ("exact", "auto"):
+        began = time.perf_counter()
+        picks = FacilityLocation(way).select(X, budget=budget)
+        seconds = time.perf_counter() - began
+        figures[way] = {
+            "seconds": seconds,
+            "times_plain": figures["plain"]["seconds"] / seconds,
+            "objective": represented(unit_ND, picks.indices),
+            "shown": picks.objective,
+            "certificate": picks.certificate,
+        }
+    gained, most = (figures[way]["objective"] - figures["random"] for way in ("auto", "exact"))
+    figures["auto"]["normalised"] = gained / most
+    figures["submodlib"] = submodlib_seconds(X, budget)
+    return figures
 
 
-def represented(unit_ND: np.ndarray, indices: np.ndarray) -> float:
+def represented(unit_ND: np.ndarray, indices: Sequence[int] | np.ndarray) -> float:
     """The objective of facility location, from unit vectors."""
     sums = [
         (unit_ND[start : start + 1024] @ unit_ND[indices].T).max(axis=1).sum() for start in range(0, len(unit_ND), 1024)
     ]
     return float((1 + sum(sums) / len(unit_ND)) / 2)
-
-
-def measure_plain(X: np.ndarray, budget: int) -> dict[str, Any]:
-    """Facility location as one writes it first, and ours."""
-    unit_ND = X / np.linalg.norm(X, axis=1, keepdims=True)
-    began = time.perf_counter()
-    plain_facility_location(unit_ND, budget)
-    seconds = time.perf_counter() - began
-    _, exact = _timed(FacilityLocation("exact"), X, budget)
-    return {
-        "facility_location_ratio": seconds / exact,
-        "facility_location_seconds": seconds,
-        "items": len(X),
-        "picks": budget,
-    }
 
 
 def plain_k_center_seconds(X: np.ndarray, budget: int) -> float:
@@ -183,23 +177,16 @@ def plain_facility_location(unit_ND: np.ndarray, budget: int) -> list[int]:
     return chosen
 
 
-def measure_submodlib(X: np.ndarray, budget: int) -> dict[str, Any]:
+def submodlib_seconds(X: np.ndarray, budget: int) -> float | None:
+    """Its lazy greedy on the dense matrix; None where it is not installed (pip install submodlib-py)."""
     try:
         from submodlib.functions.facilityLocation import FacilityLocationFunction  # type: ignore[import-not-found]
     except ImportError:
-        return {"ratio": NOT_MEASURED, "why": "pip install submodlib-py"}
+        return None
     began = time.perf_counter()
     function = FacilityLocationFunction(n=len(X), mode="dense", data=X, metric="cosine")
     function.maximize(budget=budget, optimizer="LazyGreedy", show_progress=False)
-    theirs = time.perf_counter() - began
-    _, ours = _timed(FacilityLocation("exact"), X, budget)
-    return {"ratio": theirs / ours, "seconds": theirs, "items": len(X), "picks": budget}
-
-
-def _timed(strategy: Selector, X: np.ndarray, budget: int) -> tuple[np.ndarray, float]:
-    began = time.perf_counter()
-    indices = strategy.select(X, budget=budget).indices
-    return indices, time.perf_counter() - began
+    return time.perf_counter() - began
 
 
 def measured_line(name: str, found: Mapping[str, Any]) -> str:
@@ -212,26 +199,25 @@ def measured_line(name: str, found: Mapping[str, Any]) -> str:
 
 def select_table(figures: Mapping[str, Any]) -> str:
     """The figures as lines of text."""
-    lines = [measured_line(name, figures[name]) for name in ("facility_location", "k_center")]
-    quality, plain, other = figures["quality"], figures["plain"], figures["submodlib"]
-    lines += [
-        f"{'quality':<24}{100 * quality['normalised']:>8.2f} % of exact greedy (0: random), {quality['picks']:,} of "
-        f"{quality['items']:,}; {quality['neighbours_seconds']:.1f} s, exact {quality['exact_seconds']:.1f} s",
-        f"{'plain k-center':<24}{plain['k_center_ratio']:>8.1f} x our time, from its first {FIRST} picks",
-        f"{'plain facility location':<24}{plain['facility_location_ratio']:>8.1f} x our exact time, its matrix held, "
-        f"{plain['picks']:,} of {plain['items']:,}",
-    ]
-    if other["ratio"] == NOT_MEASURED:
-        lines.append(f"submodlib: not measured ({other['why']})")
-    else:
-        lines.append(
-            f"{'submodlib':<24}{other['ratio']:>8.1f} x our exact time, {other['picks']:,} of {other['items']:,}"
-        )
-    machine = figures["machine"]
-    return "\n".join(
-        [
-            *lines,
-            f"{machine['cpus']} cores (load {figures['load']:.1f}), Python {machine['python']}, "
-            f"numpy {machine['numpy']}, {figures['seconds']:.0f} seconds",
-        ]
+    lines = []
+    for name, found in figures["facility_location"].items():
+        lines.append(f"facility location, {found['picks']:,} of {found['items']:,} x {WIDTH}, {name}")
+        for way in ("plain", "exact", "auto"):
+            row = found[way]
+            line = f"  {way:<22}{row['seconds']:>8.1f} s, objective {row['objective']:.5f}"
+            if way != "plain":
+                line += (
+                    f" (shown {row['shown']:.5f}, at most {row['certificate']:.5f}), {row['times_plain']:.1f} x plain"
+                )
+            lines.append(line)
+        other = found["submodlib"]
+        lines.append(f"  {'submodlib':<22}" + ("  not installed" if other is None else f"{other:>8.1f} s"))
+        lines.append(f"  auto: {100 * found['auto']['normalised']:.2f} % of exact greedy (0: random)")
+    large, machine = figures["large"], figures["machine"]
+    lines += [measured_line(name, large[name]) for name in ("facility_location", "k_center")]
+    lines.append(f"  k-center as a plain loop: {large['k_center']['times_plain']:.1f} x our time")
+    lines.append(
+        f"{machine['cpus']} cores (load {figures['load']:.1f}), Python {machine['python']}, numpy {machine['numpy']}, "
+        f"{figures['seconds']:.0f} seconds"
     )
+    return "\n".join(lines)

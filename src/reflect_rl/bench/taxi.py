@@ -34,9 +34,10 @@ import torch
 
 from reflect_rl.bench import floor, plain
 from reflect_rl.bench.prepare import Arm, bench_settings, prepare, text_lengths, without_reflection
+from reflect_rl.lm.backbone import Passes
 from reflect_rl.lm.torch_setup import torch_set_up
 from reflect_rl.players.decisions import Decisions
-from reflect_rl.players.load import CHUNK
+from reflect_rl.players.load import PADDED
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.reflector import LocalReflector
@@ -90,7 +91,8 @@ def bench(settings_overrides: Mapping[str, Any], device: str, progress: Progress
         bar.update()
         large: dict[str, Any] | str = NO_GPU
         if device == "cuda":
-            policy = floor.large_policy(trained.policy.tokenizer, trained.policy.labels or {}, device, CHUNK[device])
+            passes = Passes(tokens=PADDED[device])
+            policy = floor.large_policy(trained.policy.tokenizer, trained.policy.labels or {}, device, passes)
             large = floor.measure(policy, rollout, folded, settings)
         elif torch.cuda.is_available():
             large = "not measured: ask for it with --device cuda"

@@ -11,7 +11,7 @@ from reflect_rl.bars import Bars
 from reflect_rl.cli.overrides import Count, Seed, Workers
 from reflect_rl.errors import OutputError
 
-app = App(name="alfworld", help="ALFWorld: its games, and the fast engine against the real one.")
+app = App(name="alfworld", help="ALFWorld: its games, its experts, and the fast engine against the real one.")
 Data = Annotated[
     str | None, Parameter(help="The folder of the games; $ALFWORLD_DATA, or where alfworld-download puts them.")
 ]
@@ -44,7 +44,7 @@ def verify(
 ) -> int:
     """Play games on the fast engine and on ALFWorld's own, and compare every text, action list and outcome.
 
-    Walks mix random commands, invalid ones and stretches of the planner's. Needs textworld and alfworld:
+    Walks mix random commands, invalid ones and stretches of the planner. Needs textworld and alfworld:
     `pip install "reflect-rl[alfworld]"`. Exit code 1 if anything differs.
 
     For example:
@@ -73,12 +73,10 @@ def verify(
         A file for the reports; with it the sweep can be interrupted and continued.
     """
     from reflect_rl.cli.tables import verify_lines
-    from reflect_rl.envs.alfworld import generator
-    from reflect_rl.envs.alfworld.data import AlfworldData
+    from reflect_rl.envs.alfworld.games import GENERATED, games_of
     from reflect_rl.envs.alfworld.sweep import Total, holds_reports, sweep
     from reflect_rl.envs.alfworld.verify import Plan
     from reflect_rl.envs.alfworld.verify import verify as compare
-    from reflect_rl.envs.alfworld.world import GENERATED
     from reflect_rl.runs.outputs import output_file
     from reflect_rl.seeding import stream
 
@@ -86,19 +84,13 @@ def verify(
     kept = None if out is None else output_file(out, "--out", [data], ours=holds_reports)
     if kept and kept.direct is not None:
         raise OutputError(f"--out {out} is no plain file, and a sweep continues from its file. Name another path.")
-    if data == GENERATED:
-        load, ids = generator.load, [game for name in generator.SPLITS for game in generator.ids(name)]
-    else:
-        found = AlfworldData(data)
-        load, ids = found.load, list(found.games(split))
+    found = games_of(data)
+    load, ids = found.load, found.games(split)
     chosen = [ids[i] for i in stream(seed, "verify games").permutation(len(ids))[: games or len(ids)]]
     spoken = grammars or ("move" if data == GENERATED else "move,put")
     plan = Plan(grammars=tuple(part.strip() for part in spoken.split(",")), steps=steps, seed=seed, patched=patched)
-    reports = (
-        sweep(kept.path, chosen, plan, load=load, workers=workers)
-        if kept
-        else compare(load, chosen, plan, workers=workers)
-    )
+    options = {"load": load, "workers": workers}
+    reports = sweep(kept.path, chosen, plan, **options) if kept else compare(games=chosen, plan=plan, **options)
     total, wrong = Total(), []
     with progress.bar("verify", len(chosen), "games") as bar:
         for report in reports:
@@ -121,7 +113,7 @@ def experts(
     seed: Seed = 0,
     data: Data = None,
 ) -> int:
-    """Let the two experts play on the fast engine: games won, within 15 and 50 steps too, and steps by task type.
+    """Play both experts on the fast engine: games won, also within 15 and 50 steps, and steps by task type.
 
     The searcher knows only what a player is told; the planner knows everything. Exit code 1 if one loses a game.
 
@@ -159,7 +151,7 @@ def experts(
 
 @app.command
 def replay(run: Path, *, games: Count = 50) -> int:
-    """Let a trained agent play, and play the same moves on ALFWorld's own engine: everything told must be the same.
+    """Play a trained agent, and repeat its moves on ALFWorld's own engine: every text must be the same.
 
     Greedy episodes of the run's test panel. Needs textworld and alfworld: `pip install "reflect-rl[alfworld]"`. Exit
     code 1 if anything differs.

@@ -1,6 +1,8 @@
 """Worlds: text observations, enumerated actions, tasks by split. Nothing here knows of models.
 
-- base: `TextEnv`, the contract; simple: `SimpleTextEnv`, the same with the bookkeeping done
-- registry: worlds by name; check: what a world of one's own still breaks; adapt: a world from a Gymnasium environment
-- taxi (with taxi_table and taxi_teacher): DangerousTaxi
+- base: `TextEnv`, the contract; optional: experts, teachers, stages and panels; simple: `SimpleTextEnv`, with the
+  bookkeeping done
+- registry: worlds by name; gym: their ids for Gymnasium; adapt: a world from a Gymnasium environment
+- check: what a world breaks of the contract; checked: the same checks while it is played; promises: what they are
+- taxi: DangerousTaxi; alfworld: ALFWorld's text games
 """

@@ -1,4 +1,4 @@
-"""An existing Gymnasium environment with discrete actions becomes a TextEnv: say how it reads, and name its actions.
+"""Wrap a Gymnasium environment with discrete actions: render its observation as text, and name its actions.
 
     FrozenLake = from_gymnasium(
         "FrozenLake-v1",
@@ -7,13 +7,12 @@
         horizon=40,
     )
 
-As `my_module:FrozenLake` it is a world like every other one; a subclass can add `expert`, `describe` and `teach`.
+`my_module:FrozenLake` is then a world like any other. A subclass can add `expert`, `describe` and `teach`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import gymnasium
@@ -29,17 +28,6 @@ Success = Callable[[Any, float, bool], bool]
 """(observation, reward, terminated) of the last step -> whether the task is solved."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wrapping:
-    """What `from_gymnasium` was told."""
-
-    make: Callable[[], gymnasium.Env[Any, Any]]
-    render: Render
-    success: Success
-    tasks: tuple[int, int, int]
-    horizon: int
-
-
 class GymnasiumTextEnv(SimpleTextEnv):
     """A Gymnasium environment as text. Made by `from_gymnasium`.
 
@@ -47,11 +35,15 @@ class GymnasiumTextEnv(SimpleTextEnv):
     fixes the start only: chance after it comes from the episode's own seed.
     """
 
-    wrapping: ClassVar[Wrapping]
+    make_wrapped: ClassVar[Callable[..., gymnasium.Env[Any, Any]]]
+    render_text: ClassVar[Render]
+    is_success: ClassVar[Success]
+    split_sizes: ClassVar[tuple[int, int, int]]
+    usual_horizon: ClassVar[int]
 
     def __init__(self, horizon: int | None = None) -> None:
-        super().__init__(self.wrapping.horizon if horizon is None else horizon)
-        self.wrapped = self.wrapping.make()
+        super().__init__(self.usual_horizon if horizon is None else horizon)
+        self.wrapped = type(self).make_wrapped()
         space = self.wrapped.action_space
         if not isinstance(space, gymnasium.spaces.Discrete) or int(space.n) != len(self.actions):
             raise EnvironmentContractError(
@@ -64,21 +56,21 @@ class GymnasiumTextEnv(SimpleTextEnv):
     def tasks(self, split: str) -> tuple[str, ...]:
         self.check_split(split)
         place = SPLITS.index(split)
-        begin = sum(self.wrapping.tasks[:place])
-        return tuple(f"seed-{number}" for number in range(begin, begin + self.wrapping.tasks[place]))
+        begin = sum(self.split_sizes[:place])
+        return tuple(f"seed-{number}" for number in range(begin, begin + self.split_sizes[place]))
 
     def begin(self, task: str, stage: str | None) -> None:
         self._observation, _ = self.wrapped.reset(seed=int(task.removeprefix("seed-")))
         self.wrapped.unwrapped.np_random = self.np_random
 
     def observe(self) -> str:
-        return self.wrapping.render(self._observation, self.wrapped)
+        return type(self).render_text(self._observation, self.wrapped)
 
     def act(self, choice: int) -> tuple[float, StopReason | None]:
         self._observation, reward, terminated, truncated, _ = self.wrapped.step(self._first_action + choice)
         reward = float(reward)
         if terminated or truncated:
-            if self.wrapping.success(self._observation, reward, terminated):
+            if type(self).is_success(self._observation, reward, terminated):
                 return reward, StopReason.SUCCESS
             return reward, StopReason.FAILURE if terminated else StopReason.HORIZON
         return reward, None
@@ -125,7 +117,11 @@ def from_gymnasium(
     title = name or (env.split("/")[-1].split("-v")[0] if isinstance(env, str) else "AdaptedEnv")
     body = {
         "__doc__": f"{title}, a Gymnasium environment as text.",
-        "wrapping": Wrapping(make, render, success or _rewarded_end, tasks, horizon),
+        "make_wrapped": staticmethod(make),
+        "render_text": staticmethod(render),
+        "is_success": staticmethod(success or _rewarded_end),
+        "split_sizes": tasks,
+        "usual_horizon": horizon,
         "actions": tuple(actions),
         "task_text": task_text,
     }

@@ -1,7 +1,7 @@
-"""What an environment of one's own still breaks of the TextEnv contract, and how to mend it.
+"""Check an environment against the TextEnv contract: what it breaks, and how to fix it.
 
-Every probe plays the environment a little, by the functions that runs play with. Each promise that is seen broken is
-one finding, whichever probe saw it; what a probe looks for behind it is then not judged.
+Every probe plays the environment a little, through the functions that runs use. A broken promise is one finding,
+whichever probe saw it; what that probe would have looked at next is not judged.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
 
-from reflect_rl.envs.check_probes import LACKS, PROBES, SeenError
-from reflect_rl.envs.check_walk import MakeEnv
+from reflect_rl.envs.check_probes import LACKS, PROBES, MakeEnv, SeenError
 from reflect_rl.envs.checked import opened
 from reflect_rl.envs.promises import HORIZON, MADE, MENDS, BrokenPromiseError, where
 from reflect_rl.errors import EnvironmentContractError
@@ -35,7 +34,7 @@ class Finding:
 
     @property
     def lacks(self) -> bool:
-        """Whether it is kept for want of something optional, which a run may need."""
+        """Whether something optional is missing, which a run may need."""
         return self.ok and self.detail.startswith(LACKS)
 
     def __str__(self) -> str:
@@ -64,7 +63,7 @@ def check(make_env: MakeEnv) -> list[Finding]:
 
 
 def _takes_horizon(make_env: MakeEnv) -> bool:
-    """Whether it can be asked for one: a class has to, a function that makes one need not."""
+    """Whether to ask for one: a class has to take it, a function need not."""
     try:
         signature(make_env).bind_partial(horizon=1)
     except TypeError:

@@ -1,6 +1,6 @@
-"""What a world promises, and how its code is called: whatever it raises, or breaks, is one message that says so.
+"""The promises of a world, and the boundary to its code: what it raises or breaks becomes one clear message.
 
-The boundary to code that is not ours. `contract` holds what is expected of each answer, for runs and for `check` alike.
+`checked` says what is expected of each answer, for runs and for `check` alike.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TEACHER = "facts and teacher"
 CLOSES = "close"
 
 MENDS = {
-    MADE: "Mend the constructor or reset().",
+    MADE: "Fix the constructor or reset().",
     DECLARED: (
         "Declare horizon as a whole number from 1 up, task_text as text, and stages and teachers as tuples of names, "
         'such as ("plain",).'
@@ -51,7 +51,7 @@ MENDS = {
     PANELS: 'panels() must map names to tuples of tasks, "test" and "valid" among them; kind(task) must give text.',
     OBSERVATIONS: "Return text from reset() and step(), and declare a Text space that it lies in.",
     ACTIONS: 'Put a non-empty tuple of distinct strings into info["actions"], at the end too.',
-    STEPS: "Mend step(): it raises nothing for an admissible action, and returns what Gymnasium's does.",
+    STEPS: "Fix step(): it raises nothing for an admissible action, and returns what Gymnasium's does.",
     CHOICES: "Begin step() with choice = self.check_choice(action, actions).",
     SAME_SEED: "Draw from self.np_random alone, after super().reset(seed=seed).",
     INDEPENDENT: "Keep the state in self, not in the class or the module.",
@@ -69,13 +69,13 @@ MENDS = {
         "describe() must be JSON-able, and teach() must write text in every style from what JSON gives back, in which "
         "tuples are lists and keys are texts."
     ),
-    CLOSES: "Mend close(): it must not raise, even before the first reset().",
+    CLOSES: "Fix close(): it must not raise, even before the first reset().",
 }
-"""Every promise, in the order in which `check` looks at them, with how to mend it."""
+"""Every promise, in the order in which `check` looks at them, with how to keep it."""
 
 
 CHANGED_FOLDER = (
-    "The world changed the current folder, which was set back. Let it open files by their whole path, such as "
+    "The world changed the current folder, which was set back. Open files by their whole path, such as "
     "Path(__file__).parent / 'levels.txt'."
 )
 
@@ -88,7 +88,7 @@ class BrokenPromiseError(EnvironmentContractError):
 
 
 def broken(world: TextEnv | type[TextEnv], promise: str, seen: str, cause: BaseException | None = None) -> NoReturn:
-    """Raise BrokenPromiseError: the world, what was seen (without a full stop), and how to mend it."""
+    """Raise BrokenPromiseError. seen: what was seen, without a full stop."""
     kind = world if isinstance(world, type) else type(world)
     name = f"{kind.__module__}:{kind.__qualname__}"
     error = BrokenPromiseError(
@@ -99,9 +99,9 @@ def broken(world: TextEnv | type[TextEnv], promise: str, seen: str, cause: BaseE
 
 
 def raised(world: TextEnv | type[TextEnv], promise: str, what: str, error: BaseException) -> NoReturn:
-    """Raise what a world's code raised in `what`: an error that is for the user's eyes, or an interrupt, as it is.
+    """Raise what a world's code raised in `what`: a ReflectRLError or an interrupt as it is.
 
-    Anything else, SystemExit included, is a BrokenPromiseError: a world must not end the process.
+    Anything else, SystemExit included, becomes a BrokenPromiseError: a world must not end the process.
     """
     if isinstance(error, ReflectRLError | KeyboardInterrupt):
         raise error
@@ -110,7 +110,7 @@ def raised(world: TextEnv | type[TextEnv], promise: str, what: str, error: BaseE
 
 @contextmanager
 def world_code(world: TextEnv | type[TextEnv], promise: str, what: str) -> Iterator[None]:
-    """The block calls code of a world, not step by step: see `raised` and `same_folder`."""
+    """Call a world's code in this block: see `raised` and `same_folder`. Too slow for every step."""
     try:
         with same_folder():
             yield
@@ -120,7 +120,7 @@ def world_code(world: TextEnv | type[TextEnv], promise: str, what: str) -> Itera
 
 @contextmanager
 def same_folder() -> Iterator[None]:
-    """The block runs a world's code. If that calls os.chdir, it is set back: relative paths are the user's, not its."""
+    """Set the current folder back if a world's code in this block changes it: relative paths are the user's."""
     here = _current_folder()
     try:
         yield

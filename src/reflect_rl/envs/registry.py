@@ -11,7 +11,7 @@ from functools import cache
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from reflect_rl.envs.promises import same_folder, where
 from reflect_rl.errors import EnvironmentContractError, ReflectRLError
@@ -128,38 +128,32 @@ def _import(path: str) -> Any:
     module_name = _dotted(given, here) if here else given
     if not module_name or not class_name:
         raise EnvironmentContractError(f"{path!r} should read module:Class, for example my_module:MyEnv.")
-    file = Path(*module_name.split("."))
-    file = file.with_name(f"{file.name}.py")
-    own = (
-        here
-        if here and ((here / file).is_file() or (here / file).with_suffix("").joinpath("__init__.py").is_file())
-        else None
-    )
-    if own:
-        _check_not_taken(module_name.partition(".")[0], own)
+    folder = Path(*module_name.split("."))
+    file = folder.with_name(f"{folder.name}.py")
+    top = module_name.partition(".")[0]
+    is_own = here is not None and ((here / file).is_file() or (here / folder / "__init__.py").is_file())
+    if here and is_own:
+        _check_not_taken(top, here)
     try:
-        with same_folder(), _found_in(own, module_name.partition(".")[0]), _also_on_the_path(here):
+        with same_folder(), _importable(here, top if is_own else None):
             module = import_module(module_name)
     except KeyboardInterrupt:
         raise
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise EnvironmentContractError(f"{module_name} could not be imported: {where(error)}.") from error
-        folder = here or "the current folder, which has been deleted,"
+        place = here or "the current folder, which has been deleted,"
         raise EnvironmentContractError(
-            f"There is no module '{error.name}': neither {file} in {folder} nor installed. Run the command in the "
+            f"There is no module '{error.name}': neither {file} in {place} nor installed. Run the command in the "
             f"folder of your file, and write its name with dots for folders."
         ) from error
     except BaseException as error:
         raise EnvironmentContractError(f"{module_name} could not be imported: {where(error)}.") from error
     if not hasattr(module, class_name):
-        own_classes = [value.__name__ for value in vars(module).values() if _defined_in(module_name, value)]
-        raise EnvironmentContractError(f"In module {module_name}: {unknown('class', class_name, own_classes)}")
+        classes = [each for each in vars(module).values() if isinstance(each, type)]
+        own = [each.__name__ for each in classes if each.__module__ == module_name]
+        raise EnvironmentContractError(f"In module {module_name}: {unknown('class', class_name, own)}")
     return getattr(module, class_name)
-
-
-def _defined_in(module_name: str, value: object) -> TypeGuard[type]:
-    return isinstance(value, type) and value.__module__ == module_name
 
 
 def _current_directory() -> Path | None:
@@ -183,40 +177,28 @@ def _dotted(given: str, here: Path) -> str:
 
 
 @contextmanager
-def _found_in(directory: Path | None, name: str) -> Iterator[None]:
-    """Let imports find this module in the directory, if one is given, before any other of that name."""
-    if directory is None:
-        yield
-        return
-    finder = _Finder(directory, name)
+def _importable(here: Path | None, first: str | None) -> Iterator[None]:
+    """Let imports find the module `first` in this folder before everywhere else, and other modules there last."""
+    finder = _Finder(str(here), first)
+    path = [] if here is None or str(here) in sys.path else [str(here)]
     sys.meta_path.insert(0, finder)
+    sys.path += path
     try:
         yield
     finally:
         sys.meta_path.remove(finder)
+        for folder in path:
+            sys.path.remove(folder)
 
 
 class _Finder:
-    """Finds one module or package; the parts of a package are found by its own path."""
+    """Finds one module or package in a folder; the parts of a package are found by its own path."""
 
-    def __init__(self, directory: Path, name: str) -> None:
-        self.directory, self.name = directory, name
+    def __init__(self, folder: str, name: str | None) -> None:
+        self.folder, self.name = folder, name
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        return PathFinder.find_spec(name, [str(self.directory)]) if name == self.name else None
-
-
-@contextmanager
-def _also_on_the_path(directory: Path | None) -> Iterator[None]:
-    """Let imports look there after everywhere else, as for what the module named imports from beside itself."""
-    if directory is None or str(directory) in sys.path:
-        yield
-        return
-    sys.path.append(str(directory))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(directory))
+        return PathFinder.find_spec(name, [self.folder]) if name == self.name else None
 
 
 def _check_not_taken(name: str, here: Path) -> None:

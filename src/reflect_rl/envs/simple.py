@@ -1,8 +1,4 @@
-"""SimpleTextEnv: a TextEnv with the bookkeeping done.
-
-What is the same in every world is written here once: options, horizon, checked choices, ended flags, refusing a step
-after the end. A world says what is its own: which tasks there are, how one begins, what is seen, what an action does.
-"""
+"""SimpleTextEnv: a TextEnv with the bookkeeping done."""
 
 from __future__ import annotations
 
@@ -20,18 +16,28 @@ OPTIONS = ("task", "stage")
 
 
 class SimpleTextEnv(TextEnv):
-    """Subclasses write `tasks`, `begin`, `observe` and `act`, and set `actions` (or write `admissible`).
+    """A TextEnv that keeps count of steps, checks options and choices, and ends episodes at the horizon.
 
-    horizon: steps after which an episode is truncated, at least 1.
+    Subclasses implement `tasks`, `begin`, `observe` and `act`, and set `actions` (or implement `admissible`).
+
+    Args:
+        horizon: Steps after which an episode is truncated, at least 1.
+        render_mode: "ansi" has `render` return the current observation; None returns nothing.
     """
 
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
     actions: ClassVar[tuple[str, ...]] = ()
     """The actions of a world in which all of them are always admissible."""
 
-    def __init__(self, horizon: int = 20) -> None:
+    def __init__(self, horizon: int = 20, render_mode: str | None = None) -> None:
         if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
             raise EnvironmentContractError(f"horizon is {horizon!r}; it is a number of steps, so an integer from 1 up.")
+        if render_mode not in (None, "ansi"):
+            raise EnvironmentContractError(
+                f"render_mode is {render_mode!r}; {type(self).__name__} knows 'ansi' and None."
+            )
         self.horizon = horizon
+        self.render_mode = render_mode
         if self.actions:
             self.action_space = gymnasium.spaces.Discrete(len(self.actions))  # type: ignore[assignment]
         self.task: str | None = None
@@ -42,29 +48,43 @@ class SimpleTextEnv(TextEnv):
         self._admissible: tuple[str, ...] = ()
 
     def begin(self, task: str, stage: str | None) -> None:
-        """Make the first state of `task` (in its easier version `stage`, if one is given). Draw from self.np_random."""
+        """Set up the first state of a task. Draw random numbers from `self.np_random`.
+
+        Args:
+            task: One of the names that `tasks` gives.
+            stage: One of `stages`, or None for the full task.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no begin(task, stage).")
 
     def observe(self) -> str:
-        """The state now, as text."""
+        """Describe the current state.
+
+        Returns:
+            The observation, a non-empty text.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no observe().")
 
     def act(self, choice: int) -> tuple[float, StopReason | None]:
-        """Do the admissible action at index `choice`: its reward, and why the episode ended (None: it goes on).
+        """Do an admissible action. Leave the horizon to the base class; `self.last_action` is the action before.
 
-        Leave the horizon to the base class. `self.last_action` is still the action before this one.
+        Args:
+            choice: The action's index into the admissible actions.
+
+        Returns:
+            The reward, and why the episode ended, or None if it goes on.
         """
         raise NotImplementedError(f"{type(self).__name__} has no act(choice).")
 
     def admissible(self) -> tuple[str, ...]:
-        """The actions admissible now."""
+        """List the actions that are admissible now.
+
+        Returns:
+            Distinct names in a fixed order; by default, `actions`.
+        """
         return self.actions
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Begin an episode. options: "task" (default: drawn from the train tasks) and "stage" (default: the full task).
-
-        Raises EnvironmentContractError for an unknown option, task or stage; the episode under way is then over.
-        """
+        """See `TextEnv.reset`. If the options are refused, the current episode is over."""
         self._playing = False
         super().reset(seed=seed)
         task, stage = self._read(options or {})
@@ -74,14 +94,29 @@ class SimpleTextEnv(TextEnv):
         return self.observe(), {"actions": self._admissible, "task": task}
 
     def step(self, action: int) -> tuple[str, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Do the action at this index of `info["actions"]`.
-
-        Raises EnvironmentContractError for any other value (nothing changes then), before `reset`, and after the end.
-        """
+        """See `TextEnv.step`."""
         self.require_playing("step")
         choice = self.check_choice(action, self._admissible)
         reward, stop = self.act(choice)
         self.last_action = self._admissible[choice]
+        return self._after(reward, stop)
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """Return the current observation if `render_mode` is "ansi", else None."""
+        return self.observe() if self.render_mode == "ansi" else None
+
+    def require_playing(self, what: str) -> None:
+        """Raise EnvironmentContractError unless an episode is under way. what: the method that needs one."""
+        if not self._playing:
+            why = "before reset()" if self.task is None else "after the end of the episode"
+            raise EnvironmentContractError(f"{what}() was called {why}. Call reset() to begin an episode.")
+
+    def knows_task(self, task: str) -> bool:
+        """Return whether there is such a task."""
+        return any(task in self.tasks(split) for split in SPLITS)
+
+    def _after(self, reward: float, stop: StopReason | None) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Count a step that has been made: what `step` returns."""
         self._steps += 1
         if stop is None and self._steps >= self.horizon:
             stop = StopReason.HORIZON
@@ -93,16 +128,6 @@ class SimpleTextEnv(TextEnv):
         info["success"], info["stop"] = stop is StopReason.SUCCESS, stop
         truncated = stop is StopReason.HORIZON
         return self.observe(), reward, not truncated, truncated, info
-
-    def require_playing(self, what: str) -> None:
-        """Raise EnvironmentContractError unless an episode is under way."""
-        if not self._playing:
-            why = "before reset()" if self.task is None else "after the end of the episode"
-            raise EnvironmentContractError(f"{what}() was called {why}. Call reset() to begin an episode.")
-
-    def knows_task(self, task: str) -> bool:
-        """Whether there is such a task."""
-        return any(task in self.tasks(split) for split in SPLITS)
 
     def _read(self, options: Mapping[str, Any]) -> tuple[str, str | None]:
         for key in options:
@@ -120,7 +145,7 @@ class SimpleTextEnv(TextEnv):
 
 
 def unknown(kind: str, given: object, known: Iterable[str]) -> str:
-    """What is wrong with a name that does not exist, and which one may have been meant."""
+    """The message for a name that does not exist, with the most similar one that does."""
     known = tuple(known)
     near = difflib.get_close_matches(str(given), known, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""

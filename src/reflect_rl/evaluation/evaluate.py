@@ -35,7 +35,8 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
     started = time.perf_counter()
     settings, world = context.settings, context.world
     kept, kept_settings = kept_arm(run, settings)
-    decisions = load_decisions(kept, context if kept_settings is settings else Context(kept_settings))
+    kept_context = context if kept_settings is settings else Context(kept_settings)
+    decisions = load_decisions(kept, kept_context, progress=progress)
     policy, reflector = decisions.policy, decisions.reflector
     shown: list[dict[str, Any]] = []
     panels: dict[str, Any] = {}
@@ -77,7 +78,7 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
     }
     run.write_jsonl("evaluation.jsonl", shown)
     run.write_json("results.json", results)
-    return {"episodes": sum(map(len, specs.values()))}
+    return {"forward": policy.backbone.passes.mode, "episodes": sum(map(len, specs.values()))}
 
 
 def validation(run: RunFolder, context: Context) -> dict[str, float]:

@@ -1,30 +1,55 @@
 """A causal language model read at a few positions only: the one forward pass behind policy and reflector.
 
 `Backbone.hidden` gives the last layer's hidden states at the positions asked for, and nothing else: no
-vocabulary-sized logits. Rows are padded on the right, where causal attention cannot see, so padding never changes a
-number. For GPT-2-shaped models two exact savings are made: text that rows share is read once and its keys and values
-are kept (`read`), and the last block is computed for the read positions only.
+vocabulary-sized logits. There are two ways (`Passes`):
+
+- packed: rows that begin alike share a trie (lm/packed.py); for any architecture that takes an attention mask.
+- exact: rows are padded on the right, where causal attention cannot see, so padding never changes a number. For
+  GPT-2-shaped models two exact savings are made: the text in front that all rows share is read once for all of them,
+  and the last block is computed for the read positions only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from reflect_rl.lm.models import LOOKUP, base_model
+from reflect_rl.lm.packed import Pack, read_pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 UNBOUNDED = 1 << 30
+GRAPH_BYTES = 3 * 2**26
+"""What a padded pass may leave for its backward pass, roughly, unless its tokens are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """How rows go through a model. packed: as tries; else padded, in chunks of one shape, so that a row's numbers do
+    not depend, to the bit, on the rows beside it. tokens: the most that a pass reads, unless one row is longer.
+    learning: the same of a padded pass with gradients; 0 for what fits into GRAPH_BYTES."""
+
+    packed: bool = False
+    tokens: int = 1024
+    learning: int = 0
+
+    @property
+    def mode(self) -> Literal["packed", "exact"]:
+        """As a run's manifests tell it."""
+        return "packed" if self.packed else "exact"
+
+    def rows(self, length: int) -> int:
+        """Rows of so many tokens in a padded pass: a power of two, so that there are few shapes."""
+        return 1 << max(0, (self.tokens // length).bit_length() - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +65,22 @@ class TokenBatch:
         return TokenBatch(self.prefix_P.to(device), self.ids_BL.to(device), self.read_BR.to(device))
 
 
-KeysValues = list[tuple[Tensor, Tensor]]
-"""Of every block, for text that has been read: each (rows, heads, length, D / heads); one row stands for all."""
+KeysValues = tuple[Tensor, Tensor]
+"""Of the shared text in one block, each (1, heads, length, D / heads)."""
 
 
 class Backbone:
     """`hidden(batch)` -> hidden_BRD, for any causal LM of transformers; adapters and quantised layers stay in use."""
 
-    def __init__(self, model: PreTrainedModel, fast: bool = True) -> None:
+    def __init__(self, model: PreTrainedModel, passes: Passes | None = None) -> None:
         from transformers import GPT2LMHeadModel
 
         self.model = model
+        self.passes = passes or Passes()
         plain = base_model(model)
         adapted = hasattr(model, "peft_config") or getattr(plain, "is_quantized", False)
-        self.fast = fast and isinstance(plain, GPT2LMHeadModel) and not adapted and _plain_attention(plain.config)
+        gpt2 = isinstance(plain, GPT2LMHeadModel) and _plain_attention(plain.config)
+        self.fast = gpt2 and not adapted and not self.passes.packed
         self.lookup = plain.config.model_type == LOOKUP
         self.mixed: bool = getattr(plain, "computes_in_bfloat16", False)
         self.output_rows: Tensor = plain.get_output_embeddings().weight  # type: ignore[union-attr, assignment]
@@ -71,35 +98,28 @@ class Backbone:
         return torch.autocast(self.device.type, torch.bfloat16) if self.mixed else nullcontext()
 
     @property
-    def token_bytes(self) -> int:
-        """Of the keys and values that `read` gives for one token."""
-        body: Any = base_model(self.model).transformer
-        return 2 * len(body.h) * self.width * self.output_rows.element_size()
+    def learning_tokens(self) -> int:
+        """The most that a pass with gradients reads, unless one row is longer."""
+        if self.passes.packed:
+            return self.passes.tokens
+        layers = base_model(self.model).config.num_hidden_layers
+        each = 12 * layers * self.width * self.output_rows.element_size()
+        return self.passes.learning or GRAPH_BYTES // each
 
-    @property
-    def graph_bytes(self) -> int:
-        """Of what a forward pass leaves for its backward pass, a token; roughly."""
-        return 12 * base_model(self.model).config.num_hidden_layers * self.width * self.output_rows.element_size()
-
-    def read(self, ids_BL: Tensor, before: Sequence[KeysValues] = ()) -> KeysValues:
-        """Keys and values of rows without padding, which stand behind texts read before. Only if `fast`."""
+    def nodes(self, pack: Pack) -> Tensor:
+        """x_TD: the hidden states of a pack's nodes, after the final norm."""
         with self.computing():
-            return gpt2_read(base_model(self.model).transformer, ids_BL, before)
+            return read_pack(self.model, pack)
 
-    def hidden(self, batch: TokenBatch, before: Sequence[KeysValues] = ()) -> Tensor:
-        """hidden_BRD at batch.read_BR, after the final norm.
-
-        before: texts in front of the batch's rows, in order, that `read` has read; the batch's prefix is then empty.
-        """
+    def hidden(self, batch: TokenBatch) -> Tensor:
+        """hidden_BRD at batch.read_BR, after the final norm."""
         with self.computing():
-            return self._hidden(batch, before)
+            return self._hidden(batch)
 
-    def _hidden(self, batch: TokenBatch, before: Sequence[KeysValues]) -> Tensor:
+    def _hidden(self, batch: TokenBatch) -> Tensor:
         if self.fast:
-            body: Any = base_model(self.model).transformer
-            if len(batch.prefix_P):
-                before = [*before, gpt2_read(body, batch.prefix_P.unsqueeze(0), before)]
-            return gpt2_hidden(body, batch.ids_BL, batch.read_BR, before)
+            plain: Any = base_model(self.model)
+            return gpt2_hidden(plain.transformer, batch)
         rows = batch.ids_BL.shape[0]
         ids_BL = torch.cat([batch.prefix_P.expand(rows, -1), batch.ids_BL], dim=1)
         read_BR = batch.read_BR + batch.prefix_P.shape[0]
@@ -118,37 +138,29 @@ def _gather(x_BLD: Tensor, read_BR: Tensor) -> Tensor:
     return x_BLD.gather(1, read_BR.unsqueeze(-1).expand(-1, -1, x_BLD.shape[-1]))
 
 
-def gpt2_read(body: Any, ids_BL: Tensor, before: Sequence[KeysValues]) -> KeysValues:
-    """Keys and values of rows without padding, in every block."""
-    x_BLD, mask_LK = _begin(body, ids_BL, before)
-    kept = []
-    for number, block in enumerate(body.h):
-        q, k, v = block_project(block, x_BLD, block.attn.num_heads)
-        kept.append((k, v))
-        if number + 1 < len(body.h):
-            x_BLD = block_finish(block, x_BLD, _attend(q, k, v, [known[number] for known in before], mask_LK))
-    return kept
-
-
-def gpt2_hidden(body: Any, ids_BL: Tensor, read_BR: Tensor, before: Sequence[KeysValues]) -> Tensor:
+def gpt2_hidden(body: Any, batch: TokenBatch) -> Tensor:
     """The forward pass of transformers' GPT2Model, at the read positions only (equal to it up to rounding)."""
-    x_BLD, mask_LK = _begin(body, ids_BL, before)
-    for number, block in enumerate(body.h[:-1]):
-        q, k, v = block_project(block, x_BLD, block.attn.num_heads)
-        x_BLD = block_finish(block, x_BLD, _attend(q, k, v, [known[number] for known in before], mask_LK))
-    return body.ln_f(_last_block(body.h[-1], [known[-1] for known in before], x_BLD, read_BR))
-
-
-def _begin(body: Any, ids_BL: Tensor, before: Sequence[KeysValues]) -> tuple[Tensor, Tensor | None]:
-    """Embedded tokens, and the mask of causal attention (None: causal and nothing else)."""
-    first, length = _length(before), ids_BL.shape[1]
+    shared = _read(body, batch.prefix_P) if len(batch.prefix_P) else [None] * len(body.h)
+    first, length = len(batch.prefix_P), batch.ids_BL.shape[1]
     weight = body.wpe.weight
-    x_BLD = body.wte(ids_BL) + weight[first : first + length]
-    return x_BLD, _mask(first, length, weight.dtype, weight.device) if first else None
+    x_BLD = body.wte(batch.ids_BL) + weight[first : first + length]
+    mask_LK = _mask(first, length, weight.dtype, weight.device) if first else None
+    for block, before in zip(body.h[:-1], shared, strict=False):
+        q, k, v = block_project(block, x_BLD, block.attn.num_heads)
+        x_BLD = block_finish(block, x_BLD, _attend(q, *_behind(before, k, v), mask_LK))
+    return body.ln_f(_last_block(body.h[-1], shared[-1], x_BLD, batch.read_BR))
 
 
-def _length(before: Sequence[KeysValues]) -> int:
-    return sum(known[0][0].shape[2] for known in before)
+def _read(body: Any, prefix_P: Tensor) -> list[KeysValues]:
+    """Keys and values of the shared text in every block."""
+    x_1LD = body.wte(prefix_P.unsqueeze(0)) + body.wpe.weight[: len(prefix_P)]
+    kept = []
+    for block in body.h:
+        q, k, v = block_project(block, x_1LD, block.attn.num_heads)
+        kept.append((k, v))
+        if len(kept) < len(body.h):
+            x_1LD = block_finish(block, x_1LD, _attend(q, k, v, None))
+    return kept
 
 
 @lru_cache(maxsize=64)
@@ -159,12 +171,11 @@ def _mask(first: int, length: int, dtype: torch.dtype, device: torch.device) -> 
     return mask_LK.masked_fill(places[first:, None] < places, -torch.inf)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, before: Sequence[tuple[Tensor, Tensor]], mask: Tensor | None) -> Tensor:
-    k, v = _behind(before, k, v)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask_LK: Tensor | None) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask_LK, is_causal=mask_LK is None)
 
 
-def _last_block(block: Any, before: Sequence[tuple[Tensor, Tensor]], x_BLD: Tensor, read_BR: Tensor) -> Tensor:
+def _last_block(block: Any, before: KeysValues | None, x_BLD: Tensor, read_BR: Tensor) -> Tensor:
     """Keys and values of every position, everything else of the read ones."""
     heads, width = block.attn.num_heads, x_BLD.shape[-1]
     weight, bias = block.attn.c_attn.weight, block.attn.c_attn.bias
@@ -177,15 +188,12 @@ def _last_block(block: Any, before: Sequence[tuple[Tensor, Tensor]], x_BLD: Tens
     return block_finish(block, _gather(x_BLD, read_BR), F.scaled_dot_product_attention(q, k, v, attn_mask=seen_B1RK))
 
 
-def _behind(before: Sequence[tuple[Tensor, Tensor]], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values with those of the texts before each row's own."""
-    if not before:
+def _behind(before: KeysValues | None, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values with those of the shared text before each row's own."""
+    if before is None:
         return k, v
-    rows = k.shape[0]
-    return (
-        torch.cat([*(keys.expand(rows, -1, -1, -1) for keys, _ in before), k], dim=2),
-        torch.cat([*(values.expand(rows, -1, -1, -1) for _, values in before), v], dim=2),
-    )
+    keys, values = (known.expand(k.shape[0], -1, -1, -1) for known in before)
+    return torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
 
 
 def _heads(x_BLD: Tensor, heads: int) -> Tensor:

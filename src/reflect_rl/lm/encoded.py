@@ -19,14 +19,23 @@ def compact(numbers: Iterable[int]) -> tuple[int, ...]:
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """A tokenized prompt: prefix and rest (token ids), positions in the rest to read (the cue last), choices; it is
-    padded to a multiple of `step` tokens. cut: tokens of the rest that are its opening (lm/prefix_cache.py)."""
+    padded to a multiple of `step` tokens."""
 
     prefix: tuple[int, ...]
     rest: tuple[int, ...]
     read: tuple[int, ...]
     actions: int
     step: int = LENGTH_STEP
-    cut: int = 0
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Of the whole prompt."""
+        return self.prefix + self.rest
+
+    @property
+    def places(self) -> list[int]:
+        """The positions to read, in the whole prompt."""
+        return [len(self.prefix) + place for place in self.read]
 
     @property
     def length(self) -> int:
@@ -34,10 +43,6 @@ class Encoded:
         return -(-len(self.rest) // self.step) * self.step
 
     @property
-    def opening(self) -> tuple[int, ...]:
-        return self.rest[: self.cut]
-
-    @property
-    def bucket(self) -> tuple[tuple[int, ...], int, int, int]:
-        """What one batch must have in common: prefix, length of the opening, padded length, positions read."""
-        return self.prefix, self.cut, self.length, len(self.read)
+    def bucket(self) -> tuple[tuple[int, ...], int, int]:
+        """What one batch must have in common: prefix, padded length, number of positions read."""
+        return self.prefix, self.length, len(self.read)

@@ -10,16 +10,18 @@ from threading import Lock
 from typing import Any, TypeGuard
 
 import torch
+from numpy.random import Generator
 
 from reflect_rl.errors import PromptError, RunFolderError
 from reflect_rl.players.context import Context
 from reflect_rl.players.decisions import Decided
-from reflect_rl.players.load import load_decisions, load_policy
+from reflect_rl.players.load import load_decisions
 from reflect_rl.progress import Progress
 from reflect_rl.records import EpisodeMemory, State
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.kept_arm import kept_arm
 from reflect_rl.runs.trained import trained_settings
+from reflect_rl.seeding import stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Decision:
 
 
 class Agent:
-    """A trained agent. It acts greedily, by the same decisions as in rollout and evaluation.
+    """A trained agent. It takes the likeliest action, by the same decisions as in rollout and evaluation.
 
     An agent remembers the current episode: call `reset` between episodes. `act_batch` acts in several episodes side by
     side. Loading and acting do not change the process: torch's threads and determinism, seeds and `sys.path` stay as
@@ -52,13 +54,12 @@ class Agent:
     """
 
     def __init__(self, run: RunFolder, context: Context) -> None:
-        self.settings = settings = context.settings
-        if settings.compute.device != "cpu":  # where a pass's numbers depend on its rows anyway: read one, not a batch
-            settings = settings.model_copy(update={"compute": settings.compute.model_copy(update={"rows": 1})})
+        self.settings = context.settings
         self.world = context.world
         with torch.random.fork_rng(devices=[]):  # heads draw from the program's generator before they are loaded
-            self._decisions = load_decisions(run, context, load_policy(run / "policy", settings))
+            self._decisions = load_decisions(run, context)
         self._memories: list[EpisodeMemory] = []
+        self._draws: list[Generator] = []
         self._lock = Lock()
 
     @classmethod
@@ -81,10 +82,17 @@ class Agent:
         run, settings = kept_arm(RunFolder(folder), trained_settings(RunFolder(folder), progress or Progress()))
         return cls(run, Context(settings))
 
-    def reset(self) -> None:
-        """Begin new episodes: forget those under way."""
+    def reset(self, seeds: int | Sequence[int] | None = None) -> None:
+        """Begin new episodes: forget those under way.
+
+        Args:
+            seeds: act by drawing from the probabilities instead of taking the likeliest action; a seed for each
+                environment. Equal seeds draw as in a rollout with that seed.
+        """
+        given = [] if seeds is None else [seeds] if isinstance(seeds, int) else seeds
         with self._lock:
             self._memories.clear()
+            self._draws = [stream(seed, "choices") for seed in given]
 
     def act(self, observation: str, actions: Sequence[str], facts: Mapping[str, Any] | None = None) -> Decision:
         """Choose the likeliest of the actions.
@@ -133,6 +141,8 @@ class Agent:
             raise PromptError(
                 f"The agent acts in {len(self._memories)} episodes and was given {len(checked)}. Call reset() first."
             )
+        if self._draws and len(checked) != len(self._draws):
+            raise PromptError(f"reset() was given {len(self._draws)} seeds for {len(checked)} environments.")
         old = self._memories or [None] * len(checked)
         shown = self.settings.prompt
         memories = [
@@ -142,14 +152,14 @@ class Agent:
         states = [memory.observe(*told) for memory, told in zip(memories, checked, strict=True)]
         decided = self._decisions.of(states)
         self._memories = memories
-        return [_acted(*each) for each in zip(memories, states, decided, strict=True)]
+        uniforms = [draw.random() for draw in self._draws] or [None] * len(states)
+        return [_acted(*each) for each in zip(memories, states, decided, uniforms, strict=True)]
 
 
-def _acted(memory: EpisodeMemory, state: State, decided: Decided) -> Decision:
-    log_probs_N = decided.answer.log_probs_N
-    choice = int(log_probs_N.argmax())
+def _acted(memory: EpisodeMemory, state: State, decided: Decided, uniform: float | None) -> Decision:
+    choice = decided.answer.choose(uniform)
     memory.acted(choice, decided.reflection)
-    probabilities = tuple(math.exp(value) for value in log_probs_N.tolist())
+    probabilities = tuple(math.exp(value) for value in decided.answer.log_probs_N.tolist())
     return Decision(choice, state.actions[choice], decided.reflection, probabilities)
 
 

@@ -7,6 +7,7 @@ change. Rollout, evaluation and `Agent` ask this table and nothing else.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt, PromptBuilder
-from reflect_rl.players.reflector import Reflector, ScriptedReflector
+from reflect_rl.players.reflector import LocalReflector, Reflector, ScriptedReflector
 from reflect_rl.records import State
 
 MOST_BYTES = 2**27
@@ -42,6 +43,12 @@ class Answer:
     cumulative: list[float]
     value: float
 
+    def choose(self, uniform: float | None = None) -> int:
+        """The likeliest action (the first of equals); with a number from [0, 1), the one drawn by it."""
+        if uniform is None:
+            return int(self.log_probs_N.argmax())
+        return min(bisect_right(self.cumulative, uniform * self.cumulative[-1]), len(self.cumulative) - 1)
+
 
 class Decided(NamedTuple):
     """The policy's answer in a state, and the reflection that it read there (None: there is no reflector)."""
@@ -58,6 +65,7 @@ class Decisions:
         reflector: the frozen reflector.
         prompts: writes the prompts of both.
         reads_facts: whether a player reads what the world tells a scripted teacher, `State.facts`.
+        exact: whether no number depends, to the bit, on what is computed together.
         seconds: spent so far on reflections and on the policy.
     """
 
@@ -66,6 +74,8 @@ class Decisions:
         self.reflector = reflector
         self.prompts = prompts
         self.reads_facts = isinstance(reflector, ScriptedReflector) or prompts.settings.notes
+        written_exactly = not isinstance(reflector, LocalReflector) or reflector.exact
+        self.exact = written_exactly and not policy.backbone.passes.packed
         self.seconds = {"reflect": 0.0, "policy": 0.0}
         self._told: dict[object, tuple[Prompt, str | None]] = {}
         self._told_bytes = 0
@@ -76,7 +86,6 @@ class Decisions:
         self._answers: dict[str, Answer] = {}
         self._known: dict[object, Decided] = {}
         self._answer_bytes = 0
-        self._openings = self.policy.openings()
 
     def __len__(self) -> int:
         """Prompts with an answer."""
@@ -94,9 +103,8 @@ class Decisions:
 
     def unwritten(self, states: Sequence[State], samples: Sequence[int]) -> list[bool]:
         """Whether the reflection on each state has yet to be written, which takes many forward passes."""
-        keys = [self._key(state, sample) for state, sample in zip(states, samples, strict=True)]
-        first = {key: place for place, key in reversed(list(enumerate(keys)))}
-        missing = {key: not self.reflector.has_at_hand(states[place], samples[place]) for key, place in first.items()}
+        keys = self._keys(states, samples)
+        missing = {key: not self._at_hand(key, states[place], samples[place]) for key, place in _first(keys).items()}
         return [missing[key] for key in keys]
 
     def of(self, states: Sequence[State], samples: Sequence[int] | None = None) -> list[Decided]:
@@ -107,19 +115,24 @@ class Decisions:
             samples: tell apart several sampled reflections on one state.
         """
         samples = [0] * len(states) if samples is None else samples
+        keys = self._keys(states, samples)
+        first = _first(keys)
         started = time.perf_counter()
-        texts = self._reflect(states, samples)
+        texts = self._reflect([states[place] for place in first.values()], [samples[place] for place in first.values()])
         reflected = time.perf_counter()
-        prompts = [self.prompts.policy_prompt(state, text) for state, text in zip(states, texts, strict=True)]
+        prompts = [self.prompts.policy_prompt(states[p], text) for p, text in zip(first.values(), texts, strict=True)]
         fresh = {prompt.text: prompt for prompt in prompts if prompt.text not in self._answers}
         if fresh:
             self._decide(list(fresh.values()))
-        decided = [Decided(self._answers[p.text], text) for p, text in zip(prompts, texts, strict=True)]
-        for state, sample, prompt, text in zip(states, samples, prompts, texts, strict=True):
-            self._keep_told(self._key(state, sample), prompt, text)
+        decided = {
+            key: Decided(self._answers[prompt.text], text)
+            for key, prompt, text in zip(first, prompts, texts, strict=True)
+        }
+        for key, prompt, text in zip(first, prompts, texts, strict=True):
+            self._keep_told(key, prompt, text)
         self.seconds["reflect"] += reflected - started
         self.seconds["policy"] += time.perf_counter() - reflected
-        return decided
+        return [decided[key] for key in keys]
 
     def decide_again(self, prompts: Sequence[Prompt]) -> Tensor:
         """log_probs_PN of distinct prompts after a weight update. All other answers are dropped.
@@ -129,11 +142,21 @@ class Decisions:
         self.forget()
         return self._decide(prompts) if prompts else torch.empty(0, 1)
 
+    def _at_hand(self, key: object, state: State, sample: int) -> bool:
+        """Unless exact, what an earlier process wrote does not count: what is computed together must not depend on it,
+        lest a resumed run ends with other bits."""
+        return self.reflector.has_at_hand(state, sample) if self.exact else key in self._told
+
     def _key(self, state: State, sample: int) -> object | None:
         """States with equal keys are decided alike. None: not known, since a scripted reflector reads the facts."""
         if isinstance(self.reflector, ScriptedReflector):
             return None
         return self.prompts.key(state), sample if self.reflector.sampled else 0
+
+    def _keys(self, states: Sequence[State], samples: Sequence[int]) -> list[object]:
+        """A key for each state; where there is none, the place of the state, so that no two are alike."""
+        keys = [self._key(state, sample) for state, sample in zip(states, samples, strict=True)]
+        return [place if key is None else key for place, key in enumerate(keys)]
 
     def _reflect(self, states: Sequence[State], samples: Sequence[int]) -> list[str | None]:
         """In one call, or one a sample where that makes a difference."""
@@ -149,7 +172,7 @@ class Decisions:
 
     def _decide(self, prompts: Sequence[Prompt]) -> Tensor:
         """log_probs_BN of prompts that have no answer yet."""
-        log_probs_BN, value_B = self.policy.evaluate(prompts, self._openings)
+        log_probs_BN, value_B = self.policy.evaluate(prompts)
         cumulative_BN = np.exp(log_probs_BN.numpy().astype(np.float64)).cumsum(1).tolist()
         needed = sum(2 * len(prompt.text) + BYTES_AN_ACTION * prompt.actions for prompt in prompts)
         if self._told_bytes + self._answer_bytes + needed > MOST_BYTES:
@@ -162,8 +185,8 @@ class Decisions:
             self._answers[prompt.text] = Answer(prompt, row_N[:n].copy(), sums[:n], value)
         return log_probs_BN
 
-    def _keep_told(self, key: object | None, prompt: Prompt, text: str | None) -> None:
-        if key is not None and key not in self._told:
+    def _keep_told(self, key: object, prompt: Prompt, text: str | None) -> None:
+        if not isinstance(key, int) and key not in self._told:
             self._told[key] = prompt, text
             self._told_bytes += 4 * len(prompt.text)
 
@@ -171,3 +194,11 @@ class Decisions:
         for table in (self._told, self._answers, self._known):
             table.clear()
         self._told_bytes = self._answer_bytes = 0
+
+
+def _first(keys: Sequence[object]) -> dict[object, int]:
+    """The first place of each key, in order."""
+    first: dict[object, int] = {}
+    for place, key in enumerate(keys):
+        first.setdefault(key, place)
+    return first

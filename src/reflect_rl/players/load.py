@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reflect_rl.lm.adapters import CONFIG as ADAPTERS
-from reflect_rl.lm.backbone import Backbone
-from reflect_rl.lm.models import fingerprint
+from reflect_rl.lm.backbone import Backbone, Passes
+from reflect_rl.lm.models import base_model, fingerprint
+from reflect_rl.lm.packed import why_not
 from reflect_rl.lm.pretrained import load_pretrained
 from reflect_rl.lm.text import encode
 from reflect_rl.lm.torch_setup import check_device
@@ -19,6 +20,7 @@ from reflect_rl.players.memo import Memo
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector
+from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import ComputeSettings, ModelSettings, Settings
 
@@ -27,24 +29,45 @@ if TYPE_CHECKING:
 
 MEMO = "reflections.sqlite"
 MOST_LABELS = 256
-CHUNK = {"cpu": 8, "mps": 64, "cuda": 256}
-"""Rows of a forward pass without gradients, by device."""
+PADDED = {"cpu": 1024, "mps": 2**13, "cuda": 2**15}
+PACKED = {"cpu": 600, "mps": 2048, "cuda": 4096}
+"""Tokens of a forward pass by device, unless told; of a packed one no more, since its mask is dense."""
+DECODED = {"cpu": 8, "mps": 64, "cuda": 256}
+"""Prompts decoded side by side by device, unless told."""
 
 
-def forward_rows(compute: ComputeSettings, model: PreTrainedModel) -> int:
-    """Rows of a policy's forward pass without gradients; twice as many where each row is half a prompt."""
-    return compute.rows or CHUNK[compute.device] * (2 if Backbone(model).fast else 1)
+def is_exact(compute: ComputeSettings, part: ModelSettings) -> bool:
+    """Whether a player's numbers must not depend, to the bit, on what is batched."""
+    return part.source == "scratch" and compute.device == "cpu" if compute.exact == "auto" else compute.exact
 
 
-def load_policy(folder: Path, settings: Settings, adapters: bool = False) -> Policy:
+def forward_passes(
+    compute: ComputeSettings, part: ModelSettings, model: PreTrainedModel, progress: Progress | None = None
+) -> Passes:
+    """How a player's prompts go through its model. progress: is told if the model cannot read them packed."""
+    if not is_exact(compute, part) and not Backbone(model).lookup:
+        with Backbone(model).computing():
+            reason = why_not(model)
+        if reason is None:
+            return Passes(True, compute.tokens or PACKED[compute.device])
+        if progress is not None:
+            progress.warn(
+                f"{type(base_model(model)).__name__} reads whole padded prompts, which is slower: packed ones it "
+                f"cannot read ({reason})."
+            )
+    return Passes(False, compute.tokens or PADDED[compute.device], compute.tokens)
+
+
+def load_policy(folder: Path, settings: Settings, adapters: bool = False, progress: Progress | None = None) -> Policy:
     """A saved policy, in eval mode. adapters: with fresh ones to train, if the settings ask for some and it has none.
 
-    Raises ModelError.
+    progress: is told how it reads, if that is not as asked for. Raises ModelError.
     """
-    compute = settings.compute
+    compute, part = settings.compute, settings.policy.model
     check_device(compute.device)
-    model, tokenizer = load_pretrained(_saved(folder, settings.policy.model, adapters), compute.device)
-    policy = Policy.load(folder, model, tokenizer, forward_rows(compute, model), compute.cache_mb * 2**20)
+    model, tokenizer = load_pretrained(_saved(folder, part, adapters), compute.device)
+    passes = forward_passes(compute, part, model, progress)
+    policy = Policy.load(folder, model, tokenizer, passes)
     policy.eval()
     return policy
 
@@ -74,9 +97,11 @@ def _remedy(part: ModelSettings, who: str) -> str:
     return f"Raise {who}.model.context" if part.source == "scratch" else "Use a model that reads more"
 
 
-def load_decisions(run: RunFolder, context: Context, policy: Policy | None = None) -> Decisions:
-    """The players of a run together. policy: instead of the trained one in policy/."""
-    policy = load_policy(run / "policy", context.settings) if policy is None else policy
+def load_decisions(
+    run: RunFolder, context: Context, policy: Policy | None = None, progress: Progress | None = None
+) -> Decisions:
+    """The players of a run together. policy: instead of the trained one in policy/. progress: as for `load_policy`."""
+    policy = load_policy(run / "policy", context.settings, progress=progress) if policy is None else policy
     return Decisions(policy, load_reflector(run, context), policy_prompts(policy, context))
 
 
@@ -102,13 +127,9 @@ def local_reflector(
         namespace += f" {part.temperature} {settings.seed}"
     prompts = reflector_prompts(context, model, tokenizer)
     memo = Memo(run / MEMO, namespace)
-    return LocalReflector(model, tokenizer, prompts, part, memo, settings.seed, _rows(settings.compute, part.batch))
-
-
-def _rows(compute: ComputeSettings, batch: int) -> int:
-    """Prompts decoded side by side: those of the device, if it takes more than the settings say."""
-    most = batch if compute.device == "cpu" else max(batch, CHUNK[compute.device])
-    return min(most, compute.rows or most)
+    exact = is_exact(settings.compute, part.model)
+    chunk = part.batch or DECODED[settings.compute.device]
+    return LocalReflector(model, tokenizer, prompts, part, memo, settings.seed, chunk, exact)
 
 
 def _saved(folder: Path, part: ModelSettings, fresh: bool = False) -> ModelSettings:

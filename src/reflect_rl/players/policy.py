@@ -7,31 +7,28 @@
 - pointer: a bilinear score between the hidden state at the cue and the one at the end of each action's line; any
   number of actions, no labels.
 
-Without gradients, prompts go through in chunks of one fixed shape, so that a prompt's numbers do not depend, to the
-bit, on what it is batched with.
+Prompts go through the model as its `Passes` say: packed, or in chunks of one shape each, so that a prompt's numbers
+without gradients do not depend, to the bit, on what it is batched with.
 """
 
 from __future__ import annotations
 
 import json
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from itertools import chain, repeat
+from collections.abc import Sequence
 from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from reflect_rl.errors import ModelError, NonFiniteError, PromptError
-from reflect_rl.lm.backbone import Backbone, KeysValues, TokenBatch
+from reflect_rl.lm.backbone import Backbone, Passes
 from reflect_rl.lm.checks import check_finite
 from reflect_rl.lm.encoded import LENGTH_STEP, Encoded, compact
+from reflect_rl.lm.forward import Forward
 from reflect_rl.lm.models import pad_id
-from reflect_rl.lm.prefix_cache import MOST_BYTES, Openings
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.lm.remembered import Remembered
 from reflect_rl.lm.text import encode, encode_with_places
@@ -65,8 +62,8 @@ class Policy(nn.Module):
     so that it can be no more misled by a weak reflector than it trusts it.
 
     labels: label strings with their token ids (labels head), or None for the pointer head.
-    chunk: rows of a forward pass without gradients. trust: for a hedged policy (labels head), the weight that choices
-    made with the reflection get at first, in (0, 1). cache_bytes: what the openings that are kept may take.
+    passes: how prompts go through the model. trust: for a hedged policy (labels head), the weight that choices
+    made with the reflection get at first, in (0, 1).
     Raises ModelError if the tokenizer cannot tell where its tokens stand in a text.
     """
 
@@ -76,9 +73,8 @@ class Policy(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         labels: dict[str, int] | None,
         value_head: bool = False,
-        chunk: int = 16,
+        passes: Passes | None = None,
         trust: float | None = None,
-        cache_bytes: int = MOST_BYTES,
     ) -> None:
         super().__init__()
         if not tokenizer.is_fast:
@@ -89,9 +85,8 @@ class Policy(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.labels = labels
-        self.backbone = Backbone(model)
-        self.chunk = chunk
-        self.cache_bytes = cache_bytes
+        self.backbone = Backbone(model, passes)
+        self.through = Forward(self.backbone, pad_id(tokenizer), by_length=labels is None)
         width = self.backbone.width
         self.register_buffer("label_ids", torch.tensor(list((labels or {}).values())), persistent=False)
         self.pointer = nn.Linear(width, width, bias=False) if labels is None else None
@@ -140,29 +135,14 @@ class Policy(nn.Module):
             step, most = POINTER_STEPS
             lines += lines[-1:] * (-len(lines) % most)
         read = compact(place - static for place in (*lines, len(ids) - 1))
-        half = -(-(len(ids) - static) // (2 * step)) * step
-        cut = min(half, read[0] // step * step) if self.backbone.fast else 0
-        return Encoded(compact(ids[:static]), compact(ids[static:]), read, prompt.actions, step, cut)
+        return Encoded(compact(ids[:static]), compact(ids[static:]), read, prompt.actions, step)
 
-    def batch(self, rows: Sequence[Encoded], begun: bool = False) -> TokenBatch:
-        """One padded batch of rows that share their prefix and number of read positions.
-
-        begun: prefix and openings, of equal lengths then, have been read before, and are left out.
-        """
-        prefix, cut = rows[0].prefix, rows[0].cut if begun else 0
-        length = min(max(row.length for row in rows), self.backbone.context - len(prefix))
-        pad = pad_id(self.tokenizer)
-        filled = chain.from_iterable((*row.rest[cut:], *repeat(pad, length - len(row.rest))) for row in rows)
-        ids_BL = torch.from_numpy(np.fromiter(filled, np.int64, len(rows) * (length - cut)).reshape(len(rows), -1))
-        prefix_P = torch.tensor(() if begun else prefix, dtype=torch.long)
-        return TokenBatch(prefix_P, ids_BL, torch.tensor([row.read for row in rows]) - cut).to(self.device)
-
-    def choose(self, batch: TokenBatch, actions_B: Tensor, width: int, before: Sequence[KeysValues] = ()) -> Choices:
+    def choose(self, hidden_BRD: Tensor, rows: Sequence[Encoded], width: int) -> Choices:
         """Distributions over N = width choices (-inf beyond each row's actions, float32) and values.
 
-        before: texts in front of the batch's rows that have been read already.
+        hidden_BRD: what the model makes of these rows where they are read.
         """
-        hidden_BRD = self.backbone.hidden(batch, before)
+        actions_B = torch.tensor([row.actions for row in rows], device=self.device)
         cue_BD = hidden_BRD[:, -1]
         # Detached: a value head that starts at random would otherwise pull at what the choice is made of.
         value_B = _weighed(self.value, cue_BD.detach()) if self.value else cue_BD.new_zeros(len(cue_BD)).float()
@@ -189,46 +169,28 @@ class Policy(nn.Module):
 
     def forward(self, encoded: Sequence[Encoded], width: int) -> Choices:
         """Distributions and values with gradients, in the order given (all rows with the same number of heads)."""
-        groups: dict[object, list[int]] = defaultdict(list)
-        for index, row in enumerate(encoded):
-            groups[row.bucket if self.labels is None else (row.prefix, len(row.read))].append(index)
         order, parts = [], []
-        for rows in groups.values():
-            chosen = [encoded[i] for i in rows]
-            actions_B = torch.tensor([row.actions for row in chosen], device=self.device)
-            parts.append(self.choose(self.batch(chosen), actions_B, width))
-            order += rows
+        for places, hidden_BRD in self.through.hidden(encoded):
+            parts.append(self.choose(hidden_BRD, [encoded[i] for i in places], width))
+            order += places
         back = torch.tensor(order, device=self.device).argsort()
         return Choices(*(torch.cat(field)[back] for field in zip(*parts, strict=True)))
 
-    def openings(self) -> Openings | None:
-        """An empty memory of how prompts begin, for `evaluate`; None where the model's pass cannot use it."""
-        return Openings(self.backbone, self.chunk, self.cache_bytes) if self.backbone.fast else None
-
     @torch.no_grad()
-    def evaluate(self, prompts: Sequence[Prompt], openings: Openings | None = None) -> tuple[Tensor, Tensor]:
+    def evaluate(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         """log_probs_BN and value_B of any prompts, on the CPU, float32.
 
-        openings: what earlier calls have read; good until the weights change. It saves time, and changes no bit.
-
-        A prompt's row is the same bits whatever it is batched with: rows are grouped by bucket and forwarded in chunks
-        of exactly `chunk` rows, the last one filled up with copies.
+        Unless packed, a prompt's numbers are the same bits whatever it is batched with.
 
         Raises NonFiniteError where an admissible action's log-probability, or a value, is not finite.
         """
         width = max(prompt.actions for prompt in prompts)
-        log_probs_BN = torch.full((len(prompts), width), -torch.inf)
-        value_B = torch.zeros(len(prompts))
-        known = openings or self.openings()
-        for rows, encoded in self._chunks(prompts, known):
-            filled = encoded + [encoded[-1]] * (self.chunk - len(encoded))
-            most = self._most(filled)
-            actions_B = torch.tensor([row.actions for row in filled], device=self.device)
-            before = known.before(filled) if known else ()
-            chosen = self.choose(self.batch(filled, begun=known is not None), actions_B, most, before)
-            shown = min(most, width)
-            log_probs_BN[rows, :shown] = chosen.log_probs_BN[: len(rows), :shown].cpu()
-            value_B[rows] = chosen.value_B[: len(rows)].cpu()
+        encoded = [self.encode(prompt) for prompt in prompts]
+        if self.backbone.passes.packed:
+            chosen = self(encoded, width)
+            log_probs_BN, value_B = chosen.log_probs_BN.cpu(), chosen.value_B.cpu()
+        else:
+            log_probs_BN, value_B = self._alike(encoded, width)
         actions = sum(prompt.actions for prompt in prompts)
         if int(torch.isfinite(log_probs_BN).sum()) != actions or not bool(torch.isfinite(value_B).all()):
             raise NonFiniteError(
@@ -237,26 +199,21 @@ class Policy(nn.Module):
             )
         return log_probs_BN, value_B
 
+    def _alike(self, encoded: Sequence[Encoded], width: int) -> tuple[Tensor, Tensor]:
+        """log_probs_BN and value_B; the choice axis too is as long as the bucket says, and not the company."""
+        log_probs_BN = torch.full((len(encoded), width), -torch.inf)
+        value_B = torch.zeros(len(encoded))
+        for places, filled, hidden_BRD in self.through.alike(encoded):
+            most = len(self.labels) if self.labels is not None else hidden_BRD.shape[1] - 1
+            chosen = self.choose(hidden_BRD, filled, most)
+            shown = min(most, width)
+            log_probs_BN[places, :shown] = chosen.log_probs_BN[: len(places), :shown].cpu()
+            value_B[places] = chosen.value_B[: len(places)].cpu()
+        return log_probs_BN, value_B
+
     def log_probs(self, prompts: Sequence[Prompt]) -> Tensor:
         """log_probs_BN of the admissible actions, float32, N the longest action list of the batch."""
         return self.evaluate(prompts)[0]
-
-    def _chunks(self, prompts: Sequence[Prompt], known: Openings | None) -> Iterator[tuple[list[int], list[Encoded]]]:
-        """Places and rows of one bucket at a time; what stands before them has been read when they come."""
-        encoded = [self.encode(prompt) for prompt in prompts]
-        groups: dict[object, list[int]] = defaultdict(list)
-        for index, row in enumerate(encoded):
-            groups[row.bucket].append(index)
-        for members in groups.values():
-            sections = known.sections([encoded[i] for i in members]) if known else [range(len(members))]
-            for section in sections:
-                for start in range(0, len(section), self.chunk):
-                    part = [members[place] for place in section[start : start + self.chunk]]
-                    yield part, [encoded[i] for i in part]
-
-    def _most(self, rows: Sequence[Encoded]) -> int:
-        """Width of the choice axis of a chunk: fixed by the prompts' bucket alone."""
-        return len(self.labels) if self.labels is not None else len(rows[0].read) - 1
 
     def save(self, folder: Path) -> None:
         """Hugging Face's layout, plus reflect_rl.json and heads.safetensors for what it does not know."""
@@ -279,8 +236,7 @@ class Policy(nn.Module):
         folder: Path,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        chunk: int = 16,
-        cache_bytes: int = MOST_BYTES,
+        passes: Passes | None = None,
     ) -> Policy:
         """Heads from `folder` on a loaded model. Raises ModelError if it was not saved by `save`, or is damaged."""
         from safetensors import SafetensorError
@@ -289,7 +245,7 @@ class Policy(nn.Module):
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             trust = 0.5 if about["hedged"] else None
-            policy = cls(model, tokenizer, about["labels"], about["value_head"], chunk, trust, cache_bytes)
+            policy = cls(model, tokenizer, about["labels"], about["value_head"], passes, trust)
             rows = len(policy.backbone.output_rows)
             if beyond := [label for label, token in (policy.labels or {}).items() if not 0 <= token < rows]:
                 raise ValueError(f"the label {beyond[0]!r} is no token of the model")

@@ -80,9 +80,10 @@ class ScriptedReflector:
 class LocalReflector:
     """A causal LM in eval mode that continues the reflector prompt until its end token.
 
-    memo: remembers texts under the model's fingerprint and the decoding parameters. chunk: prompts decoded together;
-    only prompts of one length share a chunk, that of their tokens, or, where the architecture allows for padding, that
-    rounded up to LENGTH_STEP: so a text does not depend on its company.
+    memo: remembers texts under the model's fingerprint and the decoding parameters. chunk: prompts decoded together at
+    the most; only prompts of one length share a chunk, that of their tokens, or, where the architecture allows for
+    padding, that rounded up to LENGTH_STEP. exact: chunks are filled up with copies, so that a text does not depend, to
+    the bit, on its company.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class LocalReflector:
         memo: Memo,
         seed: int = 0,
         chunk: int = 16,
+        exact: bool = True,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.backbone = Backbone(model)
@@ -104,6 +106,7 @@ class LocalReflector:
         self.memo = memo
         self.seed = seed
         self.chunk = chunk
+        self.exact = exact
         self.written = 0
         self.step = LENGTH_STEP if self.backbone.lookup else 1
 
@@ -134,7 +137,7 @@ class LocalReflector:
             for start in range(0, len(members), self.chunk):
                 part = members[start : start + self.chunk]
                 seeds = [stream_seed(self.seed, f"reflection {prompts[index]}", sample) for index, _ in part]
-                filled = [ids for _, ids in part] + [part[-1][1]] * (self.chunk - len(part))
+                filled = [ids for _, ids in part] + [part[-1][1]] * (self.chunk - len(part)) * self.exact
                 for (index, _), ids in zip(part, self._decode(filled, seeds), strict=False):
                     texts[index] = decode(self.tokenizer, ids).strip()
         return texts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from reflect_rl.runs.manifest import Stage
 from reflect_rl.settings import Settings
 
-_COMPUTE = ("compute.device", "compute.threads", "compute.rows")
+_COMPUTE = ("compute.device", "compute.threads", "compute.exact", "compute.tokens")
 _PLAYERS = ("seed", "env", "prompt", "annotate.teacher", "reflector", "policy", *_COMPUTE)
 _UNTRAINED = ("reflector.kind", "reflector.model", "reflector.max_new_tokens", *_COMPUTE)
 _SELECTED = ("selection.jsonl", "selection_map.jsonl")

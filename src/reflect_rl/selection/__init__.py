@@ -1,4 +1,4 @@
-"""Which items of a pool are worth a label, chosen before there is any: a library of its own, numpy only.
+"""Choose which items of a pool are worth a label before any is labelled. Needs numpy only.
 
     from reflect_rl.selection import FacilityLocation
 

@@ -1,4 +1,4 @@
-"""What callers give as arrays: lists, arrays, torch tensors."""
+"""Convert what callers pass as arrays: lists, arrays, torch tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reflect_rl.errors import SelectionError
 
 
 def as_array(X: Any) -> np.ndarray:
-    """X as numpy has it; torch tensors too, with gradients, on a GPU, sparse, or of a type that numpy lacks (float32).
+    """X as a numpy array. Torch tensors may have gradients, be on a GPU, sparse, or of a type that numpy lacks.
 
     Raises SelectionError for masked values and tensors without values, ValueError or TypeError as numpy does.
     """
@@ -24,7 +24,7 @@ def as_array(X: Any) -> np.ndarray:
 
 
 def as_floats(X: Any) -> np.ndarray:
-    """X as float64. Raises as `as_array` does, and TypeError or OverflowError for what is no number or too large."""
+    """X as float64. Raises as `as_array` does, and TypeError or OverflowError for values that float64 cannot hold."""
     array = as_array(X)
     if array.dtype.kind not in "fiubOSU":
         raise TypeError(f"these are {array.dtype}")

@@ -1,7 +1,7 @@
-"""One thread a matrix product, while our own threads each compute their own blocks.
+"""Limit matrix products to one thread each, while our own threads compute blocks side by side.
 
-Threads of OpenBLAS that wait for each other turn in circles meanwhile, which costs a third of the time where blocks are
-looked through between products. numpy has no switch for it; OpenBLAS, which numpy's wheels bring along, has.
+Idle OpenBLAS threads spin, which costs a third of the time when blocks are examined between products. numpy has no
+setting for this, so OpenBLAS, which numpy's wheels contain, is called directly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PREFIXES_SUFFIXES = (("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", ""))
 
 @contextmanager
 def single_threaded() -> Iterator[bool]:
-    """Matrix products by one thread each within the block. Whether that could be had: not with another library."""
+    """Run matrix products on one thread each within the block. Yields False where numpy uses another library."""
     library = _openblas()
     if library is None:
         yield False

@@ -1,15 +1,14 @@
-"""Products of points rounded to bytes: several times as fast as those of floats, and wrong by no more than is known.
+"""Products of points rounded to bytes: several times as fast as products of floats, with a known error bound.
 
-A search for the most similar pairs can leave out every block in which no rounded product comes near to a threshold, and
-compute exactly what is left. So it finds the same pairs, whether this is used or not.
+The neighbour search skips every block in which no rounded product comes near a threshold, and computes the rest
+exactly. It finds the same pairs with and without them.
 
-The products are torch's (int8 by int8, summed in int32); without torch, or on a processor on which they are wrong
-(sums of bytes that saturate) or slow, there are none.
+The products are torch's (int8 by int8, summed in int32). They are not used without torch, or on a processor on which
+they are slow or wrong (sums of bytes can saturate).
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,14 +20,12 @@ from reflect_rl.seeding import stream
 from reflect_rl.selection.blas import single_threaded
 
 LEAST = 50_000
-"""Points from which torch is imported for it, which takes seconds."""
-LEAST_LOADED = 4096
-"""Points from which it is used where torch has been imported already."""
+"""Points from which they are used: importing torch takes seconds, and smaller pools gain nothing."""
 SAMPLE = 4096
 FASTER = 1.5
-"""Times as fast as those of floats that products of bytes have to be."""
+"""How many times as fast as products of floats they have to be."""
 MARGIN = 4
-"""Whole numbers by which a cut-off is lowered, against its own rounding in float64."""
+"""A cut-off is lowered by this much to allow for its own rounding in float64."""
 
 
 class ByteProducts:
@@ -55,7 +52,7 @@ class ByteProducts:
         return self
 
     def most_similar(self, leaders_LD: np.ndarray) -> Callable[[slice], np.ndarray]:
-        """What says of a part of the points which leader each is the most similar to, by rounded products."""
+        """A function from a slice of the points to the leader that each is most similar to, by rounded products."""
         bytes_LD = rounded(leaders_LD, self.step)
         return lambda part: _product(self.bytes_MD[part], bytes_LD).argmax(axis=1)
 
@@ -76,7 +73,7 @@ class ByteProducts:
 
 
 def best_step(sample_SD: np.ndarray) -> float:
-    """What a byte's unit stands for, so that rounding is off by as little as can be: large numbers may be cut off."""
+    """The value of a byte's unit with the least mean rounding error; large numbers may be cut off."""
     largest = float(np.abs(sample_SD).max(initial=0.0)) or 1.0
     steps = [largest / 127 / shrink for shrink in (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)]
     return min(steps, key=lambda step: float(off(sample_SD, step).mean()))
@@ -113,7 +110,7 @@ def _product(a_RD: np.ndarray, b_CD: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def one_thread() -> Iterator[Callable[[], None]]:
-    """What each thread is to call first, so that its products are its own work alone."""
+    """A function that each thread has to call first, so that torch uses no further threads for its products."""
     import torch
 
     before = torch.get_num_threads()
@@ -124,8 +121,8 @@ def one_thread() -> Iterator[Callable[[], None]]:
 
 
 def worth_it(points_MD: np.ndarray, rows: int, columns: int) -> bool:
-    """Whether this machine has products of bytes that are right, and much faster than those of floats."""
-    if len(points_MD) < (LEAST_LOADED if "torch" in sys.modules else LEAST) or find_spec("torch") is None:
+    """Whether products of bytes are correct on this machine, and much faster than products of floats."""
+    if len(points_MD) < LEAST or find_spec("torch") is None:
         return False
     import torch
 

@@ -1,59 +1,31 @@
-r"""How good any choice could be: an upper bound on facility location, usually within a fraction of a percent of greedy.
+r"""An upper bound on facility location for any choice, usually within a fraction of a percent of the greedy one.
 
 For any levels u_i, at least those that hold without a choice, and any set S of items (gains s_ij, weights w_i),
 
 $$\sum_i w_i \max_{j \in S} s_{ij} \le \sum_i w_i u_i + \sum_{j \in S} \sum_i w_i (s_ij - u_i)^+,$$
 
-and the right side is at most what the largest sums over i add up to: the Lagrangian dual of Cornuejols, Fisher and
-Nemhauser (1977). u = the similarity to the nearest of the greedy choice gives Minoux's bound, which is loose. The
-search starts from the similarity to the second nearest instead, and makes Polyak's subgradient steps: down where none
-of the best items is above u_i, up where several are. Levels are whole numbers, so that the bound is exact.
+and the right side is at most the sum of the largest sums over i: the Lagrangian dual of Cornuejols, Fisher and
+Nemhauser (1977). With u = the similarity to the nearest pick this is Minoux's bound, which is loose. The search starts
+from the similarity to the second nearest pick and makes Polyak's subgradient steps: it lowers u_i where no selected
+item is above it, and raises it where several are. Levels are whole numbers, so that the bound is exact.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 
-from reflect_rl.selection.coverage import SHIFT
+from reflect_rl.selection.coverage import SHIFT, Sparse
 from reflect_rl.selection.picks import Task
 
 STEPS = 20
 
 
-class Levels(Protocol):
-    """An objective seen from levels.
-
-    weights_M: items that each distinct point stands for. second_M: similarity to the second nearest of the greedy
-    choice.
-    """
-
-    weights_M: np.ndarray
-    second_M: np.ndarray
-
-    def above(self, levels_M: np.ndarray) -> np.ndarray:
-        """sum_i w_i (s_ij - u_i)^+ for each point j; int64."""
-        ...
-
-    def count_above(self, levels_M: np.ndarray, times_M: np.ndarray) -> np.ndarray:
-        """How many of the points, each counted times_M, are more similar to point i than its level."""
-        ...
-
-
-def upper_bound(
-    objective: Levels,
-    lowest_M: np.ndarray,
-    reached: int,
-    of_N: np.ndarray,
-    bonus_N: np.ndarray,
-    task: Task,
-) -> int:
+def upper_bound(objective: Sparse, reached: int, of_N: np.ndarray, bonus_N: np.ndarray, task: Task) -> int:
     """No set of the task's size, under its quotas, has a larger objective (with bonuses) than this.
 
-    lowest_M: the levels that hold without a choice. reached: what a choice attains.
+    objective: after the greedy choice, which attains `reached`.
     """
-    levels_M, lowest_M = objective.second_M.astype(np.int64), lowest_M.astype(np.int64)
+    levels_M, lowest_M = objective.second_M.astype(np.int64), objective.lowest_M.astype(np.int64)
     least: int | None = None
     for _ in range(STEPS):
         values_N = objective.above(levels_M)[of_N] + bonus_N

@@ -1,4 +1,4 @@
-"""What a selection will cost, before it is made: rough, from the sizes and this machine's speed."""
+"""A rough estimate of the time and memory of a selection, from its sizes and this machine's speed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reflect_rl.selection.coverage import Blocked
-from reflect_rl.selection.facility_location import DENSE, FacilityLocation
+from reflect_rl.selection.coverage import Exact
+from reflect_rl.selection.facility_location import FacilityLocation
 from reflect_rl.selection.k_center import KCenter
 from reflect_rl.selection.neighbours import ROOM
 from reflect_rl.selection.picks import Selector
@@ -44,16 +44,15 @@ def estimate(strategy: Selector, size: int, width: int, budget: int, rate: float
         if k is not None:
             seconds = 1.4 * size**2 / 2 * width / rate + budget * 1e-4
             return Cost(seconds, 8 * size * width + (8 * ROOM + 16) * k * size + 60 * 2**20)
-        evaluations = 20 * budget * 1e-5
-        if size <= DENSE:
-            return Cost(size**2 * width / rate + evaluations, 4 * size * width + 4 * size**2)
-        columns = min(2 * size, 50 * budget + 64)
-        return Cost(columns * size * (width / rate + 2e-9) + evaluations, 4 * size * width + 8 * Blocked.KEPT)
+        held = 4 * size**2 if 4 * size**2 <= Exact.HELD else 0
+        rows = min(7.0, 1 + math.log(budget + 1)) * size  # that change, measured
+        products = size if held else rows
+        return Cost(size * (products * width / rate + rows * 2e-9) + budget * 1e-5, 4 * size * width + held + 2**27)
     return Cost(1e-6 * size, 40 * size)
 
 
 def _inner(strategy: Selector) -> Selector:
-    """The strategy that does the work, of one that hands it on."""
+    """The strategy that does the work, where one delegates to another."""
     for name in ("within", "diverse"):
         strategy = getattr(strategy, name, strategy)
     return strategy

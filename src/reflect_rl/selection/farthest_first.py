@@ -1,9 +1,9 @@
-"""Farthest-first traversal, a slice of the pool at a time; the picks are those of the plain loop.
+"""Farthest-first traversal, a slice of the pool at a time, with the same picks as the plain loop.
 
-An item's closeness to its nearest centre only grows, so an outdated one is a lower bound. The items that seem farthest
-form a slice: it is brought up to date with the centres it has not seen, and as long as its farthest item is beyond what
-the items outside of it may reach, that is the next pick. Within a slice all closeness comes from one matrix product.
-Items that are near to some centre are never looked at again.
+An item's closeness to its nearest centre only grows, so an outdated value is a lower bound. The items that seem
+farthest form a slice, which is compared with the centres that it has not seen. The farthest item of the slice is the
+next pick as long as no item outside can be farther. One matrix product gives all closeness within a slice, and items
+near a centre are never examined again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Embeddings on an integer grid: similarities that are the same bits whatever computes them.
+"""Embeddings rounded to an integer grid, so that similarities are the same bits whatever computes them.
 
 A matrix product in floating point depends on block shapes, threads and library, and a greedy choice between near ties
 depends on the last bit. Unit vectors are therefore scaled by R and rounded to whole numbers, with R so small that
@@ -6,7 +6,7 @@ every partial sum of a product of two of them is a whole number that the floatin
 (|q . q'| <= |q| |q'| <= 2^24 in float32, 2^53 in float64). Such products are exact in any order of summation, so that
 every implementation, block size and number of threads picks the same set, ties included.
 
-The price is resolution: in float32 a cosine is off by about 1e-4 (standard deviation), independently of the width.
+The cost is resolution: in float32 a cosine is off by about 1e-4 (standard deviation), whatever the width.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ ROWS = 8192
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """points_ND: whole numbers in a floating-point type; radius: what a vector of length 2^exponent was scaled by.
+    """points_ND: whole numbers in a floating-point type. radius: the factor that scaled vectors over 2^exponent.
+
+    off_N: the distance of each unit vector from its point (cosine only).
 
     Closeness of two points is a whole number that grows as they come nearer: q . q' for cosine, -|q - q'|^2 for
     euclidean.
@@ -36,9 +38,18 @@ class Grid:
     radius: float
     metric: str = "cosine"
     exponent: int = 0
+    off_N: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.points_ND)
+
+    @property
+    def rounding(self) -> float:
+        """For any set of j, the mean over i of max_j (1 + cos_ij) / 2 exceeds its value on the grid by at most this."""
+        if self.off_N is None or not len(self):
+            return 0.0
+        most = float(self.off_N.max())
+        return float((self.off_N + (1 + self.off_N) * most).mean()) / 2
 
     def norms_N(self) -> np.ndarray:
         """Squared lengths, exact."""
@@ -75,15 +86,36 @@ def cosine_grid(X: Any) -> Grid:
     extra = int(zeros_N.any())
     radius = math.floor(2 ** (EXACT_BITS[np.dtype(np.float32)] / 2) - math.sqrt(width + extra) / 2)
     points_ND = np.zeros((count, width + extra), np.float32)
+    off_N = np.zeros(count)
     for start in range(0, count, ROWS):
-        block_BD = array_ND[start : start + ROWS].astype(np.float64)
-        largest_B1 = np.abs(block_BD).max(axis=1, keepdims=True)
-        block_BD /= np.where(largest_B1 > 0, largest_B1, 1)  # so that no square overflows or vanishes
-        lengths_B = np.sqrt(np.einsum("bd,bd->b", block_BD, block_BD)).clip(min=1.0)
-        points_ND[start : start + ROWS, :width] = np.rint(block_BD * (radius / lengths_B)[:, None])
+        part = slice(start, start + ROWS)
+        block_BD, lengths_B = _measured(array_ND[part])
+        block_BD *= (radius / lengths_B)[:, None]
+        points_ND[part, :width] = np.rint(block_BD)
+        block_BD -= points_ND[part, :width]
+        off_N[part] = np.sqrt(np.einsum("bd,bd->b", block_BD, block_BD)) / radius
     if extra:
         points_ND[zeros_N, width] = radius
-    return Grid(points_ND, radius)
+    return Grid(points_ND, radius, off_N=off_N)
+
+
+def cosines(array_ND: np.ndarray, first_P: np.ndarray, second_P: np.ndarray) -> np.ndarray:
+    """(P,) cosines of pairs of rows, float64, not rounded to the grid. Zero vectors are alike."""
+    cosines_P = np.empty(len(first_P))
+    for start in range(0, len(first_P), ROWS):
+        part = slice(start, start + ROWS)
+        (ours_BD, lengths_B), (theirs_BD, their_lengths_B) = (_measured(array_ND[p[part]]) for p in (first_P, second_P))
+        products_B = np.einsum("bd,bd->b", ours_BD, theirs_BD) / (lengths_B * their_lengths_B)
+        cosines_P[part] = np.where(ours_BD.any(axis=1) | theirs_BD.any(axis=1), products_B, 1.0)
+    return cosines_P
+
+
+def _measured(block_BD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors in float64, scaled so that no square overflows or vanishes, and their lengths (1 for zero vectors)."""
+    block_BD = block_BD.astype(np.float64)
+    largest_B1 = np.abs(block_BD).max(axis=1, keepdims=True)
+    block_BD /= np.where(largest_B1 > 0, largest_B1, 1)
+    return block_BD, np.sqrt(np.einsum("bd,bd->b", block_BD, block_BD)).clip(min=1.0)
 
 
 def euclidean_grid(X: Any) -> Grid:
@@ -118,7 +150,8 @@ class Folded:
 
 def fold(grid: Grid) -> Folded:
     """Equal points made one, in the order of their first items."""
-    keys_N = _keys(grid.points_ND)
+    bytes_NB = (np.ascontiguousarray(grid.points_ND) + 0.0).view(np.uint8)  # no negative zero
+    keys_N = bytes_NB.view(np.dtype((np.void, bytes_NB.shape[1]))).ravel()
     _, first_M, of_N = np.unique(keys_N, return_index=True, return_inverse=True)
     order_M = np.argsort(first_M)
     rank_M = np.empty_like(order_M)
@@ -128,18 +161,3 @@ def fold(grid: Grid) -> Folded:
         return Folded(grid.points_ND, of_N, np.ones(len(grid), np.int64))
     points_MD = grid.points_ND[first_M]
     return Folded(points_MD, of_N, np.bincount(of_N, minlength=len(first_M)).astype(np.int64))
-
-
-def _keys(points_ND: np.ndarray) -> np.ndarray:
-    """Something equal for equal points only: a 64-bit hash where that is free of collisions, else the bytes."""
-    odd_D = np.random.default_rng(0).integers(1, 2**62, points_ND.shape[1], dtype=np.int64) | 1
-    hash_N = np.empty(len(points_ND), np.int64)
-    for start in range(0, len(points_ND), ROWS):
-        hash_N[start : start + ROWS] = (points_ND[start : start + ROWS].astype(np.int64) * odd_D).sum(axis=1)
-    order_N = np.argsort(hash_N, kind="stable")
-    same = np.flatnonzero(hash_N[order_N[1:]] == hash_N[order_N[:-1]])
-    for part in np.array_split(same, max(1, len(same) // ROWS)):
-        if (points_ND[order_N[part]] != points_ND[order_N[part + 1]]).any():  # a collision of the hash
-            rows_N = np.ascontiguousarray(points_ND.astype(np.int64))
-            return rows_N.view(np.dtype((np.void, rows_N.dtype.itemsize * rows_N.shape[1]))).ravel()
-    return hash_N

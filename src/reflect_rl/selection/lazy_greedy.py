@@ -1,7 +1,7 @@
-"""Lazy greedy (Minoux 1978): gains only ever fall, so an outdated gain is an upper bound of the present one.
+"""Lazy greedy (Minoux 1978): gains never grow, so an outdated gain is an upper bound of the current one.
 
-Items wait in a heap by their last known gain. The first is evaluated anew; if it still comes first, it is the greedy
-choice. Gains are whole numbers (see `grid`), so that "equal" means equal, and the lowest index wins then.
+Items are kept in a heap by their last known gain. The first is evaluated again; if it still comes first, it is the
+greedy choice. Gains are whole numbers (see `grid`), so that "equal" means equal, and the lowest index wins then.
 """
 
 from __future__ import annotations
@@ -25,27 +25,15 @@ class Coverage(Protocol):
         """What a point would add now, exactly."""
         ...
 
-    def knows(self, point: int) -> bool:
-        """Whether `gain` can be asked about a point; if not, `learn` comes first."""
-        ...
-
-    def learn(self, points: list[int]) -> None:
-        """Points that `gain` will be asked about next, or soon, the next one first."""
-        ...
-
     def take(self, point: int) -> None:
         """Choose a point."""
         ...
 
 
-LOOK_AHEAD = 64
-"""Items that are learned at once."""
-
-
 def lazy_greedy(
     coverage: Coverage, of_N: np.ndarray, bonus_N: np.ndarray, task: Task, what: str = "picks"
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(indices, gains, bounds_N): the greedy choice, and an upper bound of every other item's gain at the end.
+) -> tuple[np.ndarray, np.ndarray]:
+    """(indices, gains) of the greedy choice.
 
     of_N: the distinct point of each item. bonus_N: int64, what an item adds whatever else is chosen.
     """
@@ -64,8 +52,6 @@ def lazy_greedy(
                 continue
             gain = bonus[item]
             if -bound > gain:  # else it cannot fall any further
-                if not coverage.knows(points[item]):
-                    coverage.learn([points[other] for _, other in heapq.nsmallest(LOOK_AHEAD, heap)])
                 gain += coverage.gain(points[item])
             if -gain > bound and len(heap) > 1 and (-gain, item) > min(heap[1:3]):
                 heapq.heapreplace(heap, (-gain, item))
@@ -76,6 +62,4 @@ def lazy_greedy(
             indices.append(item)
             gains.append(gain)
             bar.update()
-    for bound, item in heap:
-        bounds_N[item] = -bound
-    return np.array(indices, np.int64), np.array(gains, np.int64), bounds_N
+    return np.array(indices, np.int64), np.array(gains, np.int64)

@@ -1,4 +1,4 @@
-"""An order of points in which similar ones are often near to each other; nothing but time depends on it."""
+"""An order of points in which similar ones are often adjacent. It affects only the time of the neighbour search."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PART = 512
 
 Map = Callable[[Callable[[slice], np.ndarray], Iterable[slice]], Iterable[np.ndarray]]
 Like = Callable[[np.ndarray], Callable[[slice], np.ndarray]]
-"""Given leaders_LD: what says of a part of the points which leader each is (nearly at least) the most similar to."""
+"""leaders_LD -> a function from a slice of the points to the leader that each is (nearly) most similar to."""
 
 
 def order_by_likeness(points_MD: np.ndarray, like: Like | None = None, spread: Map = map) -> np.ndarray:

@@ -14,8 +14,8 @@ class MaxTokenUncertainty(Uncertainty):
 
     $$u(x) = \max_{t} H_t, \qquad H_t = -\sum_v p_t(v) \log p_t(v)$$
 
-    Source: the strategy of that name in arXiv 2401.06692, whose exact formula was not at hand when this was written:
-    that the uncertainty of a token is its entropy is an assumption. X: entropies, 0 or more.
+    Source: the strategy of that name in arXiv 2401.06692. Its exact formula was not available; that a token's
+    uncertainty is its entropy is an assumption. X: entropies, 0 or more.
     """
 
     name: ClassVar[str] = "max-token-uncertainty"

@@ -1,10 +1,10 @@
 """The k most similar points of every point, exactly, without an N x N matrix.
 
-Similarities are computed in blocks by matrix products, each pair once for both of its points. A point keeps a buffer of
-the best it has seen and, as its threshold, the k-th best of them; of a block only what exceeds a threshold is looked at
-again. Points are first put in an order in which similar ones are often neighbours, and compared within blocks of it, so
-that thresholds are high from the start and little passes them. Where the machine has fast products of bytes
-(`byte_products`), they say in which blocks nothing can pass.
+Similarities are computed in blocks by matrix products, each pair once for both of its points. Each point keeps a buffer
+of the best points seen so far; the k-th best is its threshold, and only entries of a block above a threshold are
+examined. Points are first sorted so that similar ones are often adjacent, and compared within blocks of that order, so
+that thresholds are high early and few entries pass them. Where the machine multiplies bytes fast (`byte_products`),
+rounded products rule out whole blocks.
 
 Cost: N^2 D / 2 multiply-adds, 4 N D + 24 k N bytes (N D with bytes), and a block for each thread.
 """
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from threading import Lock, local
+from threading import Lock
 
 import numpy as np
 
@@ -30,15 +30,15 @@ ROWS, COLUMNS = 1024, 2048
 ROOM = 3
 """Places in a point's buffer, as a multiple of k."""
 FEW = 128
-"""One pair in so many may be computed exactly, one by one; where more could pass, the block is computed as a whole."""
+"""If at most one pair in so many could pass, those pairs are computed one by one; otherwise the whole block is."""
 PAIRS = 4096
-TRIES, RETRY = 64, 16
-"""If most of so many blocks had to be computed as a whole, bytes are tried on one block in RETRY only."""
+TRIES = 64
+"""Blocks after which bytes are given up if most of the blocks had to be computed as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Who is similar to whom, by column: entries starts_M1[j] to starts_M1[j + 1] are those of point j.
+    """Neighbours by column: entries starts_M1[j] to starts_M1[j + 1] belong to point j.
 
     rows_E, values_E: the points i that have j among their nearest, more similar than i's k-th nearest is, and the
     similarity (int32). floors_M: the similarity of each point's k-th nearest.
@@ -79,18 +79,18 @@ class _Search:
 
     def __init__(self, points_MD: np.ndarray, order_M: np.ndarray, k: int, quick: ByteProducts | None) -> None:
         self.k, size = k, len(points_MD)
+        self.tried = self.in_vain = 0
         self.rows = max(ROWS, 4 * k)
         self.room = ROOM * k
         self.order_M = order_M
         self.quick = quick.in_order(order_M) if quick else None
-        self.asked = self.tried = self.in_vain = 0
         self.given_MD = points_MD
         self.points_MD = None if self.quick else points_MD[self.order_M]
         self.values_MW = np.full((size, self.room), -np.inf, np.float32)
         self.columns_MW = np.zeros((size, self.room), np.int32)
         self.fill_M = np.zeros(size, np.int64)
         self.threshold_M = np.full(size, -np.inf, np.float32)
-        self.lock, self.own = Lock(), local()
+        self.lock = Lock()
 
     def fill(self, pool: ThreadPoolExecutor, tasks: Sequence[tuple[slice, slice]], bar: Bar) -> None:
         """Compare every block."""
@@ -142,11 +142,8 @@ class _Search:
 
     def _compare_quickly(self, quick: ByteProducts, rows: slice, columns: slice) -> bool:
         """By rounded products, and exactly what they leave; False if they leave too much."""
-        self.asked += 1
-        if self.tried >= TRIES and 2 * self.in_vain > self.tried and self.asked % RETRY:
+        if self.tried >= TRIES and 2 * self.in_vain > self.tried:
             return False
-        if self.tried == 2 * TRIES:
-            self.tried, self.in_vain = TRIES, self.in_vain // 2
         self.tried += 1
         rough_RC = quick.block(rows, columns)
         cuts_R = quick.cuts(self.threshold_M[rows], rows, columns)
@@ -172,26 +169,14 @@ class _Search:
         return True
 
     def _compare_all(self, rows: slice, columns: slice) -> None:
-        width = columns.stop - columns.start
-        values_RC, over_RC = self._blocks(rows.stop - rows.start, width)
-        np.matmul(self.points(rows), self.points(columns).T, out=values_RC)
-        np.greater(values_RC, self.threshold_M[rows, None], out=over_RC)
-        hits = np.flatnonzero(over_RC)
-        r, c = np.divmod(hits, width)
+        values_RC = self.points(rows) @ self.points(columns).T
+        hits = np.flatnonzero(values_RC > self.threshold_M[rows, None])
+        r, c = np.divmod(hits, values_RC.shape[1])
         self._add(rows.start + r, columns.start + c, values_RC.ravel()[hits])
-        np.greater(values_RC, self.threshold_M[columns], out=over_RC)
-        hits = np.flatnonzero(over_RC)
-        r, c = np.divmod(hits, width)
+        hits = np.flatnonzero(values_RC > self.threshold_M[columns])
+        r, c = np.divmod(hits, values_RC.shape[1])
         by_column = np.argsort(c.astype(np.uint16), kind="stable")
         self._add(columns.start + c[by_column], rows.start + r[by_column], values_RC.ravel()[hits[by_column]])
-
-    def _blocks(self, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-        """Two arrays of this thread's own, used again and again."""
-        if not hasattr(self.own, "values"):
-            self.own.values = np.empty(2 * self.rows * COLUMNS, np.float32)
-            self.own.over = np.empty(2 * self.rows * COLUMNS, bool)
-        size = rows * columns
-        return self.own.values[:size].reshape(rows, columns), self.own.over[:size].reshape(rows, columns)
 
     def _add(self, rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
         """Put (row, column, value) into the buffers; equal rows stand together."""

@@ -1,4 +1,4 @@
-"""What a strategy is and what it returns."""
+"""The interface of a strategy, and what it returns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Input = Literal["embeddings", "tokens", "none"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picks:
-    """What was chosen.
+    """The result of a strategy.
 
     Attributes:
         indices: (k,) int64, into the pool, in order of choice.
@@ -42,7 +42,7 @@ class Picks:
 class Task:
     """One call of `select`, checked.
 
-    already_N: who is labelled already and cannot be picked. room: who may still be picked under the quotas.
+    already_N: the items that are labelled already and cannot be picked. room: how much of each quota is left.
     """
 
     size: int
@@ -54,7 +54,7 @@ class Task:
 
     @property
     def open_N(self) -> np.ndarray:
-        """Who may be picked, quotas aside."""
+        """The items that may be picked, quotas aside."""
         return ~self.already_N
 
 

@@ -1,4 +1,4 @@
-"""Budgets shared among groups, and who may still be picked under them."""
+"""Budgets shared among groups, and the items that may still be picked under them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Room:
         return not self.shared or bool(self.left_G[self.group_N[item]] > 0)
 
     def open_N(self) -> np.ndarray:
-        """Whose group is not full."""
+        """The items whose group is not full."""
         return (self.left_G > 0)[self.group_N]
 
     def first(self, order: np.ndarray, budget: int) -> np.ndarray:
@@ -65,8 +65,8 @@ def _largest(items: np.ndarray, values_N: np.ndarray, count: int) -> np.ndarray:
 def quota_rooms(quotas: Any, groups: Any, open_N: np.ndarray, budget: int, progress: Progress) -> Room:
     """The room of each group. Raises SelectionError if the quotas cannot hold the budget.
 
-    quotas: "equal", "proportional", or a Mapping from label to number; groups: a label an item, or None. Says how many
-    items have no label.
+    quotas: "equal", "proportional", or a Mapping from label to number; groups: a label for each item, or None. Warns of
+    items without a label.
     """
     size = len(open_N)
     if groups is None:

@@ -1,4 +1,4 @@
-"""What a model said of each generated token, an uneven list an item, and the strategies that rank by it."""
+"""Scores of generated tokens, a list for each item, and the base of the strategies that rank by them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def read_tokens(X: Any, what: str, low: float, high: float) -> Tokens:
 class Uncertainty(Selector):
     """Ranks items by an uncertainty computed from their tokens; the first is the most uncertain.
 
-    X: for each item the list of its tokens' `quantity`. An item without tokens says nothing and comes last. Lowest
+    X: for each item the list of its tokens' `quantity`. An item without tokens comes last. Lowest
     index first among equals. Cost: the number of tokens, and N log N. `objective` is the sum of the uncertainties of
     the picks, which no other set of that size exceeds: `certificate` is equal to it.
     """

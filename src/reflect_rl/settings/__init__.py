@@ -147,9 +147,10 @@ class ReflectorSettings(Section):
     model: ModelSettings = Field(default_factory=ModelSettings)
     max_new_tokens: int = Field(default=100, ge=1, description="Longest reflection, in tokens.")
     batch: int = Field(
-        default=8,
-        ge=1,
-        description="Prompts decoded side by side; fewer are filled up, so that none depends on others.",
+        default=0,
+        ge=0,
+        description="Prompts decoded side by side. 0: what the device takes (8 on a CPU, 64 on mps, 256 on cuda). With "
+        "compute.exact fewer are filled up with copies.",
     )
     decoding: Literal["greedy", "sample"] = Field(default="greedy", description="How a reflection is decoded.")
     temperature: float = Field(default=1.0, gt=0, description="Of sampled decoding.")
@@ -198,14 +199,18 @@ class ComputeSettings(Section):
     threads: int = Field(
         default=2, ge=1, le=1024, description="CPU threads of torch. Part of the run: another number rounds otherwise."
     )
-    rows: int = Field(
+    exact: Literal[True, False, "auto"] = Field(
+        default="auto",
+        description="true: a prompt's numbers do not depend, to the bit, on what is batched with it, so rl.slots and "
+        "ranks never change a result; false: prompts that begin alike are packed, which is faster and changes results "
+        "by rounding. auto: exact for models from scratch on a CPU.",
+    )
+    tokens: int = Field(
         default=0,
         ge=0,
-        description="Prompts of a forward pass in play and in RL; lower it for a large model. 0: what the device takes "
-        "(in play 8 on a CPU, 64 on mps, 256 on cuda; 256 in an update). The warm-ups have *_sft.batch.",
-    )
-    cache_mb: int = Field(
-        default=256, ge=0, description="MiB for the beginnings of prompts that are read once; never changes a result."
+        description="Most tokens of a forward pass, unless one prompt is longer; lower it for a large model. 0: what "
+        "the device takes (packed: 600 on a CPU, 2,048 on mps, 4,096 on cuda; exact: 1,024, 8,192, 32,768, and with "
+        "gradients what fits into some 192 MiB).",
     )
 
 

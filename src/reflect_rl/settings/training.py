@@ -44,7 +44,8 @@ class RlSettings(Section):
     slots: int = Field(
         default=512,
         ge=1,
-        description="Environments open side by side, where the policy is measured too; never changes a result.",
+        description="Environments open side by side, where the policy is measured too; changes a result by rounding "
+        "at most, and not at all where compute.exact holds.",
     )
     algorithm: Literal["ppo", "reinforce"] = Field(
         default="ppo", description="'ppo': clipped, several passes; 'reinforce': one pass, one optimizer step."

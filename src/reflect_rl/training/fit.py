@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ SAVE_EVERY = 200
 
 
 def fit(
-    loss: Callable[[Sequence[int]], Tensor],
+    loss: Callable[[Sequence[int]], Iterable[Tensor]],
     examples: int,
     module: nn.Module,
     settings: SftSettings,
@@ -30,7 +30,8 @@ def fit(
     who: str,
     progress: Progress,
 ) -> float | None:
-    """Minimise `loss(indices of a batch)`; resumes from its checkpoint. Returns the mean loss of the last tenth.
+    """Minimise `loss(indices of a batch)`, which comes in parts to be summed, each gone backward through before the
+    next is computed; resumes from its checkpoint. Returns the mean loss of the last tenth.
 
     Raises NonFiniteError where a loss, a gradient or a weight is not finite, the weights after the last step included.
     """
@@ -50,10 +51,11 @@ def fit(
         for step in range(start, settings.steps):
             with stopping(f"sft_{who}", "step", step + 1, checkpoint, advice):
                 set_lr(optimizer, settings.lr * warmup_cosine(step, settings.steps))
-                batch = _indices(seed, who, step, settings.batch, examples)
-                value = loss(batch)
-                value.backward()
-                losses.append(finite("the loss", float(value.detach())))
+                batch, total = _indices(seed, who, step, settings.batch, examples), 0.0
+                for part in loss(batch):
+                    part.backward()
+                    total += float(part.detach())
+                losses.append(finite("the loss", total))
                 clip_and_step(optimizer, weights, 1.0)
                 bar.update()
                 bar.note(loss=losses[-1])
@@ -62,7 +64,7 @@ def fit(
                 if step + 1 == settings.steps:  # no further step would find out
                     checkpoint.check_finite()
                     with torch.no_grad():
-                        finite("the loss after the last step", float(loss(batch)))
+                        finite("the loss after the last step", sum(map(float, loss(batch))))
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last) if last else None
 

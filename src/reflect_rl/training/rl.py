@@ -44,7 +44,7 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     """
     settings, part = context.settings, context.settings.rl
     accelerator = Accelerator(cpu=settings.compute.device == "cpu")
-    policy = load_policy(run / "policy-sft", settings, adapters=True)
+    policy = load_policy(run / "policy-sft", settings, adapters=True, progress=progress)
     decisions = load_decisions(run, context, policy)
     wrapped = accelerator.prepare_model(policy)
     optimizer = make_optimizer(policy, part.lr, weight_decay=0.0)
@@ -58,7 +58,6 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
         accelerator.process_index,
         accelerator.num_processes,
         anchor,
-        settings.compute.rows,
     )
     checkpoint = Checkpointer(run, "checkpoints/rl", policy, optimizer)
     found = checkpoint.load()
@@ -72,6 +71,9 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
             with stopping("rl", "iteration", iteration + 1, checkpoint, advice):
                 rows.append(_iterate(learner, context, decisions, iteration, replay, progress))
                 checkpoint.check_finite()
+            if (iteration + 1) % part.checkpoint_every == 0 and not decisions.exact:
+                # As a run begins that goes on from here.
+                decisions = Decisions(policy, decisions.reflector, decisions.prompts)
             if tracker is not None:
                 tracker(rows[-1])
                 run.write_jsonl("metrics.jsonl", rows)
@@ -86,6 +88,7 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
             policy.save(folder)
     accelerator.wait_for_everyone()
     return {
+        "forward": policy.backbone.passes.mode,
         "iterations": part.iterations,
         "env_steps": sum(row["env_steps"] for row in rows),
         "forwards": sum(row["distinct_prompts"] for row in rows),

@@ -9,7 +9,6 @@ on what runs beside it.
 from __future__ import annotations
 
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -200,7 +199,7 @@ class _Play:
     def act(self, slot: _Slot, decided: Decided) -> _Slot | None:
         """Take one step by a decision."""
         state, trajectory, answer = slot.state, slot.trajectory, decided.answer
-        choice = self._choose(slot, answer)
+        choice = answer.choose(None if self.greedy else slot.uniforms[len(slot.answers)])
         if slot.shown:
             trajectory.shown.append(Shown(state, decided.reflection, expert_choice(slot.env, state.actions)))
         observation, actions, reward, stop = advance(slot.env, choice)
@@ -216,12 +215,6 @@ class _Play:
         slot.memory.acted(choice, decided.reflection)
         slot.state = slot.memory.observe(observation, actions, self._facts(slot.env, slot.shown))
         return slot
-
-    def _choose(self, slot: _Slot, answer: Answer) -> int:
-        if self.greedy:
-            return int(answer.log_probs_N.argmax())
-        uniform = slot.uniforms[len(slot.answers)] * answer.cumulative[-1]
-        return min(bisect_right(answer.cumulative, uniform), len(answer.cumulative) - 1)
 
     def _facts(self, env: TextEnv, shown: bool) -> Mapping[str, Any]:
         return facts_of(env) if self.decisions.reads_facts or shown else {}

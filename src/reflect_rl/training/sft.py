@@ -7,14 +7,9 @@ with label smoothing, because an overconfident start leaves RL nothing to explor
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from reflect_rl.data.past_reflections import with_notes
 from reflect_rl.data.pool import (
@@ -30,14 +25,14 @@ from reflect_rl.data.pool import (
 )
 from reflect_rl.errors import PromptError
 from reflect_rl.intervals import wilson
-from reflect_rl.lm.backbone import Backbone, TokenBatch
+from reflect_rl.lm.backbone import Backbone
 from reflect_rl.lm.encoded import Encoded, compact
 from reflect_rl.lm.models import end_id, pad_id, parameter_count
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.lm.text import encode, encode_all
 from reflect_rl.players.context import Context, with_torch
 from reflect_rl.players.labels import find_labels
-from reflect_rl.players.load import MOST_LABELS, forward_rows, load_reflector, local_reflector, policy_prompts
+from reflect_rl.players.load import MOST_LABELS, forward_passes, load_reflector, local_reflector, policy_prompts
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Progress
@@ -46,13 +41,8 @@ from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream
 from reflect_rl.settings import Settings
 from reflect_rl.training.fit import fit
+from reflect_rl.training.sft_losses import TextRow, choice_loss, text_loss
 from reflect_rl.training.warm_start import start_model
-
-IGNORE = -100
-LENGTH_STEP = 64
-"""Texts whose lengths differ by less than this many tokens are padded to one."""
-TextRow = tuple[Encoded, Sequence[int]]
-"""A prompt with a text behind it, read before each of the text's tokens; and these tokens."""
 
 
 @with_torch
@@ -78,7 +68,8 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
     rows = [_reflection_row(reflector, places[state], text) for state, text in pairs]
     for weight in trained:
         weight.requires_grad_(True)
-    loss = text_loss(Backbone(model), rows, pad_id(tokenizer))
+    passes = forward_passes(settings.compute, settings.reflector.model, model, progress)
+    loss = text_loss(Backbone(model, passes), rows, pad_id(tokenizer))
     final = fit(loss, len(rows), model, settings.reflector_sft, run, settings.seed, "reflector", progress)
     # The memo is keyed by the weights, which have changed since the reflector was made.
     reflector = local_reflector(run, context, model, tokenizer)
@@ -86,6 +77,7 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
     with run.replacing("reflector") as folder:
         save_model(model, tokenizer, folder)
     figures = {"kind": "local", "labels": len(train), "parameters": parameter_count(model), "loss": final, **report}
+    figures["forward"] = passes.mode
     run.write_json("reflector.json", figures)
     _announce(figures, settings, progress)
     return {key: value for key, value in figures.items() if key != "examples"}
@@ -143,19 +135,24 @@ def sft_policy(run: RunFolder, context: Context, progress: Progress) -> dict[str
     names = find_labels(tokenizer, MOST_LABELS) if settings.policy.head == "labels" else None
     value_head = settings.rl.learns_value
     trust = _trust(run) if settings.policy.hedge and settings.reflector.kind != "none" else None
-    chunk = forward_rows(settings.compute, model)
-    policy = Policy(model, tokenizer, names, value_head, chunk, trust).to(settings.compute.device)
+    passes = forward_passes(settings.compute, settings.policy.model, model, progress)
+    policy = Policy(model, tokenizer, names, value_head, passes, trust).to(settings.compute.device)
     prompts = policy_prompts(policy, context)
     examples = dict.fromkeys(
         (prompts.policy_prompt(entry.state, text), label.wanted)
         for entry, text, label in zip(states, said, labels, strict=True)
     )
     rows = [policy.encode(prompt) for prompt, _ in examples]
-    loss = _choice_loss(policy, rows, [wanted for _, wanted in examples], settings.policy_sft.label_smoothing)
+    loss = choice_loss(policy, rows, [wanted for _, wanted in examples], settings.policy_sft.label_smoothing)
     final = fit(loss, len(rows), policy, settings.policy_sft, run, settings.seed, "policy", progress)
     with run.replacing("policy-sft") as folder:
         policy.save(folder)
-    return {"labels": len(labels), "parameters": parameter_count(model), "loss": final}
+    return {
+        "labels": len(labels),
+        "parameters": parameter_count(model),
+        "loss": final,
+        "forward": policy.backbone.passes.mode,
+    }
 
 
 def _labelled(
@@ -232,57 +229,3 @@ def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> T
     rest = ids[shared:]
     read = range(len(rest) - 1, len(rest) - 1 + len(said))
     return Encoded(compact(ids[:shared]), compact(rest + said[:-1]), compact(read), 0), compact(said)
-
-
-def text_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Callable[..., Tensor]:
-    """Mean cross-entropy of the text's tokens; the prompt's are never scored. Rows of like length go together."""
-    device = backbone.output_rows.device
-
-    def loss(indices: Sequence[int]) -> Tensor:
-        groups: dict[int, list[TextRow]] = defaultdict(list)
-        for index in indices:
-            groups[-(-len(rows[index][0].rest) // LENGTH_STEP)].append(rows[index])
-        tokens = sum(len(rows[index][1]) for index in indices)
-        return torch.stack([total(chosen) for chosen in groups.values()]).sum() / tokens
-
-    def total(chosen: Sequence[TextRow]) -> Tensor:
-        prefix = chosen[0][0].prefix
-        bodies = [row.rest if row.prefix == prefix else row.prefix + row.rest for row, _ in chosen]
-        if any(row.prefix != prefix for row, _ in chosen):
-            bodies, prefix = [row.prefix + row.rest for row, _ in chosen], ()
-        shift = [len(body) - len(row.rest) for body, (row, _) in zip(bodies, chosen, strict=True)]
-        length, width = max(map(len, bodies)), max(len(said) for _, said in chosen)
-        ids_BL = torch.tensor([body + (pad,) * (length - len(body)) for body in bodies])
-        reads = [[place + s for place in row.read] for s, (row, _) in zip(shift, chosen, strict=True)]
-        read_BR = torch.tensor([read + [0] * (width - len(read)) for read in reads])
-        want_BR = torch.tensor([(*said, *[IGNORE] * (width - len(said))) for _, said in chosen], device=device)
-        batch = TokenBatch(torch.tensor(prefix, dtype=torch.long), ids_BL, read_BR).to(device)
-        logits_BRV = (backbone.hidden(batch) @ backbone.output_rows.T).float()
-        return F.cross_entropy(logits_BRV.flatten(0, 1), want_BR.flatten(), ignore_index=IGNORE, reduction="sum")
-
-    return loss
-
-
-def _choice_loss(
-    policy: Policy, rows: Sequence[Encoded], wanted: Sequence[Sequence[int]], smoothing: float
-) -> Callable[[Sequence[int]], Tensor]:
-    """Cross-entropy of the choice among the admissible actions, smoothed over these; mean over a hedge's heads.
-
-    Where several actions are right, what counts is the probability of them all.
-    """
-
-    def loss(indices: Sequence[int]) -> Tensor:
-        chosen = [rows[i] for i in indices]
-        width = max(row.actions for row in chosen)
-        heads_BHN = policy(chosen, width).heads_BHN
-        allowed_BHN = torch.isfinite(heads_BHN)
-        finite_BHN = heads_BHN.masked_fill(~allowed_BHN, 0.0)
-        right_BN = torch.zeros(len(chosen), width, dtype=torch.bool)
-        for row, index in enumerate(indices):
-            right_BN[row, list(wanted[index])] = True
-        right_B1N = right_BN.unsqueeze(1).to(heads_BHN.device)
-        hit_BH = finite_BHN.masked_fill(~right_B1N, -torch.inf).logsumexp(2)
-        uniform_BH = finite_BHN.sum(2) / allowed_BHN.sum(2)
-        return -((1 - smoothing) * hit_BH + smoothing * uniform_BH).mean()
-
-    return loss

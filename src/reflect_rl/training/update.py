@@ -19,17 +19,11 @@ from reflect_rl.training.optimizer import clip_and_step, rising, set_lr
 from reflect_rl.training.replay import SuccessReplay
 from reflect_rl.training.rollout import Rollout
 
-MOST_ROWS = 256
-"""Rows of one forward and backward pass, unless told; larger minibatches accumulate gradients, equal up to rounding."""
-MOST_BYTES = 3 * 2**26
-"""What a pass may leave for its backward pass on the CPU, roughly, unless rows are told: of 900 tokens in a default
-model some 36 rows; prompts of up to 200 tokens go through by MOST_ROWS."""
-
 
 @dataclass(frozen=True, slots=True)
 class Learner:
     """What an update needs. policy: the module, or its distributed wrapper; rank, ranks: this process among all;
-    anchor: the frozen policy to stay near, if there is one; rows: of one pass, 0 for MOST_ROWS."""
+    anchor: the frozen policy to stay near, if there is one."""
 
     policy: nn.Module
     plain: Policy
@@ -39,18 +33,12 @@ class Learner:
     rank: int = 0
     ranks: int = 1
     anchor: Policy | None = None
-    rows: int = 0
 
-    @property
-    def most_rows(self) -> int:
-        return self.rows or MOST_ROWS
-
-    def pass_rows(self, encoded: Sequence[Encoded]) -> int:
-        """Rows of one pass over such prompts."""
-        if self.rows or self.plain.device.type != "cpu":
-            return self.most_rows
-        longest = max(len(row.prefix) + row.length for row in encoded)
-        return max(1, min(MOST_ROWS, MOST_BYTES // (self.plain.backbone.graph_bytes * longest)))
+    def shares(self, encoded: Sequence[Encoded], rows: Sequence[int]) -> list[list[list[int]]]:
+        """Of each rank its share of the rows, in parts that go through together."""
+        shares = [list(rows[rank :: self.ranks]) for rank in range(self.ranks)]
+        parts = [self.plain.through.parts([encoded[i] for i in share]) for share in shares]
+        return [[[share[i] for i in part] for part in own] for share, own in zip(shares, parts, strict=True)]
 
 
 def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, entropy: float) -> dict[str, float]:
@@ -114,12 +102,12 @@ def _minibatches(seed: int, iteration: int, prompts: int, epochs: int, batches: 
 def _accumulate(
     learner: Learner, encoded: list[Encoded], folded: Folded, rows: list[int], width: int, scale: float, entropy: float
 ) -> float:
-    """Gradients of one minibatch; this rank's loss."""
-    own = rows[learner.rank :: learner.ranks]
-    total, most = 0.0, learner.pass_rows([encoded[i] for i in rows])
-    # Every rank takes part in every gradient exchange: as many as rank 0 needs, without rows with weight 0.
-    for first in range(0, -(-len(rows) // learner.ranks), most):
-        chosen = own[first : first + most]
+    """Gradients of one minibatch, summed over parts; this rank's loss."""
+    shares = learner.shares(encoded, rows)
+    total, own = 0.0, shares[learner.rank]
+    # Every rank takes part in every gradient exchange: without rows of its own, with weight 0.
+    for number in range(max(map(len, shares))):
+        chosen = own[number] if number < len(own) else []
         part = chosen or [0]
         choices = learner.policy([encoded[i] for i in part], width)
         loss = _loss(choices, folded.rows(part), learner.settings, entropy) * scale
@@ -152,14 +140,13 @@ def replay_update(learner: Learner, replay: SuccessReplay, iteration: int) -> No
     prompts, taken, returns = drawn
     encoded = [learner.plain.encode(prompt) for prompt in prompts]
     width = max(prompt.actions for prompt in prompts)
-    most = learner.pass_rows(encoded)
-    for first in range(0, len(encoded), most):
-        part = slice(first, first + most)
-        choices = learner.policy(encoded[part], width)
+    for part in learner.plain.through.parts(encoded):
+        choices = learner.policy([encoded[i] for i in part], width)
         log_probs_TN = choices.log_probs_BN
         device = log_probs_TN.device
-        chosen_T = log_probs_TN.gather(1, torch.tensor(taken[part], device=device)[:, None]).squeeze(1)
-        loss = -(chosen_T * torch.tensor(returns[part], dtype=torch.float32, device=device)).sum() / len(encoded)
+        return_T = torch.tensor([returns[i] for i in part], dtype=torch.float32, device=device)
+        chosen_T = log_probs_TN.gather(1, torch.tensor([taken[i] for i in part], device=device)[:, None]).squeeze(1)
+        loss = -(chosen_T * return_T).sum() / len(encoded)
         if learner.plain.value is not None:
             loss = loss + 0 * choices.value_B.sum()  # DDP wants a gradient, if only 0, for every weight
         finite("the loss of a replayed success", float(loss.detach()))

@@ -15,11 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from reflect_rl.envs.alfworld.game import MAX_GAME_BYTES
 from reflect_rl.errors import ReflectRLError
 
 MEMBER = re.compile(r"(?:\./)?((?:train|valid_train|valid_seen|valid_unseen)/[\w-]+/[\w-]+)\.json")
-MAX_BYTES = 20_000_000
-"""Of one game; real ones have at most 0.2 MB."""
 VERSION = 1
 
 
@@ -90,7 +89,7 @@ def repack(source: Path, target: Path) -> None:
         ):
             for member in tar:
                 found = MEMBER.fullmatch(member.name)
-                if found is None or not member.isfile() or member.size > MAX_BYTES:
+                if found is None or not member.isfile() or member.size > MAX_GAME_BYTES:
                     continue
                 content = tar.extractfile(member) or io.BytesIO()
                 packed.writestr(f"{found[1]}.json", content.read())

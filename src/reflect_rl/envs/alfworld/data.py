@@ -1,9 +1,8 @@
 """ALFWorld's games on disk: found, listed by split and task type, counted against the published figures, and read.
 
-Two layouts are known. The folder that `alfworld-download` makes: `json_2.1.1/<split>/<task>/<trial>/game.tw-pddl` with
-`traj_data.json` beside it. And one archive, `alfworld*_games.tar.xz`, of `<split>/<task>/<trial>.json`, each with the
-problem and the trajectory alone. A folder that has both gives the games of both; the file of the first layout counts.
-The folder's name does not tell the version of what is in it.
+There are two layouts: the folder that `alfworld-download` makes, `json_2.1.1/<split>/<task>/<trial>/game.tw-pddl` with
+`traj_data.json` beside it; and an archive `alfworld*_games.tar.xz` of `<split>/<task>/<trial>.json`, each with a
+problem and its trajectory. A folder may hold both; a game in both is read from the first.
 """
 
 from __future__ import annotations
@@ -11,16 +10,15 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from reflect_rl.envs.alfworld.archive import Archive
+from reflect_rl.envs.alfworld.game import MAX_GAME_BYTES, GameFile, read_game
+from reflect_rl.envs.alfworld.rules import mask_task
+from reflect_rl.envs.simple import unknown
 from reflect_rl.errors import ReflectRLError
-
-if TYPE_CHECKING:
-    from reflect_rl.envs.alfworld.game import GameFile
 
 TASK_TYPES = {
     "pick_and_place_simple": "pick and place",
@@ -31,6 +29,8 @@ TASK_TYPES = {
     "pick_two_obj_and_place": "pick two and place",
 }
 """The six task types in the order in which ALFWorld numbers them, with readable names."""
+TREATMENTS = {f"pick_{verb}_then_place_in_recep": verb for verb in ("clean", "heat", "cool")}
+"""What is done to the object, in the types that do something to it."""
 PUBLISHED: Mapping[str, tuple[int, ...]] = {
     "train": (790, 308, 650, 459, 533, 813),
     "valid_seen": (35, 13, 27, 16, 25, 24),
@@ -41,8 +41,6 @@ PUBLISHED: Mapping[str, tuple[int, ...]] = {
 SPLITS = tuple(PUBLISHED)
 GAME = "game.tw-pddl"
 SOLVABLE = re.compile(rb'(?<!\\)"solvable"\s*:\s*(true|false)\s*[,}]')
-MAX_GAME_BYTES = 20_000_000
-"""Real games have at most 0.2 MB."""
 HOW_TO_GET = (
     'Get it by: pip install "reflect-rl[alfworld]" && alfworld-download (into $ALFWORLD_DATA, else ~/.cache/alfworld). '
     "If you have it elsewhere, give its path or set ALFWORLD_DATA."
@@ -116,54 +114,41 @@ class AlfworldData:
         known = {*self._files, *(each for each in packed if _playable(*each.split("/")[1:]))}
         return tuple(sorted(known, key=lambda each: (SPLITS.index(each.split("/")[0]), each)))
 
-    def games(self, split: str | None = None, types: Iterable[str] | None = None) -> tuple[str, ...]:
-        """The ids of a split (default: all), of these task types (default: all six).
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """All ids, to look one up."""
+        return frozenset(self.ids)
 
-        Raises AlfworldDataError for an unknown split or type, and for a split of which there is no game here.
-        """
-        from reflect_rl.envs.simple import unknown
+    @cached_property
+    def splits(self) -> frozenset[str]:
+        """The splits of which there are games."""
+        return frozenset(each.partition("/")[0] for each in self.ids)
 
+    def games(self, split: str | None = None) -> tuple[str, ...]:
+        """The ids of a split, or of all. Raises AlfworldDataError for an unknown split, and if it has no game here."""
         if split is not None and split not in SPLITS:
             raise AlfworldDataError(unknown("ALFWorld split", split, SPLITS))
-        wanted = tuple(TASK_TYPES) if types is None else tuple(types)
-        for each in wanted:
-            if each not in TASK_TYPES:
-                raise AlfworldDataError(unknown("ALFWorld task type", each, TASK_TYPES))
-        of_split = self.ids if split is None else tuple(each for each in self.ids if each.startswith(f"{split}/"))
-        if not of_split:
+        found = tuple(each for each in self.ids if split in (None, each.partition("/")[0]))
+        if not found:
             raise AlfworldDataError(f"There is no solvable game of the split {split} in {self.path}. {HOW_TO_GET}")
-        return tuple(each for each in of_split if task_type(each) in wanted)
+        return found
 
     def load(self, game_id: str) -> GameFile:
         """Read one game. Raises AlfworldDataError for an unknown id or a damaged file."""
-        from reflect_rl.envs.alfworld.game import GameFile, read_game
-        from reflect_rl.envs.simple import unknown
-
         if game_id in self._files:
             return read_game(self._files[game_id], id=game_id)
-        if self.archive is None or game_id not in self.ids:
+        if self.archive is None or game_id not in self.known:
             raise AlfworldDataError(unknown("ALFWorld game", game_id, self.ids))
         record = self.archive.read(game_id)
-        domain, grammar = self._old_rules
-        return GameFile(
-            id=game_id,
-            problem=record["pddl_problem"],
-            traj=record["traj"],
-            walkthrough=record.get("walkthrough"),
-            domain=domain,
-            grammar=grammar,
-        )
+        return GameFile(game_id, record["pddl_problem"], record["traj"], record.get("walkthrough"), *self._old_rules)
 
     @cached_property
     def _old_rules(self) -> tuple[str | None, str | None]:
         """Domain and grammar for the archive's games, which have none: those of any game file, the task left open."""
-        from reflect_rl.envs.alfworld.game import read_game
-        from reflect_rl.envs.alfworld.real import mask_task
-
         for game_id, file in self._files.items():
             game = read_game(file, id=game_id)
-            if game.domain and game.grammar:
-                return game.domain, mask_task(game.grammar)
+            if game.domain and (masked := mask_task(game.grammar or "")):
+                return game.domain, masked
         return None, None
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -171,16 +156,14 @@ class AlfworldData:
         counted = Counter((each.split("/")[0], task_type(each)) for each in self.ids)
         return {split: {kind: counted[split, kind] for kind in TASK_TYPES} for split in SPLITS}
 
-    def complete(self, split: str) -> bool:
-        """Whether a split has exactly the published number of games of every type."""
-        return tuple(self.counts()[split].values()) == PUBLISHED[split]
-
     def table(self) -> list[tuple[str, ...]]:
         """Counts beside the published ones, heading first: a row a split."""
         rows = [("split", *TASK_TYPES.values(), "games", "published", "")]
         for split, by_type in self.counts().items():
             total, published = sum(by_type.values()), sum(PUBLISHED[split])
-            verdict = "complete" if self.complete(split) else "absent" if not total else "incomplete"
+            verdict = (
+                "complete" if tuple(by_type.values()) == PUBLISHED[split] else "absent" if not total else "incomplete"
+            )
             if total > published:
                 verdict = "more than published"
             rows.append((split, *map(str, by_type.values()), str(total), str(published), verdict))

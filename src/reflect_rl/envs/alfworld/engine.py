@@ -1,7 +1,7 @@
 """FastAlfred: ALFWorld's text games in plain Python, the same bytes as the real engine at thousands of times its speed.
 
-A `State` holds what actions change; what they are is local to the place one is at, except for `go to`, whose commands
-are sorted once a place. So the admissible list is built from a handful of local commands around that block.
+All admissible commands but `go to` are about the current place. The list is built from this handful of local commands
+around the block of `go to` commands, which is sorted once for each place.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from reflect_rl.envs.alfworld.game import GameFile, read_game
 from reflect_rl.envs.alfworld.rules import rules_for
-from reflect_rl.envs.alfworld.scene import ABLE, KNIVES, forget_scenes, names_of, scene_of
+from reflect_rl.envs.alfworld.scene import ABLE, KNIVES, MADE, forget_scenes, names_of, scene_of
 from reflect_rl.envs.alfworld.state import State
 from reflect_rl.envs.alfworld.words import Action, Words, usual_words, worded
 
 __all__ = ["FastAlfred", "State", "forget_scenes"]
 
 NOTHING_HAPPENS = "Nothing happens."
-"""What textworld itself answers to a command that is not admissible; it is in no grammar."""
+"""textworld's own answer to a command that is not admissible; it is in no grammar."""
 _MOVED = ("inreceptacle", "objectatlocation", "holds", "holdsany")
 CHANGES = {
     "go": ("atlocation",),
@@ -105,11 +105,11 @@ class FastAlfred:
 
     @property
     def done(self) -> bool:
-        """Whether the engine calls the game over: while the goal holds, once a command has been given, as for score."""
+        """Whether the game is over: while the goal holds, once a command has been given."""
         return self._commanded and self.won
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there is nothing to release."""
 
     def command(self, verb: str, thing: str = "", receptacle: str = "") -> str:
         """The command for a verb of `ACTIONS` and internal ids, admissible or not."""
@@ -227,16 +227,10 @@ class FastAlfred:
 
     def _treat(self, verb: str, thing: str) -> None:
         status = self.state.status
-        if verb == "clean":
-            status["isclean"].add(thing)
-        elif verb == "heat":
-            status["ishot"].add(thing)
-            status["iscool"].discard(thing)
-        elif verb == "cool":
-            status["iscool"].add(thing)
-            status["ishot"].discard(thing)
-        elif verb == "slice":
-            status["issliced"].add(thing)
-        else:
+        if verb == "use":
             status["ison"] ^= {thing}
             status["istoggled"].add(thing)
+            return
+        if verb in ("heat", "cool"):
+            status[MADE["cool" if verb == "heat" else "heat"]].discard(thing)
+        status[MADE[verb]].add(thing)

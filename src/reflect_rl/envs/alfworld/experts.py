@@ -26,7 +26,7 @@ class Walk:
 def expert_walks(games: Sequence[str], *, horizon: int, seed: int, **options: Any) -> Iterator[Walk]:
     """Every expert plays every game, `horizon` steps at the most; the wording of each task is drawn by `seed`.
 
-    options: of the world, such as data or grammar. An expert that knows no way on has lost.
+    options: of the world, such as data or grammar. An expert that gives no action loses.
     """
     worlds = [Alfworld(expert=expert, horizon=horizon, **options) for expert in EXPERTS]
     for game in games:

@@ -1,15 +1,15 @@
 """What a reader of the transcript knows: what is held, what was seen where, what is open, what is done.
 
-The one place where the game's sentences and commands are taken apart, those of both grammars. Nothing here looks into
-the engine: a `Memory` is a function of the texts and of the admissible commands, in the order in which they came.
+This is the only module that parses the game's sentences and commands, in both grammars. It does not look into the
+engine: a `Memory` is a function of the texts and admissible commands so far.
 
-Receptacles and objects go by the names the texts give them ("cabinet 10"); the class of a name is its first word.
+Receptacles and objects have the names that the texts give them ("cabinet 10"); the class of a name is its first word.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -101,15 +101,14 @@ def split_intro(feedback: str) -> tuple[str, str]:
 
 
 class Memory:
-    """What is known after a transcript, kept up to date by `update`, which costs some 20 microseconds a step.
+    """What is known after a transcript, kept up to date by `update`, which takes some 20 microseconds a step.
 
-    goal; receptacles: all of them, in the order of the first text. here: those within reach; place: the one
-    gone to last. holding: an object or
-    None. contents: what lies in each receptacle looked into so far. closed: receptacles found closed and not opened
-    since. visited: receptacles that were within reach. lamps: where each lamp was found that can be used. lit: lamps
-    turned on. treated: what was done to each object, and still holds. origin: where each object was taken from.
-    refuses: pairs (object class, receptacle class) of which it was seen that one cannot be put into the other.
-    last_action; idle: whether it changed nothing that is known (None and False before the first).
+    receptacles: all of them, in the order of the first text. here: those within reach. place: the one gone to last.
+    holding: an object or None. contents: what lies in each receptacle looked into so far. closed: receptacles found
+    closed and not opened since. visited: receptacles that were within reach. lamps: where each usable lamp was found.
+    lit: lamps turned on. treated: what was done to each object and still holds. origin: where each object was taken
+    from. refuses: pairs (object class, receptacle class) that were seen not to fit. idle: whether the last action
+    changed nothing that is known.
     """
 
     def __init__(self, feedback: str, admissible: tuple[str, ...]) -> None:
@@ -246,19 +245,3 @@ class Memory:
                 self.contents.setdefault(receptacle, tuple(within.get(receptacle, ())))
             elif receptacle not in accepts:
                 self.refuses.add((class_of(self.holding), class_of(receptacle)))
-
-
-def read(transcript: Iterable[tuple[str | None, str, tuple[str, ...]]]) -> Memory:
-    """The memory after a transcript of (command, text, admissible commands); the first command is None.
-
-    Raises EnvironmentContractError for an empty transcript and an unknown task sentence.
-    """
-    memory: Memory | None = None
-    for action, feedback, admissible in transcript:
-        if memory is None:
-            memory = Memory(feedback, admissible)
-        else:
-            memory.update(action or "", feedback, admissible)
-    if memory is None:
-        raise EnvironmentContractError("The transcript is empty: it begins with the first text of a game.")
-    return memory

@@ -1,4 +1,4 @@
-"""What a game is: the content of its file, and what both engines offer to whoever plays it."""
+"""A game: the content of its file, and the interface of both engines."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ class GameFileError(ReflectRLError):
 
 
 class TextGame(Protocol):
-    """One game under way, on either engine.
+    """One game on either engine.
 
-    `reset` and `step` give the engine's text, byte for byte; a command that is not admissible is answered too, and no
-    string raises. admissible: the commands that do something now, sorted. won: the goal holds. done, score: it holds,
-    and a command has been given; a game that is won from the start has neither before.
+    `reset` and `step` return the engine's text, byte for byte; no string raises, admissible or not. admissible: the
+    commands that do something now, sorted. won: the goal holds. done, score: it holds, and a command has been given.
     """
 
     task: str

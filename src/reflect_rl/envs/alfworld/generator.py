@@ -1,77 +1,63 @@
-"""Small generated games in ALFWorld's domain, for tests and for whoever has not got the released ones.
+"""Small generated games in ALFWorld's domain, for tests and for users without the released ones.
 
-They are no part of ALFWorld: names, counts and places are drawn here, and their ids and problem texts say "generated".
-Figures measured on them say nothing about ALFWorld's own games. Every one can be solved; what is odd in released ones
-(an object in two receptacles, or listed elsewhere than it is; objects cool from the start; facts stated twice; several
-receptacles at one place) is found here too.
+They are no part of ALFWorld, and figures measured on them say nothing about ALFWorld's own games: names, counts and
+places are drawn here, and ids and problem texts say "generated". Every game can be solved. They have the oddities of
+released games: an object in two receptacles, or listed elsewhere than it is; objects cool from the start; facts stated
+twice; several receptacles at one place.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from reflect_rl.envs.alfworld.data import TASK_TYPES, AlfworldDataError
-from reflect_rl.envs.alfworld.generator_things import (
-    APPLIANCE,
-    BEDROOM,
-    FIXTURES,
-    KITCHEN,
-    LAMP,
-    OPENABLE,
-    Room,
-)
+from reflect_rl.envs.alfworld.data import TASK_TYPES, TREATMENTS, AlfworldDataError
+from reflect_rl.envs.alfworld.game import GameFile
+from reflect_rl.envs.alfworld.generator_things import APPLIANCE, BEDROOM, FIXTURES, KITCHEN, LAMP, OPENABLE, Room
 from reflect_rl.envs.simple import unknown
 from reflect_rl.seeding import stream
 
-if TYPE_CHECKING:
-    from reflect_rl.envs.alfworld.game import GameFile
-
 SPLITS = {"train": 300, "valid": 60, "test": 60}
 """Games by split; a multiple of the six task types each."""
-TREATMENTS = {f"pick_{verb}_then_place_in_recep": verb for verb in APPLIANCE}
 STATES = {"heat": ("heatable", "isHot"), "cool": ("coolable", "isCool"), "clean": ("cleanable", "isClean")}
 RARELY = 0.15
 """How often each oddity occurs."""
 
 
-@lru_cache(maxsize=64)
-def ids(split: str, types: tuple[str, ...] = tuple(TASK_TYPES)) -> tuple[str, ...]:
-    """The ids of a split ("train", "valid" or "test"), of these task types: generated/split/type/number."""
-    kinds = tuple(TASK_TYPES)
-    numbered = ((kinds[number % len(kinds)], number) for number in range(SPLITS[split]))
-    return tuple(f"generated/{split}/{kind}/{number:03d}" for kind, number in numbered if kind in types)
+class GeneratedData:
+    """The generated games, as `AlfworldData` gives those of a folder. An id reads generated/split/type/number."""
 
+    splits = frozenset(SPLITS)
 
-def load(game_id: str) -> GameFile:
-    """The game of an id. Raises AlfworldDataError for any other string."""
-    split = game_id.split("/")[1] if game_id.startswith("generated/") else ""
-    if split not in SPLITS or game_id not in ids(split):
-        raise AlfworldDataError(unknown("generated game", game_id, (each for name in SPLITS for each in ids(name))))
-    _, _, kind, number = game_id.split("/")
-    return generate(kind, stream(int(number), f"alfworld {split}"), game_id)
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """All ids, split by split."""
+        kinds = tuple(TASK_TYPES)
+        numbered = ((split, number) for split, count in SPLITS.items() for number in range(count))
+        return tuple(f"generated/{split}/{kinds[number % len(kinds)]}/{number:03d}" for split, number in numbered)
 
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """All ids, to look one up."""
+        return frozenset(self.ids)
 
-@lru_cache(maxsize=64)
-def example(kind: str, seed: int = 0) -> GameFile:
-    """A game of this task type; the same one for the same seed. Raises AlfworldDataError for an unknown type."""
-    return generate(kind, stream(seed, f"alfworld example {kind}"), f"generated/example/{kind}/{seed}")
+    def games(self, split: str | None = None) -> tuple[str, ...]:
+        """The ids of a split ("train", "valid" or "test"), or of all."""
+        return tuple(each for each in self.ids if split in (None, each.split("/")[1]))
+
+    def load(self, game_id: str) -> GameFile:
+        """The game of an id. Raises AlfworldDataError for any other string."""
+        if game_id not in self.known:
+            raise AlfworldDataError(unknown("generated game", game_id, self.ids))
+        _, split, kind, number = game_id.split("/")
+        return generate(kind, stream(int(number), f"alfworld {split}"), game_id)
 
 
 def generate(kind: str, random: np.random.Generator, game_id: str) -> GameFile:
-    """Draw a game of this task type. Raises AlfworldDataError for an unknown type.
-
-    It carries neither domain nor grammar: the engine takes those it has.
-    """
-    from reflect_rl.envs.alfworld.game import GameFile
-
-    if kind not in TASK_TYPES:
-        raise AlfworldDataError(unknown("ALFWorld task type", kind, TASK_TYPES))
+    """Draw a game of this task type. It carries neither domain nor grammar: the engine takes those it has."""
     room = _Draft(kind, random)
     target, thing = room.target, room.thing
     lamp = LAMP if kind == "look_at_obj_in_light" else ""
@@ -89,19 +75,6 @@ def generate(kind: str, random: np.random.Generator, game_id: str) -> GameFile:
         "scene": {"floor_plan": "generated", "scene_num": 0, "random_seed": 0},
     }
     return GameFile(id=game_id, problem=room.problem(game_id), traj=traj)
-
-
-def write(game: GameFile, folder: Path, domain: str, grammar: str) -> Path:
-    """Write a game as a release lays it out: folder/game.tw-pddl and traj_data.json beside it; the game's path.
-
-    domain, grammar: the rules to put into the file.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "traj_data.json").write_text(json.dumps(game.traj, allow_nan=False), encoding="utf-8")
-    content = {"pddl_domain": domain, "grammar": grammar, "pddl_problem": game.problem, "solvable": True}
-    path = folder / "game.tw-pddl"
-    path.write_text(json.dumps(content | {"generated": True}, allow_nan=False), encoding="utf-8")
-    return path
 
 
 class _Draft:

@@ -50,16 +50,8 @@ KITCHEN = Room(
     | _things("", (*_TABLES, "Cabinet", "GarbageCan", "SinkBasin"), "SoapBottle"),
 )
 BEDROOM = Room(
-    receptacles={
-        "Bed": 1,
-        "Desk": 1,
-        "Drawer": 5,
-        "Dresser": 1,
-        "GarbageCan": 1,
-        "Safe": 1,
-        "Shelf": 3,
-        "SideTable": 2,
-    },
+    receptacles={"Bed": 1, "Desk": 1, "Drawer": 5, "Dresser": 1}
+    | {"GarbageCan": 1, "Safe": 1, "Shelf": 3, "SideTable": 2},
     always=("Desk", "Drawer", "SideTable"),
     things=_things("", _DESKS, "Book", "CD", "CellPhone", "KeyChain", "Watch")
     | _things("", ("Desk", "Dresser", "Shelf", "SideTable", "Drawer", "GarbageCan"), "Pen", "Pencil")

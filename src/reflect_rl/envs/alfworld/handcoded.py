@@ -1,8 +1,8 @@
-"""The handcoded expert that alfworld ships, as shipped and mended, played on the real engine, for parity.
+"""The handcoded expert that alfworld ships, as shipped and fixed, played on the real engine for comparison.
 
-The shipped one was written for the older grammar: with "move X to Y" it no longer notices that it has put something
-down, and so fails many games in which two objects are to be placed. "fixed" mends that, in both grammars, and nothing
-else. Neither is needed to train: the planner wins every solvable game. It sees facts that no text shows.
+The shipped one was written for the older grammar: after "move X to Y" it does not notice that it has put something
+down, and fails many games in which two objects are to be placed. "fixed" corrects that and nothing else. Training needs
+neither: the planner wins every solvable game. The handcoded expert sees facts that no text shows.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def play_handcoded(
         raise RealEngineError(f"There is no handcoded expert {variant!r}; there are: {', '.join(VARIANTS)}.")
     if process is not None and process.patched:
         raise RealEngineError(
-            "The handcoded expert is for parity: it plays on the engine as it is, not on a patched one."
+            "The handcoded expert is for comparison: it plays on the engine as it is, not on a patched one."
         )
     game = RealAlfred(game_file, grammar=grammar, seed=seed, expert=variant, process=process)
     commands: list[str] = []

@@ -1,7 +1,6 @@
 """The privileged expert: it knows the whole game, enumerates the ways to its goal, and takes the shortest.
 
-It counts steps only: going somewhere, opening what is closed, taking, treating, putting. Whatever stands in the way (a
-useless object in hand) is put down first.
+A useless object in hand is put down first.
 """
 
 from __future__ import annotations
@@ -10,15 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
+from reflect_rl.envs.alfworld.data import TASK_TYPES, TREATMENTS
 from reflect_rl.envs.alfworld.engine import FastAlfred
 from reflect_rl.envs.alfworld.game import GameFileError, TextGame
-from reflect_rl.envs.alfworld.scene import ABLE
+from reflect_rl.envs.alfworld.scene import ABLE, MADE
 from reflect_rl.errors import EnvironmentContractError
-
-TREATED = {"pick_clean_then_place_in_recep": "clean", "pick_heat_then_place_in_recep": "heat"}
-TREATED["pick_cool_then_place_in_recep"] = "cool"
-KINDS = ("look_at_obj_in_light", "pick_and_place_simple", "pick_two_obj_and_place", *TREATED)
-STATES = {"clean": "isclean", "heat": "ishot", "cool": "iscool"}
 
 
 def plan(game: TextGame) -> list[str]:
@@ -41,7 +36,7 @@ def plan(game: TextGame) -> list[str]:
         targets = [r for r, t in game.scene.problem.facts["receptacletype"] if t == target_type]
         targets = [r for r in dict.fromkeys(targets) if r in game.scene.places]
         count = 2 if kind == "pick_two_obj_and_place" else 1
-        ways = _to_place(game, wanted, targets, TREATED.get(kind), count)
+        ways = _to_place(game, wanted, targets, TREATMENTS.get(kind), count)
     return min((way.commands for way in ways if way is not None), key=len, default=[])
 
 
@@ -55,9 +50,9 @@ def _task(game: FastAlfred) -> tuple[str, str, str, str]:
             f"The planner cannot play {game.game_file.id}: its trajectory does not say what the task is ({error}). "
             f"Keep the traj_data.json of a game beside its game.tw-pddl."
         ) from error
-    if kind not in KINDS:
+    if kind not in TASK_TYPES:
         raise GameFileError(
-            f"The planner cannot play {game.game_file.id}: its task type is {kind!r}. It plays {', '.join(KINDS)}."
+            f"The planner cannot play {game.game_file.id}: its task type is {kind!r}. It plays {', '.join(TASK_TYPES)}."
         )
     return kind, wanted, target, lamp
 
@@ -125,7 +120,7 @@ class _Way:
         thing, scene = self.held, self.game.scene
         if thing is None or thing not in scene.able[ABLE[verb]]:
             return False
-        if thing in self.game.state.status[STATES[verb]]:
+        if thing in self.game.state.status[MADE[verb]]:
             return True
         appliances = sorted(r for r, verbs in scene.treats.items() if verb in verbs and r in scene.places)
         if not appliances:
@@ -165,7 +160,7 @@ def _to_place(
     for target in targets:
         there = game.state.contents.get(target, set())
         fits = [thing for thing in wanted if thing in there or target in game.scene.accepts.get(thing, ())]
-        done = [t for t in fits if t in there and (verb is None or t in game.state.status[STATES[verb]])]
+        done = [t for t in fits if t in there and (verb is None or t in game.state.status[MADE[verb]])]
         left = [thing for thing in fits if thing not in done]
         for chosen in permutations(left, max(0, count - len(done))):
             yield from _carried(game, chosen, target, verb)

@@ -9,40 +9,16 @@ from dataclasses import dataclass
 
 from reflect_rl.envs.alfworld.game import GameFileError
 
-ARITY = {
-    "atlocation": 2,
-    "receptacleatlocation": 2,
-    "objectatlocation": 2,
-    "openable": 1,
-    "opened": 1,
-    "inreceptacle": 2,
-    "isreceptacleobject": 1,
-    "inreceptacleobject": 2,
-    "isreceptacleobjectfull": 1,
-    "wasinreceptacle": 2,
-    "checked": 1,
-    "examined": 1,
-    "receptacletype": 2,
-    "cancontain": 2,
-    "objecttype": 2,
-    "holds": 2,
-    "holdsany": 1,
-    "holdsanyreceptacleobject": 1,
-    "full": 1,
-    "isclean": 1,
-    "cleanable": 1,
-    "ishot": 1,
-    "heatable": 1,
-    "iscool": 1,
-    "coolable": 1,
-    "pickupable": 1,
-    "moveable": 1,
-    "toggleable": 1,
-    "ison": 1,
-    "istoggled": 1,
-    "sliceable": 1,
-    "issliced": 1,
-}
+_UNARY = (
+    "openable opened isreceptacleobject isreceptacleobjectfull checked examined holdsany "
+    "holdsanyreceptacleobject full isclean cleanable ishot heatable iscool coolable pickupable moveable "
+    "toggleable ison istoggled sliceable issliced"
+)
+_BINARY = (
+    "atlocation receptacleatlocation objectatlocation inreceptacle inreceptacleobject wasinreceptacle "
+    "receptacletype cancontain objecttype holds"
+)
+ARITY: dict[str, int] = {name: arity for arity, names in ((1, _UNARY), (2, _BINARY)) for name in names.split()}
 """The domain's predicates, lower-cased as the planner's translator does, with their numbers of arguments."""
 TYPES = frozenset({"agent", "location", "receptacle", "object", "rtype", "otype"})
 MOST_DEPTH = 60

@@ -8,27 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from reflect_rl.envs.alfworld.real_process import RealEngineError, RealProcess, missing_packages, require_packages
+from reflect_rl.envs.alfworld.game import GameFile, read_game
+from reflect_rl.envs.alfworld.real_process import RealEngineError, RealProcess
+from reflect_rl.envs.alfworld.rules import GRAMMARS, known_grammar
 
-if TYPE_CHECKING:
-    from reflect_rl.envs.alfworld.game import GameFile
+__all__ = ["RealAlfred", "RealEngineError", "RealProcess"]
 
-__all__ = ["RealAlfred", "RealEngineError", "RealProcess", "missing_packages", "require_packages"]
-
-GRAMMARS = ("move", "put")
 TASK = re.compile(r"Your task is to: (.*?)(?:\n|$)")
-TASK_RULE = re.compile(r'("rhs": "Your task is to: )([^"\\{}#\[\]|]*)(\.")')
-"""The rule of a grammar that states the task, with a sentence in which the engine finds nothing to evaluate."""
 PARAMETER = re.compile(r"[A-Za-z0-9_]*")
-RULES = {
-    "d955e6db384c68ac5797e881b795fd36d788e87a03547f9a87e48fbd7c5b361b": "put",
-    "c5b22f0f73309a7fd7c8e5b71de42ad4803b60766ab4a51cc2feb34162be036b": "move",
-}
-"""The known grammar files by SHA-256 (task sentence masked): those of release 2.1.1 and of alfworld 0.4.2."""
 
 
 class RealAlfred:
@@ -59,25 +49,22 @@ class RealAlfred:
         timeout: float = 120.0,
         trust_rules: bool = False,
     ) -> None:
-        from reflect_rl.envs.alfworld.game import read_game
-
         if grammar not in GRAMMARS:
             raise RealEngineError(f"There is no grammar {grammar!r}; there are: {', '.join(GRAMMARS)}.")
         game = read_game(game_file) if isinstance(game_file, str | Path) else game_file
         own_rules = _plays_own_rules(game, grammar, trust_rules)
         self._files = _game_files(game, own_rules)
-        self._load: dict[str, Any] = {
-            "installed": not own_rules,
-            "seed": seed,
-            "shuffle": shuffle,
-            "expert": expert,
-        }
+        self._load = {"installed": not own_rules, "seed": seed, "shuffle": shuffle, "expert": expert}
         self._own = process is None
         self._process = process or RealProcess(timeout=timeout)
         self._started = False
-        self._state: dict[str, Any] = {}
-        self.task = ""
-        self.steps = 0
+        self.task, self.steps = "", 0
+        self.admissible: tuple[str, ...] = ()
+        self.won, self.done, self.score = False, False, 0
+        self.expert: str | None = None
+        """The next command of the handcoded expert, if one was asked for."""
+        self.gave_up: str | None = None
+        """Why the handcoded expert gave up, if it did."""
         try:
             self._ensure_loaded()
         except RealEngineError:
@@ -87,49 +74,19 @@ class RealAlfred:
     def reset(self) -> str:
         """Begin anew: the intro, with the task. A new process takes over if the last one ended."""
         self._ensure_loaded()
-        self._ask(do="reset")
+        text = self._ask(do="reset")
         self._started, self.steps = True, 0
-        found = TASK.search(self._state["feedback"])
+        found = TASK.search(text)
         self.task = found[1] if found else ""
-        return self._state["feedback"]
+        return text
 
     def step(self, command: str) -> str:
         """The engine's answer to a command, admissible or not."""
         if not self._started or self._process.player is not self:
             raise RealEngineError("step() was called without a game under way. Call reset() to begin one.")
-        self._ask(do="step", command=command)
+        text = self._ask(do="step", command=command)
         self.steps += 1
-        return self._state["feedback"]
-
-    @property
-    def admissible(self) -> tuple[str, ...]:
-        """The commands that do something now, in the engine's order."""
-        return tuple(self._state.get("admissible", ()))
-
-    @property
-    def won(self) -> bool:
-        """Whether the goal holds now."""
-        return bool(self._state.get("won"))
-
-    @property
-    def score(self) -> int:
-        """1 while the goal holds, else 0."""
-        return int(self._state.get("score", 0))
-
-    @property
-    def done(self) -> bool:
-        """Whether the engine calls the game over."""
-        return bool(self._state.get("done"))
-
-    @property
-    def expert(self) -> str | None:
-        """The command that the handcoded expert proposes, if one was asked for."""
-        return self._state.get("expert")
-
-    @property
-    def gave_up(self) -> str | None:
-        """Why the handcoded expert gave up, if it did."""
-        return self._state.get("gave_up")
+        return text
 
     def close(self) -> None:
         """Let go of the game, and of the process if it is this game's own. Safe to call twice."""
@@ -145,38 +102,23 @@ class RealAlfred:
         self._ask(do="load", folder=str(self._process.folder), **self._load)
         self._process.player = self
 
-    def _ask(self, **request: Any) -> None:
+    def _ask(self, **request: Any) -> str:
+        """Send a request, and take over the state it leads to; the engine's text."""
         try:
-            self._state = self._process.ask(**request)
+            state = self._process.ask(**request)
         except RealEngineError:
             self._started = False
             raise
-
-
-def mask_task(grammar: str) -> str:
-    """The grammar with `UNKNOWN GOAL` for its task sentence, as it was before a game was made of it.
-
-    Raises RealEngineError if it does not state a task exactly once, in plain words.
-    """
-    masked, count = TASK_RULE.subn(r"\1UNKNOWN GOAL\3", grammar)
-    if count != 1:
-        raise RealEngineError(
-            f"The game's own grammar states its task {count} times in plain words; it should do so once. The file is "
-            f"damaged, or not a game of ALFWorld's."
-        )
-    return masked
-
-
-def rules_of(grammar: str) -> str | None:
-    """Which of the known grammars this is, "move" or "put", whatever task it states in plain words; None: another."""
-    masked, count = TASK_RULE.subn(r"\1UNKNOWN GOAL\3", grammar)
-    return RULES.get(sha256(masked.encode()).hexdigest()) if count == 1 else None
+        self.admissible = tuple(state.get("admissible", ()))
+        self.won, self.done, self.score = bool(state.get("won")), bool(state.get("done")), int(state.get("score", 0))
+        self.expert, self.gave_up = state.get("expert"), state.get("gave_up")
+        return state.get("feedback", "")
 
 
 def _plays_own_rules(game: GameFile, grammar: str, trust_rules: bool) -> bool:
     """Whether the game is played by rules of its own; raises RealEngineError for rules that must not be played."""
     own = bool(game.domain and game.grammar)
-    known = rules_of(game.grammar or "") if own else None
+    known = known_grammar(game.grammar or "") if own else None
     if grammar == "move":
         return known == "move"
     if not own:
@@ -199,14 +141,7 @@ def _game_files(game: GameFile, own_rules: bool) -> dict[str, str]:
     for name, value in game.traj.get("pddl_params", {}).items():
         if isinstance(value, str) and not PARAMETER.fullmatch(value):
             raise RealEngineError(f"In the trajectory of {game.id}, {name} is {value!r}; it should be a plain name.")
-    rules = (game.domain, game.grammar) if own_rules else ("", "")
-    whole = {
-        "pddl_domain": rules[0],
-        "grammar": rules[1],
-        "pddl_problem": game.problem,
-        "walkthrough": game.walkthrough,
-    }
-    return {
-        "game.tw-pddl": json.dumps(whole, allow_nan=False),
-        "traj_data.json": json.dumps(game.traj, allow_nan=False),
-    }
+    domain, grammar = (game.domain, game.grammar) if own_rules else ("", "")
+    whole = {"pddl_domain": domain, "grammar": grammar, "pddl_problem": game.problem, "walkthrough": game.walkthrough}
+    texts = {"game.tw-pddl": whole, "traj_data.json": game.traj}
+    return {name: json.dumps(content, allow_nan=False) for name, content in texts.items()}

@@ -1,14 +1,12 @@
-"""Shortcuts for ALFWorld's own engine, for sweeps over thousands of games: the same bytes, several times sooner.
+"""Shortcuts for ALFWorld's own engine, for sweeps over thousands of games: the same bytes, several times as fast.
 
-Nothing here is used unless it is asked for by name (`patched=True`). What is changed, and why no text can depend on it:
+They are used with `patched=True` only. What changes, and why no text depends on it:
 
-- what the grammar's parsers make of a string is remembered (a pure function of it; symbols are copied on the way out,
-  and nobody writes to a query);
-- contexts and symbols are copied one level deep rather than all the way down: the engine replaces the entries of a
-  context and sets a symbol's context, but writes to nothing below them;
-- propositions are sorted by tuples of their strings rather than by their own `<`, which compares the same strings;
-- a game's translation to Fast Downward's format is remembered (a pure function of domain and problem), and the second,
-  optimised one, which only the engine's own planner reads, is not made: `policy_commands` must not be asked for.
+- The results of the grammar's parsers are cached. They depend on the string alone; symbols are copied when returned.
+- Contexts and symbols are copied one level deep: the engine writes to nothing below.
+- Propositions are sorted by tuples of their strings, which their own `<` compares, too.
+- A game's translation to Fast Downward's format is cached. The second, optimised one is left out, since only the
+  engine's own planner reads it: do not ask for `policy_commands`.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 TRANSLATIONS = 4
-"""Translations remembered: a game in both grammars, and the next one."""
+"""Translations cached: a game in both grammars, and the next one."""
 
 
 def patch() -> None:
@@ -46,7 +44,7 @@ def patch() -> None:
 
 
 def patch_grammar(textgen: Any) -> None:
-    """Remember parsed strings, and copy no deeper than the engine writes."""
+    """Cache parsed strings, and copy no deeper than the engine writes."""
     parse = textgen._parse_and_convert
 
     @lru_cache(maxsize=100_000)

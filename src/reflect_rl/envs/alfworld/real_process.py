@@ -1,7 +1,7 @@
-"""A process for ALFWorld's own engine: started, spoken to with time-outs, and ended for certain.
+"""A process for ALFWorld's own engine, with a time-out for every request.
 
-The engine is native code under Python that keeps global state, may call `sys.exit` on a malformed problem, and can
-take minutes. So it never runs in the caller's process.
+The engine is native code that keeps global state, may call `sys.exit` on a malformed problem, and can take minutes, so
+it never runs in the caller's process.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the process to end, kill it if it does not, and wait for it, so that no zombie stays."""
+    """End the process, by force if it does not end by itself, and wait for it."""
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()

@@ -2,7 +2,7 @@
 
 Run as `python -m reflect_rl.envs.alfworld.real_worker [--patched]`. It ends when its input ends, so that it never
 outlives the process that started it. Requests: {"do": "load", "folder", "installed", "seed", "shuffle", "expert"},
-{"do": "reset"}, {"do": "step", "command"}, {"do": "close"}. A reply is the state, or {"error": what, "message": why}.
+{"do": "reset"}, {"do": "step", "command"}. A reply is the state, or {"error": what, "message": why}.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-UNKNOWN_GOAL = "UNKNOWN GOAL"
-"""What stands in a grammar whose task sentence is still to be drawn."""
+from reflect_rl.envs.alfworld.rules import UNKNOWN_GOAL
 
 
 class Session:
@@ -33,11 +32,8 @@ class Session:
                     return self.load(request)
                 case "reset":
                     return self.state(self.env.reset())
-                case "step":
-                    return self.step(request["command"])
                 case _:
-                    self.close()
-                    return {}
+                    return self.step(request["command"])
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a foreign engine: its every failure is told to the parent
             return {"error": type(error).__name__, "message": str(error)}
 

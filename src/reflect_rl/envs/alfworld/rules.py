@@ -30,7 +30,7 @@ KNOWN = {
         "d955e6db384c68ac5797e881b795fd36d788e87a03547f9a87e48fbd7c5b361b",
     ): "put",
 }
-"""Grammar by the hashes of domain and grammar (its task sentence masked)."""
+"""Grammar by the hashes of domain and grammar (see `mask_task`)."""
 UNKNOWN_GOAL = "UNKNOWN GOAL"
 _TASK_RULE = re.compile(r'("rhs": "Your task is to: )([^"\\{}#\[\]|]*)(\.")')
 _BLOCK = re.compile(r'grammar :: """(.*?)"""', re.DOTALL)
@@ -127,17 +127,29 @@ def templates() -> dict[str, list[str]]:
     return found
 
 
+def mask_task(grammar: str) -> str | None:
+    """The grammar with UNKNOWN GOAL for its task; None unless it states one task, in words without expressions."""
+    masked, count = _TASK_RULE.subn(rf"\1{UNKNOWN_GOAL}\3", grammar)
+    return masked if count == 1 else None
+
+
+def known_grammar(grammar: str) -> str | None:
+    """Which of the known grammars this is, "move" or "put", whatever task it states; None for another one."""
+    digest = sha256((mask_task(grammar) or "").encode()).hexdigest()
+    return next((name for (_, own), name in KNOWN.items() if own == digest), None)
+
+
 @lru_cache(maxsize=64)
 def read_rules(domain: str, grammar: str) -> Rules | None:
     """The rules of these texts; None if they are none of the known ones."""
-    masked, stated = _TASK_RULE.subn(rf"\1{UNKNOWN_GOAL}\3", grammar)
-    key = (sha256(domain.encode()).hexdigest(), sha256(masked.encode()).hexdigest())
-    if key not in KNOWN or stated != 1:
+    masked, task = mask_task(grammar), _TASK_RULE.search(grammar)
+    if masked is None or task is None:
         return None
-    task = _TASK_RULE.search(grammar)
-    sentence = task[2] if task else UNKNOWN_GOAL
+    known = KNOWN.get((sha256(domain.encode()).hexdigest(), sha256(masked.encode()).hexdigest()))
+    if known is None:
+        return None
     sentences, commands = _sentences(masked)
-    return Rules(KNOWN[key], sentences, commands, None if sentence == UNKNOWN_GOAL else sentence)
+    return Rules(known, sentences, commands, None if task[2] == UNKNOWN_GOAL else task[2])
 
 
 @lru_cache(maxsize=8)

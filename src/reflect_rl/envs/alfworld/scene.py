@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -24,6 +25,8 @@ APPLIANCES = {
 }
 """The receptacle types that each treatment works at, by grammar."""
 ABLE = {"clean": "cleanable", "heat": "heatable", "cool": "coolable"}
+MADE = {"clean": "isclean", "heat": "ishot", "cool": "iscool", "slice": "issliced"}
+"""What each treatment makes of an object."""
 KNIVES = ("knifetype", "butterknifetype")
 
 
@@ -87,42 +90,24 @@ def forget_scenes() -> None:
 def _compile(problem: Problem, rules: Rules, name: str) -> Scene:
     facts = problem.facts
     _check_start(facts, name)
-    places: dict[str, list[str]] = {}
-    for receptacle, place in dict.fromkeys(facts["receptacleatlocation"]):
-        places.setdefault(receptacle, []).append(place)
-    at: dict[str, list[str]] = {}
-    for receptacle in sorted(places):
-        for place in places[receptacle]:
-            at.setdefault(place, []).append(receptacle)
-    kinds: dict[str, set[str]] = {}
-    for receptacle, kind in facts["receptacletype"]:
-        kinds.setdefault(receptacle, set()).add(kind)
-    types: dict[str, set[str]] = {}
-    for thing, kind in facts["objecttype"]:
-        types.setdefault(thing, set()).add(kind)
-    holders: dict[str, set[str]] = {}
-    for receptacle, its in kinds.items():
-        for kind in its:
-            holders.setdefault(kind, set()).add(receptacle)
-    contents: dict[str, set[str]] = {}
-    for thing, receptacle in facts["inreceptacle"]:
-        contents.setdefault(receptacle, set()).add(thing)
-    inside: dict[str, set[str]] = {}
-    for inner, outer in facts["inreceptacleobject"]:
-        inside.setdefault(outer, set()).add(inner)
+    places = _grouped(facts["receptacleatlocation"])
+    at = _grouped((place, receptacle) for receptacle in sorted(places) for place in places[receptacle])
+    kinds, types = _grouped(facts["receptacletype"]), _grouped(facts["objecttype"])
+    contents = _grouped((receptacle, thing) for thing, receptacle in facts["inreceptacle"])
+    inside = _grouped((outer, inner) for inner, outer in facts["inreceptacleobject"])
     treated = APPLIANCES[rules.grammar].items()
     flags = ("openable", "pickupable", "toggleable", "sliceable", "isreceptacleobject", *ABLE.values())
     ids = {argument for its in facts.values() for arguments in its for argument in arguments}
     return Scene(
         problem=problem,
-        goal=compile_goal(problem.goal, problem, name),
+        goal=compile_goal(problem, name),
         watched=watched(problem.goal),
         ids=tuple(sorted(ids)),
         receptacles=tuple(sorted(places)),
         places={receptacle: tuple(its) for receptacle, its in places.items()},
         at={place: tuple(its) for place, its in at.items()},
-        accepts=_accepts(facts["cancontain"], types, holders),
-        treats={r: tuple(verb for verb, wanted in treated if its & set(wanted)) for r, its in kinds.items()},
+        accepts=_accepts(_grouped((thing, holder) for holder, thing in facts["cancontain"]), types, kinds),
+        treats={r: tuple(verb for verb, wanted in treated if its.keys() & set(wanted)) for r, its in kinds.items()},
         able={flag: frozenset(name for (name,) in facts[flag]) for flag in flags},
         types={thing: frozenset(its) for thing, its in types.items()},
         location=facts["atlocation"][0][1],
@@ -152,14 +137,24 @@ def _check_start(facts: dict[str, list[tuple[str, ...]]], name: str) -> None:
             )
 
 
+def _grouped(pairs: Iterable[tuple[str, ...]]) -> dict[str, dict[str, None]]:
+    """The second words of pairs by their first ones, in order and without repetition."""
+    groups: dict[str, dict[str, None]] = {}
+    for first, second in pairs:
+        groups.setdefault(first, {})[second] = None
+    return groups
+
+
 def _accepts(
-    can_contain: list[tuple[str, ...]], types: dict[str, set[str]], holders: dict[str, set[str]]
+    holders: dict[str, dict[str, None]], types: dict[str, dict[str, None]], kinds: dict[str, dict[str, None]]
 ) -> dict[str, frozenset[str]]:
-    by_type: dict[str, set[str]] = {}
-    for receptacle_type, object_type in can_contain:
-        by_type.setdefault(object_type, set()).update(holders.get(receptacle_type, ()))
+    """The receptacles that may hold each object. holders: receptacle types by object type."""
+    receptacles = _grouped((kind, receptacle) for receptacle, its in kinds.items() for kind in its)
     return {
-        thing: frozenset(name for kind in kinds for name in by_type.get(kind, ())) for thing, kinds in types.items()
+        thing: frozenset(
+            name for kind in its for holder in holders.get(kind, ()) for name in receptacles.get(holder, ())
+        )
+        for thing, its in types.items()
     }
 
 

@@ -1,7 +1,7 @@
 """The searching expert: it knows the texts, the admissible commands and the task, and nothing else.
 
-Memoryless given the transcript: what it would do follows from a `Memory` alone, so that any state, however it came
-about, can be labelled afterwards. Where several commands are equally good, it names all of them.
+Its choice depends on a `Memory` alone, so any state can be labelled afterwards, whoever played so far. Where several
+commands are equally good, it names all of them.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class _Choices:
 
 
 class Reader:
-    """Follows a transcript: hearing costs next to nothing, understanding is put off until something is asked."""
+    """Follows a transcript lazily: texts are parsed when something is asked."""
 
     def __init__(self, searcher: Searcher, feedback: str, actions: tuple[str, ...]) -> None:
         """feedback: the first text of a game; actions: the admissible commands with it."""
@@ -157,7 +157,7 @@ class Reader:
         self._helped: bool | None = None
 
     def hear(self, command: str, feedback: str, actions: tuple[str, ...]) -> None:
-        """A command, the text that answered it, and the commands admissible after it."""
+        """Add a command, the text that answered it, and the commands admissible after it."""
         self._heard.append((command, feedback, actions))
 
     def memory(self) -> Memory:

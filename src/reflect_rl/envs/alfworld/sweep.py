@@ -16,15 +16,16 @@ HEAD = b'{"plan": '
 
 
 def sweep(path: str | Path, games: Sequence[str], plan: Plan, **options: Any) -> Iterator[Report]:
-    """`verify` with its reports kept in a file, a JSON line each, and games that it has already left out.
+    """`verify` with its reports kept in a file, so that only games without a report are compared.
 
-    path: the file; its first line states the plan. options: those of `verify`, `load` among them. Yields the reports of
-    former runs first. Raises RealEngineError if the file belongs to another plan or is damaged.
+    path: a file of JSON lines, of which the first states the plan. options: those of `verify`, `load` among them.
+    Yields the file's reports first. Raises RealEngineError if it belongs to another plan or is damaged.
     """
     file = Path(path)
-    begun = file.exists() and file.stat().st_size > 0
-    known = read_reports(file, plan) if begun else {}
-    if not begun:
+    known = {}
+    if file.exists() and file.stat().st_size > 0:
+        known = read_reports(file, plan)
+    else:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"plan": asdict(plan)}, allow_nan=False) + "\n", encoding="utf-8")
     yield from (known[game] for game in games if game in known)
@@ -63,8 +64,8 @@ def read_reports(file: Path, plan: Plan) -> dict[str, Report]:
 
 
 def _report(data: dict[str, Any]) -> Report:
-    differences = tuple(Difference(**each) for each in data.pop("differences"))
-    return Report(**data | {"differences": differences, "errors": tuple(data["errors"])})
+    data["differences"] = [Difference(**each) for each in data["differences"]]
+    return Report(**data)
 
 
 @dataclass

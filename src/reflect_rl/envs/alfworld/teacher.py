@@ -6,19 +6,18 @@
     next      Holding: nothing. Seen: ... Next: take apple 1 from diningtable 2.
     note      At diningtable 2: apple 1. Take apple 1 from diningtable 2.
 
-The last tells what is new and what is to be done now; its reader needs those on the steps before (prompt.reflections).
-
-An action helped if the searching expert, with what was known then, would have thought it as good as any.
+A note says what is new and what to do now; its reader needs the notes of earlier steps (`prompt.reflections`). An
+action helped if it was among the searching expert's best, given what was known then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from reflect_rl.envs.alfworld.facts import Memory, class_of, read_command
 from reflect_rl.envs.alfworld.searcher import is_lost
-from reflect_rl.errors import TeacherError
+from reflect_rl.envs.optional import Styles
 
 
 def describe(memory: Memory, actions: tuple[str, ...], best: tuple[str, ...], helped: bool | None) -> dict[str, Any]:
@@ -178,25 +177,9 @@ def _next(facts: Mapping[str, Any]) -> str:
     return f"Next: {facts['best'][0]}."
 
 
-STYLES: dict[str, tuple[Callable[[Mapping[str, Any]], str], ...]] = {
+STYLES: Styles = {
     "facts": (_facts,),
     "progress": (_last, _facts),
     "next": (_facts, _next),
     "note": (_note,),
 }
-
-
-def teach(facts: Mapping[str, Any], style: str) -> str:
-    """The reflection on the state that `facts` (from `describe`) belongs to.
-
-    Raises TeacherError for an unknown style, and for facts that are not this world's.
-    """
-    if style not in STYLES:
-        raise TeacherError(f"Alfworld has no teacher style '{style}'; its styles are {', '.join(STYLES)}.")
-    try:
-        return " ".join(sentence(facts) for sentence in STYLES[style])
-    except KeyError as error:
-        raise TeacherError(
-            f"The facts of this state lack {error}, which the style '{style}' tells. Collect the episodes again with "
-            f"this version, or pass what Alfworld.describe() gives."
-        ) from error

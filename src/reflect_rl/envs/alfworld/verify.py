@@ -1,29 +1,30 @@
 """The fast engine against ALFWorld's own, side by side on the same games and commands: what differs, and where.
 
-    for report in verify(data, data.games("valid_seen"), steps=50):
+    for report in verify(data.load, data.games("valid_seen"), Plan(steps=50)):
         print(report.game, report.states, report.differences)
 
 Every state is compared whole: feedback, admissible commands in their order, won, score, done. A walk ends at the first
-difference, since the engines are in different states from there on. Walks depend on (seed, game, grammar) alone, so
-that a sweep over thousands of games can be cut into pieces and resumed (module `sweep`).
+difference. Walks depend on (seed, game, grammar) alone, so that a sweep over thousands of games can be cut into pieces
+and resumed (module `sweep`).
 """
 
 from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from reflect_rl.envs.alfworld import planner
+from reflect_rl.envs.alfworld.engine import FastAlfred
+from reflect_rl.envs.alfworld.game import GameFile, TextGame
 from reflect_rl.envs.alfworld.real import RealAlfred, RealEngineError, RealProcess
+from reflect_rl.envs.alfworld.rules import GRAMMARS
 from reflect_rl.envs.alfworld.walk import Guide, Walk
 from reflect_rl.errors import ReflectRLError
 from reflect_rl.seeding import stream, stream_seed
-
-if TYPE_CHECKING:
-    from reflect_rl.envs.alfworld.game import GameFile, TextGame
 
 GAMES_A_PROCESS = 25
 """Games after which an engine process is replaced: the native library never gives its memory back."""
@@ -33,14 +34,14 @@ COMPARED = ("feedback", "admissible", "won", "score", "done")
 
 @dataclass(frozen=True)
 class Plan:
-    """How games are walked through. It names everything that a report depends on, beside the game itself.
+    """How games are walked through: everything that a report depends on, beside the game itself.
 
     steps: commands a walk. invalid: the share of them that is not admissible. guided: the share of stretches that
     follow the planner. shuffle: numbers in names in a random order, "on", "off", or "drawn" for each walk. patched: use
     the shortcuts of `real_patches` in the real engine, rather than the engine as it is shipped.
     """
 
-    grammars: tuple[str, ...] = ("move", "put")
+    grammars: tuple[str, ...] = GRAMMARS
     steps: int = 50
     seed: int = 0
     invalid: float = 0.05
@@ -53,7 +54,7 @@ class Plan:
             raise RealEngineError(f"shuffle is {self.shuffle!r}; it is one of: {', '.join(SHUFFLES)}.")
         if self.steps < 0 or not 0 <= self.invalid <= 1 or not 0 <= self.guided <= 1:
             raise RealEngineError("steps is 0 or more, and the shares 'invalid' and 'guided' are from 0 to 1.")
-        if not self.grammars or not set(self.grammars) <= {"move", "put"}:
+        if not self.grammars or not set(self.grammars) <= set(GRAMMARS):
             raise RealEngineError(f"grammars is {self.grammars!r}; it names one or both of: move, put.")
 
 
@@ -70,9 +71,13 @@ class Difference:
     real: Any
 
 
-@dataclass(frozen=True)
+@dataclass
 class Report:
-    """One game in all its walks. states: states compared; wins: walks in which the goal was reached at some time."""
+    """One game in all its walks.
+
+    states: states compared. wins: walks in which the goal was reached at some time. errors: what kept a walk from being
+    made or finished, such as an engine that refused the game, crashed or took too long.
+    """
 
     game: str
     states: int = 0
@@ -80,9 +85,8 @@ class Report:
     real_steps: int = 0
     real_step_seconds: float = 0.0
     real_load_seconds: float = 0.0
-    differences: tuple[Difference, ...] = ()
-    errors: tuple[str, ...] = field(default=())
-    """What kept a walk from being made or finished: an engine that refused the game, crashed or took too long."""
+    differences: list[Difference] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     @property
     def same(self) -> bool:
@@ -90,60 +94,56 @@ class Report:
         return not self.differences and not self.errors
 
 
-FastEngine = Callable[..., "TextGame"]
+Load = Callable[[str], GameFile]
+FastEngine = Callable[..., TextGame]
 
 
 def verify(
-    load: Callable[[str], GameFile],
-    games: Iterable[str],
+    load: Load,
+    games: Sequence[str],
     plan: Plan = Plan(),
     *,
     workers: int = 1,
     timeout: float = 120.0,
-    fast: FastEngine | None = None,
-    guide: Guide | None = None,
+    fast: FastEngine = FastAlfred,
+    guide: Guide = planner.plan,
 ) -> Iterator[Report]:
     """Compare the engines on games, yielding a report a game as it is finished (in order with one worker).
 
     load: gives the game of an id (`AlfworldData.load`). workers: real engines at a time, a process each. timeout:
-    seconds for one answer of the real engine. fast: makes the engine under test (default: FastAlfred). guide: the
-    expert (default: the planner). Raises RealEngineError if textworld or alfworld is not installed.
+    seconds for one answer of the real engine. fast: makes the engine under test. Raises RealEngineError if textworld or
+    alfworld is not installed.
     """
-    engine = fast if fast is not None else fast_engine()
-    if guide is None and plan.guided:
-        guide = planner_guide()
-    processes: queue.SimpleQueue[_Seat] = queue.SimpleQueue()
-    seats = [_Seat(timeout, plan.patched) for _ in range(max(1, workers))]
-    for seat in seats:
-        processes.put(seat)
+    seats: queue.SimpleQueue[_Seat] = queue.SimpleQueue()
+    for _ in range(workers):
+        seats.put(_Seat(timeout, plan.patched))
 
-    def one(game_id: str) -> Report:
-        seat = processes.get()
+    def compared(game_id: str) -> Report:
+        seat = seats.get()
         try:
-            return compare_game(load, game_id, plan, seat.process(), engine, guide)
+            return _compare(load, game_id, plan, seat.process(), fast, guide)
         finally:
-            processes.put(seat)
+            seats.put(seat)
 
     try:
-        if workers <= 1:
-            yield from map(one, games)
-        else:
-            yield from _unordered(one, games, workers)
+        if workers == 1:
+            yield from map(compared, games)
+            return
+        with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
+            futures = [pool.submit(compared, game) for game in games]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
     finally:
-        for seat in seats:
-            seat.close()
+        for _ in range(workers):
+            seats.get().close()
 
 
-def compare_game(
-    load: Callable[[str], GameFile],
-    game_id: str,
-    plan: Plan,
-    process: RealProcess,
-    fast: FastEngine,
-    guide: Guide | None = None,
-) -> Report:
+def _compare(load: Load, game_id: str, plan: Plan, process: RealProcess, fast: FastEngine, guide: Guide) -> Report:
     """All walks of one game, the real engine in `process`."""
-    tally = _Tally()
+    report = Report(game_id)
     for grammar in plan.grammars:
         rng = stream(plan.seed, f"verify {game_id} {grammar}")
         drawn = bool(rng.integers(2))
@@ -154,80 +154,37 @@ def compare_game(
             game = load(game_id)
             began = time.perf_counter()
             real = RealAlfred(game, process=process, **options)
-            tally.load_seconds += time.perf_counter() - began
-            quick = fast(game, **options)
+            report.real_load_seconds += time.perf_counter() - began
+            _walk(fast(game, **options), real, walk, plan.steps, report, options)
         except ReflectRLError as error:
-            tally.errors.append(f"{grammar}: {error}")
-            continue
-        try:
-            _walk(quick, real, walk, plan.steps, tally, options)
-        except ReflectRLError as error:
-            tally.errors.append(f"{grammar}: {error}")
-        finally:
-            quick.close()
-            real.close()
-    return tally.report(game_id)
+            report.errors.append(f"{grammar}: {error}")
+    report.real_step_seconds = round(report.real_step_seconds, 4)
+    report.real_load_seconds = round(report.real_load_seconds, 4)
+    return report
 
 
-def fast_engine() -> FastEngine:
-    """The engine under test."""
-    from reflect_rl.envs.alfworld.engine import FastAlfred
-
-    return FastAlfred
-
-
-def planner_guide() -> Guide:
-    """The privileged planner as a guide."""
-    from reflect_rl.envs.alfworld.planner import plan
-
-    return plan
-
-
-@dataclass
-class _Tally:
-    states: int = 0
-    wins: int = 0
-    steps: int = 0
-    step_seconds: float = 0.0
-    load_seconds: float = 0.0
-    differences: list[Difference] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-    def report(self, game_id: str) -> Report:
-        return Report(
-            game=game_id,
-            states=self.states,
-            wins=self.wins,
-            real_steps=self.steps,
-            real_step_seconds=round(self.step_seconds, 4),
-            real_load_seconds=round(self.load_seconds, 4),
-            differences=tuple(self.differences),
-            errors=tuple(self.errors),
-        )
-
-
-def _walk(fast: TextGame, real: TextGame, walk: Walk, steps: int, tally: _Tally, options: dict[str, Any]) -> None:
+def _walk(fast: TextGame, real: TextGame, walk: Walk, steps: int, report: Report, options: dict[str, Any]) -> None:
     """One walk on both engines, until its end or the first difference."""
     began = time.perf_counter()
     real_text = real.reset()
-    tally.load_seconds += time.perf_counter() - began
+    report.real_load_seconds += time.perf_counter() - began
     fast_text, command, won = fast.reset(), None, False
     for step in range(steps + 1):
         if step > 0:
             command = walk.next(fast)
             began = time.perf_counter()
             real_text = real.step(command)
-            tally.step_seconds += time.perf_counter() - began
-            tally.steps += 1
+            report.real_step_seconds += time.perf_counter() - began
+            report.real_steps += 1
             fast_text = fast.step(command)
-        tally.states += 1
+        report.states += 1
         won |= real.won
         for what, of_fast, of_real in zip(COMPARED, _state(fast, fast_text), _state(real, real_text), strict=True):
             if of_fast != of_real:
-                where = {"grammar": options["grammar"], "shuffle": options["shuffle"], "step": step, "command": command}
-                tally.differences.append(Difference(**where, what=what, fast=of_fast, real=of_real))
+                found = Difference(options["grammar"], options["shuffle"], step, command, what, of_fast, of_real)
+                report.differences.append(found)
                 return
-    tally.wins += won
+    report.wins += won
 
 
 def _state(game: TextGame, text: str) -> tuple[str, tuple[str, ...], bool, int, bool]:
@@ -251,18 +208,3 @@ class _Seat:
 
     def close(self) -> None:
         self._process.close()
-
-
-def _unordered(one: Callable[[str], Report], games: Iterable[str], workers: int) -> Iterator[Report]:
-    """Reports as they come, with no more games begun than there are workers."""
-    waiting = iter(games)
-    pending: set[Future[Report]] = set()
-    with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
-        while True:
-            while len(pending) < workers and (game_id := next(waiting, None)) is not None:
-                pending.add(pool.submit(one, game_id))
-            if not pending:
-                return
-            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield future.result()

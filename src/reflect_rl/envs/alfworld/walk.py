@@ -1,4 +1,4 @@
-"""Walks for comparing engines: random, guided by an expert in stretches, with commands that no game understands."""
+"""Walks for comparing engines: random commands, invalid ones, and stretches that an expert guides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine says: the grammar's sentences and commands with one game's names."""
+"""The engine's texts: the grammar's sentences and commands with one game's names."""
 
 from __future__ import annotations
 
@@ -114,18 +114,18 @@ class Words:
         return text % {"r": self.names[receptacle], "list": listed}
 
     def examined(self, thing: str, state: State, scene: Scene) -> str:
-        """The first line of the grammar whose conditions all hold. Nothing is ever stated to be not toggled."""
         listed = self.listed(scene.inside.get(thing, ()))
-        for rule in self.rules.sentences["examineObject.feedback"]:
-            if all(self._holds(flag, thing, state, scene) for flag in rule.condition):
-                return rule.text % {"o": self.names[thing], "list": listed}
-        raise AssertionError("the grammar's last line has no condition")
+        return self._first("examineObject.feedback", thing, state, scene) % {"o": self.names[thing], "list": listed}
 
     def used(self, thing: str, state: State, scene: Scene) -> str:
-        for rule in self.rules.sentences[FEEDBACK["use"]]:
-            if all(self._holds(flag, thing, state, scene) for flag in rule.condition):
-                return rule.text % {"o": self.names[thing]}
-        raise AssertionError("the grammar's last line has no condition")
+        return self._first(FEEDBACK["use"], thing, state, scene) % {"o": self.names[thing]}
+
+    def _first(self, symbol: str, thing: str, state: State, scene: Scene) -> str:
+        """The first line of the grammar whose conditions all hold; the last has none. Nothing is "not toggled"."""
+        rules = self.rules.sentences[symbol]
+        return next(
+            rule.text for rule in rules if all(self._holds(flag, thing, state, scene) for flag in rule.condition)
+        )
 
     def _holds(self, flag: str, thing: str, state: State, scene: Scene) -> bool:
         if flag in STATUS:

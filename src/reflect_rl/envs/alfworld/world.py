@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from reflect_rl.envs.alfworld import generator
-from reflect_rl.envs.alfworld.data import TASK_TYPES, AlfworldData
+from reflect_rl.envs.alfworld.data import TASK_TYPES
 from reflect_rl.envs.alfworld.facts import split_intro
+from reflect_rl.envs.alfworld.games import GENERATED, TOMATO, families, games_of, load, tasks_of
 from reflect_rl.envs.alfworld.prior import NO_PRIOR, train_prior
 from reflect_rl.envs.alfworld.searcher import Reader, Searcher, is_lost
-from reflect_rl.envs.alfworld.teacher import STYLES, describe, teach
+from reflect_rl.envs.alfworld.teacher import STYLES, describe
+from reflect_rl.envs.gym import ActionMask
+from reflect_rl.envs.optional import write_reflection
 from reflect_rl.envs.simple import SimpleTextEnv, unknown
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason
@@ -29,13 +30,8 @@ EXPERTS = ("searcher", "planner")
 TEST_SPLITS = ("valid_seen", "valid_unseen")
 HELD_OUT = "held_out"
 """All games that are not for training, as one test split: for families of so few that a split alone says nothing."""
-GENERATED = "generated"
-TOMATO = "pick_and_place_simple-Tomato-None-Microwave"
-"""The task family of Reflect-RL (arXiv 2402.12621)."""
 MOST_ACTIONS = 1000
 """More than any released scene offers at once (under 100)."""
-GAMES_KEPT = 256
-"""Game files kept in memory, over all instances; some 0.1 MB each."""
 
 
 class Alfworld(SimpleTextEnv):
@@ -76,7 +72,6 @@ class Alfworld(SimpleTextEnv):
     v1: first version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}  # type: ignore[misc]
     task_text = "Do the household task in this room."
     teachers = tuple(STYLES)
 
@@ -96,15 +91,14 @@ class Alfworld(SimpleTextEnv):
         step_reward: float = 0.0,
         render_mode: str | None = None,
     ) -> None:
-        super().__init__(horizon)
+        super().__init__(horizon, render_mode)
         named = (("engine", engine, ENGINES), ("grammar", grammar, GRAMMARS), ("expert", expert, EXPERTS))
         for option, given, known in (*named, ("test_split", test_split, (*TEST_SPLITS, HELD_OUT))):
             if given not in known:
                 raise EnvironmentContractError(unknown(option, given, known))
-        self.render_mode = render_mode
         self.engine, self.grammar, self.data, self.expert_name = engine, grammar, data, expert
-        self.families = _families(task_types)
-        self.train_families = self.families if train_types is None else _families(train_types)
+        self.families = families(task_types)
+        self.train_families = self.families if train_types is None else families(train_types)
         self.test_split = test_split
         self.shuffle = shuffle
         self.success_reward, self.step_reward = success_reward, step_reward
@@ -127,14 +121,8 @@ class Alfworld(SimpleTextEnv):
         game; AlfworldDataError if there are no games.
         """
         self.check_split(split)
-        if self.data == GENERATED:
-            names: tuple[str, ...] = (split,)
-        elif split == "test" and self.test_split == HELD_OUT:
-            names = tuple(name for name in ("valid_train", *TEST_SPLITS) if name in _there(self.data))
-        else:
-            names = (self._official(split),)
-        families = self.train_families if split == "train" else self.families
-        tasks = tuple(task for name in names for task in _tasks(self.data, name, families))
+        types = self.train_families if split == "train" else self.families
+        tasks = tuple(task for name in self._names(split) for task in tasks_of(self.data, name, types))
         if not tasks:
             raise EnvironmentContractError(
                 f"The split {split} has no game of {', '.join(self.families)}. The types are {', '.join(TASK_TYPES)}; "
@@ -148,7 +136,7 @@ class Alfworld(SimpleTextEnv):
         if self.data == GENERATED or self.test_split == HELD_OUT:
             return panels
         other = next(name for name in TEST_SPLITS if name != self.test_split)
-        beside = _tasks(self.data, other, self.families) if other in _there(self.data) else ()
+        beside = tasks_of(self.data, other, self.families) if other in games_of(self.data).splits else ()
         return panels | ({other.removeprefix("valid_"): beside} if beside else {})
 
     def kind(self, task: str) -> str:
@@ -157,13 +145,11 @@ class Alfworld(SimpleTextEnv):
 
     def knows_task(self, task: str) -> bool:
         """Whether there is such a game, of whatever type and split."""
-        if self.data == GENERATED:
-            return any(task in generator.ids(split) for split in generator.SPLITS)
-        return task in _every(self.data)
+        return task in games_of(self.data).known
 
     def begin(self, task: str, stage: str | None) -> None:
         self.game_seed = int(self.np_random.integers(2**31))
-        self._game = game = self._start(_load(self.data, task))
+        self._game = game = self._start(load(self.data, task))
         first = game.reset()
         self._text, self._task_line = split_intro(first)
         self.transcript = [("", first, game.admissible)]
@@ -190,10 +176,6 @@ class Alfworld(SimpleTextEnv):
         if self._game is None:
             raise EnvironmentContractError("There is no game before reset(). Call reset() to begin one.")
         return self._game
-
-    def render(self) -> str | None:  # type: ignore[override]
-        """The observation now, with render_mode "ansi"."""
-        return self.observe() if self.render_mode == "ansi" else None
 
     def close(self) -> None:
         """End the engine's process, if it has one."""
@@ -240,12 +222,16 @@ class Alfworld(SimpleTextEnv):
 
     @classmethod
     def teach(cls, facts: Mapping[str, Any], style: str) -> str:
-        """A reflection, in one of the styles of `teacher`. Raises TeacherError for another style."""
-        return teach(facts, style)
+        """A reflection in one of the styles of the module `teacher`."""
+        return write_reflection(cls, STYLES, facts, style)
 
-    def _official(self, split: str) -> str:
-        """ALFWorld's name of a split."""
-        return {"train": "train", "valid": "valid_train", "test": self.test_split}[split]
+    def _names(self, split: str) -> tuple[str, ...]:
+        """The names that the data has for a split."""
+        if self.data == GENERATED:
+            return (split,)
+        if split == "test" and self.test_split == HELD_OUT:
+            return tuple(name for name in ("valid_train", *TEST_SPLITS) if name in games_of(self.data).splits)
+        return ({"train": "train", "valid": "valid_train", "test": self.test_split}[split],)
 
     def _start(self, game: GameFile) -> TextGame:
         """The engine with a game in it. The real one keeps its process from game to game."""
@@ -259,49 +245,12 @@ class Alfworld(SimpleTextEnv):
         return RealAlfred(game, grammar=self.grammar, seed=self.game_seed, shuffle=self.shuffle, process=self._process)
 
 
-def _families(task_types: str | Iterable[str]) -> tuple[str, ...]:
-    """The types and families named, "all" and "tomato" spelled out. Raises EnvironmentContractError for others."""
-    named = task_types.split(",") if isinstance(task_types, str) else list(task_types)
-    families: list[str] = []
-    for name in named:
-        name = name.strip() if isinstance(name, str) else name
-        if name == "all":
-            families += TASK_TYPES
-        elif name == "tomato":
-            families.append(TOMATO)
-        elif isinstance(name, str) and name.partition("-")[0] in TASK_TYPES:
-            families.append(name)
-        else:
-            raise EnvironmentContractError(unknown("task type", name, ("all", "tomato", *TASK_TYPES)))
-    if not families:
-        raise EnvironmentContractError("task_types names no task type; leave it out for all six.")
-    return tuple(dict.fromkeys(families))
+class GymnasiumAlfworld(ActionMask, Alfworld):
+    """Alfworld as `gymnasium.make("reflect_rl/Alfworld-v0")` gives it.
 
+    An inadmissible action gets the engine's answer to an inadmissible command: "Nothing happens."
+    """
 
-@lru_cache(maxsize=4)
-def _games(data: str | None) -> AlfworldData:
-    """A data folder is listed once, for all instances."""
-    return AlfworldData(data)
-
-
-@lru_cache(maxsize=4)
-def _every(data: str | None) -> frozenset[str]:
-    return frozenset(_games(data).ids)
-
-
-@lru_cache(maxsize=4)
-def _there(data: str | None) -> frozenset[str]:
-    """The official splits of which there are games."""
-    return frozenset(game.partition("/")[0] for game in _games(data).ids)
-
-
-@lru_cache(maxsize=64)
-def _tasks(data: str | None, split: str, families: tuple[str, ...]) -> tuple[str, ...]:
-    """The games of a split (by its name in the data) that belong to one of the families."""
-    games = generator.ids(split) if data == GENERATED else _games(data).games(split)
-    return tuple(game for game in games if f"{game.split('/')[-2]}-".startswith(tuple(f"{name}-" for name in families)))
-
-
-@lru_cache(maxsize=GAMES_KEPT)
-def _load(data: str | None, task: str) -> GameFile:
-    return generator.load(task) if data == GENERATED else _games(data).load(task)
+    def idle(self) -> float:
+        self._text = self.game.step("")
+        return self.step_reward

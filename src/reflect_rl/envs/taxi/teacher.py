@@ -11,10 +11,10 @@ thousand parameters learn to write it: where the taxi is, where it has to go, he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from reflect_rl.errors import TeacherError
+from reflect_rl.envs.optional import Styles
 
 
 def _target(facts: Mapping[str, Any]) -> str:
@@ -48,25 +48,9 @@ def _judge(facts: Mapping[str, Any]) -> str:
     )
 
 
-STYLES: dict[str, tuple[Callable[[Mapping[str, Any]], str], ...]] = {
+STYLES: Styles = {
     "facts": (_target,),
     "blocked": (_target, _blocked),
     "next": (_target, _blocked, _next),
     "judge": (_judge, _target, _blocked),
 }
-
-
-def teach(facts: Mapping[str, Any], style: str) -> str:
-    """The reflection on the state that `facts` (from `DangerousTaxi.describe`) belongs to.
-
-    Raises TeacherError for an unknown style, and for facts that are not this world's.
-    """
-    if style not in STYLES:
-        raise TeacherError(f"DangerousTaxi has no teacher style '{style}'; its styles are {', '.join(STYLES)}.")
-    try:
-        return " ".join(sentence(facts) for sentence in STYLES[style])
-    except KeyError as error:
-        raise TeacherError(
-            f"The facts of this state lack {error}, which the style '{style}' tells. Collect the episodes again with "
-            f"this version, or pass what DangerousTaxi.describe() gives."
-        ) from error

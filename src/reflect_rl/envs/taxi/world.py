@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache, cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 
+from reflect_rl.envs.gym import ActionMask
+from reflect_rl.envs.optional import write_reflection
 from reflect_rl.envs.simple import SimpleTextEnv
 from reflect_rl.envs.taxi.table import (
     ABOARD,
@@ -22,8 +24,7 @@ from reflect_rl.envs.taxi.table import (
     starts,
     taxi_table,
 )
-from reflect_rl.envs.taxi.teacher import STYLES, teach
-from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.envs.taxi.teacher import STYLES
 from reflect_rl.records import StopReason
 
 MOVES = ACTIONS[:4]
@@ -64,7 +65,6 @@ class DangerousTaxi(SimpleTextEnv):
     v1: first version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}  # type: ignore[misc]
     task_text = (
         "Drive the taxi T to the passenger, pick up, drive to the destination, drop off. P is the taxi with the "
         "passenger. An action without effect ends the game."
@@ -84,10 +84,7 @@ class DangerousTaxi(SimpleTextEnv):
         step_reward: float = -0.02,
         render_mode: str | None = None,
     ) -> None:
-        super().__init__(horizon)
-        if render_mode not in (None, "ansi"):
-            raise EnvironmentContractError(f"render_mode is {render_mode!r}; DangerousTaxi knows 'ansi' and None.")
-        self.render_mode = render_mode
+        super().__init__(horizon, render_mode)
         self.success_reward = success_reward
         self.dangerous_reward = dangerous_reward
         self.pick_up_reward = pick_up_reward
@@ -139,10 +136,6 @@ class DangerousTaxi(SimpleTextEnv):
             return self.step_reward + self.put_down_reward, None
         return self.step_reward, None
 
-    def render(self) -> str | None:  # type: ignore[override]
-        """The observation now, with render_mode "ansi"."""
-        return self.observe() if self.render_mode == "ansi" else None
-
     def expert(self) -> int:
         """The lowest index of the actions that begin a shortest way to the goal."""
         self.require_playing("expert")
@@ -175,8 +168,12 @@ class DangerousTaxi(SimpleTextEnv):
 
     @classmethod
     def teach(cls, facts: Mapping[str, Any], style: str) -> str:
-        """A reflection, in one of the styles of `taxi_teacher`. Raises TeacherError for another style."""
-        return teach(facts, style)
+        """A reflection in one of the styles of the module `teacher`."""
+        return write_reflection(cls, STYLES, facts, style)
+
+
+class GymnasiumTaxi(ActionMask, DangerousTaxi):
+    """DangerousTaxi as `gymnasium.make("reflect_rl/Taxi-v0")` gives it: all of its actions are always admissible."""
 
 
 def _facts(state: int) -> dict[str, Any]:

@@ -1,0 +1,164 @@
+"""Rows of tokens packed as tries: what several rows share from the beginning goes through the model once.
+
+The distinct rows of a call are merged into a tree of tokens, which the model reads as one row: the position of a token
+is its depth, and a 4-D attention mask lets it see its ancestors and itself. Each hidden state is then that of the row
+read alone, up to rounding, with gradients too. This is the tree attention of speculative decoding (SpecInfer: Miao et
+al. 2024, arXiv 2305.09781, section 4.2), here for prompts that begin alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reflect_rl.lm.models import base_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PROBE = 12
+"""Tokens of a probe's rows, which part in the middle."""
+NEAR, COARSE = 1e-4, 5e-2
+"""How far hidden states of the probe may be from those of single rows, as a share of the largest: in float32, and in
+coarser formats."""
+OTHER_WINDOWS = "window_size", "attention_chunk_size"
+"""Of a config whose attention is local by the place in the row, whatever mask is given (GPT-Neo, Llama 4)."""
+FAILURES = ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError
+"""Of an architecture that knows no such mask or positions."""
+Mask = Tensor | dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Some rows as one trie of T nodes, numbered depth-first.
+
+    rows: their places in the caller's order. paths: the nodes of each row, from its first token to its last.
+    ids_T, depth_T: a node's token and its position. end_T: the first node that is not below it.
+    """
+
+    rows: list[int]
+    paths: list[np.ndarray]
+    ids_T: np.ndarray
+    depth_T: np.ndarray
+    end_T: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids_T)
+
+    def sees(self, window: int | None = None, device: torch.device | None = None) -> Tensor:
+        """sees_TT: whether a node (first axis) is below another, or is it itself.
+
+        window: only if that is at most so many tokens of the row back, the node itself included.
+        """
+        depth_T, end_T = (torch.from_numpy(values).to(device) for values in (self.depth_T, self.end_T))
+        nodes_T = torch.arange(len(self), device=device)
+        sees_TT = (nodes_T[:, None] >= nodes_T) & (nodes_T[:, None] < end_T)
+        return sees_TT if window is None else sees_TT & (depth_T[:, None] - depth_T < window)
+
+
+def packs(rows: Sequence[list[int]] | Sequence[tuple[int, ...]], tokens: int) -> list[Pack]:
+    """Packs of at most `tokens` nodes; a row that is longer than this is a pack of its own.
+
+    Rows are taken in order of their tokens, so that those that share much come together.
+    """
+    arrays = [np.array(row, np.int64) for row in rows]
+    found: list[Pack] = []
+    members: list[int] = []
+    new: list[np.ndarray] = []
+    size = 0
+    for place in sorted(range(len(rows)), key=rows.__getitem__):
+        shared = _shared(arrays[members[-1]], arrays[place]) if members else 0
+        added = len(arrays[place]) - shared
+        if members and added and size + added > tokens:
+            found.append(_pack(members, arrays, new))
+            members, new, size, shared = [], [], 0, 0
+        members.append(place)
+        new.append(arrays[place][shared:])
+        size += len(new[-1])
+    return [*found, _pack(members, arrays, new)] if members else found
+
+
+def _pack(members: list[int], arrays: Sequence[np.ndarray], new: list[np.ndarray]) -> Pack:
+    """new: what each row adds to the rows before it."""
+    total = sum(map(len, new))
+    depth_T, end_T = np.empty(total, np.int64), np.full(total, total)
+    paths: list[np.ndarray] = []
+    first = 0
+    path = np.empty(0, np.int64)
+    for place, added in zip(members, new, strict=True):
+        length = len(arrays[place])
+        shared, last = length - len(added), first + len(added)
+        end_T[path[shared:]] = first
+        depth_T[first:last] = np.arange(shared, length)
+        path = np.concatenate([path[:shared], np.arange(first, last)])
+        paths.append(path)
+        first = last
+    return Pack(members, paths, np.concatenate(new), depth_T, end_T)
+
+
+def _shared(one: np.ndarray, other: np.ndarray) -> int:
+    """Length of the common beginning."""
+    shorter = min(len(one), len(other))
+    differs = one[:shorter] != other[:shorter]
+    return int(differs.argmax()) if differs.any() else shorter
+
+
+def read_pack(model: PreTrainedModel, pack: Pack) -> Tensor:
+    """x_TD: the hidden state of every node, after the final norm."""
+    plain = base_model(model)
+    body: Any = plain.base_model
+    ids_1T, depth_1T = (torch.from_numpy(values)[None].to(plain.device) for values in (pack.ids_T, pack.depth_T))
+    out = body(input_ids=ids_1T, position_ids=depth_1T, attention_mask=_mask(plain, pack), use_cache=False)
+    return out.last_hidden_state[0]
+
+
+def _mask(plain: PreTrainedModel, pack: Pack) -> Mask:
+    """What the model's attention is given: one mask, or one for each kind of layer where the model has several."""
+    config: Any = plain.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return _as_given(plain, pack.sees(window, plain.device))
+    windows = {kind: window if kind == "sliding_attention" else None for kind in sorted(set(kinds))}
+    return {kind: _as_given(plain, pack.sees(own, plain.device)) for kind, own in windows.items()}
+
+
+def _as_given(plain: PreTrainedModel, sees_TT: Tensor) -> Tensor:
+    """A mask as attention takes it: boolean for PyTorch's own, else what is added to the scores."""
+    seen_11TT = sees_TT[None, None]
+    if plain.config._attn_implementation == "sdpa":
+        return seen_11TT
+    least = torch.finfo(plain.dtype).min
+    return torch.zeros(seen_11TT.shape, dtype=plain.dtype, device=plain.device).masked_fill(~seen_11TT, least)
+
+
+@torch.no_grad()
+def why_not(model: PreTrainedModel) -> str | None:
+    """Why a model cannot read packs; None if it can. Tried on two short rows, whose hidden states have to be right."""
+    plain = base_model(model)
+    config: Any = plain.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds or any(getattr(config, name, None) for name in OTHER_WINDOWS):
+        return f"it has {min(kinds, default='local_attention')} layers"
+    embeddings: Any = plain.get_input_embeddings()
+    vocabulary = len(embeddings.weight)
+    stem = list(range(PROBE))
+    rows = [[token % vocabulary for token in (*stem[: PROBE // 2], *stem[:0:-step])] for step in (1, 2)]
+    body: Any = plain.base_model
+    try:
+        (pack,) = packs(rows, sum(map(len, rows)))
+        x_TD = read_pack(model, pack)
+        alone_1L = [torch.tensor([rows[place]], device=plain.device) for place in pack.rows]
+        alone = [body(input_ids=ids_1L, use_cache=False).last_hidden_state[0] for ids_1L in alone_1L]
+    except FAILURES as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    near = NEAR if x_TD.dtype == torch.float32 and not torch.is_autocast_enabled(plain.device.type) else COARSE
+    for path, single_LD in zip(pack.paths, alone, strict=True):
+        if not bool((x_TD[torch.from_numpy(path)] - single_LD).abs().max() <= near * single_LD.abs().max()):
+            return "it reads a packed prompt differently from the prompt alone"
+    return None

@@ -1,0 +1,110 @@
+"""The losses of both warm-ups, which come in parts: one a forward pass where prompts are packed.
+
+The reflector's is the cross-entropy of the teacher's texts behind their prompts, the policy's that of the expert's
+choice. No logits over the vocabulary are computed where nothing is scored.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reflect_rl.lm.backbone import Backbone, TokenBatch
+from reflect_rl.lm.encoded import Encoded
+from reflect_rl.lm.packed import packs
+from reflect_rl.players.policy import Policy
+
+IGNORE = -100
+LENGTH_STEP = 64
+"""Texts whose lengths differ by less than this many tokens are padded to one."""
+TextRow = tuple[Encoded, Sequence[int]]
+"""A prompt with a text behind it, read before each of the text's tokens; and these tokens."""
+Loss = Callable[[Sequence[int]], Iterator[Tensor]]
+"""Of a batch, whose examples have these indices: in parts, one a forward pass."""
+
+
+def text_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Loss:
+    """Mean cross-entropy of the texts' tokens; those of the prompts are never scored."""
+    return _packed_loss(backbone, rows) if backbone.passes.packed else _padded_loss(backbone, rows, pad)
+
+
+def _packed_loss(backbone: Backbone, rows: Sequence[TextRow]) -> Loss:
+    """Each edge of the trie counts as often as texts pass along it."""
+
+    def loss(indices: Sequence[int]) -> Iterator[Tensor]:
+        chosen = [rows[index] for index in indices]
+        tokens = sum(len(said) for _, said in chosen)
+        for pack in packs([row.ids for row, _ in chosen], backbone.learning_tokens):
+            pairs = zip(pack.rows, pack.paths, strict=True)
+            nodes = np.concatenate([path[chosen[place][0].places] for place, path in pairs])
+            wanted = np.concatenate([chosen[place][1] for place in pack.rows])
+            edges, times = np.unique(np.stack([nodes, wanted]), axis=1, return_counts=True)
+            read, place_of = np.unique(edges[0], return_inverse=True)
+            read_N, place_E, want_E, times_E = (
+                torch.from_numpy(values).to(backbone.device) for values in (read, place_of, edges[1], times)
+            )
+            logits_NV = (backbone.nodes(pack)[read_N] @ backbone.output_rows.T).float()
+            yield ((logits_NV.logsumexp(1)[place_E] - logits_NV[place_E, want_E]) * times_E).sum() / tokens
+
+    return loss
+
+
+def _padded_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Loss:
+    """Rows of like length go together."""
+    device = backbone.output_rows.device
+
+    def loss(indices: Sequence[int]) -> Iterator[Tensor]:
+        groups: dict[int, list[TextRow]] = defaultdict(list)
+        for index in indices:
+            groups[-(-len(rows[index][0].rest) // LENGTH_STEP)].append(rows[index])
+        tokens = sum(len(rows[index][1]) for index in indices)
+        yield torch.stack([total(chosen) for chosen in groups.values()]).sum() / tokens
+
+    def total(chosen: Sequence[TextRow]) -> Tensor:
+        prefix = chosen[0][0].prefix
+        bodies = [row.rest if row.prefix == prefix else row.prefix + row.rest for row, _ in chosen]
+        if any(row.prefix != prefix for row, _ in chosen):
+            bodies, prefix = [row.prefix + row.rest for row, _ in chosen], ()
+        shift = [len(body) - len(row.rest) for body, (row, _) in zip(bodies, chosen, strict=True)]
+        length, width = max(map(len, bodies)), max(len(said) for _, said in chosen)
+        ids_BL = torch.tensor([body + (pad,) * (length - len(body)) for body in bodies])
+        reads = [[place + s for place in row.read] for s, (row, _) in zip(shift, chosen, strict=True)]
+        read_BR = torch.tensor([read + [0] * (width - len(read)) for read in reads])
+        want_BR = torch.tensor([(*said, *[IGNORE] * (width - len(said))) for _, said in chosen], device=device)
+        batch = TokenBatch(torch.tensor(prefix, dtype=torch.long), ids_BL, read_BR).to(device)
+        logits_BRV = (backbone.hidden(batch) @ backbone.output_rows.T).float()
+        return F.cross_entropy(logits_BRV.flatten(0, 1), want_BR.flatten(), ignore_index=IGNORE, reduction="sum")
+
+    return loss
+
+
+def choice_loss(policy: Policy, rows: Sequence[Encoded], wanted: Sequence[Sequence[int]], smoothing: float) -> Loss:
+    """Cross-entropy of the choice among the admissible actions, smoothed over these; mean over a hedge's heads.
+
+    Where several actions are right, what counts is the probability of them all.
+    """
+
+    def loss(indices: Sequence[int]) -> Iterator[Tensor]:
+        for part in policy.through.parts([rows[i] for i in indices]):
+            yield mean([indices[place] for place in part]) * (len(part) / len(indices))
+
+    def mean(indices: Sequence[int]) -> Tensor:
+        chosen = [rows[i] for i in indices]
+        width = max(row.actions for row in chosen)
+        heads_BHN = policy(chosen, width).heads_BHN
+        allowed_BHN = torch.isfinite(heads_BHN)
+        finite_BHN = heads_BHN.masked_fill(~allowed_BHN, 0.0)
+        right_BN = torch.zeros(len(chosen), width, dtype=torch.bool)
+        for row, index in enumerate(indices):
+            right_BN[row, list(wanted[index])] = True
+        right_B1N = right_BN.unsqueeze(1).to(heads_BHN.device)
+        hit_BH = finite_BHN.masked_fill(~right_B1N, -torch.inf).logsumexp(2)
+        uniform_BH = finite_BHN.sum(2) / allowed_BHN.sum(2)
+        return -((1 - smoothing) * hit_BH + smoothing * uniform_BH).mean()
+
+    return loss
