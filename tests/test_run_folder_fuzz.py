@@ -28,7 +28,7 @@ FUZZED: dict[str, Any] = {
     "select.strategy": "facility-location",
     "reflector_sft.steps": 4,
     "policy_sft.steps": 4,
-    "policy.hedge": True,
+    "policy.gated_mixture": True,
     "rl.iterations": 2,
     "rl.checkpoint_every": 1,
     "rl.replay": 2,
