@@ -42,7 +42,7 @@ def main(recipe: str = "taxi", iterations: int = 20, out: str = "runs/loop") -> 
         # 1. Roll out. The reflector writes on each state, the policy reads both and picks an action with one token.
         chosen = random.integers(len(tasks), size=EPISODES)
         specs = [EpisodeSpec(tasks[task], seed=int(random.integers(2**31))) for task in chosen]
-        rollout = play_episodes(make_env, players, specs, slots=EPISODES)
+        rollout = play_episodes(make_env, players, specs, num_envs=EPISODES)
 
         # 2. Estimate how much better each action was than what happened after the same prompt on average.
         row_V, choice_V, advantage_V = visits(rollout)

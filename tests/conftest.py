@@ -55,7 +55,7 @@ TINY: dict[str, Any] = {
     "policy_sft.batch": 16,
     "rl.iterations": 3,
     "rl.episodes": 16,
-    "rl.slots": 16,
+    "rl.num_envs": 16,
     "rl.validate_every": 2,
     "evaluate.sampled_episodes": 2,
     "evaluate.shown_episodes": 2,

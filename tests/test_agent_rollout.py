@@ -45,7 +45,7 @@ def trained(
 def played(run: RunFolder, context: Context, greedy: bool) -> tuple[list[Trajectory], list[list[np.ndarray]]]:
     specs = [EpisodeSpec(task, seed=100 + n) for n, task in enumerate(context.world.tasks("train")[:6])]
     rollout = play_episodes(
-        context.make_env, load_decisions(run, context), specs, slots=4, greedy=greedy, keep=lambda number: True
+        context.make_env, load_decisions(run, context), specs, num_envs=4, greedy=greedy, keep=lambda number: True
     )
     return rollout.trajectories, [[rollout.log_probs_PN[row] for row in t.rows] for t in rollout.trajectories]
 

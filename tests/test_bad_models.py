@@ -116,6 +116,6 @@ def test_more_actions_than_labels_are_refused(models: Path, tmp_path: Path) -> N
     ended = run_small(run, world, None, "--until", "sft_policy")
     refused(ended, "60 actions", "52 single-token labels", "policy.head: pointer")
     assert (run / "manifests/annotate.json").is_file()
-    pointer = {"policy.head": "pointer", "policy.hedge": False}
+    pointer = {"policy.head": "pointer", "policy.gated_mixture": False}
     ended = run_small(run, world | pointer, None, "--until", "sft_policy")
     assert ended.code == 0, ended.err

@@ -136,7 +136,7 @@ def test_a_recipe_that_extends_another_has_all_of_it_but_what_it_changes(tmp_pat
     mine, taxi = load_settings(tmp_path / "mine.yaml"), load_settings("taxi")
     assert (mine.rl.iterations, mine.rl.episodes, mine.policy.model.width) == (3, 7, 32)
     assert mine.collect == taxi.collect
-    assert mine.policy.hedge == taxi.policy.hedge
+    assert mine.policy.gated_mixture == taxi.policy.gated_mixture
 
 
 def test_recipes_that_extend_each_other_in_a_circle_are_refused(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_actions_tell_states_apart_where_the_reflector_reads_them(
     second = Episode("b", (Step("a hall", ("go west", "open door"), 1, 0.0, 1),), StopReason.SUCCESS)
     run = RunFolder(tmp_path)
     run.write_jsonl("episodes.jsonl", [first.to_json(), second.to_json()])
-    pool = read_pool(run, tiny({"policy.head": head, "policy.hedge": False}))
+    pool = read_pool(run, tiny({"policy.head": head, "policy.gated_mixture": False}))
     assert len({entry.id for entry in pool}) == states
 
 

@@ -163,7 +163,7 @@ def test_no_more_environments_are_open_than_rl_slots_says_and_no_figure_depends_
     found = []
     for slots in (3, 512):
         most[0] = 0
-        evaluate(finished, Context(tiny({"rl.slots": slots})), Progress())
+        evaluate(finished, Context(tiny({"rl.num_envs": slots})), Progress())
         found.append((most[0], finished.read_json("results.json")["panels"]))
         assert open_now == [0]
     assert found[0][0] == 3

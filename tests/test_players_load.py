@@ -52,7 +52,7 @@ def test_no_forward_pass_of_rl_reads_more_tokens_than_asked_for(
     tokens: int, exact: bool, warmed: RunFolder, tiny: Tiny, seen: list[int]
 ) -> None:
     settings = tiny(
-        {"compute.tokens": tokens, "compute.exact": exact, "rl.replay": 4, "rl.iterations": 2, "rl.anchor": 0.1}
+        {"compute.tokens": tokens, "compute.exact": exact, "rl.replay": 4, "rl.iterations": 2, "rl.reference_kl": 0.1}
     )
     counts = rl(warmed, Context(settings), Progress())
     assert counts["forward"] == ("exact" if exact else "packed")

@@ -77,7 +77,7 @@ def read_of(kind: str, offered: list[str]) -> Tensor:
     """read_ND: the hidden states that stand for the actions."""
     policy, builder = pointer(kind)
     prompt = builder.policy_prompt(State("You are here.", tuple(offered)), "Go left.")
-    return policy.backbone.hidden(policy.batch([policy.encode(prompt)]))[0, : len(offered)]
+    return policy.backbone.hidden(policy.through.batch([policy.encode(prompt)]))[0, : len(offered)]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MADE_BY if kind != "words"])  # which knows next to none
@@ -110,7 +110,7 @@ def test_the_last_character_of_the_last_action_counts(kind: str, one: str, other
 @given(st.text(letters, min_size=1, max_size=8), st.text(letters, min_size=1, max_size=8))
 def test_before_the_reflection_is_read_a_hedged_policy_knows_nothing_of_it(one: str, other: str) -> None:
     tokenizer = tokenizer_of("scratch")
-    builder = PromptBuilder("向", PromptSettings(history=0), [" a", " b"], hedge=True)
+    builder = PromptBuilder("向", PromptSettings(history=0), [" a", " b"], gated=True)
     read = []
     for reflection in (one, other):
         prompt = builder.policy_prompt(State("左", ("left", "right")), reflection)

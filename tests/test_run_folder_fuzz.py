@@ -28,7 +28,7 @@ FUZZED: dict[str, Any] = {
     "select.strategy": "facility-location",
     "reflector_sft.steps": 4,
     "policy_sft.steps": 4,
-    "policy.hedge": True,
+    "policy.gated_mixture": True,
     "rl.iterations": 2,
     "rl.checkpoint_every": 1,
     "rl.replay": 2,
@@ -71,7 +71,7 @@ def write_runs(folder: Path, patch: pytest.MonkeyPatch) -> None:
     real = rl._iterate
 
     def stop(*given: Any) -> Any:
-        if given[4] == 1:
+        if given[3] == 1:
             raise KeyboardInterrupt
         return real(*given)
 

@@ -43,8 +43,8 @@ def test_another_seed_makes_others(whole: Path, tmp_path: Path) -> None:
 
 
 def test_the_number_of_slots_changes_nothing(whole: Path, run: Path) -> None:
-    ended = run_small(run, {"rl.slots": 7})
-    assert "rl: runs again (rl.slots: 512 -> 7)" in ended.err
+    ended = run_small(run, {"rl.num_envs": 7})
+    assert "rl: runs again (rl.num_envs: 512 -> 7)" in ended.err
     assert ended.code == 0, ended.err
     says_slots = ["config.yaml", "manifests/report.json", "manifests/rl.json", "report.html"]
     assert [name for name in differences(run, whole) if name not in says_slots] == []

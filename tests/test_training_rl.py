@@ -48,7 +48,7 @@ ARMS: dict[str, dict[str, Any]] = {
         "rl.algorithm": "reinforce",
         "rl.baseline": "task",
         "rl.replay": 5,
-        "policy.hedge": True,
+        "policy.gated_mixture": True,
     },
     "packed": {"rl.baseline": "state", "compute.exact": False, "compute.tokens": 300},
 }
@@ -62,7 +62,7 @@ def outcome(run: RunFolder) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
 
 def start(warmed: RunFolder, settings: Settings) -> RunFolder:
     """The arms with a value head or a hedge need a warm-up that has one."""
-    if settings.rl.baseline == "value" or settings.policy.hedge:
+    if settings.rl.baseline == "value" or settings.policy.gated_mixture:
         sft_policy(warmed, Context(settings), Progress())
     return warmed
 
@@ -91,7 +91,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     made = []
     for name, seed, slots in (("one", 0, 16), ("same", 0, 3), ("other", 1, 16)):
         run = RunFolder(shutil.copytree(warmed.path, tmp_path / name))
-        rl(run, Context(tiny({"seed": seed, "rl.slots": slots, "rl.iterations": 2})), Progress())
+        rl(run, Context(tiny({"seed": seed, "rl.num_envs": slots, "rl.iterations": 2})), Progress())
         made.append(outcome(run))
     one, same, other = made
     assert one == same
@@ -121,7 +121,7 @@ def test_rl_makes_a_weak_policy_better(tiny: Tiny, arm: str, tmp_path: Path) -> 
         "rl.entropy": 0.02,
         "rl.validate_every": 20,
         "rl.checkpoint_every": 20,
-        "policy.hedge": False,
+        "policy.gated_mixture": False,
         "rl.curriculum": "none",
     }
     settings, run = tiny(ARMS[arm] | learning), RunFolder(tmp_path)
@@ -219,7 +219,7 @@ def test_an_anchor_pulls_towards_it_and_nothing_else_does_at_it() -> None:
     folded = fold(rollout, nothing, nothing, "cpu")
     before = [weight.detach().clone() for weight in policy.parameters()]
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.02)
-    at_it = replace(folded, anchor_PN=folded.old_PN)
+    at_it = replace(folded, reference_PN=folded.old_PN)
     update(Learner(policy, policy, optimizer, settings, 0), rollout, at_it, 0, 0.0)
     assert drift(at_it, policy.log_probs(rollout.prompts))["kl_sft"] < 1e-6
     for weight, old in zip(policy.parameters(), before, strict=True):
@@ -227,7 +227,7 @@ def test_an_anchor_pulls_towards_it_and_nothing_else_does_at_it() -> None:
     away = torch.where(torch.isfinite(folded.old_PN), torch.randn(folded.old_PN.shape), folded.old_PN).log_softmax(-1)
     weight_P = folded.visits_P / folded.visits_P.sum()
     distance = float((weight_P * kl_P(folded.old_PN, away)).sum())
-    from_it = replace(folded, anchor_PN=away)
+    from_it = replace(folded, reference_PN=away)
     update(Learner(policy, policy, optimizer, settings, 0), rollout, from_it, 0, 0.0)
     assert drift(from_it, policy.log_probs(rollout.prompts))["kl_sft"] < distance
 

@@ -339,7 +339,7 @@ def test_past_reflections_are_those_written_on_the_steps_before(policy: Policy) 
     prompts = PromptBuilder(Corridor.task_text, PromptSettings(reflections=2), list(policy.labels or ()), policy.count)
     made = Decisions(policy, ScriptedReflector(Corridor, "way"), prompts)
     specs = [EpisodeSpec(task, 5) for task in Corridor().tasks("valid")]
-    for played in play_episodes(Corridor, made, specs, slots=3, keep=lambda number: True).trajectories:
+    for played in play_episodes(Corridor, made, specs, num_envs=3, keep=lambda number: True).trajectories:
         written = [str(shown.reflection) for shown in played.shown]
         for step, shown in enumerate(played.shown):
             assert shown.state.reflections == tuple(written[max(0, step - 2) : step])

@@ -97,7 +97,7 @@ def states() -> tuple[State, ...]:
 def prompts(made: Policy) -> list[Prompt]:
     """Prompts of several lengths, prefixes and numbers of actions."""
     labels, hedged = made.labels and list(made.labels), made.gate is not None
-    builder = PromptBuilder(Corridor.task_text, PromptSettings(), labels, made.count, hedge=hedged)
+    builder = PromptBuilder(Corridor.task_text, PromptSettings(), labels, made.count, gated=hedged)
     said = ("Take." if hedged else None, "Go left.", "Item 3 away. Go right. " * 4)
     told = [(state, said[number % 3]) for number, state in enumerate(states())]
     return [builder.policy_prompt(state, text) for state, text in [*told, (states()[0], said[1])]]

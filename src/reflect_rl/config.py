@@ -111,17 +111,34 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
     data[last] = value
 
 
+FORMER = {
+    "compute.cache_mb": "",
+    "compute.rows": "compute.tokens",
+    "policy.hedge": "policy.gated_mixture",
+    "reflector_sft.attempts": "",
+    "reflector_sft.retry_below": "",
+    "rl.anchor": "rl.reference_kl",
+    "rl.slots": "rl.num_envs",
+}
+"""Settings of earlier versions, with what they are called now."""
+
+
+def _hint(key: str) -> str:
+    if key in FORMER:
+        return f" It is called '{FORMER[key]}' now." if FORMER[key] else " It is gone: leave it out."
+    known = list(setting_keys())
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    leaf = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+    return f" Did you mean '{(near or leaf)[0]}'?" if near or leaf else ""
+
+
 def _explain(error: ValidationError, source: str) -> str:
     """One message for everything pydantic found, a line each."""
-    known = list(setting_keys())
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or "settings"
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-            leaf = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
-            hint = f" Did you mean '{(near or leaf)[0]}'?" if near or leaf else ""
-            lines.append(f"unknown setting '{key}'.{hint}")
+            lines.append(f"unknown setting '{key}'.{_hint(key)}")
         elif item["type"] == "value_error":
             lines.append(f"{key}: {item.get('ctx', {}).get('error')}.")
         else:

@@ -68,7 +68,7 @@ class Arm:
     def play(self, iteration: int, decisions: Decisions | None = None) -> Rollout:
         """One training iteration's rollout, by players who know what they know."""
         decisions = self.decisions if decisions is None else decisions
-        return play_episodes(self.context.make_env, decisions, self.episodes(iteration), self.settings.rl.slots)
+        return play_episodes(self.context.make_env, decisions, self.episodes(iteration), self.settings.rl.num_envs)
 
 
 def bench_settings(overrides: Mapping[str, Any], device: str) -> Settings:
@@ -95,7 +95,7 @@ def bench_settings(overrides: Mapping[str, Any], device: str) -> Settings:
         "rl.iterations": min(given.rl.iterations, MOST_ITERATIONS),
         "rl.validate_every": MOST_ITERATIONS,
     }
-    fixed = {"compute.device": device, "track": "none", "guard": False, "policy.hedge": False, "rl.replay": 0}
+    fixed = {"compute.device": device, "track": "none", "guard": False, "policy.gated_mixture": False, "rl.replay": 0}
     return parse_settings(given.model_dump(), fixed | capped)
 
 

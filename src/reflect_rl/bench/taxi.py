@@ -15,7 +15,7 @@ What is measured, with one process, the same models, prompts, episodes and torch
 - update: PPO's samples/s, a sample being one step of an episode in one epoch; folding and the KL after the update are
   part of our time. The plain side learns from PLAIN_SAMPLES of the same samples, drawn at random.
 
-A hedged policy and the success replay are left out: the plain implementation has neither.
+The gated mixture and the success replay are left out: the plain implementation has neither.
 
 The sides take turns, so that a busy machine slows both; figures are medians.
 """

@@ -49,7 +49,7 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
                 context.make_env,
                 decisions,
                 specs[panel, mode],
-                settings.rl.slots,
+                settings.rl.num_envs,
                 greedy=mode == "greedy",
                 keep=lambda number, most=most: number < most,
                 tick=bar.update,
@@ -86,7 +86,7 @@ def validation(run: RunFolder, context: Context) -> dict[str, float]:
     decisions, settings, success = load_decisions(run, context), context.settings, {}
     for mode in ("greedy", "sampled"):
         specs = panel_episodes(context.world, settings, "valid", mode, VALIDATION_REPEATS)
-        rollout = play_episodes(context.make_env, decisions, specs, settings.rl.slots, greedy=mode == "greedy")
+        rollout = play_episodes(context.make_env, decisions, specs, settings.rl.num_envs, greedy=mode == "greedy")
         success[mode] = summarise(rollout.trajectories)["success"]
     return success
 

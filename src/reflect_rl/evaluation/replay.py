@@ -39,7 +39,7 @@ def replay(run: RunFolder, settings: Settings, options: Mapping[str, Any], most:
         decisions = load_decisions(run, context)
         specs = panel_episodes(context.world, settings, "test", "greedy")[:most]
         rollout = play_episodes(
-            context.make_env, decisions, specs, settings.rl.slots, greedy=True, keep=lambda number: True
+            context.make_env, decisions, specs, settings.rl.num_envs, greedy=True, keep=lambda number: True
         )
     other = make(settings.env.name, **{"horizon": settings.env.horizon, **settings.env.options, **options})
     try:

@@ -75,9 +75,9 @@ def load_policy(folder: Path, settings: Settings, adapters: bool = False, progre
 def policy_prompts(policy: Policy, context: Context) -> PromptBuilder:
     """The builder of a policy's prompts, within what it can read."""
     settings, labels = context.settings, None if policy.labels is None else list(policy.labels)
-    hedge, reads = policy.gate is not None, policy.backbone.context
+    gated, reads = policy.gate is not None, policy.backbone.context
     remedy = _remedy(settings.policy.model, "policy")
-    return PromptBuilder(context.world.task_text, settings.prompt, labels, policy.count, hedge, reads, remedy)
+    return PromptBuilder(context.world.task_text, settings.prompt, labels, policy.count, gated, reads, remedy)
 
 
 def reflector_prompts(context: Context, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PromptBuilder:

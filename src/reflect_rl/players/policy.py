@@ -47,7 +47,7 @@ MOST_TOKENS = 2**22
 
 class Choices(NamedTuple):
     """log_probs_BN: what the policy does. value_B: 0 without a value head. heads_BHN: the distributions it is made of,
-    H = 1; or H = 2 if hedged: first pi(a | state), then pi(a | state, reflection)."""
+    H = 1; or H = 2 in a gated mixture: first pi(a | state), then pi(a | state, reflection)."""
 
     log_probs_BN: Tensor
     value_B: Tensor
@@ -55,14 +55,14 @@ class Choices(NamedTuple):
 
 
 class Policy(nn.Module):
-    """A causal LM with a choice head and, on request, a value head and a hedge.
+    """A causal LM with a choice head and, on request, a value head and a gated mixture.
 
-    A hedged policy reads the same forward pass twice, where the state is told and where the reflection is: before a
+    A gated mixture reads the same forward pass twice, where the state is told and where the reflection is: before a
     causal model has seen the reflection, its hidden state knows the state alone. It acts by a mixture of both choices,
     so that it can be no more misled by a weak reflector than it trusts it.
 
     labels: label strings with their token ids (labels head), or None for the pointer head.
-    passes: how prompts go through the model. trust: for a hedged policy (labels head), the weight that choices
+    passes: how prompts go through the model. trust: for a gated mixture (labels head), the weight that choices
     made with the reflection get at first, in (0, 1).
     Raises ModelError if the tokenizer cannot tell where its tokens stand in a text.
     """
@@ -155,10 +155,10 @@ class Policy(nn.Module):
             rows_ND = self.backbone.output_rows[self.label_ids[:width]]  # type: ignore[index]
             logits_BHN = (hidden_BRD @ rows_ND.T).float()
         heads_BHN = logits_BHN.masked_fill(beyond_BN.unsqueeze(1), -torch.inf).log_softmax(-1)
-        log_probs_BN = heads_BHN[:, -1] if heads_BHN.shape[1] == 1 else self._hedged(heads_BHN, cue_BD)
+        log_probs_BN = heads_BHN[:, -1] if heads_BHN.shape[1] == 1 else self._mixed(heads_BHN, cue_BD)
         return Choices(log_probs_BN, value_B, heads_BHN)
 
-    def _hedged(self, heads_BHN: Tensor, cue_BD: Tensor) -> Tensor:
+    def _mixed(self, heads_BHN: Tensor, cue_BD: Tensor) -> Tensor:
         """log((1 - g) pi(a | state) + g pi(a | state, reflection)), the gate g read at the cue."""
         assert self.gate is not None
         gate_B1 = _weighed(self.gate, cue_BD).unsqueeze(1)

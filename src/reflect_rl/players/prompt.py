@@ -30,7 +30,7 @@ class Prompt:
 
     text: what the model reads. static: the leading characters that every prompt of this world shares.
     actions: how many choices it offers. line_ends: for the pointer head, the character after each action's line.
-    state_end: for a hedged policy, the character at which the state is told and the reflection's text begins.
+    state_end: for a gated mixture, the character at which the state is told and the reflection's text begins.
     """
 
     text: str
@@ -44,7 +44,7 @@ class PromptBuilder:
     """Writes the prompts of one world.
 
     labels: the label strings, in the order of the choices; None for the pointer head, whose lines carry no label.
-    count: tokens of a text, for the budget. hedge: mark where a policy prompt's state ends. context: tokens that the
+    count: tokens of a text, for the budget. gated: mark where a policy prompt's state ends. context: tokens that the
     model can read; the budget is prompt.max_tokens, or this where it is less. remedy: what makes `context` more.
     """
 
@@ -54,14 +54,14 @@ class PromptBuilder:
         settings: PromptSettings,
         labels: Sequence[str] | None,
         count: Callable[[str], int] | None = None,
-        hedge: bool = False,
+        gated: bool = False,
         context: int | None = None,
         remedy: str = "Use a model that reads more",
     ) -> None:
         self.task_text = task_text
         self.settings = settings
         self.labels = labels
-        self.hedge = hedge
+        self.gated = gated
         self.budget = min(settings.max_tokens, context or settings.max_tokens)
         self._remedy = "Raise prompt.max_tokens" if self.budget == settings.max_tokens else remedy
         self._count = count
@@ -126,7 +126,7 @@ class PromptBuilder:
         if self.labels is not None:
             static = self._static(state)
             told = static + self._history(state, shown) + "\n" + state.observation
-            end = len(told + CUE_REFLECTION) if self.hedge and said else None
+            end = len(told + CUE_REFLECTION) if self.gated and said else None
             return Prompt(told + said + CUE_ACTION, len(static), len(state.actions), state_end=end)
         text = self.task_text + self._history(state, shown) + "\n" + state.observation + said + "\nChoices:"
         ends = []

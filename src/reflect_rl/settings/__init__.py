@@ -167,7 +167,7 @@ class PolicySettings(Section):
         default="labels", description="'labels': one token a choice; 'pointer': scores the end of each action's line."
     )
 
-    hedge: bool = Field(
+    gated_mixture: bool = Field(
         default=False,
         description="Act by a mixture of the choice with and without the reflection, weighted by a learned gate that "
         "starts at the reflector's held-out agreement. Labels head only.",
@@ -175,8 +175,8 @@ class PolicySettings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> PolicySettings:
-        if self.hedge and self.head == "pointer":
-            raise ValueError("hedge needs head: labels (a pointer reads the actions after the reflection)")
+        if self.gated_mixture and self.head == "pointer":
+            raise ValueError("gated_mixture needs head: labels (a pointer reads the actions after the reflection)")
         return self
 
 
@@ -201,9 +201,9 @@ class ComputeSettings(Section):
     )
     exact: Literal[True, False, "auto"] = Field(
         default="auto",
-        description="true: a prompt's numbers do not depend, to the bit, on what is batched with it, so rl.slots and "
-        "ranks never change a result; false: prompts that begin alike are packed, which is faster and changes results "
-        "by rounding. auto: exact for models from scratch on a CPU.",
+        description="true: a prompt's numbers do not depend, to the bit, on what is batched with it, so rl.num_envs "
+        "and ranks never change a result; false: prompts that begin alike are packed, which is faster and changes "
+        "results by rounding. auto: exact for models from scratch on a CPU.",
     )
     tokens: int = Field(
         default=0,

@@ -41,7 +41,7 @@ class RlSettings(Section):
         ge=1,
         description="Episodes of each start drawn; with baseline: task, more than one where starts are many.",
     )
-    slots: int = Field(
+    num_envs: int = Field(
         default=512,
         ge=1,
         description="Environments open side by side, where the policy is measured too; changes a result by rounding "
@@ -64,7 +64,7 @@ class RlSettings(Section):
     warmup: int = Field(default=1, ge=0, description="Iterations over whose optimizer steps lr rises linearly from 0.")
     max_grad_norm: float = Field(default=1.0, gt=0, description="The global gradient norm is clipped to this.")
     entropy: float = Field(default=0.1, ge=0, description="Entropy bonus at the start; falls linearly to 0.")
-    anchor: float = Field(
+    reference_kl: float = Field(
         default=0.0, ge=0, description="Weight of KL(policy || policy after SFT), which keeps RL near its start."
     )
     value_weight: float = Field(default=0.5, ge=0, description="Of the squared value error, with baseline: value.")

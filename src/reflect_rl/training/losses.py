@@ -21,7 +21,7 @@ from reflect_rl.training.rollout import Rollout
 class Folded:
     """P distinct prompts. old_PN: log-probabilities of the rollout. gain_PN, loss_PN: sums of the positive and of the
     negative advantages of each action. visits_P: how often. return_P, square_P: sums of returns and of their squares.
-    anchor_PN: log-probabilities of the policy to stay near, if there is one.
+    reference_PN: log-probabilities of the policy to stay near, if there is one.
     """
 
     old_PN: Tensor
@@ -30,13 +30,13 @@ class Folded:
     visits_P: Tensor
     return_P: Tensor
     square_P: Tensor
-    anchor_PN: Tensor | None = None
+    reference_PN: Tensor | None = None
 
     def rows(self, indices: Sequence[int] | Tensor) -> Folded:
         """The same of some prompts only."""
         always = (self.old_PN, self.gain_PN, self.loss_PN, self.visits_P, self.return_P, self.square_P)
-        anchor_PN = None if self.anchor_PN is None else self.anchor_PN[indices]
-        return Folded(*(field[indices] for field in always), anchor_PN=anchor_PN)
+        reference_PN = None if self.reference_PN is None else self.reference_PN[indices]
+        return Folded(*(field[indices] for field in always), reference_PN=reference_PN)
 
 
 def fold(rollout: Rollout, advantages: Sequence[np.ndarray], returns: Sequence[np.ndarray], device: str) -> Folded:

@@ -48,7 +48,7 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     decisions = load_decisions(run, context, policy)
     wrapped = accelerator.prepare_model(policy)
     optimizer = make_optimizer(policy, part.lr, weight_decay=0.0)
-    anchor = load_policy(run / "policy-sft", settings) if part.anchor else None
+    reference = load_policy(run / "policy-sft", settings) if part.reference_kl else None
     learner = Learner(
         wrapped,
         policy,
@@ -57,7 +57,7 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
         settings.seed,
         accelerator.process_index,
         accelerator.num_processes,
-        anchor,
+        reference,
     )
     checkpoint = Checkpointer(run, "checkpoints/rl", policy, optimizer)
     found = checkpoint.load()
@@ -130,8 +130,8 @@ def _iterate(
             f"alone. Raise rl.group (it is {part.group}), or choose another baseline."
         )
     folded = fold(rollout, advantage, returns, settings.compute.device)
-    if learner.anchor is not None:
-        folded = replace(folded, anchor_PN=learner.anchor.log_probs(rollout.prompts).to(folded.old_PN.device))
+    if learner.reference is not None:
+        folded = replace(folded, reference_PN=learner.reference.log_probs(rollout.prompts).to(folded.old_PN.device))
     figures = update(learner, rollout, folded, iteration, entropy)
     replay.add(rollout, part.gamma)
     replay_update(learner, replay, iteration)
@@ -156,7 +156,7 @@ def _iterate(
 def _roll_out(learner: Learner, decisions: Decisions, context: Context, specs: list[EpisodeSpec]) -> Rollout:
     """This rank's share of the episodes, then everybody's."""
     own = specs[learner.rank :: learner.ranks]
-    rollout = play_episodes(context.make_env, decisions, own, context.settings.rl.slots)
+    rollout = play_episodes(context.make_env, decisions, own, context.settings.rl.num_envs)
     if learner.ranks == 1:
         return rollout
     from reflect_rl.training.rollout import merge
@@ -168,7 +168,7 @@ def _validate(decisions: Decisions, context: Context) -> float:
     """Greedy success on the valid tasks."""
     tasks, seed = tasks_of(context.world, "valid"), context.settings.seed
     specs = [EpisodeSpec(task, stream_seed(seed, "valid", index)) for index, task in enumerate(tasks)]
-    rollout = play_episodes(context.make_env, decisions, specs, context.settings.rl.slots, greedy=True)
+    rollout = play_episodes(context.make_env, decisions, specs, context.settings.rl.num_envs, greedy=True)
     return sum(t.success for t in rollout.trajectories) / len(specs)
 
 

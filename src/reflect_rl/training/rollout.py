@@ -1,9 +1,9 @@
-"""Episodes played side by side: slots that refill, and one forward pass for each distinct prompt of the whole batch.
+"""Episodes played side by side; each distinct prompt of them all goes through the model once.
 
-Within one call the policy does not change, so a state met again, in any slot at any step, costs a dictionary look-up.
-An episode therefore runs ahead through all states that are known, and waits where one is new; when all of them wait,
-what they wait for is read together. What an episode does depends on its own seed alone: not on the number of slots, nor
-on what runs beside it.
+Within one call the policy does not change, so a state met again, in any environment at any step, costs a look-up in a
+dictionary. An episode runs ahead through all states that are known and waits at a new one. When all of them wait, what
+they wait for is evaluated together. What happens in an episode depends on its own seed alone, not on the number of
+environments, nor on what runs beside it.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def play_episodes(
     make_env: Callable[[], TextEnv],
     decisions: Decisions,
     specs: Sequence[EpisodeSpec],
-    slots: int,
+    num_envs: int,
     greedy: bool = False,
     keep: Callable[[int], bool] = lambda number: False,
     tick: Callable[[int], object] = lambda finished: None,
@@ -112,7 +112,7 @@ def play_episodes(
         make_env: makes an environment.
         decisions: the players.
         specs: the episodes to play.
-        slots: the most environments open at once. All of them are closed in the end, also after an error.
+        num_envs: the most environments open at once. All of them are closed in the end, also after an error.
         greedy: take the likeliest action (the first of equals); otherwise actions are sampled.
         keep: whether the steps of the episode with this number are kept in full.
         tick: called after each episode, with 1.
@@ -121,7 +121,7 @@ def play_episodes(
     before = dict(decisions.seconds)
     play = _Play(decisions, greedy, keep, tick, iter(enumerate(specs)))
     with opened(make_env) as make_one:
-        active = [slot for _ in range(min(slots, len(specs))) if (slot := play.refill(make_one())) is not None]
+        active = [slot for _ in range(min(num_envs, len(specs))) if (slot := play.refill(make_one())) is not None]
         while active:
             active = play.act_all([ahead for slot in active if (ahead := play.run_ahead(slot)) is not None])
     seconds = {name: decisions.seconds[name] - before[name] for name in before}

@@ -134,7 +134,7 @@ def sft_policy(run: RunFolder, context: Context, progress: Progress) -> dict[str
     model, tokenizer = start_model(settings.policy.model, context, pool, texts, "policy", read)
     names = find_labels(tokenizer, MOST_LABELS) if settings.policy.head == "labels" else None
     value_head = settings.rl.learns_value
-    trust = _trust(run) if settings.policy.hedge and settings.reflector.kind != "none" else None
+    trust = _trust(run) if settings.policy.gated_mixture and settings.reflector.kind != "none" else None
     passes = forward_passes(settings.compute, settings.policy.model, model, progress)
     policy = Policy(model, tokenizer, names, value_head, passes, trust).to(settings.compute.device)
     prompts = policy_prompts(policy, context)
@@ -186,7 +186,7 @@ def _labelled(
 
 
 def _trust(run: RunFolder) -> float:
-    """What a hedged policy's gate begins with: how often the reflector was right on held-out states."""
+    """What the gate of a gated mixture begins with: how often the reflector was right on held-out states."""
     agreed = run.read_json("reflector.json", agreement_of)
     return 0.5 if agreed is None else min(max(agreed, 0.05), 0.95)
 

@@ -84,7 +84,7 @@ def _padded_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Loss:
 
 
 def choice_loss(policy: Policy, rows: Sequence[Encoded], wanted: Sequence[Sequence[int]], smoothing: float) -> Loss:
-    """Cross-entropy of the choice among the admissible actions, smoothed over these; mean over a hedge's heads.
+    """Cross-entropy of the choice among the admissible actions, smoothed over these; mean over a mixture's heads.
 
     Where several actions are right, what counts is the probability of them all.
     """

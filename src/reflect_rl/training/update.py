@@ -23,7 +23,7 @@ from reflect_rl.training.rollout import Rollout
 @dataclass(frozen=True, slots=True)
 class Learner:
     """What an update needs. policy: the module, or its distributed wrapper; rank, ranks: this process among all;
-    anchor: the frozen policy to stay near, if there is one."""
+    reference: the frozen policy to stay near, if there is one."""
 
     policy: nn.Module
     plain: Policy
@@ -32,7 +32,7 @@ class Learner:
     seed: int
     rank: int = 0
     ranks: int = 1
-    anchor: Policy | None = None
+    reference: Policy | None = None
 
     def shares(self, encoded: Sequence[Encoded], rows: Sequence[int]) -> list[list[list[int]]]:
         """Of each rank its share of the rows, in parts that go through together."""
@@ -69,14 +69,14 @@ def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, e
 
 
 def drift(folded: Folded, new_PN: Tensor) -> dict[str, float]:
-    """How far the policy has come from what it was in the rollout, and from the anchor: exact KL, over the visits.
+    """How far the policy has come from what it was in the rollout, and from the reference: exact KL, over the visits.
 
     new_PN: its log-probabilities now, of the rollout's prompts.
     """
     weight_P, new_PN = folded.visits_P / folded.visits_P.sum(), new_PN.to(folded.old_PN.device)
     figures = {"kl": float((weight_P * kl_P(folded.old_PN, new_PN)).sum())}
-    if folded.anchor_PN is not None:
-        figures["kl_sft"] = float((weight_P * kl_P(new_PN, folded.anchor_PN)).sum())
+    if folded.reference_PN is not None:
+        figures["kl_sft"] = float((weight_P * kl_P(new_PN, folded.reference_PN)).sum())
     return figures
 
 
@@ -125,8 +125,8 @@ def _loss(choices: Choices, rows: Folded, settings: RlSettings, entropy: float) 
     else:
         gain = reinforce_gain(log_probs_PN, rows)
     loss = -gain - entropy * (rows.visits_P * entropy_P(log_probs_PN)).sum()
-    if rows.anchor_PN is not None:
-        loss = loss + settings.anchor * (rows.visits_P * kl_P(log_probs_PN, rows.anchor_PN)).sum()
+    if rows.reference_PN is not None:
+        loss = loss + settings.reference_kl * (rows.visits_P * kl_P(log_probs_PN, rows.reference_PN)).sum()
     if settings.learns_value:
         loss = loss + settings.value_weight * value_error(choices.value_B, rows)
     return loss
