@@ -67,8 +67,8 @@ class State:
     """What a player can see before it acts.
 
     observation: the environment's current text. actions: the admissible actions, in the environment's order. history:
-    past (observation, action) pairs, oldest first. facts: the result of `TextEnv.describe()`, read by
-    scripted teachers and for `prompt.notes` only. reflections: the reflections on past steps, oldest first.
+    past (observation, action) pairs, oldest first. facts: the result of `TextEnv.describe()`, read only by scripted
+    teachers and for `prompt.notes`. reflections: the reflections on past steps, oldest first.
     """
 
     observation: str
@@ -96,7 +96,7 @@ class EpisodeMemory:
         return self._now
 
     def acted(self, choice: int, reflection: str | None = None) -> None:
-        """Record the action taken in the last observed state, and the reflection read there (None if there was none)."""
+        """Record the action taken in the last observed state, and the reflection read there."""
         assert self._now is not None, "observe first"
         history, reflections = self._most
         done = self._now.observation, self._now.actions[choice]
