@@ -217,7 +217,7 @@ def expected_cost(request: Request, progress: Progress) -> tuple[Pool, Cost, str
 
 
 def parse_budget(text: str, size: int) -> int:
-    """Parse a budget such as "200" or "10%" into a number of items. A share above 0 is rounded, to at least one item."""
+    """Parse a budget such as "200" or "10%" into a number of items; a share above 0 gives at least one."""
     match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*(%?)\s*", text)
     if not match or (not match[2] and "." in match[1]):
         raise SelectionError(f"--budget {text} should be a number of items, such as 2000, or a share, such as 10%.")

@@ -44,7 +44,7 @@ PUNCTUATION = frozenset(("Cc", "Cf", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "Zl", "
 
 
 def tfidf(texts: Callable[[], Iterable[str]], size: int, progress: Progress, *, cells: bool = False) -> np.ndarray:
-    """(size, WIDTH) float32 embeddings with rows of length 1, or 0 for texts without terms, which are announced.
+    """(size, WIDTH) float32 embeddings with rows of length 1; rows of texts without terms are 0, with a warning.
 
     texts: returns a new iterator over the texts at each call. cells: terms are characters with their line and column,
     for texts that draw a picture.
