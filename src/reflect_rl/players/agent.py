@@ -42,7 +42,7 @@ class Decision:
 
 
 class Agent:
-    """A trained agent. It takes the most likely action and decides exactly as in rollout and evaluation.
+    """A trained agent, which decides exactly as in rollout and evaluation. By default it takes the most likely action.
 
     An agent remembers the current episode: call `reset` between episodes. `act_batch` acts in several episodes side by
     side. Loading and acting leave the process unchanged: torch's threads and determinism, seeds and `sys.path`. Agents
@@ -85,8 +85,8 @@ class Agent:
         """Begin new episodes and forget the current ones.
 
         Args:
-            seeds: sample actions instead of taking the most likely ones; one seed for each environment. Equal seeds give
-                the same draws as in a rollout.
+            seeds: sample actions instead of taking the most likely ones; one seed for each environment. Equal seeds
+                give the same draws as in a rollout.
         """
         given = [] if seeds is None else [seeds] if isinstance(seeds, int) else seeds
         with self._lock:

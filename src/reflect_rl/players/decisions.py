@@ -143,8 +143,10 @@ class Decisions:
         return self._decide(prompts) if prompts else torch.empty(0, 1)
 
     def _at_hand(self, key: object, state: State, sample: int) -> bool:
-        """Whether the reflection is available. Unless exact, the memo of an earlier process does not count: it would
-        change what is computed together, and a resumed run would end with other bits.
+        """Whether the reflection is available.
+
+        Unless exact, the memo of an earlier process does not count: it would change what is computed together, and with
+        it the last bits of a resumed run.
         """
         return self.reflector.has_at_hand(state, sample) if self.exact else key in self._told
 

@@ -142,7 +142,7 @@ class LocalReflector:
         return texts
 
     def _decode(self, ids: list[list[int]], seeds: list[int]) -> list[list[int]]:
-        """Token ids written after each prompt, cut before the end token. Prompts have equal length after rounding up."""
+        """Token ids written after each prompt, cut before the end token. Rounded up, the prompts have equal length."""
         length = -(-len(ids[0]) // self.step) * self.step
         room = self.backbone.context - length
         if room < 1:
