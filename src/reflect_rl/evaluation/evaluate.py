@@ -26,7 +26,7 @@ from reflect_rl.settings import Settings
 from reflect_rl.training.rollout import EpisodeSpec, Trajectory, play_episodes
 
 VALIDATION_REPEATS = 4
-"""Sampled episodes per valid task for decisions such as the guard's, independent of `evaluate`."""
+"""Sampled episodes per valid task for decisions such as the guard's, whatever the settings evaluate."""
 
 
 @with_torch

@@ -15,7 +15,8 @@ SAFE_PATH = "PYTHONSAFEPATH"
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:
-    """A pool of spawned (not forked) processes. A worker that outlived its parent would keep writing to a locked run.
+    """A pool of spawned (not forked) processes. They end with their parent: an orphan would keep its run locked and
+    write to it.
 
     A keyboard interrupt, which workers receive too, ends them silently: the parent reports it.
     """

@@ -151,7 +151,7 @@ class Decisions:
         return self.reflector.has_at_hand(state, sample) if self.exact else key in self._told
 
     def _key(self, state: State, sample: int) -> object | None:
-        """The key of a state; equal keys get the same decision. None with a scripted reflector, which reads the facts."""
+        """The key of a state: equal keys, equal decisions. None with a scripted reflector, which reads the facts."""
         if isinstance(self.reflector, ScriptedReflector):
             return None
         return self.prompts.key(state), sample if self.reflector.sampled else 0
