@@ -77,7 +77,7 @@ def read_of(kind: str, offered: list[str]) -> Tensor:
     """read_ND: the hidden states that stand for the actions."""
     policy, builder = pointer(kind)
     prompt = builder.policy_prompt(State("You are here.", tuple(offered)), "Go left.")
-    return policy.backbone.hidden(policy.batch([policy.encode(prompt)]))[0, : len(offered)]
+    return policy.backbone.hidden(policy.through.batch([policy.encode(prompt)]))[0, : len(offered)]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MADE_BY if kind != "words"])  # which knows next to none

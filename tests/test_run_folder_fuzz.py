@@ -71,7 +71,7 @@ def write_runs(folder: Path, patch: pytest.MonkeyPatch) -> None:
     real = rl._iterate
 
     def stop(*given: Any) -> Any:
-        if given[4] == 1:
+        if given[3] == 1:
             raise KeyboardInterrupt
         return real(*given)
 

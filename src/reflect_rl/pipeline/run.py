@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from reflect_rl.config import load_settings
-from reflect_rl.pipeline import guard, stages
+from reflect_rl.pipeline import stages
 from reflect_rl.pipeline.runner import run_stages
 from reflect_rl.players.context import StageFunction
 from reflect_rl.progress import Progress
@@ -27,4 +27,8 @@ def run_pipeline(
 
 def stage_function(name: str) -> StageFunction:
     """The function of a stage."""
-    return guard.guard if name == "guard" else stages.stage_function(name)
+    if name != "guard":
+        return stages.stage_function(name)
+    from reflect_rl.pipeline.guard import guard
+
+    return guard

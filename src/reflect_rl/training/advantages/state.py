@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+
 import numpy as np
 
 from reflect_rl.settings import RlSettings
@@ -11,11 +13,12 @@ from reflect_rl.training.rollout import Rollout
 
 def estimate(rollout: Rollout, returns: list[np.ndarray], settings: RlSettings) -> Estimates:
     """A_t = G_t - mean of G over all visits of prompt s_t."""
-    sums_P, visits_P = [0.0] * len(rollout.prompts), [0] * len(rollout.prompts)
+    sums: dict[int, float] = defaultdict(float)
+    visits = Counter[int]()
     for t, g in zip(rollout.trajectories, returns, strict=True):
+        visits.update(t.rows)
         for row, value in zip(t.rows, g, strict=True):
-            sums_P[row] += float(value)
-            visits_P[row] += 1
-    mean_P = [total / max(1, visits) for total, visits in zip(sums_P, visits_P, strict=True)]
-    raw = [g - np.array([mean_P[row] for row in t.rows]) for t, g in zip(rollout.trajectories, returns, strict=True)]
+            sums[row] += float(value)
+    mean = {row: total / visits[row] for row, total in sums.items()}
+    raw = [g - np.array([mean[row] for row in t.rows]) for t, g in zip(rollout.trajectories, returns, strict=True)]
     return raw, returns
