@@ -64,8 +64,9 @@ def bench_engine(options: Mapping[str, Any], progress: Progress) -> dict[str, An
 
 
 def measure_steps(envs: Sequence[Alfworld], games: Sequence[str]) -> float:
-    """Steps/s of environments stepped in turn with random admissible actions, without resets. The best of REPEATS:
-    other load on the machine only ever slows it down.
+    """Steps/s of environments stepped in turn with random admissible actions, without resets.
+
+    The best of REPEATS, since other load on the machine only ever slows it down.
     """
     best = 0.0
     for repeat in range(REPEATS):

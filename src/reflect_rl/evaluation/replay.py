@@ -21,9 +21,7 @@ from reflect_rl.training.rollout import Trajectory, play_episodes
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """One episode: the agent's actions, how it ended, and the first difference in the other world (None: no
-    difference).
-    """
+    """One episode: the agent's actions, how it ended, and the first difference in the other world, if any."""
 
     task: str
     actions: tuple[str, ...]

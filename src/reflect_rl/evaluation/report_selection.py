@@ -62,9 +62,7 @@ def _curve(strategy: str | None, gains: list[float | None], objective: float | N
 
 
 def _map(points: Sequence[Row], gains: list[float | None], variance: list[float | None]) -> dict[str, Any]:
-    """Columns instead of points, so that keys are not repeated. Texts are lists of line numbers, since states share
-    lines.
-    """
+    """Columns, so that keys are not repeated at each point. Texts are line numbers, since states share lines."""
     ranks = [point.get("rank") for point in points]
     columns: dict[str, Any] = {
         "variance": variance,

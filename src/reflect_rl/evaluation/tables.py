@@ -138,9 +138,8 @@ def _points(figures: Mapping[str, Any], seeds: int) -> str:
 def _mean(figures: Mapping[str, Any]) -> str:
     if figures.get("mean") is None:
         return ABSENT
-    interval = (
-        None if len(figures.get("success") or (0, 0)) == 1 else figures.get("interval")
-    )  # one seed has no interval
+    # One seed has no interval.
+    interval = None if len(figures.get("success") or (0, 0)) == 1 else figures.get("interval")
     return _percent(figures["mean"]) + (f" [{_percent(interval[0])}, {_percent(interval[1])}]" if interval else "")
 
 

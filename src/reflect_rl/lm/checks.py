@@ -80,9 +80,7 @@ def check_loaded(model: PreTrainedModel, info: Mapping[str, Collection[Any]], fo
 
 
 def check_number_formats(files: Iterable[Path], source: str) -> None:
-    """Raise ModelError for integer or eight-bit weights: transformers drops their scales, without which they mean
-    nothing.
-    """
+    """Raise ModelError for integer or eight-bit weights: their scales, which give them a meaning, are not loaded."""
     from safetensors import safe_open
 
     for file in sorted(files):

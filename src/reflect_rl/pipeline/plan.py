@@ -38,9 +38,7 @@ class Regime(Section):
 
 
 class Plan(Section):
-    """A plan file. recipes: regimes by recipe, or "default" for others. reference: the arm with which others are
-    compared.
-    """
+    """A plan file. recipes: regimes by recipe, or "default" for others. reference: the arm to compare with."""
 
     reference: str
     references: dict[str, str] = Field(default_factory=dict)

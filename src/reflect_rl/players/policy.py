@@ -129,9 +129,7 @@ class Policy(nn.Module):
                 f"prompt.max_tokens to {self.backbone.context} or less, or use a model with a longer context."
             )
         static = bisect_right(ends, prompt.static) if self.labels is not None else 0
-        lines = [
-            bisect_left(starts, line) - 1 for line in prompt.line_ends
-        ]  # the last token of the line's last character
+        lines = [bisect_left(starts, line) - 1 for line in prompt.line_ends]  # the last token of the last character
         if prompt.state_end is not None:  # the last token before the reflection
             lines = [bisect_right(ends, prompt.state_end) - 1]
         step = LENGTH_STEP
@@ -242,9 +240,7 @@ class Policy(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         passes: Passes | None = None,
     ) -> Policy:
-        """Load the heads in `folder` onto a loaded model. Raises ModelError if the folder is no saved policy, or
-        damaged.
-        """
+        """Load the heads in `folder` onto a loaded model. Raises ModelError if the folder is no saved policy."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -266,7 +262,7 @@ class Policy(nn.Module):
 
 
 def _weighed(linear: nn.Linear, x_BD: Tensor) -> Tensor:
-    """y_B of a linear layer with one output, computed row by row: in a matrix-vector product, a row's summation order
-    may depend on its position.
+    """y_B of a linear layer with one output, by rows: a matrix-vector product may sum in an order that depends on the
+    row.
     """
     return (x_BD.float() * linear.weight).sum(-1) + linear.bias

@@ -229,9 +229,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
         with ParquetFile(path) as file:
             there = file.schema_arrow.names
             _check_once(path, columns, there)
-            if not columns or not set(columns) <= set(
-                there
-            ):  # only count the rows, or let the caller report a missing column
+            if not columns or not set(columns) <= set(there):  # count rows; the caller reports missing columns
                 for number in range(1, file.metadata.num_rows + 1):
                     yield f"row {number}", dict.fromkeys(there)
                 return

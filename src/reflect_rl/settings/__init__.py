@@ -80,9 +80,7 @@ class AnnotateSettings(Section):
 class PromptSettings(Section):
     """How a state is written as text."""
 
-    history: int = Field(
-        default=1, ge=0, description="Maximum number of past steps shown; the oldest are dropped first."
-    )
+    history: int = Field(default=1, ge=0, description="Maximum past steps shown; the oldest are dropped first.")
     history_shows: Literal["actions", "steps"] = Field(
         default="actions", description="'actions': the past actions only; 'steps': past observations too."
     )
@@ -169,8 +167,7 @@ class PolicySettings(Section):
 
     model: ModelSettings = Field(default_factory=ModelSettings)
     head: Literal["labels", "pointer"] = Field(
-        default="labels",
-        description="'labels': one token per action; 'pointer': a score at the end of each action's line.",
+        default="labels", description="'labels': one token per action; 'pointer': a score at each action's line end."
     )
 
     gated_mixture: bool = Field(
@@ -203,10 +200,7 @@ class ComputeSettings(Section):
 
     device: Literal["cpu", "cuda", "mps"] = Field(default="cpu", description="Where torch computes.")
     threads: int = Field(
-        default=2,
-        ge=1,
-        le=1024,
-        description="CPU threads of torch. Another number changes rounding, so stages run again.",
+        default=2, ge=1, le=1024, description="CPU threads of torch. Changing it changes rounding: stages run again."
     )
     exact: Literal[True, False, "auto"] = Field(
         default="auto",

@@ -66,13 +66,9 @@ class RlSettings(Section):
     max_grad_norm: float = Field(default=1.0, gt=0, description="The global gradient norm is clipped to this.")
     entropy: float = Field(default=0.1, ge=0, description="Entropy bonus at the start; falls linearly to 0.")
     reference_kl: float = Field(
-        default=0.0,
-        ge=0,
-        description="Weight of KL(policy || policy after SFT), which keeps the policy near its start.",
+        default=0.0, ge=0, description="Weight of KL(policy || policy after SFT), which keeps RL near its start."
     )
-    value_weight: float = Field(
-        default=0.5, ge=0, description="Weight of the squared value error, with baseline: value."
-    )
+    value_weight: float = Field(default=0.5, ge=0, description="Weight of the value loss, with baseline: value.")
     replay: int = Field(
         default=0, ge=0, description="Capacity of the success-only replay buffer (the paper: 50); 0 turns it off."
     )
