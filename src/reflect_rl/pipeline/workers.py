@@ -15,8 +15,7 @@ SAFE_PATH = "PYTHONSAFEPATH"
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:
-    """A pool of spawned (not forked) processes. They end with their parent: an orphan would keep its run locked and
-    write to it.
+    """A pool of spawned (not forked) processes, which end with their parent: an orphan would keep its run locked.
 
     A keyboard interrupt, which workers receive too, ends them silently: the parent reports it.
     """

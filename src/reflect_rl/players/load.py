@@ -59,10 +59,10 @@ def forward_passes(
 
 
 def load_policy(folder: Path, settings: Settings, adapters: bool = False, progress: Progress | None = None) -> Policy:
-    """Load a saved policy in eval mode. adapters: add new ones to train, if the settings request adapters and it has
-    none.
+    """Load a saved policy in eval mode. Raises ModelError.
 
-    progress: is warned if the policy cannot read as requested. Raises ModelError.
+    adapters: if the settings request adapters and the policy has none, add new ones to train. progress: is warned if
+    the policy cannot read as requested.
     """
     compute, part = settings.compute, settings.policy.model
     check_device(compute.device)

@@ -101,7 +101,7 @@ class StatesSource:
 
 
 class Column:
-    """A column of the pool's texts, read anew at each iteration. Raises SelectionError for an empty text."""
+    """A column of the pool's texts, read again at each iteration. Raises SelectionError for an empty text."""
 
     def __init__(self, file: PoolFile, name: str, size: int) -> None:
         self.file, self.name, self.size = file, name, size

@@ -30,12 +30,10 @@ def fit(
     who: str,
     progress: Progress,
 ) -> float | None:
-    """Minimise `loss(batch indices)` and return the mean loss of the last tenth of the steps. Resumes from its
-    checkpoint.
+    """Minimise `loss(batch indices)`, resuming from a checkpoint; return the mean loss of the last tenth of the steps.
 
-    The loss comes in parts to be summed; each part's backward pass runs before the next part is computed.
-
-    Raises NonFiniteError if a loss, a gradient or a weight is not finite, including the weights after the last step.
+    The loss comes in parts to be summed; each part's backward pass runs before the next part is computed. Raises
+    NonFiniteError if a loss, a gradient or a weight is not finite, including the weights after the last step.
     """
     if settings.steps and not examples:
         raise SettingsError(

@@ -240,7 +240,7 @@ def _rollout(played: Sequence[_Slot], seconds: dict[str, float]) -> Rollout:
 
 
 def merge(parts: Sequence[Rollout], episodes: int) -> Rollout:
-    """Merge the rollouts of all ranks; rank r played episodes r, r + ranks, ... Their number does not matter."""
+    """Merge the rollouts of all ranks, where rank r played episodes r, r + ranks, ...; any number gives the same."""
     prompts = {p.text: (p, part, row) for part in reversed(parts) for row, p in enumerate(part.prompts)}
     order = sorted(prompts)
     place = {text: index for index, text in enumerate(order)}

@@ -72,7 +72,8 @@ def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, e
 
 
 def drift(folded: Folded, new_PN: Tensor) -> dict[str, float]:
-    """Exact KL from the rollout's policy, and from the reference policy if there is one, averaged over visits.
+    """Exact KL between the rollout's policy and the current one, and between this and the reference, averaged over
+    visits.
 
     new_PN: current log-probabilities of the rollout's prompts.
     """

@@ -21,8 +21,7 @@ ROUNDING = 1e-9
 
 
 def advantages(rollout: Rollout, settings: RlSettings) -> Estimates:
-    """(advantages, targets): a float64 array per trajectory; advantages are divided by their overall standard
-    deviation.
+    """(advantages, targets): a float64 array per trajectory; advantages are divided by their standard deviation.
 
     targets: what the value head learns; the discounted returns unless the estimator provides others. Raises
     NonFiniteError if returns are too large to learn a value.
