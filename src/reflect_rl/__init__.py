@@ -1,6 +1,6 @@
-"""reflect-rl: a small language model becomes a good agent in an interactive text environment.
+"""reflect-rl: train small language models as agents in interactive text environments.
 
-Each public name is imported when it is first used, so `import reflect_rl` costs next to nothing:
+Public names are imported on first use, so `import reflect_rl` costs next to nothing:
 
     import reflect_rl as rr
 
@@ -16,7 +16,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-TYPE_CHECKING = False  # that of typing, without an import: `python -m` may still look in the current folder now
+TYPE_CHECKING = False  # as in typing, without importing it: `python -m` may still look in the current folder
 if TYPE_CHECKING:
     from typing import Any
 
@@ -110,4 +110,4 @@ def __dir__() -> list[str]:
 
 
 if "gymnasium" in sys.modules:
-    import_module("reflect_rl.envs.gym")  # registers the worlds with it
+    import_module("reflect_rl.envs.gym")  # registers the worlds with Gymnasium

@@ -1,7 +1,7 @@
-"""`python -m reflect_rl` and the `reflect-rl` script: settings from options, errors to messages and exit codes.
+"""Entry point of `python -m reflect_rl` and the `reflect-rl` script: parses options, prints errors, sets exit codes.
 
-Next to nothing is imported before `main` runs: what a user names is all that may come from the current folder, and an
-interrupt while the libraries load ends like any other.
+Almost nothing is imported before `main` runs. Only modules that the user names may come from the current folder, and an
+interrupt while libraries load is handled like any other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from reflect_rl.errors import ReflectRLError
 
 
 def _here() -> str | None:
-    """The current folder; None where it has been deleted."""
+    """The current folder; None if it has been deleted."""
     try:
         return os.getcwd()
     except FileNotFoundError:
@@ -23,7 +23,7 @@ def _here() -> str | None:
 
 
 if __name__ == "__main__" and not sys.flags.safe_path and sys.path[0] in ("", _here()):
-    del sys.path[0]  # `python -m` looks there first: a yaml.py of the user's would be taken for the library
+    del sys.path[0]  # `python -m` looks there first, and a user's yaml.py would shadow the library
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 USAGE = 2
 NOT_READ = 141
-"""Nobody read the output of a command that does its work for it alone; what a shell says of a SIGPIPE."""
+"""Exit code of a command whose output nobody reads; the code that shells report for SIGPIPE."""
 FOR_THEIR_OUTPUT = {"select", "bench"}
 MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EIO),
     *(errno.ENAMETOOLONG, errno.ELOOP),
 }
-"""Refusals of the user's machine; any other OSError is a fault of the program."""
+"""Errors caused by the user's machine; any other OSError is a bug."""
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     try:
         _end_at_the_second_interrupt()
         open_streams()
-        os.environ.setdefault("MKL_CBWR", "AUTO")  # as lm.torch_setup.torch_set_up does, for whatever uses MKL before
+        os.environ.setdefault("MKL_CBWR", "AUTO")  # as in lm.torch_setup, for whatever uses MKL earlier
         code = run_command(sys.argv[1:])
     except KeyboardInterrupt:
         code = _interrupted()
@@ -60,7 +60,7 @@ def _end_at_the_second_interrupt() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise KeyboardInterrupt
 
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as behind nohup
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # keep ignoring it under nohup
         signal.signal(signal.SIGINT, interrupt)
 
 
@@ -70,10 +70,10 @@ def _interrupted() -> int:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command line; the exit code. A user's mistake is one message on stderr and code 2."""
+    """Run one command line; return the exit code. User errors print one message on stderr and return 2."""
     here = _here()
     if here and here not in sys.path:
-        sys.path.append(here)  # last: for what a module:Class of the user's imports from beside it
+        sys.path.append(here)  # last, so that a user's module:Class can import the modules beside it
     try:
         code = _dispatch(arguments)
         print(end="", flush=True)
@@ -119,9 +119,10 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def open_streams() -> None:
-    """Make the standard streams such that they take every text, and that the work does not end with its readers.
+    """Make the standard streams accept any text, and keep the command running when their readers go away.
 
-    A stream that is closed becomes the null device: a file of ours must not get its number, and be written into.
+    A closed stream is connected to the null device. Otherwise the next file opened would get its number, and output
+    would be written into that file.
     """
     while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -131,20 +132,20 @@ def open_streams() -> None:
     sys.stdout = _text_stream(sys.stdout, _Output(1, "standard output"))
     sys.stderr = _text_stream(sys.stderr, _Output(2))
     if not os.environ.get("COLUMNS", "").strip("0"):
-        os.environ.pop("COLUMNS", None)  # a width of nothing is none
+        os.environ.pop("COLUMNS", None)  # 0 or empty means unknown
 
 
 def _text_stream(given: Any, output: _Output) -> io.TextIOWrapper:
-    """A stream like the one given, onto this output: what its encoding does not have is written as \\u2588."""
+    """A stream like `given` on `output`; characters that its encoding lacks are written as \\u2588."""
     encoding = given.encoding if given else "utf-8"
     lines = output.name == 2 or given is None or given.line_buffering or given.write_through
     return io.TextIOWrapper(io.BufferedWriter(output), encoding, "backslashreplace", line_buffering=lines)
 
 
 class _Output(io.FileIO):
-    """A file descriptor that is written to. After its reader has gone away, what is written goes nowhere.
+    """A file descriptor for writing. Once its reader has gone away, writes are discarded.
 
-    what: its name in the error of any other failure, such as a full disk; without one there is no such error either.
+    what: the stream's name in messages about other errors, such as a full disk; without a name those are ignored too.
     """
 
     def __init__(self, number: int, what: str = "") -> None:
@@ -167,7 +168,7 @@ class _Output(io.FileIO):
 
 
 def _wait_for(output: io.FileIO) -> None:
-    """Until there is room in a pipe that does not wait by itself."""
+    """Wait until a non-blocking pipe has room."""
     import select
 
     select.select([], [output], [])

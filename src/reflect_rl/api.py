@@ -1,4 +1,4 @@
-"""Runs from Python: `run` trains an agent, and `Run` is what lies in a run folder.
+"""The Python API: `run` trains an agent, and `Run` gives access to a run folder.
 
 import reflect_rl as rr
 
@@ -41,12 +41,12 @@ class Run:
 
     @property
     def settings(self) -> Settings:
-        """The settings that were asked for last. Raises RunFolderError if the folder is no run folder."""
+        """The settings last requested for this folder. Raises RunFolderError if it is not a run folder."""
         return read_config(RunFolder(self.path))
 
     @property
     def results(self) -> dict[str, Any]:
-        """The figures of the last evaluation, from `results.json`.
+        """The results of the last evaluation, from `results.json`.
 
         Raises RunFolderError if the agent has not been evaluated.
         """
@@ -54,12 +54,12 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One row for each RL iteration, from `metrics.jsonl`. Raises RunFolderError if there was no RL."""
+        """One row per RL iteration, from `metrics.jsonl`. Raises RunFolderError if RL has not run."""
         return RunFolder(self.path).read_jsonl("metrics.jsonl", dict)
 
     @property
     def report(self) -> Path:
-        """The page with results, episodes and learning curves."""
+        """The HTML page with results, episodes and learning curves."""
         return self.path / "report.html"
 
     def agent(self, progress: Progress | None = None) -> Agent:
@@ -69,7 +69,7 @@ class Run:
         return Agent.load(self.path, progress)
 
     def players(self, policy: str = "policy") -> Decisions:
-        """Reflector and policy as `play_episodes` takes them.
+        """The reflector and the policy, as `play_episodes` takes them.
 
         Args:
             policy: "policy", or "policy-sft" for the policy before RL.
@@ -92,23 +92,23 @@ def run(
     store: str | Path | None = None,
     progress: Progress | bool = True,
 ) -> Run:
-    """Run a recipe from beginning to end. Finished stages are skipped, and an interrupted run continues.
+    """Run a recipe from start to finish. Finished stages are skipped, and an interrupted run continues.
 
     Args:
-        recipe: a recipe's name, a YAML file, settings, or a mapping of settings as in a recipe.
-        out: the run folder; by default `runs/RECIPE`, or `runs/RECIPE-seedN` with a seed.
-        seed: the seed of all randomness.
+        recipe: the name of a recipe, a YAML file, settings, or a mapping of settings as in a recipe.
+        out: the run folder; by default `runs/RECIPE`, or `runs/RECIPE-seedN` if a seed is given.
+        seed: seed of all randomness.
         overrides: settings by dotted name, such as `{"rl.iterations": 30}`.
         until: the last stage to run.
         store: a folder in which runs share finished stages.
-        progress: True shows bars in a terminal or a notebook, False is silent; or give a Progress of your own.
+        progress: True shows bars in a terminal or notebook, False is silent; or pass your own Progress.
 
     Returns:
-        The run, for its results, metrics and agent.
+        The run, with its results, metrics and agent.
 
     Raises:
-        SettingsError: a setting is unknown or impossible, or settings were given without `out`.
-        ReflectRLError: something else cannot work; the message says what to do.
+        SettingsError: a setting is unknown or invalid, or settings were given without `out`.
+        ReflectRLError: any other user error; the message says what to do.
     """
     own = {**(overrides or {}), **({} if seed is None else {"seed": seed})}
     if isinstance(recipe, str | Path):
@@ -126,6 +126,6 @@ def run(
 
 
 def default_folder(recipe: str | Path, overrides: Mapping[str, Any]) -> Path:
-    """runs/RECIPE, or runs/RECIPE-seedN where the seed was chosen."""
+    """runs/RECIPE, or runs/RECIPE-seedN if a seed is among the overrides."""
     suffix = f"-seed{overrides['seed']}" if "seed" in overrides else ""
     return Path("runs") / f"{Path(recipe).stem}{suffix}"

@@ -1,4 +1,4 @@
-"""Progress that people see: bars with rate and time left in a terminal or a notebook, elsewhere a line now and then."""
+"""Visible progress: bars with rate and remaining time in a terminal or notebook, and occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any, TextIO
 from reflect_rl.progress import Bar, Progress
 
 QUIET_SECONDS = 15.0
-"""Without a terminal, a bar writes a line no more often than this."""
+"""Minimum time between two lines of a bar without a terminal."""
 
 
 class Bars(Progress):
-    """Writes to stderr, so that stdout stays for results. On a terminal that is TERM=dumb there are no bars either.
+    """Progress on stderr, which leaves stdout to the results. With TERM=dumb there are lines instead of bars.
 
-    A warning is yellow on a terminal; NO_COLOR and FORCE_COLOR, if they are not empty, say never and always.
+    Warnings are yellow on a terminal. A non-empty NO_COLOR or FORCE_COLOR turns colour off or on.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -60,7 +60,7 @@ class Bars(Progress):
 
 
 def _in_notebook() -> bool:
-    """Whether this is a notebook's kernel that can show widgets."""
+    """Whether this is a notebook kernel that can show widgets."""
     return "ipykernel" in sys.modules and find_spec("ipywidgets") is not None
 
 
@@ -76,7 +76,7 @@ class _TqdmBar:
 
 
 class _Lines:
-    """A bar as occasional lines."""
+    """A bar written as occasional lines."""
 
     def __init__(self, stream: TextIO, what: str, total: int, unit: str, done: int) -> None:
         self.stream, self.what, self.total, self.unit, self.done = stream, what, total, unit, done

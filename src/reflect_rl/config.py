@@ -1,7 +1,7 @@
-"""Recipes: one YAML file each, with the sections of `settings`; every key has a default.
+"""Recipes: YAML files with the sections of `settings`. Every key has a default.
 
-`load_settings` merges recipe and overrides and turns every mistake into one SettingsError that names the key and
-suggests the nearest known one.
+`load_settings` merges a recipe with overrides. Mistakes raise one SettingsError, which names each wrong key and
+suggests the nearest valid one.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ RECIPES = Path(__file__).parent / "recipes"
 
 
 def recipe_names() -> list[str]:
-    """The names of the recipes that ship with the library."""
+    """The names of the recipes included in the library."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def load_settings(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """The settings of a recipe.
+    """Load the settings of a recipe.
 
     Args:
-        recipe: the name of a recipe that ships, or a YAML file.
+        recipe: the name of an included recipe, or a YAML file.
         overrides: settings by dotted name, such as `{"rl.lr": 1e-3}`.
 
     Raises:
-        SettingsError: no such recipe, not YAML, an unknown key, a wrong type, or an impossible combination.
+        SettingsError: no such recipe, invalid YAML, an unknown key, a wrong type, or an invalid combination.
     """
     return parse_settings(read_recipe(recipe), overrides, source=str(recipe))
 
 
 def read_recipe(recipe: str | Path) -> dict[str, Any]:
-    """The raw content of a recipe, as a nested dict; with `extends: OTHER`, that of the other with its own over it."""
+    """The content of a recipe as a nested dict. With `extends: OTHER`, it is merged over that of the other recipe."""
     data = _read_file(recipe)
     seen = [str(recipe)]
     while base := data.pop("extends", None):
@@ -52,7 +52,7 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts merged, what stands above counting."""
+    """Merge nested dicts; values of `above` win."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -61,7 +61,7 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_file(path: Path) -> bool:
-    """Also of a name that can be none, such as one that is too long."""
+    """As `Path.is_file`, but False for impossible names, such as ones that are too long."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -120,7 +120,7 @@ FORMER = {
     "rl.anchor": "rl.reference_kl",
     "rl.slots": "rl.num_envs",
 }
-"""Settings of earlier versions, with what they are called now."""
+"""Settings of earlier versions with their new names; empty for settings that were removed."""
 
 
 def _hint(key: str) -> str:
@@ -133,7 +133,7 @@ def _hint(key: str) -> str:
 
 
 def _explain(error: ValidationError, source: str) -> str:
-    """One message for everything pydantic found, a line each."""
+    """One message with a line for each error that pydantic found."""
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or "settings"

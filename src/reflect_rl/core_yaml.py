@@ -1,8 +1,8 @@
-"""YAML by the core schema of YAML 1.2, in which every value is one that JSON has as well.
+"""YAML 1.2 with its core schema, restricted to values that JSON can represent.
 
-`2024-01-02`, `12:30`, `NO` and `yes` are text; `1e-3` is a number; a key given twice is an error. What PyYAML reads by
-itself is YAML 1.1, in which they are a date, 750, False and True, 1e-3 is text, and the second of two keys counts.
-Merged keys (`<<`) of 1.1 stay. No tag makes an object, and what aliases unfold to is bounded.
+`2024-01-02`, `12:30`, `NO` and `yes` are text, `1e-3` is a number, and a repeated key is an error. PyYAML itself reads
+YAML 1.1, in which these are a date, 750, False, True and text, and the last of two equal keys wins. The merge keys
+(`<<`) of YAML 1.1 are supported. Tags never create objects, and the expansion of aliases is bounded.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import yaml
 YamlError = yaml.YAMLError
 CORE = "tag:yaml.org,2002:"
 MOST_VALUES = 100_000
-"""Of a text, with its aliases unfolded."""
+"""Maximum number of values in a text, after expanding its aliases."""
 
 
 class UnusableValueError(YamlError):
-    """YAML that says something which no setting can be: an object, a number that is too long, endless aliases."""
+    """Valid YAML that cannot be a setting: an object, a number that is too long, or endless aliases."""
 
 
 def _whole(text: str) -> int:
     try:
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-    except ValueError as error:  # Python's own limit
+    except ValueError as error:  # Python limits the number of digits
         raise UnusableValueError(
             f"a number of {len(text):,} digits is too long; put it in quotes if it is text"
         ) from error
@@ -47,16 +47,16 @@ SCALARS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     ),
     "merge": (r"<<", "<", str),
 }
-"""What a plain scalar is, by the first pattern that fits all of it: (pattern, first characters, its value)."""
+"""How plain scalars are read; the first full match counts: (pattern, possible first characters, conversion)."""
 
 
 class _Loader(yaml.SafeLoader):
-    # PyYAML's registers, filled below
+    # PyYAML's registries, filled below
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
     yaml_constructors: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """The mapping as it is written: merged keys (<<), which may be given anew, are not in it yet."""
+        """The mapping as written, checked for repeated keys. Merged keys (<<) may be overridden and are not checked."""
         node = super().compose_mapping_node(anchor)
         given: set[str] = set()
         for key, _ in node.value:
@@ -83,7 +83,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either YAML 1.1 or the core schema would take for something else than text."""
+    """Quotes text that YAML 1.1 or the core schema would read as something else."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
         first: list(resolvers) for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
@@ -103,14 +103,14 @@ _Loader.add_constructor(None, _Loader.refuse)  # type: ignore[arg-type]  every o
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text. Raises YamlError, of which UnusableValueError says that it is YAML, but no setting."""
+    """Parse a YAML text. Raises YamlError; UnusableValueError if it is valid YAML, but cannot be a setting."""
     return _read(text)[1]
 
 
 def parse_option(text: str) -> Any:
-    """The value of a text on the command line, where no comment is meant: what YAML takes for text is that very text.
+    """Parse a value from the command line, where `#` starts no comment: whatever YAML reads as text is kept verbatim.
 
-    Raises YamlError like `parse_yaml`.
+    Raises YamlError as `parse_yaml` does.
     """
     node, value = _read(text)
     plain = node is None or (isinstance(node, yaml.ScalarNode) and node.style is None and isinstance(value, str))
@@ -118,7 +118,7 @@ def parse_option(text: str) -> Any:
 
 
 def dump_yaml(data: Any) -> str:
-    """Plain data as YAML, with the keys in their order. `parse_yaml` gives it back, and so does any other reader."""
+    """Plain data as YAML, with keys in their order. `parse_yaml` and other YAML readers read it back unchanged."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
@@ -137,7 +137,7 @@ def _read(text: str) -> tuple[yaml.Node | None, Any]:
 
 
 def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Values in a node with its aliases unfolded. Raises UnusableValueError for too many, and for a loop."""
+    """Number of values in a node, with aliases expanded. Raises UnusableValueError for too many or a cycle."""
     known = sizes.get(id(node))
     if known == 0:
         raise UnusableValueError(
@@ -145,7 +145,7 @@ def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
         )
     if known:
         return known
-    sizes[id(node)] = 0  # under way
+    sizes[id(node)] = 0  # in progress
     inside = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
     size = 1 if isinstance(node, yaml.ScalarNode) else 1 + sum(_size(part, sizes) for part in inside)
     if size > MOST_VALUES:

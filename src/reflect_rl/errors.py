@@ -1,4 +1,4 @@
-"""The errors a user can cause: one base class, one subclass for each boundary that a message can come from.
+"""Errors that a user can cause: a base class, with one subclass for each source.
 
 A message says what was given, why it cannot work, and what to do instead. The command line prints it without a
 traceback and exits with code 2.
@@ -6,15 +6,15 @@ traceback and exits with code 2.
 
 
 class ReflectRLError(Exception):
-    """Base of every error that is the user's to mend."""
+    """Base class of all user errors."""
 
 
 class SettingsError(ReflectRLError):
-    """A recipe, an override or a combination of settings that cannot work."""
+    """An invalid recipe, override or combination of settings."""
 
 
 class EnvironmentContractError(ReflectRLError):
-    """An environment that breaks the TextEnv contract (or was used against it)."""
+    """An environment that breaks the TextEnv contract, or is used against it."""
 
 
 class TeacherError(ReflectRLError):
@@ -22,13 +22,13 @@ class TeacherError(ReflectRLError):
 
 
 class ModelError(ReflectRLError):
-    """A model or tokenizer that cannot be loaded, or cannot do what is asked of it."""
+    """A model or tokenizer that cannot be loaded, or lacks a required ability."""
 
 
 class NonFiniteError(ModelError):
-    """A loss, gradient, weight or probability that is not a finite number: what a model learns or says is lost.
+    """A loss, gradient, weight or probability is NaN or infinite.
 
-    what: a phrase, such as "the loss is nan". advice: a sentence on what to do, if the place that raises knows it.
+    what: a phrase, such as "the loss is nan". advice: a sentence on what to do, if the raising code knows it.
     """
 
     def __init__(self, what: str, advice: str = "") -> None:
@@ -38,16 +38,16 @@ class NonFiniteError(ModelError):
 
 
 class PromptError(ReflectRLError):
-    """A prompt that cannot be written from what was given, or does not fit the token budget."""
+    """A prompt that cannot be built from its inputs, or exceeds the token budget."""
 
 
 class RunFolderError(ReflectRLError):
-    """A run folder, or a file in it, that is missing, damaged or cannot be written."""
+    """A run folder, or a file in it, that is missing, damaged or not writable."""
 
 
 class OutputError(ReflectRLError):
-    """A path given for output that cannot be used, or written to."""
+    """An output path that cannot be used or written."""
 
 
 class SelectionError(ReflectRLError):
-    """A pool, a budget or a strategy's input that cannot be selected from."""
+    """A pool, budget or strategy input that makes selection impossible."""

@@ -1,4 +1,4 @@
-"""95 % confidence intervals: of a share of episodes, and of a mean over seeds."""
+"""95 % confidence intervals for success rates, and for means over seeds."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def wilson(successes: float, episodes: int) -> tuple[float, float]:
 
 
 def t_quantile(freedom: int) -> float:
-    """97.5 % quantile of Student's t; beyond the table by Cornish and Fisher's expansion (error below 0.001)."""
+    """97.5 % quantile of Student's t; beyond the table by the Cornish-Fisher expansion (error below 0.001)."""
     if freedom <= len(T):
         return T[freedom - 1]
     return Z + (Z**3 + Z) / (4 * freedom) + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * freedom**2)
 
 
 def mean_interval(values: Sequence[float], low: float = -math.inf, high: float = math.inf) -> tuple[float, float]:
-    """Student's t interval of the mean of independent values (seeds), cut to [low, high].
+    """Student's t interval for the mean of independent values (seeds), clipped to [low, high].
 
-    One value says nothing about its spread: the interval is then [low, high].
+    With fewer than two values the spread is unknown, and the interval is [low, high].
     """
     if len(values) < 2:
         return low, high

@@ -1,4 +1,4 @@
-"""The memory of this process: the most that it held, and giving back what it no longer needs."""
+"""Memory of this process: its peak, and the return of freed memory to the system."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from resource import RUSAGE_SELF, getrusage
 
 
 def peak_memory_mb() -> float:
-    """The most memory that this process has held so far (resident, 10^6 bytes)."""
-    status = Path("/proc/self/status")  # Linux, whose getrusage counts what the parent held before exec
+    """Peak resident memory of this process so far, in megabytes (10^6 bytes)."""
+    status = Path("/proc/self/status")  # on Linux getrusage includes the parent's peak before exec
     found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.is_file() else None
     unit = 1 if sys.platform == "darwin" else 1024
     return round((int(found[1]) if found else getrusage(RUSAGE_SELF).ru_maxrss) * unit / 1e6, 1)
 
 
 def give_back_memory() -> None:
-    """Return freed memory to the system, which glibc does by itself only at the end of its heap."""
+    """Return freed memory to the system. glibc does so by itself only at the end of its heap."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
     if trim is not None:
         trim(0)

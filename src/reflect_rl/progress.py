@@ -1,4 +1,4 @@
-"""What a stage tells its caller while it works. Stages never print: the command line decides how this looks."""
+"""Progress reports from a stage to its caller. Stages never print; the command line decides what is shown."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ class Bar(Protocol):
     """One progress bar."""
 
     def update(self, n: int = 1) -> object:
-        """`n` more units are done."""
+        """Advance the bar by `n` units."""
         ...
 
     def note(self, **values: Any) -> None:
-        """Show the latest figures beside the bar."""
+        """Show the latest figures next to the bar."""
         ...
 
 
 class Progress:
-    """The silent progress: the base class, and the default of every stage."""
+    """Silent progress: the base class, and the default of every stage."""
 
     @contextmanager
     def bar(self, what: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Bar]:
-        """A bar of `total` units, `done` of which a former process had finished."""
+        """A bar of `total` units, of which an earlier process has finished `done`."""
         yield _NoBar()
 
     def say(self, text: str) -> None:
-        """Something worth a line."""
+        """Report a message."""
 
     def warn(self, text: str) -> None:
-        """Something the user should know: a fallback, a weak reflector."""
+        """Warn the user, for example about a fallback or a weak reflector."""
 
 
 class _NoBar:

@@ -1,7 +1,7 @@
-"""What is passed between the stages and written to files: states, steps, episodes, reflections.
+"""Records passed between stages and stored in files: states, steps, episodes, reflections.
 
-Every record is a plain frozen dataclass that turns into one JSON object (`to_json`) and back (`from_json`). What does
-not fit is refused with a ValueError that names the field.
+Every record is a frozen dataclass that converts to a JSON object (`to_json`) and back (`from_json`). Invalid data
+raises a ValueError that names the field.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pydantic import ConfigDict, SkipValidation, StrictBool, StrictFloat, TypeAd
 Record = TypeVar("Record")
 Item = TypeVar("Item")
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
-"""How records are read: no field that is not known, no number that is not finite."""
+"""Validation of records: unknown fields and non-finite numbers are refused."""
 Index = Annotated[int, SkipValidation]
-"""Checked by the record itself, which knows what it is an index into."""
+"""An index, validated by the record itself."""
 WORDS = {"tuple": "list", "dicti": "JSON object"}
-"""What Python's types are called in JSON."""
+"""JSON's names for Python types."""
 SHOWN = 60
-"""Characters of a wrong value in a message."""
+"""Maximum characters of a wrong value in a message."""
 
 
 def read_record(kind: type[Record], data: Any) -> Record:
-    """A record from what JSON gave. Raises ValueError, which names the first field that does not fit."""
+    """Build a record from parsed JSON. Raises ValueError, which names the first invalid field."""
     try:
         return _adapter(kind).validate_python(data)
     except ValidationError as error:
@@ -64,11 +64,11 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a player may look at before it acts.
+    """What a player can see before it acts.
 
-    observation: the environment's text now. actions: the admissible actions now, in the environment's order.
-    history: (observation, action) of the steps before, oldest first. facts: what `TextEnv.describe()` said, for
-    scripted teachers only; no learned player reads it. reflections: those on the steps before, oldest first.
+    observation: the environment's current text. actions: the admissible actions, in the environment's order. history:
+    past (observation, action) pairs, oldest first. facts: the result of `TextEnv.describe()`, read only by scripted
+    teachers and for `prompt.notes`. reflections: the reflections on past steps, oldest first.
     """
 
     observation: str
@@ -79,9 +79,9 @@ class State:
 
 
 class EpisodeMemory:
-    """What a player remembers of the episode under way: `observe` each state, then tell what was done with `acted`.
+    """A player's memory of the current episode: call `observe` on each state, then `acted` with the action taken.
 
-    history, reflections: the most past steps, and the most past reflections, in a state; None: all of them.
+    history, reflections: maximum number of past steps and past reflections in a state; None keeps all.
     """
 
     def __init__(self, history: int | None = None, reflections: int | None = None) -> None:
@@ -91,12 +91,12 @@ class EpisodeMemory:
         self._now: State | None = None
 
     def observe(self, observation: str, actions: tuple[str, ...], facts: Mapping[str, Any] | None = None) -> State:
-        """The state in which the player acts now."""
+        """The state in which the player acts next."""
         self._now = State(observation, actions, self._past, {} if facts is None else facts, self._reflections)
         return self._now
 
     def acted(self, choice: int, reflection: str | None = None) -> None:
-        """The step taken from the last observed state, and the reflection read there (None: there was none)."""
+        """Record the action taken in the last observed state, and the reflection read there."""
         assert self._now is not None, "observe first"
         history, reflections = self._most
         done = self._now.observation, self._now.actions[choice]
@@ -111,10 +111,10 @@ def _last(items: tuple[Item, ...], most: int | None) -> tuple[Item, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One decision. `choice` was executed, `expert` is what the expert would have done (None: not known).
+    """One decision. `choice` is the executed action, `expert` the expert's choice (None if unknown).
 
-    Both are indices into `actions`. `experts`: every action that the expert thinks equally good. `perturbed` marks a
-    negative example: `choice` was drawn at random. `reward` is what the step earned.
+    Both are indices into `actions`. `experts` lists all actions that the expert considers equally good. `perturbed`
+    marks a negative example: `choice` was drawn at random. `reward` is the reward of the step.
     """
 
     __pydantic_config__ = CHECKED
@@ -129,7 +129,7 @@ class Step:
     experts: tuple[Index, ...] = ()
 
     def __post_init__(self) -> None:
-        # The same few in every step: shared, they save 0.1 GB in a pool of 43,000.
+        # Steps repeat the same few texts; sharing them saves 0.1 GB in a pool of 43,000.
         object.__setattr__(self, "actions", tuple(map(sys.intern, self.actions)))
         named = [("choice", self.choice), ("expert", self.expert), *(("experts", place) for place in self.experts)]
         for name, place in named:
@@ -139,7 +139,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One episode from reset to its end (see StopReason)."""
+    """One episode, from reset to its end (see StopReason)."""
 
     __pydantic_config__ = CHECKED
 
@@ -154,9 +154,9 @@ class Episode:
     def states(
         self, reflections: int = 0, reflect: Callable[[State], str | None] = lambda state: None
     ) -> Iterator[State]:
-        """The state before each step, with everything that happened before it as history.
+        """The state before each step, with all earlier steps as history.
 
-        reflections: the most past reflections in a state. reflect: writes those on the states before it.
+        reflections: maximum number of past reflections in a state. reflect: writes a reflection on a state.
         """
         memory = EpisodeMemory(reflections=reflections)
         for step in self.steps:
@@ -173,7 +173,7 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class Reflection:
-    """A teacher's text for one state, without white space around it. `state`: its id (players.prompt.state_id)."""
+    """A teacher's text for one state, stripped of white space. `state`: the state's id (players.prompt.state_id)."""
 
     __pydantic_config__ = CHECKED
 
@@ -182,7 +182,7 @@ class Reflection:
     teacher: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "text", self.text.strip())  # as players write theirs, and `contract.taught` gives it
+        object.__setattr__(self, "text", self.text.strip())  # players and `envs.checked.taught` strip theirs too
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

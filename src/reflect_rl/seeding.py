@@ -1,6 +1,6 @@
-"""Streams of random numbers, each derived from (run seed, purpose, indices), never from a global generator.
+"""Random number streams, each derived from (run seed, purpose, indices) and never from a global generator.
 
-A stream depends on nothing but its name, so that results do not depend on worker count, batch size or timing.
+A stream depends on nothing else, so results do not depend on worker count, batch size or timing.
 """
 
 from __future__ import annotations
@@ -24,5 +24,5 @@ def stream(seed: int, purpose: str, *indices: int) -> np.random.Generator:
 
 
 def world_seed(seed: int) -> int:
-    """The low 31 bits of a seed: what a world is reset with, since many hand it to a generator that takes a C int."""
+    """The low 31 bits of a seed, for worlds: many pass their seed to a generator that takes a C int."""
     return seed & LARGEST_WORLD_SEED

@@ -1,1 +1,1 @@
-"""Speed, and label efficiency, measured beside plain implementations in one run."""
+"""Benchmarks: speed, and label efficiency, against plain implementations in the same run."""

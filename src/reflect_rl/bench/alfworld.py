@@ -1,14 +1,14 @@
-"""Speed of the fast ALFWorld engine through the TextEnv API, against the real one on the same games and commands.
+"""Speed of the fast ALFWorld engine through the TextEnv API, against the real engine on the same games and commands.
 
-One process, one core. Every figure is of whole calls as users make them (`env.reset`, `env.step`).
+One process on one core. All figures are of whole calls as users make them (`env.reset`, `env.step`).
 
-- steps_per_second: random admissible actions over GAMES games; resets are timed apart.
-- reset_cold_ms: the first reset to a game whose file has been read but whose scene has not been compiled;
-  reset_warm_ms: later ones. load_ms: reading the file.
-- side_by_side: steps/s of 64 environments stepped in turn, as a share of one environment's.
-- memory_mb: growth of the process after every game of the data has been reset once.
-- ratio: steps/s of the fast engine over those of the unmodified real one on the same games and commands, and the same
-  for starts; "not measured" where the real one is not installed.
+- steps_per_second: random admissible actions in GAMES games; resets are timed separately.
+- reset_cold_ms: the first reset to a game whose file is loaded but whose scene is not compiled; reset_warm_ms: later
+  resets. load_ms: reading the file.
+- side_by_side: steps/s of 64 environments stepped in turn, relative to one environment.
+- memory_mb: growth of the process after every game has been reset once.
+- ratio_steps, ratio_start: speed of the fast engine relative to the unmodified real one; "not measured" if that is not
+  installed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NOT_MEASURED = "not measured"
 
 
 def bench_engine(options: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Measure everything; about a minute, most of it the real engine's. options: those of Alfworld."""
+    """Measure everything; about a minute, mostly for the real engine. options: those of Alfworld."""
     started = time.perf_counter()
     env = Alfworld(**{**options, "engine": "fast"})
     tasks = list(env.tasks("train"))
@@ -64,8 +64,10 @@ def bench_engine(options: Mapping[str, Any], progress: Progress) -> dict[str, An
 
 
 def measure_steps(envs: Sequence[Alfworld], games: Sequence[str]) -> float:
-    """Steps/s of environments stepped in turn with random admissible actions, resets not counted; the best of REPEATS
-    (what else the machine does only ever makes it slower)."""
+    """Steps/s of environments stepped in turn with random admissible actions, without resets.
+
+    The best of REPEATS, since other load on the machine only ever slows it down.
+    """
     best = 0.0
     for repeat in range(REPEATS):
         seconds, steps = 0.0, 0
@@ -111,7 +113,7 @@ def measure_resets(env: Alfworld, games: Sequence[str]) -> dict[str, float]:
 
 
 def measure_memory(env: Alfworld, tasks: Sequence[str]) -> dict[str, float]:
-    """Megabytes by which the process grows while every game is reset once."""
+    """Growth of the process, in megabytes, while every game is reset once."""
     before = _resident_mb()
     for task in tasks:
         env.reset(seed=0, options={"task": task})
@@ -120,7 +122,7 @@ def measure_memory(env: Alfworld, tasks: Sequence[str]) -> dict[str, float]:
 
 
 def measure_real(env: Alfworld, games: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Steps/s and starts of both engines on the same games and commands."""
+    """Steps/s and start times of both engines on the same games and commands."""
     from reflect_rl.envs.alfworld.real import RealEngineError
 
     real = Alfworld(**{**options, "engine": "textworld"})
@@ -141,7 +143,7 @@ def measure_real(env: Alfworld, games: Sequence[str], options: Mapping[str, Any]
 
 
 def _walk(env: Alfworld, number: int, task: str) -> tuple[float, float]:
-    """A random walk, the same on both engines: the seconds of its start, and the mean seconds of a step."""
+    """A random walk, the same on both engines: seconds to start, and mean seconds per step."""
     start = _timed(lambda: env.reset(seed=0, options={"task": task}))
     steps, began = 0, time.perf_counter()
     for draw in stream(number, "bench real").random(REAL_STEPS).tolist():
@@ -159,7 +161,7 @@ def _timed(work: Any) -> float:
 
 
 def _resident_mb() -> float:
-    """Resident memory of this process; 0 where /proc is missing."""
+    """Resident memory of this process in megabytes; 0 without /proc."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
@@ -168,7 +170,7 @@ def _resident_mb() -> float:
 
 
 def engine_table(figures: Mapping[str, Any]) -> str:
-    """The figures as lines of text."""
+    """The results as text."""
     lines = [
         f"steps through the TextEnv API      {figures['steps_per_second']:>12,.0f} /s",
         f"reset, cold (median)               {figures['reset_cold_ms']:>12,.2f} ms, "

@@ -1,10 +1,9 @@
-"""How near the policy comes to the matrix-multiplication floor of this machine.
+"""How close the policy comes to the matrix-multiplication floor of this machine.
 
-The floor is the time that the least possible matrix work would take at the rate this machine multiplies matrices of the
-model's own shapes. Least possible work: linear layers and causal attention on the real tokens (no padding), the text
-that all prompts share once a pass, the last layer's queries and MLP at the answer cue only, and the label rows of the
-head. A backward pass is two forward passes. A
-share of 1 would mean that nothing but these products takes time.
+The floor is the time for the minimum matrix work, at the rate at which this machine multiplies matrices of the model's
+shapes. The minimum work is: linear layers and causal attention on the real tokens (no padding), the shared prefix once
+per pass, the last layer's queries and MLP at the answer cue only, and the head's label rows. A backward pass counts as
+two forward passes. At a share of 1, nothing but these products would take time.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SQUARE = {"cpu": 1024, "mps": 4096, "cuda": 8192}
-"""Side of the square product that stands for the machine's best, by device."""
+"""Side of the square product that represents the machine's best rate, by device."""
 REPEATS = 3
 HALF_BILLION = {
     "hidden_size": 896,
@@ -60,7 +59,7 @@ class Shapes:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Shapes:
-        """Read off the modules themselves, whatever the architecture."""
+        """Read the shapes off the modules of any architecture."""
         from transformers.pytorch_utils import Conv1D
 
         plain = base_model(model)
@@ -74,7 +73,7 @@ class Shapes:
         return cls(config.hidden_size, layers, linears, heads * each, shared * each)
 
     def forward_flops(self, rows: Sequence[Encoded], labels: int) -> float:
-        """Least floating-point operations of one forward pass over `rows`; a multiply-add counts as two."""
+        """Minimum floating-point operations of a forward pass over `rows`; a multiply-add counts as two."""
         prefixes = {row.prefix for row in rows}
         tokens = sum(map(len, prefixes))
         pairs = sum(_triangle(len(prefix)) for prefix in prefixes)
@@ -92,15 +91,15 @@ class Shapes:
 
 
 def _triangle(length: int) -> int:
-    """Query-key pairs of causal attention over `length` tokens."""
+    """Number of query-key pairs in causal attention over `length` tokens."""
     return length * (length + 1) // 2
 
 
 def measure(policy: Policy, rollout: Rollout, folded: Folded, settings: Settings) -> dict[str, Any]:
-    """Rates of decisions and of the update on these prompts, with their shares of the floor.
+    """Rates of decisions and updates on these prompts, with their shares of the floor.
 
-    A decision is one distinct prompt forwarded; an update row is one distinct prompt in one epoch, forward and
-    backward; an update sample is one visit of a prompt in one epoch. The weights of `policy` change.
+    A decision is a forward pass of one distinct prompt. An update row is one distinct prompt in one epoch, forward and
+    backward; an update sample is one visit of a prompt in one epoch. This changes the weights of `policy`.
     """
     shapes, device, dtype = Shapes.of(policy.model), policy.device, next(policy.parameters()).dtype
     rows = [policy.encode(prompt) for prompt in rollout.prompts]
@@ -150,14 +149,14 @@ def _share(count: int, seconds: float, flops: float, own_rate: float, square_rat
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, repeats: int = REPEATS) -> float:
-    """Median wall time of `work`, after one run that does not count."""
+    """Median wall time of `work`, after a warm-up run."""
     work()
     times = sorted(seconds(work, device) for _ in range(repeats))
     return times[len(times) // 2]
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time of `work`, the GPU's queue emptied before and after."""
+    """Wall time of `work`, with the GPU synchronised before and after."""
     _synchronize(device)
     started = time.perf_counter()
     work()
@@ -173,9 +172,9 @@ def _synchronize(device: torch.device) -> None:
 def product_rate(
     linears: Sequence[tuple[int, int]], rows: int, device: torch.device, dtype: torch.dtype, backward: bool = False
 ) -> float:
-    """Floating-point operations a second over one product (rows, in) x (in, out) for each linear layer: the best of 7.
+    """Floating-point operations per second of one product (rows, in) x (in, out) per linear layer; the best of 7.
 
-    backward: also the two products that its gradients take.
+    backward: also the two products for its gradients.
     """
     products = []
     for inner, outer in linears:
@@ -205,7 +204,7 @@ def large_policy(
 ) -> Policy:
     """A randomly initialised bfloat16 policy of Qwen2's architecture, by default of its 0.5B size.
 
-    The tokenizer is a small one, so only the first rows of the vocabulary are ever looked up.
+    The tokenizer is small, so only the first rows of the vocabulary are used.
     """
     from transformers import Qwen2Config, Qwen2ForCausalLM
 

@@ -1,8 +1,8 @@
-"""A supervised text pool that is on every machine: a function's docstring, and the name its author gave it.
+"""A supervised text pool available on every machine: docstrings of functions, with the functions' names as labels.
 
-Both are in lower case and a name is split into its words, so that a word is the same token in both.
-Pairs are read from Python sources without running them. The standard library is the pool to choose from; another
-installed package's sources stand for what a model has seen before.
+Both are lower-cased, and names are split into words, so that a word has the same token in both. Pairs are read from
+Python sources without running them. The standard library is the pool; the sources of another installed package stand
+for what the model knows beforehand.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SHORTEST, LONGEST = 12, 300
-"""Characters of a docstring's first paragraph."""
+"""Length limits of a docstring's first paragraph, in characters."""
 WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-"""The words of a name: read_HTTPResponse2 has read, HTTP, Response, 2."""
+"""The words of a name: read_HTTPResponse2 contains read, HTTP, Response, 2."""
 NOT_LIBRARY = ("site-packages", "test", "tests", "idle_test", "dist-packages")
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """text: a docstring's first paragraph on one line. name: the words of the function's. group: its module."""
+    """text: a docstring's first paragraph on one line. name: the words of the function's name. group: its module."""
 
     text: str
     name: str
@@ -33,19 +33,19 @@ class Pair:
 
 
 def standard_library() -> list[Pair]:
-    """Pairs of Python's own library, sorted, each once; they depend on the version of Python."""
+    """The distinct pairs of Python's standard library, sorted; they depend on the Python version."""
     return read_pairs(Path(sysconfig.get_path("stdlib")))
 
 
 def package(name: str) -> list[Pair]:
-    """Pairs of an installed package, as `standard_library`; none if it is not installed."""
+    """The pairs of an installed package, as in `standard_library`; empty if it is not installed."""
     found = importlib.util.find_spec(name)
     places = (found.submodule_search_locations or []) if found else []
     return sorted({pair for place in places for pair in read_pairs(Path(place))}, key=_key)
 
 
 def read_pairs(folder: Path) -> list[Pair]:
-    """Pairs of all sources below a folder, but of tests; sorted, each text once, with the first of its names."""
+    """The pairs of all sources in a folder, except tests; sorted, each text once, with its first name."""
     pairs: dict[str, Pair] = {}
     for file in sorted(folder.rglob("*.py")):
         parts = file.relative_to(folder).parts
@@ -57,7 +57,7 @@ def read_pairs(folder: Path) -> list[Pair]:
 
 
 def fingerprint(pairs: Sequence[Pair]) -> str:
-    """The same for the same pairs in the same order, 12 hexadecimal digits."""
+    """A hash of the pairs and their order, 12 hexadecimal digits."""
     lines = "\n".join(f"{pair.text}\t{pair.name}\t{pair.group}" for pair in pairs)
     return hashlib.sha256(lines.encode()).hexdigest()[:12]
 
@@ -67,10 +67,10 @@ def _key(pair: Pair) -> tuple[str, str, str]:
 
 
 def _documented(file: Path) -> Iterator[tuple[str, str]]:
-    """(first paragraph of the docstring, words of the name) of a file's functions; none of a file that is no Python."""
+    """(first paragraph of the docstring, words of the name) of a file's functions; none if it is not valid Python."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError, OSError):  # sources of another version, another encoding
+    except (SyntaxError, ValueError, OSError):  # another Python version or encoding
         return
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("__"):

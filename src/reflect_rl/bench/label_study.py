@@ -1,11 +1,10 @@
-"""Label efficiency on a text pool: does choosing what is labelled teach more than labelling at random?
+"""Label efficiency on a text pool: does selecting what is labelled teach more than labelling at random?
 
-The task is to write the words of a function's name from its docstring (`label_pool`). A small model that has been
-trained on another package's functions stands for a pretrained one: it embeds and scores the docstrings of the pool,
-before any of their names is known. Every strategy picks a share of the pool, the names of its picks are told, and the
-model is trained on them, always from the same start with the same settings. What counts is the loss and the exact
-matches on functions that nothing was picked from. A seed decides what is held out, how the model starts, and what is
-picked at random.
+The task is to write the words of a function's name given its docstring (`label_pool`). A small model trained on another
+package's functions stands for a pretrained one: it embeds and scores the docstrings of the pool before any label is
+known. Each strategy picks a share of the pool, the picks are labelled, and the model is trained on them, always from
+the same start with the same settings. The measures are loss and exact matches on held-out functions. The seed decides
+what is held out, how the model starts, and what is picked at random.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ MODEL = ModelSettings(architecture="lookup", width=64, heads=2)
 
 @dataclass(frozen=True)
 class Task:
-    """The pool, what is held out, and where the files of this seed lie."""
+    """The pool, the held-out pairs, and the folder of this seed."""
 
     pool: list[Pair]
     held: list[Pair]
@@ -60,19 +59,19 @@ class Task:
 
 @dataclass(frozen=True)
 class Reads:
-    """What the model says of the pool before any label: embeddings_ND, and lists of numbers a token."""
+    """The model's reading of the pool before any label: embeddings, and figures for each token."""
 
     embeddings_ND: np.ndarray
     tokens: dict[str, list[np.ndarray]]
 
     @property
     def confidence_N(self) -> np.ndarray:
-        """Geometric mean of the tokens' probabilities, above 0."""
+        """Geometric mean of the token probabilities, above 0."""
         return np.array([max(1e-6, math.exp(row.mean())) for row in self.tokens["logprobs"]])
 
 
 def make_task(pairs: Sequence[Pair], before: Sequence[Pair], seed: int, run: RunFolder) -> Task:
-    """A fifth of the pairs held out, by seed. before: what the model is trained on first, less what is in `pairs`."""
+    """Hold out a fifth of the pairs, by seed. before: the model's first training data, to be cleared of `pairs`."""
     order = stream(seed, "label pool").permutation(len(pairs))
     held, pool = np.split(order, [int(HELD_OUT * len(pairs))])
     known = {pair.text for pair in pairs}
@@ -86,12 +85,12 @@ def make_task(pairs: Sequence[Pair], before: Sequence[Pair], seed: int, run: Run
 
 
 def prompt(pair: Pair) -> str:
-    """What the model continues with the function's name."""
+    """The prompt that the model completes with the function's name."""
     return f"{pair.text}\nName:"
 
 
 def train_base(task: Task, progress: Progress) -> None:
-    """Write base/: the model before any label of the pool. Its tokenizer has seen the pool's docstrings, no names."""
+    """Write base/: the model before any label. Its tokenizer has seen the pool's docstrings, but not the names."""
     if (task.run / "base").is_dir():
         return
     texts = [f"{prompt(pair)} {pair.name}" for pair in task.before] + task.prompts
@@ -104,7 +103,7 @@ def train_base(task: Task, progress: Progress) -> None:
 
 
 def read_pool(task: Task, progress: Progress) -> Reads:
-    """Embeddings (mean of the last hidden states) and scores of what the model would answer."""
+    """Embeddings (means of the last hidden states) and scores of the model's answers."""
     model, tokenizer = load_pretrained(ModelSettings(source=str(task.run / "base")))
     rows: list[Any] = [None] * len(task.pool)
     for row, scores in generated_scores(model, tokenizer, task.prompts, new_tokens=NEW_TOKENS, progress=progress):
@@ -114,7 +113,7 @@ def read_pool(task: Task, progress: Progress) -> Reads:
 
 
 def choose(name: str, budget: int, task: Task, reads: Reads) -> Picks:
-    """What a strategy picks. Where it wants a quality, that is the model's confidence; an uncertainty, mean entropy."""
+    """A strategy's picks. Quality scores are the model's confidence; uncertainty scores are mean entropy."""
     kind, chance = STRATEGIES[name], Random(seed=stream_seed(task.seed, "label picks"))
     if name == Random.name:
         return chance.select(len(task.pool), budget=budget)
@@ -135,14 +134,14 @@ def choose(name: str, budget: int, task: Task, reads: Reads) -> Picks:
 
 
 def learn(task: Task, picks: Sequence[int], name: str, progress: Progress) -> dict[str, float]:
-    """Train from base on the picks; loss (nats a token of the name) and exact matches on what is held out."""
+    """Train from base on the picks; return loss (nats per token of the name) and exact matches on held-out pairs."""
     model, tokenizer = load_pretrained(ModelSettings(source=str(task.run / "base")))
     _train(model, tokenizer, [task.pool[i] for i in picks], EPOCHS, task, name, progress, lr=LR)
     return evaluate(model, tokenizer, task.held, progress)
 
 
 def evaluate(model: Any, tokenizer: Any, held: Sequence[Pair], progress: Progress) -> dict[str, float]:
-    """{"loss": mean over tokens, "exact": share of names written word for word} by greedy choice."""
+    """{"loss": mean over tokens, "exact": share of names written word for word} with greedy decoding."""
     prompts, names = [prompt(pair) for pair in held], [f" {pair.name}" for pair in held]
     given = [scores for _, scores in given_scores(model, tokenizer, prompts, names, progress=progress)]
     said = dict(generated_scores(model, tokenizer, prompts, new_tokens=NEW_TOKENS, progress=progress))
@@ -165,7 +164,7 @@ def _train(
 
 
 def _row(tokenizer: Any, pair: Pair) -> TextRow:
-    """A prompt with its name behind it: positions to read, and the token wanted after each."""
+    """A prompt followed by its name: the positions to read, and the target token at each."""
     ids = encode(tokenizer, prompt(pair))
     said = [*encode(tokenizer, f" {pair.name}"), end_id(tokenizer)]
     read = range(len(ids) - 1, len(ids) - 1 + len(said))

@@ -1,6 +1,6 @@
-"""Label efficiency of every selection strategy on a text pool (`label_study`): over seeds, shares and strategies.
+"""Label efficiency of every selection strategy on a text pool (`label_study`), over seeds, shares and strategies.
 
-Each (seed, strategy, share) is one file, so an interrupted study continues; seeds run side by side.
+Each (seed, strategy, share) has its own file, so an interrupted study continues. Seeds run side by side.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ RANDOM = Random.name
 POLL_SECONDS = 2.0
 POOL, KNOWN = "pool.jsonl", "known.jsonl"
 BEFORE = "torch"
-"""The package whose functions the model knows before: what runs the models is installed wherever this runs."""
+"""The package whose functions the model knows beforehand; torch is installed wherever this runs."""
 Measured = dict[tuple[str, float], list[dict[str, float]]]
-"""loss and exact by (strategy, share), one a seed."""
+"""Loss and exact matches by (strategy, share), one entry per seed."""
 
 
 def bench_labels(
@@ -44,9 +44,10 @@ def bench_labels(
     strategies: Sequence[str] = tuple(STRATEGIES),
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Measure what is not there yet and write labels.json and report.html; some 15 minutes a seed on one core.
+    """Measure what is missing and write labels.json and report.html; about 15 minutes per seed on one core.
 
-    out: the study's folder; what is there of one is kept, its pool as well. Raises OutputError if it is none.
+    out: the study's folder. Results and the pool of an earlier study there are kept. Raises OutputError if the folder
+    holds something else.
     """
     claim_folder(out, "study of label efficiency", known_by=KNOWN)
     run = RunFolder(out)
@@ -79,7 +80,7 @@ def _pair(row: dict[str, Any]) -> Pair:
 
 
 def study_seed(out: Path, seed: int, cells: Sequence[tuple[str, float]]) -> None:
-    """Measure what is missing of one seed."""
+    """Measure what is missing for one seed."""
     run = RunFolder(out)
     missing = [cell for cell in cells if not (run / _file(seed, *cell)).is_file()]
     if not missing:
@@ -106,7 +107,7 @@ def _finished(places: Sequence[Path]) -> int:
 
 
 def _cells(strategies: Sequence[str]) -> list[tuple[str, float]]:
-    """What is trained: every strategy at every share; random at twice each as well, and at half the smallest."""
+    """What is trained: every strategy at every share; random also at twice each share and at half the smallest."""
     chance = [(RANDOM, share) for share in sorted({HALF, *SHARES, *TWICE})]
     return chance + [(name, share) for name in strategies if name != RANDOM for share in SHARES]
 
@@ -116,10 +117,10 @@ def _file(seed: int, name: str, share: float) -> str:
 
 
 def summary(found: Measured, strategies: Sequence[str]) -> dict[str, Any]:
-    """By strategy and share: loss and exact matches, the difference from random, and what random would need.
+    """By strategy and share: loss, exact matches, the difference from random, and the labels that random would need.
 
-    Differences are paired by seed. needs: the share that random needs for the same loss, read off its curve (linear
-    between its shares, not beyond them); labels: this share of the labels that random needs.
+    Differences are paired by seed. "labels for random's loss" is this share divided by the share that random needs for
+    the same loss, read off its curve (linear between its shares, without extrapolation).
     """
     shares = sorted(share for name, share in found if name == RANDOM)
     told: dict[str, Any] = {}
@@ -146,7 +147,7 @@ def summary(found: Measured, strategies: Sequence[str]) -> dict[str, Any]:
 
 
 def _needed(shares: Sequence[float], losses: Sequence[float], loss: float) -> float:
-    """The share at which a falling curve reaches a loss; the first or last share where it lies outside of the curve."""
+    """The share at which a falling curve reaches a loss; outside the curve, its first or last share."""
     falling = np.minimum.accumulate(losses)
     return float(np.interp(-loss, -falling, shares))
 
@@ -156,7 +157,7 @@ def _mean(values: Sequence[float]) -> dict[str, Any]:
 
 
 def labels_table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
-    """A row a strategy and share, heading first."""
+    """A row per strategy and share, after a heading."""
     rows = [("strategy", "share", "labels", "loss", "less random's", "exact %", "less random's", "labels of random's")]
     for name, shares in figures["strategies"].items():
         for share, row in shares.items():

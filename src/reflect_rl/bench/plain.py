@@ -1,12 +1,13 @@
-"""The plain implementation that the benchmark compares with: what one writes first with `transformers`.
+"""The plain implementation for comparison: what one writes first with `transformers`.
 
-A batch of environments goes in lock-step, and stays whole until its slowest episode has ended. At every step the
-reflector writes a text for each row with `generate`, and the policy's logits are computed for every position and the
-whole vocabulary, from prompts padded on the left; the labels' columns of the last position are then picked. The update
-forwards one row for each step that was played. Nothing is remembered or shared between rows.
+A batch of environments moves in lock-step and stays whole until its slowest episode has ended. At every step, the
+reflector writes a text for each row with `generate`, and the policy computes logits for every position and the whole
+vocabulary from left-padded prompts; then the label columns of the last position are selected. The update forwards one
+row per step played. Nothing is cached or shared between rows.
 
-It is a reference as well: same prompts, same random numbers, same PPO objective as the library, so it plays the same
-episodes and has the same gradient (tests hold this). Label head, greedy reflections, and no value head only.
+It is also a reference: with the same prompts, random numbers and PPO objective as the library, it plays the same
+episodes and has the same gradient, which tests check. It supports only the labels head, greedy reflections and no value
+head.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MOST_ROWS = 64
-"""Rows of one forward and backward pass; a larger minibatch accumulates gradients."""
+"""Maximum rows of a forward and backward pass; larger minibatches accumulate gradients."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlainReflector:
-    """Writes with `generate`, greedily, for the whole batch, every time it is asked."""
+    """Writes a reflection for every row with `generate`, greedily, at every call."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -47,7 +48,7 @@ class PlainReflector:
 
     @classmethod
     def of(cls, reflector: LocalReflector) -> PlainReflector:
-        """The same model, prompts and length limit as the library's reflector."""
+        """The model, prompts and length limit of the library's reflector."""
         return cls(reflector.model, reflector.tokenizer, reflector.prompts, reflector.settings.max_new_tokens)
 
     @torch.no_grad()
@@ -67,7 +68,7 @@ class PlainReflector:
 
 @dataclass(frozen=True, slots=True)
 class PlainPolicy:
-    """Full forward pass, full logits, then the labels' columns."""
+    """A full forward pass with full logits, of which the label columns are used."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -76,11 +77,11 @@ class PlainPolicy:
 
     @classmethod
     def of(cls, policy: Policy, prompts: PromptBuilder) -> PlainPolicy:
-        """The same model, labels and prompts as the library's policy."""
+        """The model, labels and prompts of the library's policy."""
         return cls(policy.model, policy.tokenizer, policy.label_ids, prompts)  # type: ignore[arg-type]
 
     def log_probs(self, prompts: Sequence[Prompt]) -> Tensor:
-        """log_probs_BN, float32, -inf beyond a row's actions, N the longest action list; with gradients."""
+        """log_probs_BN with gradients: float32, -inf beyond a row's actions; N is the longest action list."""
         inputs = pad_left(self.tokenizer, [prompt.text for prompt in prompts]).to(self.model.device)
         places_BL = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         logits_BLV = self.model(**inputs, position_ids=places_BL, use_cache=False).logits
@@ -106,7 +107,7 @@ def pad_left(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Any:
 
 @dataclass(slots=True)
 class PlainEpisode:
-    """One episode as played. choices: what was done; rewards: what it earned."""
+    """An episode in progress. choices: the actions taken. rewards: their rewards."""
 
     env: TextEnv
     observation: str
@@ -124,7 +125,7 @@ class PlainEpisode:
         return cls(env, observation, info["actions"], stream(spec.seed, "choices").random(env.horizon))
 
     def step(self, log_probs_N: np.ndarray) -> None:
-        """Draw an action and take it; nothing happens once the episode has ended."""
+        """Sample an action and take it; does nothing once the episode has ended."""
         if self.ended:
             return
         cumulative_N = np.exp(log_probs_N[: len(self.actions)].astype(np.float64)).cumsum()
@@ -142,7 +143,7 @@ class PlainEpisode:
 def play(
     make_env: Callable[[], TextEnv], policy: PlainPolicy, reflector: PlainReflector | None, specs: Sequence[EpisodeSpec]
 ) -> list[PlainEpisode]:
-    """Play all specs as one lock-step batch: every step forwards every row, ended or not."""
+    """Play all specs as one lock-step batch: every step forwards every row, even if its episode has ended."""
     episodes = [PlainEpisode.begin(make_env(), spec) for spec in specs]
     while not all(episode.ended for episode in episodes):
         states = [e.memory.observe(e.observation, e.actions) for e in episodes]
@@ -158,7 +159,7 @@ def play(
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One step to learn from. old_N: the log-probabilities it was drawn from."""
+    """One step to learn from. old_N: the log-probabilities from which the action was sampled."""
 
     prompt: Prompt
     choice: int
@@ -167,7 +168,7 @@ class Sample:
 
 
 def samples_of(rollout: Rollout, advantages: Sequence[np.ndarray]) -> list[Sample]:
-    """One sample a step, from a rollout of the library and the advantages of its trajectories."""
+    """One sample per step, from a rollout of the library and its advantages."""
     return [
         Sample(rollout.prompts[row], choice, rollout.log_probs_PN[row], float(advantage))
         for trajectory, values in zip(rollout.trajectories, advantages, strict=True)
@@ -183,7 +184,7 @@ def update(
     seed: int,
     entropy: float,
 ) -> None:
-    """All epochs of PPO over the samples (Schulman et al. 2017, eq. 7), a row a sample."""
+    """All epochs of PPO over the samples (Schulman et al. 2017, eq. 7), one row per sample."""
     for epoch in range(settings.epochs):
         order = stream(seed, "plain minibatches", epoch).permutation(len(samples))
         for chosen in np.array_split(order, settings.minibatches):
@@ -198,7 +199,7 @@ def _parts(samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
 
 
 def ppo_loss(policy: PlainPolicy, samples: Sequence[Sample], clip: float, entropy: float) -> Tensor:
-    """Clipped surrogate and entropy bonus, the mean over the samples."""
+    """Clipped surrogate and entropy bonus, averaged over the samples."""
     log_probs_BN = policy.log_probs([sample.prompt for sample in samples])
     device, rows_B = log_probs_BN.device, torch.arange(len(samples))
     choice_B = torch.tensor([sample.choice for sample in samples], device=device)

@@ -1,4 +1,4 @@
-"""What the benchmark measures: the recipe's players, made by the real stages with capped preparation."""
+"""The players to benchmark: those of a recipe, made by the real stages with capped training."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ from reflect_rl.training.sft import sft_policy, sft_reflector
 MOST_REFLECTOR_STEPS = 600
 MOST_POLICY_STEPS = 400
 MOST_ITERATIONS = 8
-"""Most preparation: texts as long as the teacher's, and episodes about as long as in the middle of training. With a
-worse reflector the policy learns to end its episodes at once, which is no rollout to measure."""
+"""Caps of the preparation: enough for texts as long as the teacher's, and episodes about as long as in mid-training.
+With a worse reflector, the policy learns to end its episodes at once, which is no useful rollout.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """Players of one arm, ready to measure. reflector: None in the arm without reflection."""
+    """The players of one arm, ready to measure."""
 
     context: Context
     decisions: Decisions
@@ -62,17 +63,17 @@ class Arm:
         return training_episodes(self.context.world.tasks("train"), (), self.settings.rl, iteration, self.settings.seed)
 
     def prompts(self) -> PromptBuilder:
-        """A fresh builder of the policy's prompts."""
+        """A new builder of the policy's prompts."""
         return policy_prompts(self.policy, self.context)
 
     def play(self, iteration: int, decisions: Decisions | None = None) -> Rollout:
-        """One training iteration's rollout, by players who know what they know."""
+        """The rollout of one training iteration. decisions: used instead of the arm's own."""
         decisions = self.decisions if decisions is None else decisions
         return play_episodes(self.context.make_env, decisions, self.episodes(iteration), self.settings.rl.num_envs)
 
 
 def bench_settings(overrides: Mapping[str, Any], device: str) -> Settings:
-    """The settings measured: preparation capped, the rest as given. Raises SettingsError."""
+    """The settings to measure, with capped preparation. Raises SettingsError."""
     if device not in ("cpu", "cuda"):
         raise SettingsError(f"The benchmark cannot run on '{device}'; it measures cpu or cuda.")
     given = parse_settings({}, overrides)
@@ -100,12 +101,12 @@ def bench_settings(overrides: Mapping[str, Any], device: str) -> Settings:
 
 
 def without_reflection(settings: Settings) -> Settings:
-    """The same for the arm that has no reflector."""
+    """The settings of the arm without a reflector."""
     return parse_settings(settings.model_dump(), {"reflector.kind": "none", "policy_sft.text": "teacher"})
 
 
 def prepare(run: RunFolder, settings: Settings, bar: Bar) -> Arm:
-    """Make the players with the real stages, in a folder of their own; five parts of the bar."""
+    """Make the players with the real stages, in their own folder; takes five parts of the bar."""
     run.path.mkdir(parents=True, exist_ok=True)
     context = Context(settings)
     for stage in (collect, annotate, sft_reflector, sft_policy, rl):
@@ -115,7 +116,7 @@ def prepare(run: RunFolder, settings: Settings, bar: Bar) -> Arm:
 
 
 def text_lengths(run: RunFolder, arm: Arm) -> dict[str, float]:
-    """Mean tokens of the teacher's and of the reflector's texts: `generate` takes time by the token."""
+    """Mean tokens of the teacher's and the reflector's texts, which determine the time of `generate`."""
     assert arm.local is not None
     teacher = [label.text for label in run.read_jsonl("reflections.jsonl", Reflection.from_json)]
     states = []

@@ -1,15 +1,16 @@
-"""Speed, memory and quality of selection, beside plain numpy on the same machine in the same run.
+"""Speed, memory and quality of selection, against plain numpy on the same machine in the same run.
 
-- facility_location: FEW picks of SMALL points, one pool clustered (as below) and one unstructured (normal). A plain
-  lazy greedy with the whole matrix in memory, n_neighbors="exact" and "auto"; submodlib's lazy greedy where it is
-  installed. Each objective is computed from the embeddings as they are, in float64; `shown` is what `Picks` says.
-  times_plain: the plain loop's time over ours. normalised: 0 is a random choice (mean of RANDOM seeds), 1 exact greedy.
-- large: half of LARGE clustered points, as in the largest setting that the paper reports, by facility location and by
-  k-center, each in a process of its own: wall seconds of `select`, and the peak memory, Python and the pool included.
-  plain: k-center as a loop, timed for its first FIRST picks and scaled up (each costs the same).
+- facility_location: FEW picks from SMALL points, in a clustered pool (see below) and an unstructured one (normal).
+  Compared are a plain lazy greedy with the whole matrix in memory, n_neighbors="exact" and "auto", and submodlib's lazy
+  greedy if it is installed. Objectives are computed from the embeddings in float64; `shown` is the objective of
+  `Picks`. times_plain: the plain loop's time relative to ours. normalised: 0 is a random choice (mean of RANDOM seeds),
+  1 is exact greedy.
+- large: half of LARGE clustered points, the largest setting in the paper, by facility location and by k-center, each in
+  its own process: wall seconds of `select`, and peak memory including Python and the pool. For k-center, a plain loop
+  is timed for its first FIRST picks and extrapolated, since every pick costs the same.
 
-The clustered pool: N points around N / 100 centres in 384 dimensions, with noise about as large as what tells the
-centres apart.
+The clustered pool has N points around N / 100 centres in 384 dimensions; the noise is about as large as the distances
+between centres.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def bench_select(progress: Progress, large: int = LARGE, small: int = SMALL) -> 
 
 
 def bench_large(progress: Progress, items: int, picks: int) -> dict[str, Any]:
-    """Facility location alone on a pool of another size, in this process, with the progress of its search."""
+    """Facility location only, on a pool of another size, in this process, with a progress bar."""
     return measure("facility_location", items, picks, progress)
 
 
@@ -88,7 +89,7 @@ POOLS = {"clustered": make_pool, "unstructured": unstructured_pool}
 
 
 def measure(name: str, size: int, budget: int, progress: Progress | None = None) -> dict[str, Any]:
-    """One selection in this process, which does nothing else."""
+    """One selection in this process, which should do nothing else."""
     strategy: Selector = FacilityLocation() if name == "facility_location" else KCenter()
     X = make_pool(size)
     began, busy = time.perf_counter(), time.process_time()
@@ -105,7 +106,7 @@ def measure(name: str, size: int, budget: int, progress: Progress | None = None)
 
 
 def compare(X: np.ndarray, budget: int) -> dict[str, Any]:
-    """Facility location on one pool: a plain loop, ours exact, ours as it comes, and a random choice."""
+    """Facility location on one pool: plain loop, exact, auto, and random."""
     unit_ND = X.astype(np.float64) / np.linalg.norm(X, axis=1, keepdims=True)
     random = [represented(unit_ND, Random(seed).select(len(X), budget=budget).indices) for seed in range(RANDOM)]
     figures: dict[str, Any] = {"items": len(X), "picks": budget, "random": float(np.mean(random))}
@@ -130,7 +131,7 @@ def compare(X: np.ndarray, budget: int) -> dict[str, Any]:
 
 
 def represented(unit_ND: np.ndarray, indices: Sequence[int] | np.ndarray) -> float:
-    """The objective of facility location, from unit vectors."""
+    """The facility-location objective, from unit vectors."""
     sums = [
         (unit_ND[start : start + 1024] @ unit_ND[indices].T).max(axis=1).sum() for start in range(0, len(unit_ND), 1024)
     ]
@@ -138,7 +139,7 @@ def represented(unit_ND: np.ndarray, indices: Sequence[int] | np.ndarray) -> flo
 
 
 def plain_k_center_seconds(X: np.ndarray, budget: int) -> float:
-    """What k-center takes as one writes it first, from its first picks."""
+    """Time of a plain k-center loop, extrapolated from its first picks."""
     unit_ND = X / np.linalg.norm(X, axis=1, keepdims=True)
     few = min(FIRST, budget)
     began = time.perf_counter()
@@ -147,7 +148,7 @@ def plain_k_center_seconds(X: np.ndarray, budget: int) -> float:
 
 
 def plain_k_center(unit_ND: np.ndarray, budget: int) -> list[int]:
-    """Farthest-first in a loop."""
+    """Farthest-first traversal in a loop."""
     chosen = [int((unit_ND @ unit_ND.sum(axis=0)).argmax())]
     nearest_N = unit_ND @ unit_ND[chosen[0]]
     while len(chosen) < budget:
@@ -157,7 +158,7 @@ def plain_k_center(unit_ND: np.ndarray, budget: int) -> list[int]:
 
 
 def plain_facility_location(unit_ND: np.ndarray, budget: int) -> list[int]:
-    """Lazy greedy on the dense matrix of similarities, in a loop."""
+    """Lazy greedy on the dense similarity matrix, in a loop."""
     import heapq
 
     similar_NN = (1 + unit_ND @ unit_ND.T) / 2
@@ -178,7 +179,7 @@ def plain_facility_location(unit_ND: np.ndarray, budget: int) -> list[int]:
 
 
 def submodlib_seconds(X: np.ndarray, budget: int) -> float | None:
-    """Its lazy greedy on the dense matrix; None where it is not installed (pip install submodlib-py)."""
+    """Time of submodlib's lazy greedy on the dense matrix; None if it is not installed (pip install submodlib-py)."""
     try:
         from submodlib.functions.facilityLocation import FacilityLocationFunction  # type: ignore[import-not-found]
     except ImportError:
@@ -190,7 +191,7 @@ def submodlib_seconds(X: np.ndarray, budget: int) -> float | None:
 
 
 def measured_line(name: str, found: Mapping[str, Any]) -> str:
-    """What `measure` found, as a line of text."""
+    """The result of `measure` as a line of text."""
     return (
         f"{name.replace('_', ' '):<24}{found['seconds']:>8.1f} s, {found['peak_mb']:,.0f} MB at most: "
         f"{found['picks']:,} of {found['items']:,} x {WIDTH} ({found['cpu_seconds']:.1f} CPU seconds)"
@@ -198,7 +199,7 @@ def measured_line(name: str, found: Mapping[str, Any]) -> str:
 
 
 def select_table(figures: Mapping[str, Any]) -> str:
-    """The figures as lines of text."""
+    """The results as text."""
     lines = []
     for name, found in figures["facility_location"].items():
         lines.append(f"facility location, {found['picks']:,} of {found['items']:,} x {WIDTH}, {name}")

@@ -1,23 +1,21 @@
-"""Speed of rollouts and updates, as ratios to a plain implementation measured in the same run.
+"""Speed of rollouts and updates, relative to a plain implementation measured in the same run.
 
-What is measured, with one process, the same models, prompts, episodes and torch threads on both sides:
+Both sides run in one process with the same models, prompts, episodes and torch threads:
 
-- Both players are the recipe's, made by the real stages: the reflector by capped SFT, so that it writes texts of the
-  teacher's length; a policy with reflection and one without by capped SFT and a few iterations of RL, so that episodes
-  have the length they have in training, and the memo holds what those iterations left in it.
+- The players are the recipe's, made by the real stages: a reflector by capped SFT, so that its texts have the length of
+  the teacher's; and policies with and without reflection by capped SFT and a few RL iterations, so that episodes are as
+  long as in training, and the memo holds the reflections of these iterations.
 - rollout_with_reflection, rollout_without_reflection: environment steps/s of whole iterations as in training
-  (`rl.episodes` fresh episodes each), the policy held still. Reflections remembered before stay remembered. What the
-  policy decided is forgotten after every iteration, as it must be once the policy has been updated, but for its
-  decisions on the prompts of the iteration before: training makes these for the KL after the update, and that pass is
-  part of our time there. `ours_undecided` is without them, `ours_cold` one iteration with nothing remembered at all.
-  The plain side plays the first PLAIN_EPISODES episodes of the same iterations as one lock-step batch;
-  `plain_live_share` is the share of its rows whose episode had not ended.
-- update: PPO's samples/s, a sample being one step of an episode in one epoch; folding and the KL after the update are
-  part of our time. The plain side learns from PLAIN_SAMPLES of the same samples, drawn at random.
+  (`rl.episodes` new episodes each), with a frozen policy. Stored reflections are kept. As after an update, the policy's
+  answers are cleared after each iteration, except those to the previous iteration's prompts: training computes them for
+  the KL after the update, as part of the update's time. `ours_undecided` is without these, `ours_cold` without any
+  cache. The plain side plays the first PLAIN_EPISODES episodes of the same iterations as one lock-step batch;
+  `plain_live_share` is the share of its rows whose episode has not ended.
+- update: PPO's samples/s, where a sample is one step of an episode in one epoch. Folding and the KL after the update
+  count as our time. The plain side learns from PLAIN_SAMPLES of the same samples, drawn at random.
 
-The gated mixture and the success replay are left out: the plain implementation has neither.
-
-The sides take turns, so that a busy machine slows both; figures are medians.
+The gated mixture and success replay are left out, since the plain implementation has neither. Both sides take turns, so
+that other load on the machine slows both; figures are medians.
 """
 
 from __future__ import annotations
@@ -52,9 +50,9 @@ from reflect_rl.training.rollout import Rollout
 from reflect_rl.training.update import Learner, drift, update
 
 REPEATS = 5
-"""Measurements of each side."""
+"""Measurements per side."""
 SHORT = 5
-"""Mean steps of an episode under which a rollout says little about training."""
+"""Rollouts with fewer mean steps per episode are not representative of training."""
 PLAIN_EPISODES = 64
 PLAIN_SAMPLES = 512
 UNITS = 2 * 5 + 2 * 2 * REPEATS + REPEATS + 2
@@ -62,11 +60,11 @@ NO_GPU = "not measured: no NVIDIA GPU here"
 
 
 def bench(settings_overrides: Mapping[str, Any], device: str, progress: Progress) -> dict[str, Any]:
-    """Measure everything; a few minutes on two cores. See the module's docstring for what the figures mean.
+    """Measure everything; a few minutes on two cores. The module's docstring explains the results.
 
-    settings_overrides: sections, or dotted keys, that differ from the defaults. device: "cpu" or "cuda"; with "cuda" a
-    randomly initialised 0.5B policy in bfloat16 is measured as well. Raises SettingsError (settings that the plain
-    implementation does not know, no such device) and ModelError (out of GPU memory).
+    settings_overrides: sections or dotted keys that differ from the defaults. device: "cpu" or "cuda"; with "cuda", a
+    randomly initialised 0.5B policy in bfloat16 is measured too. Raises SettingsError (settings that the plain
+    implementation does not support, no such device) and ModelError (out of GPU memory).
     """
     started = time.perf_counter()
     settings = bench_settings(settings_overrides, device)
@@ -161,7 +159,7 @@ def measure_rollouts(arm: Arm, bar: Bar) -> tuple[dict[str, Any], Rollout]:
 
 
 def _cold(arm: Arm, iteration: int) -> float:
-    """Steps/s of an iteration with nothing remembered, neither reflections nor prompts nor decisions."""
+    """Steps/s of an iteration with empty caches: no reflections, prompts or decisions."""
     fresh = None
     if arm.local:
         own = arm.local
@@ -178,7 +176,7 @@ def _timed(arm: Arm, iteration: int, decisions: Decisions | None = None) -> tupl
 
 
 def measure_update(arm: Arm, rollout: Rollout, bar: Bar) -> dict[str, Any]:
-    """Samples/s of both sides; the policy's weights are put back after each measurement."""
+    """Samples/s of both sides; the policy's weights are restored after each measurement."""
     settings, policy = arm.settings, arm.policy
     entropy = settings.rl.entropy
     advantage, returns = advantages(rollout, settings.rl)
@@ -231,7 +229,7 @@ def _machine(device: str) -> dict[str, Any]:
 
 
 def bench_table(result: Mapping[str, Any]) -> str:
-    """The figures as lines of text."""
+    """The results as text."""
     lines = [f"{'':28}{'ours':>12}{'plain':>12}{'':>11}{'ratio':>9}"]
     for name, rate in result["rates"].items():
         line = f"{name.replace('_', ' '):28}{rate['ours']:>12,.0f}{rate['plain']:>12,.1f}  {rate['unit']:9}"

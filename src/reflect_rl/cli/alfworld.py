@@ -1,4 +1,4 @@
-"""`reflect-rl alfworld`: what is there of ALFWorld's games, its experts, and the fast engine against the real one."""
+"""`reflect-rl alfworld`: the games, the experts, and the fast engine compared with the real one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from reflect_rl.bars import Bars
 from reflect_rl.cli.overrides import Count, Seed, Workers
 from reflect_rl.errors import OutputError
 
-app = App(name="alfworld", help="ALFWorld: its games, its experts, and the fast engine against the real one.")
+app = App(name="alfworld", help="ALFWorld: its games, its experts, and the fast engine compared with the real one.")
 Data = Annotated[
-    str | None, Parameter(help="The folder of the games; $ALFWORLD_DATA, or where alfworld-download puts them.")
+    str | None,
+    Parameter(help="The folder of the games; by default $ALFWORLD_DATA, or the folder of alfworld-download."),
 ]
 
 
 @app.command
 def data(*, data: Data = None) -> None:
-    """List the games that are there, by split and task type, beside the published counts.
+    """List the available games by split and task type, next to the published counts.
 
     Example: `reflect-rl alfworld data --data ~/alfworld`
     """
@@ -44,33 +45,33 @@ def verify(
 ) -> int:
     """Play games on the fast engine and on ALFWorld's own, and compare every text, action list and outcome.
 
-    Walks mix random commands, invalid ones and stretches of the planner. Needs textworld and alfworld:
-    `pip install "reflect-rl[alfworld]"`. Exit code 1 if anything differs.
+    Walks mix random commands, invalid ones and stretches of the planner. Needs textworld and alfworld: `pip install
+    "reflect-rl[alfworld]"`. The exit code is 1 if anything differs.
 
     For example:
 
     - `reflect-rl alfworld verify --games 20`
-    - `reflect-rl alfworld verify --patched --out runs/sweep.jsonl` — every game; continues where it was interrupted
-    - `reflect-rl alfworld verify --data generated --games 60` — games that the library made itself
+    - `reflect-rl alfworld verify --patched --out runs/sweep.jsonl` — every game; continues after an interruption
+    - `reflect-rl alfworld verify --data generated --games 60` — games that the library generates
 
     Parameters
     ----------
     games
-        How many, drawn by seed from all that are there; every one by default.
+        Number of games, drawn by seed; all by default.
     steps
-        Commands a walk; each game is walked through once in each grammar.
+        Commands per walk; each game is walked through once per grammar.
     split
         train, valid_train, valid_seen or valid_unseen; all by default.
     grammars
-        move, put, or both with a comma; both by default, and of generated games move, the only one they have.
+        move, put, or both with a comma; both by default. Generated games have only move.
     seed
-        Draws the games and the walks.
+        Seed of the drawn games and the walks.
     patched
         Cache what the real engine parses again at every step: the same texts, several times as fast.
     workers
-        Real engines at a time, a process each.
+        Number of real engines running side by side, each in its own process.
     out
-        A file for the reports; with it the sweep can be interrupted and continued.
+        A file for the reports; with it, the sweep can be interrupted and continued.
     """
     from reflect_rl.cli.tables import verify_lines
     from reflect_rl.envs.alfworld.games import GENERATED, games_of
@@ -115,7 +116,8 @@ def experts(
 ) -> int:
     """Play both experts on the fast engine: games won, also within 15 and 50 steps, and steps by task type.
 
-    The searcher knows only what a player is told; the planner knows everything. Exit code 1 if one loses a game.
+    The searcher knows only what a player is told; the planner knows everything. The exit code is 1 if either loses a
+    game.
 
     For example:
 
@@ -125,13 +127,13 @@ def experts(
     Parameters
     ----------
     games
-        How many, drawn by seed; every one by default.
+        Number of games, drawn by seed; all by default.
     split
-        train, valid_train, valid_seen or valid_unseen; all that are there by default.
+        train, valid_train, valid_seen or valid_unseen; all available ones by default.
     horizon
         Steps after which a game counts as lost.
     seed
-        Of the games drawn, and of the wording of each task.
+        Seed of the drawn games and of the wording of each task.
     """
     from reflect_rl.cli.tables import table
     from reflect_rl.envs.alfworld.data import AlfworldData
@@ -153,8 +155,8 @@ def experts(
 def replay(run: Path, *, games: Count = 50) -> int:
     """Play a trained agent, and repeat its moves on ALFWorld's own engine: every text must be the same.
 
-    Greedy episodes of the run's test panel. Needs textworld and alfworld: `pip install "reflect-rl[alfworld]"`. Exit
-    code 1 if anything differs.
+    Plays greedy episodes of the run's test panel. Needs textworld and alfworld: `pip install "reflect-rl[alfworld]"`.
+    The exit code is 1 if anything differs.
 
     Example: `reflect-rl alfworld replay runs/alfworld --games 50`
 
@@ -163,7 +165,7 @@ def replay(run: Path, *, games: Count = 50) -> int:
     run
         A finished run folder of the world alfworld.
     games
-        How many, from the first of the panel on.
+        Number of games, from the start of the panel.
     """
     from reflect_rl.errors import SettingsError
     from reflect_rl.evaluation.replay import replay as played_again

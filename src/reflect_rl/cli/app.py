@@ -1,4 +1,4 @@
-"""The command line: a function a command. Heavy imports are inside them, so that help is there at once."""
+"""The command line, one function per command. Heavy imports are inside the functions, so help appears at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ app = App(
     name="reflect-rl",
     version=__version__,
     help_format="plaintext",
-    help="""Make a small language model a good agent in an interactive text environment.
+    help="""Train small language models as agents in interactive text environments.
 
 For example:
 
@@ -55,10 +55,10 @@ def run(
     store: str | None = None,
     overrides: Overrides,
 ) -> None:
-    """Run a recipe from beginning to end; stages that are done are skipped.
+    """Run a recipe from start to finish; finished stages are skipped.
 
-    Any setting can be changed by its dotted name: `--seed 3`, `--rl.iterations 30`, `--rl.lr=1e-3`, `--guard`.
-    An interrupted run continues with the same command.
+    Any setting can be changed by its dotted name: `--seed 3`, `--rl.iterations 30`, `--rl.lr=1e-3`, `--guard`. An
+    interrupted run continues with the same command.
 
     For example:
 
@@ -69,9 +69,9 @@ def run(
     Parameters
     ----------
     recipe
-        A recipe's name (see `reflect-rl recipes`) or a YAML file.
+        The name of a recipe (see `reflect-rl recipes`) or a YAML file.
     out
-        The run folder; runs/RECIPE by default, runs/RECIPE-seedN with another seed.
+        The run folder; by default runs/RECIPE, or runs/RECIPE-seedN if a seed is given.
     until
         The last stage to run.
     store
@@ -92,14 +92,14 @@ def _summary(folder: Path) -> None:
     from reflect_rl.runs.folder import RunFolder
     from reflect_rl.runs.manifest import total_seconds
 
-    if Ranks.here(cpu=True).first:  # the others of a launcher may be here before the results are
+    if Ranks.here(cpu=True).first:  # other ranks may get here before the results exist
         print(run_summary(RunFolder(folder), total_seconds(RunFolder(folder))))
 
 
 def _stages(folder: Path, overrides: dict[str, Any], force: bool, *names: str) -> RunFolder:
     """Run single stages of an existing run folder, with its own settings and overrides.
 
-    What exists already is measured and shown with the settings that it was made with.
+    Existing results are evaluated and reported with the settings they were made with.
     """
     from reflect_rl.config import parse_settings
     from reflect_rl.pipeline.run import run_pipeline
@@ -117,7 +117,7 @@ def _stages(folder: Path, overrides: dict[str, Any], force: bool, *names: str) -
 
 @app.command
 def collect(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> None:
-    """Collect episodes of the expert, perturbed on purpose, into episodes.jsonl of an existing run folder.
+    """Collect perturbed expert episodes into episodes.jsonl of an existing run folder.
 
     Example: `reflect-rl collect runs/mine --collect.episodes 1000`
     """
@@ -126,7 +126,7 @@ def collect(folder: Folder, /, *, force: Force = False, overrides: Overrides) ->
 
 @app.command
 def annotate(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> None:
-    """Have expert and teacher label the states collected in a run folder, within the label budgets.
+    """Label the states of a run folder with expert and teacher, within the label budgets.
 
     Example: `reflect-rl annotate runs/mine --annotate.reflections 500`
     """
@@ -153,7 +153,7 @@ def rl(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> None
 
 @app.command
 def evaluate(folder: Folder, /, *, out: str | None = None, force: Force = False, overrides: Overrides) -> None:
-    """Measure the agent of a run folder on fixed starts, greedily and sampled, into results.json.
+    """Evaluate the agent of a run folder on fixed tasks, greedy and sampled, into results.json.
 
     For example:
 
@@ -163,7 +163,7 @@ def evaluate(folder: Folder, /, *, out: str | None = None, force: Force = False,
     Parameters
     ----------
     out
-        Measure a copy of the agent in this folder, for example on other tasks, and leave the run as it is.
+        Evaluate a copy of the agent in this folder, for example on other tasks; the run stays unchanged.
     """
     if out is None:
         _summary(_stages(folder, overrides, force, "evaluate").path)
@@ -174,7 +174,7 @@ def evaluate(folder: Folder, /, *, out: str | None = None, force: Force = False,
     from reflect_rl.runs.kept_arm import kept_arm
     from reflect_rl.runs.trained import trained_settings
 
-    kept_arm(RunFolder(folder), trained_settings(RunFolder(folder), Progress()))  # refuses what is not finished
+    kept_arm(RunFolder(folder), trained_settings(RunFolder(folder), Progress()))  # raises if the run is not finished
     copied = output_folder(out, "--out", [folder])
     copy_agent(RunFolder(folder), RunFolder(copied))
     _summary(_stages(copied, overrides, force, "evaluate", "report").path)
@@ -182,7 +182,7 @@ def evaluate(folder: Folder, /, *, out: str | None = None, force: Force = False,
 
 @app.command
 def report(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> None:
-    """Write the report of a run folder, or of a comparison's folder, as one HTML page.
+    """Write the HTML report of a run folder, or of a comparison's folder.
 
     Example: `reflect-rl report runs/taxi`
     """
@@ -215,24 +215,24 @@ def compare(
 
     - `reflect-rl compare taxi --seeds 0,1,2,3,4 --out runs/taxi-compare`
     - `reflect-rl compare taxi --regimes scarce-actions --workers 2`
-    - `reflect-rl compare taxi --plan selection` — which states the teacher is asked about
+    - `reflect-rl compare taxi --plan selection` — strategies that select the states to label
 
     Parameters
     ----------
     recipe
-        A recipe's name or a YAML file.
+        The name of a recipe, or a YAML file.
     regimes
         Label budgets to compare under, separated by commas; all by default.
     arms
         Ways of training to compare, separated by commas; all by default.
     plan
-        compare (the method with its ablations), selection (strategies), or a YAML file of your own.
+        compare (the method with its ablations), selection (strategies), or your own YAML file.
     workers
-        How many runs to train side by side.
+        Number of runs trained side by side.
     out
         The comparison's folder; runs/RECIPE-PLAN by default.
     gather_only
-        Train nothing; write the comparison of what is finished so far.
+        Train nothing, and write the comparison of the runs finished so far.
     """
     numbers = whole_numbers(seeds)
     from reflect_rl.evaluation.tables import compare_terminal
@@ -248,7 +248,7 @@ def compare(
 
 @app.command
 def play(env: str, /, *, agent: Path | None = None, task: str | None = None, seed: Seed = 0) -> None:
-    """Step a world by hand, or watch a trained agent act in it.
+    """Play a world by hand, or watch a trained agent.
 
     For example:
 
@@ -258,13 +258,13 @@ def play(env: str, /, *, agent: Path | None = None, task: str | None = None, see
     Parameters
     ----------
     env
-        A world's name (see `reflect-rl envs`), or module:Class for your own.
+        The name of a world (see `reflect-rl envs`), or module:Class for your own.
     agent
         A finished run folder: its agent acts, in the world with the run's horizon and options.
     task
-        One start of the world; a random one by default.
+        The task to play; a random one by default.
     seed
-        Seed of the random start and of the world's random numbers.
+        Seed of the random task and of the world's random numbers.
     """
     from reflect_rl.envs.registry import load, make
     from reflect_rl.evaluation.play import play as step_by_step
@@ -280,7 +280,7 @@ def play(env: str, /, *, agent: Path | None = None, task: str | None = None, see
     if load(env) is not type(player.world):
         own = player.settings.env.name
         raise SettingsError(f"{agent} was trained in {own}, not in {env}. Try: reflect-rl play {own} --agent {agent}")
-    with torch_set_up(player.settings.compute):  # as where it was measured
+    with torch_set_up(player.settings.compute):  # as in evaluation
         step_by_step(player.world, input, print, agent=player, task=task, seed=seed)
 
 
@@ -295,7 +295,7 @@ def envs() -> None:
 
 @app.command
 def recipes() -> None:
-    """List the recipes that ship with the library."""
+    """List the recipes included in the library."""
     from reflect_rl.config import RECIPES, recipe_names
 
     for name in recipe_names():
@@ -314,20 +314,20 @@ def settings() -> None:
 
 @app.command
 def check(env: str, /) -> int:
-    """Check that an environment keeps the TextEnv contract; says what to mend. Exit code 1 if it does not.
+    """Check that an environment keeps the TextEnv contract, and say what to fix. The exit code is 1 if it does not.
 
     Example: `reflect-rl check examples.my_environment:Corridor`
 
     Parameters
     ----------
     env
-        module:Class for your own world, or a registered world's name.
+        module:Class for your own world, or the name of a registered world.
     """
     from reflect_rl.envs.check import PROBES
     from reflect_rl.envs.check import check as find
     from reflect_rl.envs.registry import load, make
 
-    load(env)  # that there is none is a mistake in the command, not a broken promise
+    load(env)  # a missing world is a user error, not a broken promise
     findings = find(lambda **options: make(env, **options))
     broken = [finding for finding in findings if not finding.ok]
     for finding in broken:

@@ -27,12 +27,12 @@ def bench(
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
     overrides: Overrides,
 ) -> None:
-    """Measure speed against a plain implementation of the same method, as ratios measured in one run.
+    """Measure speed relative to a plain implementation of the same method, in one run.
 
     For example:
 
     - `reflect-rl bench taxi` — rollout and update
-    - `reflect-rl bench alfworld` — the fast ALFWorld engine, against the real one where that is installed
+    - `reflect-rl bench alfworld` — the fast ALFWorld engine, against the real one if that is installed
     - `reflect-rl bench select` — selection, against plain numpy
     - `reflect-rl bench labels` — what a small model learns from the labels that each strategy picks
 
@@ -45,15 +45,15 @@ def bench(
     seeds
         labels: the seeds, separated by commas.
     workers
-        labels: how many seeds to run side by side.
+        labels: number of seeds to run side by side.
     out
         labels: the study's folder. An interrupted study continues from it.
     items
-        select: measure facility location alone, on a pool of this many items.
+        select: measure facility location only, on a pool of this many items.
     picks
-        select: how many of these items to pick; half of them by default.
+        select: number of these items to pick; half of them by default.
     json_
-        Print everything that was measured as JSON.
+        Print all results as JSON.
     """
     from reflect_rl.config import load_settings, parse_settings
 
@@ -66,7 +66,7 @@ def bench(
     if recipe == "select":
         from reflect_rl.bench.select import LARGE, bench_large, bench_select, measured_line, select_table
 
-        parse_settings({}, overrides)  # refuses what is no setting
+        parse_settings({}, overrides)  # raises for unknown settings
         if items or picks:
             figures = bench_large(Bars(), items or LARGE, picks or (items or LARGE) // 2)
             print(

@@ -11,23 +11,23 @@ from cyclopts import Parameter, validators
 from reflect_rl.errors import ReflectRLError, SettingsError
 
 Overrides = Annotated[dict[str, Any], Parameter(parse=False)]
-"""Settings given as options, such as --rl.lr 1e-3; put in by `__main__`."""
+"""Settings given as options, such as --rl.lr 1e-3; `__main__` passes them."""
 Seeds = Annotated[str, Parameter(help="Seeds, separated by commas.")]
 Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**31))]
-"""Of a world, which may seed a generator that takes no more."""
+"""A world's seed, limited to 31 bits: the world may pass it to a generator that takes no more."""
 Workers = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=1024))]
 Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 
 HELP = {"help", "h", "version"}
 TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-"""What a switch takes; everywhere else, `no` is text."""
+"""The values of a switch; elsewhere `no` is text."""
 
 
 def split_overrides(tokens: Sequence[str], own: set[str]) -> tuple[list[str], dict[str, Any]]:
-    """(what the command itself reads, overrides): every `--option` that is not the command's `own` is a setting.
+    """(the command's own tokens, overrides): every `--option` that is not one of the command's `own` is a setting.
 
-    A switch takes a value only if it is a truth ("true", "no"), so that `--guard taxi` reads as it looks. Whether a
-    setting exists and its value fits is for `config.parse_settings` to say.
+    A switch takes the next token as its value only if that is a boolean ("true", "no"), so `--guard taxi` reads as
+    expected. `config.parse_settings` checks whether settings exist and their values are valid.
     """
     if not any(_is_override(token, own) for token in tokens):
         return list(tokens), {}
@@ -44,7 +44,7 @@ def split_overrides(tokens: Sequence[str], own: set[str]) -> tuple[list[str], di
         if not _is_override(token, own):
             rest.append(token)
             if token.startswith("--") and "=" not in token and queue and not queue[0].startswith("--"):
-                rest.append(queue.pop(0))  # the value of one of the command's own options
+                rest.append(queue.pop(0))  # the value of the command's own option
             continue
         name, has_value, text = token[2:].partition("=")
         name = _key(name)
@@ -59,7 +59,7 @@ def split_overrides(tokens: Sequence[str], own: set[str]) -> tuple[list[str], di
         elif queue and not queue[0].startswith("--"):
             overrides[name] = _value(name, queue.pop(0))
         else:
-            overrides[name] = True  # a switch; refused by the settings if it is none
+            overrides[name] = True  # a switch; the settings refuse it if it is not one
     return rest, overrides
 
 
@@ -84,7 +84,7 @@ def _value(name: str, text: str) -> Any:
 
 
 def whole_numbers(text: str) -> list[int]:
-    """Seeds from an option. Raises ReflectRLError."""
+    """Parse the seeds of an option. Raises ReflectRLError."""
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch(r"[0-9]{1,18}", part) for part in parts):
         shown = text if len(text) <= 60 else f"{text[:57]}..."
@@ -96,5 +96,5 @@ def whole_numbers(text: str) -> list[int]:
 
 
 def names(text: str | None) -> list[str] | None:
-    """Names from an option; None if there are none."""
+    """Parse the names of an option; None if there are none."""
     return [part.strip() for part in text.split(",") if part.strip()] if text else None

@@ -1,4 +1,4 @@
-"""`reflect-rl select`: which items of a file are worth a label."""
+"""`reflect-rl select`: choose the items of a file that are worth a label."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Switch = Parameter(negative="")
 PICK = ("id", "rank", "gain", "strategy", "score")
 """The fields of a pick, in order."""
 MOST_LINE = 1 << 20
-"""Bytes of a pick's line."""
+"""Maximum bytes of a pick's line."""
 
 
 def select(
@@ -50,9 +50,9 @@ def select(
     seed: int | None = None,
     dry_run: Annotated[bool, Switch] = False,
 ) -> None:
-    """Choose which items of a file are worth a label, before there is any.
+    """Choose the items of a file that are worth a label, before any label exists.
 
-    Writes one JSON object a pick, in order of choice: id, rank, gain, strategy, score.
+    Writes one JSON object per pick, in order of choice: id, rank, gain, strategy, score.
 
     For example:
 
@@ -68,44 +68,44 @@ def select(
     file
         JSON lines, CSV, TSV or Parquet, by its ending.
     budget
-        How many to choose, or a share of the pool, such as 10%.
+        The number of items to choose, or a share of the pool, such as 10%.
     strategy
         random, facility-location, k-center, mean-entropy, least-confidence, mean-margin, min-margin,
         max-token-uncertainty, equal-budget, inverse-confidence, quality-facility-location, uncertain-then-diverse.
     text_column
-        The texts: what models read; for TF-IDF where there are no embeddings.
+        The texts that models read; also used for TF-IDF if there are no embeddings.
     id_column
         The ids; row numbers from 0 by default.
     embeddings
-        A .npy file with a row an item, or a column of lists of numbers.
+        A .npy file with one row per item, or a column of lists of numbers.
     model
-        A causal language model, as a folder or a hub name, safetensors only: says how sure it is of each token
-        after a text. Kept beside the file, continued and used again.
+        A causal language model (a folder or hub name, safetensors only) that scores the tokens after each text. Scores
+        are stored next to the file, continued and reused.
     new_tokens
-        Tokens that it writes after each text, greedily; 32 by default.
+        Number of tokens that the model generates after each text, greedily; 32 by default.
     target_column
-        Texts that follow, to be scored in place of what it would write.
+        Texts to score instead of generated ones.
     embed_model
         A causal language model whose hidden states are the embeddings, or sentence-transformers:NAME; --model by
         default.
     layer
-        Of the hidden states: 0 is the token embeddings, -1 (default) the last.
+        Layer of the hidden states: 0 is the token embeddings, -1 (default) the last.
     pooling
-        Of a text's hidden states: mean (default) or last.
+        Pooling of a text's hidden states: mean (default) or last.
     device
-        Where models run.
+        The device of the models.
     bits
         32, or 16 for bfloat16, which takes half the memory.
     tokens_column
-        What a model said of each token: entropies, margins or logprobs, by strategy.
+        A model's figures for each token: entropies, margins or logprobs, by strategy.
     score_column
-        A number an item: quality, confidence or uncertainty, by strategy.
+        A number per item: quality, confidence or uncertainty, by strategy.
     quota_column
         Groups that share the budget.
     already
-        A file of items that are labelled already: same id column, or .txt with an id a line.
+        A file of items that are labelled already: with the same id column, or a .txt with one id per line.
     out
-        Where the picks go: a file, which is replaced only if it holds picks, or a pipe; to stdout by default.
+        The file for the picks, or a pipe; stdout by default. An existing file is replaced only if it holds picks.
     quotas
         How groups share the budget: equal (default), or proportional to their sizes.
     n_neighbors
@@ -113,15 +113,15 @@ def select(
     metric
         k-center: cosine (default) or euclidean.
     quality
-        facility-location: the share of the scores, 0.5 by default.
+        facility-location: weight of the scores relative to similarity, 0.5 by default.
     keep
-        uncertain-then-diverse: how many times the budget stays, 4 by default.
+        uncertain-then-diverse: number of candidates as a multiple of the budget, 4 by default.
     within
         The strategy within equal-budget, inverse-confidence (random) or uncertain-then-diverse (facility-location).
     seed
-        Of random.
+        Seed of the strategy random.
     dry_run
-        Say what it would cost, and choose nothing.
+        Report the expected cost without choosing.
     """
     from reflect_rl.cli.tables import picks_summary
     from reflect_rl.pools.model_reads import ModelUse
@@ -171,7 +171,7 @@ def select(
 
 
 def _holds_picks(path: Path) -> bool:
-    """Whether a file was written by this command: its first line is a pick."""
+    """Whether this command wrote the file: its first line is a pick."""
     with path.open("rb") as file:
         try:
             first = json.loads(file.readline(MOST_LINE))

@@ -1,4 +1,4 @@
-"""What the command line shows at the end: the figures of a run, the settings."""
+"""The texts that commands print at the end: the results of a run, the settings, and others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns; the last one is left as it is."""
+    """Aligned columns; the last one is not padded."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
@@ -23,7 +23,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def run_summary(run: RunFolder, seconds: Mapping[str, float]) -> str:
-    """The figures of results.json with what they mean nothing without, and where the report is.
+    """The figures of results.json with horizon, labels and times, and the path of the report.
 
     seconds: wall time by finished stage.
     """
@@ -69,7 +69,7 @@ def _panel_row(panel: str, mode: str, figures: Mapping[str, Any]) -> tuple[str, 
 
 
 def _part_row(name: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
-    """A row about some of the episodes of the row above."""
+    """A row about a part of the episodes in the row above."""
     low, high = figures["interval"]
     steps = f"{figures['steps_mean']:.1f}" if "steps_mean" in figures else ""
     share = f"{100 * figures['success']:.1f} %"
@@ -77,7 +77,7 @@ def _part_row(name: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def settings_table(keys: Mapping[str, Any]) -> str:
-    """Every setting: key, type, default, meaning. keys: pydantic's FieldInfo by dotted key."""
+    """All settings: key, type, default, meaning. keys: pydantic's FieldInfo by dotted key."""
     rows = [("setting", "type", "default", "meaning")]
     for key, info in keys.items():
         default = info.get_default(call_default_factory=True)
@@ -93,7 +93,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def verify_lines(plan: Plan, total: Total, wrong: Sequence[Report]) -> list[str]:
-    """What a comparison of ALFWorld's engines found, its first differences spelled out."""
+    """The result of comparing ALFWorld's engines, with the first differences in full."""
     engine = "patched real engine" if plan.patched else "unmodified real engine"
     lines = [
         f"{total.games:,} games, {' and '.join(plan.grammars)}, {plan.steps} steps a walk, seed {plan.seed}, against "
@@ -114,7 +114,7 @@ def verify_lines(plan: Plan, total: Total, wrong: Sequence[Report]) -> list[str]
 
 
 def picks_summary(selection: Selection, seconds: float) -> str:
-    """How many were chosen, how good that is, and how good any other choice could be."""
+    """The number of picks, their objective, and the bound on any other choice."""
     picks = selection.picks
     text = f"{len(picks):,} of {len(selection.pool.ids):,} items by {selection.name} in {seconds:.1f} s"
     if picks.objective is None:

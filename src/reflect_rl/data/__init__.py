@@ -1,1 +1,1 @@
-"""The pool of a run: collected, chosen, labelled."""
+"""The pool of a run: collect states, select some, label them."""

@@ -1,9 +1,9 @@
-"""Annotate: spend two label budgets on the pool, one of the expert's actions, one of the teacher's reflections.
+"""Annotate: spend two label budgets on the pool, one for expert actions and one for the teacher's reflections.
 
-Both budgets walk through one seeded order of the pool, so the states of the smaller budget are among those of the
-larger. With `annotate.distinct` a state is asked about once; otherwise repeats cost a label each, as they do when whole
-trajectories are annotated. Players that read past reflections (`prompt.reflections`) learn from the teacher's texts on
-the steps before, which have to be bought too: labels are then bought by whole episodes.
+Both budgets follow the same seeded order of the pool, so the smaller set of labelled states is a subset of the larger.
+With `annotate.distinct`, each state is labelled once; otherwise repeated states cost a label each, as when whole
+trajectories are annotated. With `prompt.reflections`, players also learn from the teacher's texts on earlier steps, so
+labels are bought for whole episodes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def annotate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
 
 
 def _selected(run: RunFolder, order: list[PoolState], settings: Settings) -> list[PoolState]:
-    """The states that were selected, in a random order: those kept aside are then like the others."""
+    """The selected states in random order, so that the held-out ones are a random sample."""
     at = {entry.id: entry for entry in distinct(order)}
     try:
         chosen = [at[name] for name in run.read_jsonl("selection.jsonl", lambda row: str(row["id"]))]

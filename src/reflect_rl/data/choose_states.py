@@ -1,8 +1,8 @@
-"""Select: which states of the pool the teacher is asked about, chosen before any of them is labelled.
+"""Select: choose the states that the teacher is asked about, before any label exists.
 
-The pool is every distinct state that was collected, the budget is `annotate.reflections`, and a strategy of
-`reflect_rl.selection` picks: by how alike states are (`select.embedding`), or by how unsure `reflector.model` is of
-what it would write, where that is a pretrained one.
+The pool is the set of distinct collected states, and the budget is `annotate.reflections`. A strategy of
+`reflect_rl.selection` picks by similarity (`select.embedding`), or by the uncertainty of a pretrained `reflector.model`
+about the reflection that it would write.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 def choose_states(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
-    """Write selection.jsonl (id, rank, gain, strategy of each pick, in order of choice) and selection_map.jsonl.
+    """Write selection.jsonl (id, rank, gain and strategy of each pick, in order of choice) and selection_map.jsonl.
 
-    Returns the counts of the manifest: states of the pool, distinct ones, picks, the strategy's objective and
-    certificate (None where it has none), and the share of the embeddings' variance on either axis of the map.
+    Returns counts for the manifest: pool size, distinct states, picks, the strategy's objective and certificate (None
+    without one), and the share of the embeddings' variance on each axis of the map.
     """
     settings = context.settings
     collected = read_pool(run, settings)
-    # In the seeded order of the pool: a strategy breaks its ties by it.
+    # Strategies break ties by the seeded order of the pool.
     pool = distinct(in_order(collected, settings))
     budget = min(settings.annotate.reflections, len(pool))
     if budget < settings.annotate.reflections:
@@ -66,7 +66,7 @@ def choose_states(run: RunFolder, context: Context, progress: Progress) -> dict[
 
 
 def _torch(settings: Settings) -> AbstractContextManager[None]:
-    """Torch as it is set up for models, where one reads the states; it is not even imported otherwise."""
+    """Context in which torch is set up if a model reads the states; otherwise torch is not even imported."""
     if not settings.select.by_model:
         return nullcontext()
     from reflect_rl.lm.torch_setup import torch_set_up
@@ -91,19 +91,19 @@ def _choose(texts: list[str], budget: int, settings: Settings, progress: Progres
 
 
 class _ModelReads:
-    """The states as the reflector's model reads them before it is trained; loaded when first asked."""
+    """The states as read by the untrained reflector model, which is loaded on first use."""
 
     def __init__(self, texts: list[str], settings: Settings, progress: Progress) -> None:
         self.texts, self.settings, self.progress = texts, settings, progress
 
     def embeddings(self) -> np.ndarray:
-        """(N, D) float32: the mean of the last hidden states."""
+        """(N, D) float32: means of the last hidden states."""
         from reflect_rl.lm.hidden import hidden_states
 
         return hidden_states(*self._loaded, self.texts, progress=self.progress)
 
     def tokens(self, quantity: str) -> list[np.ndarray]:
-        """For each state the entropies, margins or logprobs of the reflection that the model would write now."""
+        """For each state, the entropies, margins or logprobs of the reflection that the model would write."""
         from reflect_rl.lm.scoring import generated_scores
 
         longest = self.settings.reflector.max_new_tokens
@@ -118,5 +118,5 @@ class _ModelReads:
 
 
 def _finite(gain: float) -> float | None:
-    """None for the first pick of k-center, which is far from nothing: JSON has no infinity."""
+    """None for an infinite gain, which JSON cannot represent: the first pick of k-center has one."""
     return gain if math.isfinite(gain) else None

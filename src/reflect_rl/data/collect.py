@@ -1,10 +1,9 @@
-"""Collect: expert trajectories, perturbed on purpose, become the pool of states worth labelling.
+"""Collect: perturbed expert trajectories form the pool of states.
 
-A perturbed step is a uniformly random action (a negative example: the trajectory goes wrong and has to recover). What
-is recorded as `expert` is always what the expert would do in the state reached, never the perturbing action; where it
-thinks several actions equally good, one of them is drawn and all are recorded. An episode ends early where the expert
-knows no way on: what follows teaches nothing.
-Method: Reflect-RL's negative example generation.
+A perturbed step takes a uniformly random action (a negative example), so the trajectory goes wrong and has to recover.
+The recorded `expert` action is always what the expert would do in that state, never the perturbation. If the expert
+considers several actions equally good, one is drawn and all are recorded. An episode ends early if the expert knows no
+way on. Method: Reflect-RL's negative example generation.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from reflect_rl.seeding import stream, stream_seed
 
 
 def collect(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
-    """Write episodes.jsonl. Raises EnvironmentContractError: the world has no expert, or breaks its contract."""
+    """Write episodes.jsonl. Raises EnvironmentContractError if the world has no expert or breaks its contract."""
     settings, episodes = context.settings, []
     with opened(context.make_env) as make_one:
         env = make_one()

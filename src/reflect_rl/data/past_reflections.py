@@ -1,4 +1,4 @@
-"""Past reflections in training prompts: the teacher's where they were bought, and no other text of its."""
+"""Past reflections in training prompts: only those teacher texts that were bought."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ Write = Callable[[Sequence[State]], Sequence[str | None]]
 def with_notes(
     pool: Iterable[PoolState], bought: Sequence[Reflection], most: int, write: Write | None = None
 ) -> list[PoolState]:
-    """Episodes of the pool, from their first steps on, with at most `most` past reflections in each state.
+    """The pool with at most `most` past reflections in each state. Episodes must start at their first step.
 
-    bought: the teacher's texts that were paid for. write: reflects on states whose text was not; None leaves it out.
+    bought: the teacher texts that were paid for. write: writes a reflection on states without a bought text; None skips
+    them.
     """
     entries = list(pool)
     if not most:
@@ -30,16 +31,16 @@ def with_notes(
     for place, entry in enumerate(entries):
         places[entry.step].append(place)
     notes: dict[int, list[str]] = defaultdict(list)
-    for step in sorted(places):  # of all episodes: what is written on a step is read on the next
+    for step in sorted(places):  # all episodes in parallel, since a step's reflection is read on the next
         missing: list[PoolState] = []
         for place in places[step]:
             entry = entries[place]
             shown = tuple(notes[entry.episode][-most:])
             entries[place] = replace(entry, state=replace(entry.state, reflections=shown))
             own = asked.get((entry.episode, step))
-            if own is None:  # nothing comes after it
+            if own is None:  # the last step
                 continue
-            if known := texts.get(entry.id):  # equal states may have been told different things
+            if known := texts.get(entry.id):  # equal states can have different texts
                 notes[entry.episode].append(own if own in known else known[-1])
             else:
                 missing.append(entries[place])

@@ -1,4 +1,4 @@
-"""The pool: every state that was collected, and the labels bought for some of them, as they lie in a run folder."""
+"""The pool: all collected states and the labels bought for some of them, as stored in a run folder."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from reflect_rl.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One label bought: the state (its id, and where it stands in the pool) and the expert's action there.
+    """One action label: the state (its id and position in the pool) and the expert's action there.
 
-    experts: all actions that it thinks as good.
+    experts: all actions that the expert considers equally good.
     """
 
     __pydantic_config__ = CHECKED
@@ -36,7 +36,7 @@ class Label:
 
     @property
     def wanted(self) -> tuple[int, ...]:
-        """Every action that is right."""
+        """All correct actions."""
         return self.experts or (self.action,)
 
     def to_json(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
-    """One state of the pool with its place, the expert's action, and all that it thinks as good."""
+    """A state of the pool with its position, the expert's action, and all actions considered equally good."""
 
     id: str
     state: State
@@ -60,9 +60,9 @@ class PoolState:
 
 
 def read_pool(run: RunFolder, settings: Settings, facts: bool = True) -> list[PoolState]:
-    """Every state of episodes.jsonl, in order. Raises RunFolderError if there are none.
+    """All states of episodes.jsonl, in order. Raises RunFolderError if there are none.
 
-    facts: whether the states keep what the world told of them, which may take more memory than all the rest.
+    facts: whether states keep their `facts`, which may take more memory than everything else.
     """
     builder = id_builder(settings)
     pool = []
@@ -76,7 +76,7 @@ def read_pool(run: RunFolder, settings: Settings, facts: bool = True) -> list[Po
 
 
 def read_labels(run: RunFolder, pool: Sequence[PoolState]) -> list[Label]:
-    """The action labels, of states of this pool. Raises RunFolderError, naming the line, for any other."""
+    """The action labels of this pool. Raises RunFolderError, naming the line, for labels of other states."""
     at = {(entry.episode, entry.step): len(entry.state.actions) for entry in pool}
 
     def parse(data: Mapping[str, Any]) -> Label:
@@ -92,7 +92,7 @@ def read_labels(run: RunFolder, pool: Sequence[PoolState]) -> list[Label]:
 
 
 def read_reflections(run: RunFolder, pool: Sequence[PoolState]) -> list[Reflection]:
-    """The reflections, on states of this pool. Raises RunFolderError, naming the line, for any other."""
+    """The reflections of this pool. Raises RunFolderError, naming the line, for those of other states."""
     known = {entry.id for entry in pool}
 
     def parse(data: Mapping[str, Any]) -> Reflection:
@@ -105,7 +105,7 @@ def read_reflections(run: RunFolder, pool: Sequence[PoolState]) -> list[Reflecti
 
 
 def agreement_of(figures: Any) -> float | None:
-    """The agreement in reflector.json; None if it was not measured. Raises ValueError if it is no share."""
+    """The agreement in reflector.json; None if not measured. Raises ValueError if it is not in [0, 1]."""
     agreement = figures.get("agreement")
     if agreement is not None and not 0 <= agreement <= 1:
         raise ValueError(f"'agreement' is {agreement}, which is no share")
@@ -113,7 +113,7 @@ def agreement_of(figures: Any) -> float | None:
 
 
 def distinct(order: list[PoolState]) -> list[PoolState]:
-    """Each state once, where it comes first."""
+    """The distinct states, each at its first occurrence."""
     first: dict[str, PoolState] = {}
     for entry in order:
         first.setdefault(entry.id, entry)
@@ -121,7 +121,7 @@ def distinct(order: list[PoolState]) -> list[PoolState]:
 
 
 def in_order(pool: list[PoolState], settings: Settings) -> list[PoolState]:
-    """The order in which labels are bought: of states; of whole episodes where past reflections are read."""
+    """The pool in the order in which labels are bought: shuffled states, or episodes if past reflections are shown."""
     random = stream(settings.seed, "annotate")
     if not reads_reflections(settings):
         return [pool[i] for i in random.permutation(len(pool))]
@@ -137,28 +137,28 @@ def reads_reflections(settings: Settings) -> bool:
 
 
 def reads_facts(settings: Settings) -> bool:
-    """Whether a player reads what the world tells a scripted teacher."""
+    """Whether a player reads the facts that the world provides for scripted teachers."""
     return settings.prompt.notes or settings.reflector.kind == "scripted"
 
 
 def id_builder(settings: Settings) -> PromptBuilder:
-    """The builder whose prompts give a state its id: independent of any model or label."""
+    """The builder of the prompts that define state ids, independent of models and labels."""
     return PromptBuilder("", settings.prompt, labels=None)
 
 
 def state_texts(pool: Iterable[PoolState], settings: Settings) -> Iterable[tuple[str, str]]:
-    """(id, what a reflector would read) of each state."""
+    """(id, the reflector's prompt) of each state."""
     builder = id_builder(settings)
     return ((entry.id, builder.reflector_prompt(entry.state).text) for entry in pool)
 
 
 def _id(builder: PromptBuilder, state: State, settings: Settings) -> str:
-    """With labels the reflector reads the actions too: states that differ in these alone are then two."""
+    """The state's id. With the labels head, the reflector also reads the actions, so they are part of the id."""
     return state_id(builder.reflector_prompt(state), state.actions if settings.policy.head == "labels" else ())
 
 
 def _states(episode: Episode, settings: Settings) -> Iterator[State]:
-    """The states of an episode; where past reflections are shown, with the teacher's texts on those before."""
+    """The states of an episode; if past reflections are shown, with the teacher's texts on the earlier steps."""
     if not reads_reflections(settings):
         return episode.states()
     world = load(settings.env.name)

@@ -1,1 +1,1 @@
-"""Fixed panels, play step by step, the report."""
+"""Evaluation on fixed panels, interactive play, and the report."""

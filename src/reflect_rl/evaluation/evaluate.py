@@ -1,4 +1,4 @@
-"""Evaluate: fixed panels of tasks, greedy and sampled, with intervals; horizon and label budgets in the result."""
+"""Evaluate on fixed panels of tasks, greedy and sampled, with intervals, horizon and label budgets."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from reflect_rl.settings import Settings
 from reflect_rl.training.rollout import EpisodeSpec, Trajectory, play_episodes
 
 VALIDATION_REPEATS = 4
-"""Sampled episodes a valid task where a choice is made on them, whatever is measured in the end."""
+"""Sampled episodes per valid task for decisions such as the guard's, whatever the settings evaluate."""
 
 
 @with_torch
 def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
-    """Play every panel; write results.json and evaluation.jsonl (episodes of the test panel, step by step)."""
+    """Play every panel; write results.json and evaluation.jsonl (full episodes of the test panel)."""
     started = time.perf_counter()
     settings, world = context.settings, context.world
     kept, kept_settings = kept_arm(run, settings)
@@ -82,7 +82,7 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
 
 
 def validation(run: RunFolder, context: Context) -> dict[str, float]:
-    """Success of a run's policy on the valid tasks, greedy and sampled: what choices may be made on."""
+    """Success of a run's policy on the valid tasks, greedy and sampled, as a basis for decisions."""
     decisions, settings, success = load_decisions(run, context), context.settings, {}
     for mode in ("greedy", "sampled"):
         specs = panel_episodes(context.world, settings, "valid", mode, VALIDATION_REPEATS)
@@ -99,9 +99,9 @@ def panel_tasks(world: TextEnv) -> dict[str, tuple[str, ...]]:
 def panel_episodes(
     world: TextEnv, settings: Settings, panel: str, mode: str, sampled: int | None = None
 ) -> list[EpisodeSpec]:
-    """One greedy episode a task, or several sampled ones, each with its own seed by task and repeat.
+    """One greedy episode per task, or several sampled ones, each with its own seed.
 
-    sampled: how many of the latter; by default `evaluate.sampled_episodes`.
+    sampled: number of sampled episodes per task; by default `evaluate.sampled_episodes`.
     """
     repeats = 1 if mode == "greedy" else sampled or settings.evaluate.sampled_episodes
     tasks = panel_tasks(world)[panel]
@@ -113,7 +113,7 @@ def panel_episodes(
 
 
 def summarise(played: Sequence[Trajectory]) -> dict[str, Any]:
-    """Episodes, success with Wilson's 95 % interval, mean return (undiscounted), mean steps, stop reasons."""
+    """Episodes, success with Wilson's 95 % interval, mean undiscounted return, mean steps, stop reasons."""
     wins = sum(t.success for t in played)
     return {
         "episodes": len(played),
@@ -126,9 +126,9 @@ def summarise(played: Sequence[Trajectory]) -> dict[str, Any]:
 
 
 def measured(played: Sequence[Trajectory], world: TextEnv, within: Sequence[int]) -> dict[str, Any]:
-    """`summarise`, with the same by kind of task and the successes within fewer steps, where asked for.
+    """`summarise`, also by kind of task, and with success within fewer steps if requested.
 
-    A player that is not told how many steps are left plays as it would with fewer: no episode is played again.
+    Players do not see how many steps are left, so they would play the same with fewer: no episode is played again.
     """
     kind = {task: kind_of(world, task) for task in {t.spec.task for t in played}}
     kinds = sorted(set(kind.values()))
@@ -146,7 +146,7 @@ def measured(played: Sequence[Trajectory], world: TextEnv, within: Sequence[int]
 
 
 def label_counts(run: RunFolder) -> dict[str, int]:
-    """What was spent: labels bought, and the distinct states among them."""
+    """The labels bought, and the distinct states among them."""
     actions = run.read_jsonl("action_labels.jsonl", Label.from_json)
     reflections = run.read_jsonl("reflections.jsonl", Reflection.from_json)
     return {

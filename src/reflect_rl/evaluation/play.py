@@ -1,4 +1,4 @@
-"""Play: step a world by hand in a terminal, or watch an agent act in it."""
+"""Play a world by hand in a terminal, or watch an agent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Decision(Protocol):
 
 
 class Player(Protocol):
-    """Who can be watched: see players.agent.Agent."""
+    """An agent that can be watched: see players.agent.Agent."""
 
     def reset(self) -> None: ...
     def act(self, observation: str, actions: tuple[str, ...], facts: Mapping[str, Any] | None = None) -> _Decision: ...
@@ -38,9 +38,9 @@ class Player(Protocol):
 def play(
     env: TextEnv, read: Read, write: Write, agent: Player | None = None, task: str | None = None, seed: int = 0
 ) -> None:
-    """Play one episode to its end, or until the player quits.
+    """Play one episode to its end, or until the user quits.
 
-    agent: acts instead of the reader; Enter goes on, q quits. task: one start (default: drawn with `seed`).
+    agent: acts instead of the user; Enter continues, q quits. task: the task to play (default: drawn with `seed`).
     """
     observation, actions, info = begin(env, seed, {"task": task} if task else {})
     write(f"{env.task_text}\nTask {info['task']}." if "task" in info else env.task_text)
@@ -61,11 +61,11 @@ def play(
 
 
 def _ask(env: TextEnv, actions: tuple[str, ...], read: Read, write: Write) -> int | None:
-    """The choice of whoever sits there; None to quit."""
+    """The user's choice; None to quit."""
     write("  ".join(f"{number} {action}" for number, action in enumerate(actions, start=1)))
     while True:
         answer = _line(read, "> ")
-        if answer in actions:  # before the commands: an action may be called q
+        if answer in actions:  # before the commands, since an action may be called q
             return actions.index(answer)
         if answer is None or answer.lower() in ("q", "quit"):
             return None
@@ -81,7 +81,7 @@ def _ask(env: TextEnv, actions: tuple[str, ...], read: Read, write: Write) -> in
 
 
 def _find(answer: str, actions: tuple[str, ...]) -> int | None:
-    """By number, by name whatever its case, or by the only name that begins so."""
+    """Find an action by number, by name in any case, or by an unambiguous prefix."""
     if answer.isascii() and answer.isdigit():
         return int(answer) - 1 if 1 <= int(answer) <= len(actions) else None
     low = answer.lower()
@@ -97,7 +97,7 @@ def _find(answer: str, actions: tuple[str, ...]) -> int | None:
 def _watch(
     agent: Player, env: TextEnv, observation: str, actions: tuple[str, ...], read: Read, write: Write
 ) -> int | None:
-    """The agent's choice, shown with its reasons; None to quit."""
+    """Show the agent's decision and return its choice; None to quit."""
     decision = agent.act(observation, actions, facts=facts_of(env))
     if decision.reflection is not None:
         write(f"Reflection: {decision.reflection}")

@@ -1,4 +1,4 @@
-"""Replay: an agent's episodes, move for move, on the same world made with other options, such as another engine."""
+"""Replay an agent's episodes, move by move, in the same world with other options, such as another engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from reflect_rl.training.rollout import Trajectory, play_episodes
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """One episode: what the agent did, how it ended, and where the other world told something else (None: nowhere)."""
+    """One episode: the agent's actions, how it ended, and the first difference in the other world, if any."""
 
     task: str
     actions: tuple[str, ...]
@@ -30,9 +30,9 @@ class Replayed:
 
 
 def replay(run: RunFolder, settings: Settings, options: Mapping[str, Any], most: int) -> Iterator[Replayed]:
-    """Greedy episodes of the "test" panel, `most` at the most, played again with these options of the environment.
+    """Play up to `most` greedy episodes of the "test" panel, and repeat them with these options of the environment.
 
-    Every observation, every list of actions, every reward and how the episode ends are compared.
+    Observations, action lists, rewards and the end of the episode are compared.
     """
     context = Context(settings)
     with torch_set_up(settings.compute):

@@ -1,8 +1,8 @@
-"""The report: one self-contained HTML page of a run, of a comparison, or of a study of label efficiency.
+"""The report: a self-contained HTML page about a run, a comparison, or a study of label efficiency.
 
-The page holds its data in one JSON block and draws itself; it asks for nothing outside itself, and its Content Security
-Policy forbids it to. Whatever a run folder lacks is shown as missing, never made up. Texts of models and worlds
-are untrusted: they live only inside the JSON block and reach the page as text nodes.
+The page holds its data in one JSON block and renders itself. It loads nothing from outside, and its Content Security
+Policy forbids it to. Missing files are shown as missing. Texts of models and worlds are untrusted: they occur only in
+the JSON block, and are inserted as text nodes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SCRIPTS = (
 )
 STAGES = ("collect", "select", "annotate", "sft_reflector", "sft_policy", "rl", "guard", "evaluate")
 
-# Together with the page itself these keep the file below 1 MB, whatever the run's size.
+# With the page itself, these limits keep the file below 1 MB for any run.
 MAX_POINTS = 200
 MAX_TEXT = 4_000
 MAX_EXAMPLES = 40
@@ -47,9 +47,9 @@ CURVES = (
 
 
 def report(run: RunFolder, context: Context, progress: Progress) -> dict[str, int]:
-    """Write `report.html` of a run from whatever its folder holds; counts of what is on the page, for the manifest.
+    """Write `report.html` of a run from the files in its folder; return counts for the manifest.
 
-    Raises RunFolderError when a file that is there is damaged, or the page cannot be written.
+    Raises RunFolderError if a file is damaged, or the page cannot be written.
     """
     settings = context.settings
     parts: dict[str, tuple[str, Callable[[], Any]]] = {
@@ -80,9 +80,9 @@ def report(run: RunFolder, context: Context, progress: Progress) -> dict[str, in
 
 
 def report_compare(folder: Path) -> Path:
-    """Write `report.html` of a comparison's folder from its `compare.json`; the page's path.
+    """Write `report.html` of a comparison from its `compare.json`; return the page's path.
 
-    Raises RunFolderError when `compare.json` is missing or damaged, or the page cannot be written.
+    Raises RunFolderError if `compare.json` is missing or damaged, or the page cannot be written.
     """
     run = RunFolder(folder)
     compared = run.read_json("compare.json", lambda data: _clean({**data, "details": _details(data)}))
@@ -96,7 +96,7 @@ def _details(compared: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def report_labels(folder: Path) -> Path:
-    """Write `report.html` of a study of label efficiency from its `labels.json`; the page's path. Raises as above."""
+    """Write `report.html` of a label-efficiency study from its `labels.json`. Returns and raises as above."""
     run = RunFolder(folder)
     data = {"kind": "labels", "name": run.path.resolve().name, "labels": run.read_json("labels.json", _clean)}
     run.write_text("report.html", render(data, title=f"{data['name']} · label efficiency · reflect-rl"))
@@ -104,7 +104,7 @@ def report_labels(folder: Path) -> Path:
 
 
 def render(data: Mapping[str, Any], title: str) -> str:
-    """The page as text. `data` is JSON; numbers that are not finite become null."""
+    """The page as text. `data` is JSON; non-finite numbers become null."""
     script = "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
     block = json.dumps(_clean(data), allow_nan=False, separators=(",", ":"))
@@ -112,7 +112,7 @@ def render(data: Mapping[str, Any], title: str) -> str:
         "title": html.escape(title),
         "policy": f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'",
         "style": (PAGE / "style.css").read_text(encoding="utf-8"),
-        # No "<" at all: neither "</script" nor "<!--" can end or change the block.
+        # Without "<", neither "</script" nor "<!--" can end or change the block.
         "data": block.replace("<", "\\u003c"),
         "script": script,
     }
@@ -135,7 +135,7 @@ def _mapping(row: Any) -> dict[str, Any]:
 
 
 def _curves(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Columns of the metrics, at most MAX_POINTS rows evenly spaced (first and last kept)."""
+    """Columns of the metrics: at most MAX_POINTS evenly spaced rows, including the first and the last."""
     if not rows:
         return None
     kept = evenly(rows, MAX_POINTS)
@@ -156,7 +156,7 @@ def _curves(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _reflector(data: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The reflector's figures with examples, those that differ from the teacher first."""
+    """The reflector's figures with examples; those that differ from the teacher come first."""
     if data is None:
         return None
     examples = sorted(data.get("examples") or [], key=lambda example: bool(example.get("same")))
@@ -169,7 +169,7 @@ def _episodes(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _fit(records: Iterable[Any], budget: int) -> list[Any]:
-    """The records, in order and with long texts cut, that fit into `budget` bytes of JSON."""
+    """The records that fit into `budget` bytes of JSON, in order and with long texts cut."""
     shown = []
     for record in map(_clean, records):
         budget -= len(json.dumps(record, separators=(",", ":")))
@@ -179,7 +179,7 @@ def _fit(records: Iterable[Any], budget: int) -> list[Any]:
 
 
 def _selection(run: RunFolder, settings: Settings) -> dict[str, Any] | None:
-    """None where no strategy selects: what an earlier one left in the folder is not of this run."""
+    """None if no strategy selects: files of an earlier selection do not belong to this run."""
     rows = _rows(run, "selection.jsonl") if settings.selects else []
     if not rows:
         return None
@@ -188,7 +188,7 @@ def _selection(run: RunFolder, settings: Settings) -> dict[str, Any] | None:
 
 
 def _manifests(run: RunFolder) -> list[dict[str, Any]]:
-    """The stages' manifests in pipeline order. The report's own is left out: it would change the page it describes."""
+    """The stages' manifests in pipeline order, except the report's own, which would change the page it describes."""
     found = []
     for path in sorted((run / "manifests").glob("*.json")):
         data = run.read_json(f"manifests/{path.name}")
@@ -203,7 +203,7 @@ def _manifests(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def _settings(settings: Settings) -> list[dict[str, Any]]:
-    """Every setting with its value, its meaning, and whether it differs from the default."""
+    """All settings with value, meaning, and whether they differ from the default."""
     values, defaults = (one.model_dump(mode="json") for one in (settings, Settings.model_validate({})))
     rows = []
     for key, info in setting_keys().items():
@@ -219,7 +219,7 @@ def _get(data: Any, dotted: str) -> Any:
 
 
 def _clean(data: Any) -> Any:
-    """JSON for the page: six significant digits, null for what is not finite, long texts cut with a mark."""
+    """JSON for the page: six significant digits, null for non-finite numbers, long texts cut with a note."""
     if isinstance(data, Mapping):
         return {str(key): _clean(value) for key, value in data.items()}
     if isinstance(data, list | tuple):

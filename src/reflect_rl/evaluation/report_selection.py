@@ -1,4 +1,4 @@
-"""What the report shows of the stage select: the map of the pool, and the objective pick by pick."""
+"""The report's view of the select stage: the map of the pool, and the objective by number of picks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ Item = TypeVar("Item")
 Row = Mapping[str, Any]
 
 MAP_BYTES = 110_000
-"""Room on the page for the map's points and texts; where it is used up, points have no text."""
+"""Maximum bytes of the map's points and texts; once used up, further points have no text."""
 
 
 def selection_view(rows: Sequence[Row], points: Sequence[Row], manifest: Row, most: int) -> dict[str, Any]:
-    """The page's data of a selection. Whatever is missing is None.
+    """The page's data about a selection. Missing values are None.
 
-    rows, points: of selection.jsonl and selection_map.jsonl. manifest: the stage's, or {}. most: points of the curve.
+    rows, points: of selection.jsonl and selection_map.jsonl. manifest: the stage's, or {}. most: maximum points of the
+    curve.
     """
     counts, settings = manifest.get("counts") or {}, manifest.get("settings") or {}
     strategies = list(dict.fromkeys(str(row["strategy"]) for row in rows if row.get("strategy") is not None))
@@ -40,28 +41,28 @@ def selection_view(rows: Sequence[Row], points: Sequence[Row], manifest: Row, mo
 
 
 def evenly(items: Sequence[Item], most: int) -> list[Item]:
-    """At most so many, evenly spaced, the first and the last among them."""
+    """At most `most` evenly spaced items, including the first and the last."""
     if len(items) <= most:
         return list(items)
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
 def _curve(strategy: str | None, gains: list[float | None], objective: float | None) -> list[tuple[int, float]]:
-    """(number of picks, the objective of so many first picks); none for a strategy without an objective."""
+    """(number of picks, their objective); empty for a strategy without an objective."""
     if strategy == "facility-location":
-        # Counted back from the end: among nearest neighbours only, early gains are not exact, the objective is.
+        # Counted back from the end: the objective is exact, but early gains from nearest neighbours are not.
         added = list(accumulate(gain or 0.0 for gain in gains))
         offset = 0.0 if objective is None else objective - added[-1]
         return [(number, offset + value) for number, value in enumerate(added, 1)]
     if strategy == "k-center":
-        # A pick is the farthest from those before it: its gain is their radius.
+        # Each pick is the farthest from those before it, and its gain is their radius.
         radii = [*gains[1:], objective]
         return [(number, radius) for number, radius in enumerate(radii, 1) if radius is not None]
     return []
 
 
 def _map(points: Sequence[Row], gains: list[float | None], variance: list[float | None]) -> dict[str, Any]:
-    """Columns, so that keys are not repeated at each point; texts as numbers of lines, which many states share."""
+    """Columns, so that keys are not repeated at each point. Texts are line numbers, since states share lines."""
     ranks = [point.get("rank") for point in points]
     columns: dict[str, Any] = {
         "variance": variance,
@@ -76,12 +77,12 @@ def _map(points: Sequence[Row], gains: list[float | None], variance: list[float 
 
 
 def _interned(texts: Iterable[str], room: int) -> tuple[list[str], list[list[int] | None]]:
-    """(distinct lines, each text as numbers of its lines); None for the texts that find no room, in bytes, any more."""
+    """(distinct lines, each text as a list of line numbers); None for texts beyond `room` bytes."""
     numbers: dict[str, int] = {}
     found: list[list[int] | None] = []
     for text in texts:
         lines = text.split("\n")
-        # The page escapes each "<" in six characters.
+        # The page escapes each "<" as six characters.
         new = sum(len(json.dumps(line)) + 5 * line.count("<") + 1 for line in set(lines) if line not in numbers)
         room -= new + 6 * len(lines) + 3
         if room < 0:

@@ -1,6 +1,6 @@
-"""The comparison as text: a Markdown table for documents, an aligned one for the terminal.
+"""The comparison as text: Markdown tables for documents, aligned tables for the terminal.
 
-Both read the content of `compare.json` (see `compare`); a figure that is not there is written as "not measured".
+Both render the content of `compare.json` (see `pipeline.compare`). Missing figures appear as "not measured".
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ ABSENT = "not measured"
 
 
 def compare_markdown(data: Mapping[str, Any]) -> str:
-    """The comparison as Markdown: one table a regime, a row an arm, shares in percent.
+    """The comparison as Markdown: a table per regime, a row per arm, shares in percent.
 
-    Horizon and label budgets stand in each table's heading, because a success rate means nothing without them.
+    Each table's heading states horizon and label budgets, without which a success rate means nothing.
     """
     blocks = [f"## Comparison: {_plain(data.get('recipe', 'unnamed'))}"]
     if command := data.get("command"):
@@ -31,14 +31,14 @@ def compare_markdown(data: Mapping[str, Any]) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A heading and rows as a Markdown table; the second column is aligned on the right."""
+    """A heading and rows as a Markdown table; the second column is right-aligned."""
     cells = [[_cell(text) for text in row] for row in rows]
     rule = ["---", "---:"] + ["---"] * (len(cells[0]) - 2)
     return "\n".join(f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:]))
 
 
 def compare_terminal(data: Mapping[str, Any]) -> str:
-    """The comparison as aligned plain text, without a trailing newline. Control characters are removed."""
+    """The comparison as aligned plain text, without a trailing newline or control characters."""
     blocks = [f"Comparison: {_plain(data.get('recipe', 'unnamed'))}"]
     for name, regime in (data.get("regimes") or {}).items():
         rows = [[_plain(text) for text in row] for row in arm_rows(regime, data.get("reference"))]
@@ -55,7 +55,7 @@ def compare_terminal(data: Mapping[str, Any]) -> str:
 
 
 def arm_rows(regime: Mapping[str, Any], reference: Any = None) -> list[list[str]]:
-    """Heading and one row an arm. Sampled success, agreement and gains have a column only if some arm has them."""
+    """A heading and a row per arm. Sampled success, agreement and gains get a column only if some arm has them."""
     arms = regime.get("arms") or {}
     sampled = any(arm.get("sampled") for arm in arms.values())
     heading = ["arm", "seeds", "success % [95 % interval]", "each seed %"]
@@ -80,9 +80,9 @@ def arm_rows(regime: Mapping[str, Any], reference: Any = None) -> list[list[str]
 
 
 def detail_rows(arms: Mapping[str, Any]) -> dict[str, list[list[str]]]:
-    """Further tables by title: each panel, its games by kind of task, and what an arm adds to its start.
+    """Further tables by title: each panel, its wins by kind of task, and each arm's gain over its start.
 
-    A panel is told where it has more to tell than the first table: successes within fewer steps, or kinds of task.
+    A panel gets a table if it shows more than the first one: success within fewer steps, or kinds of task.
     """
     tables: dict[str, list[list[str]]] = {}
     panels = dict.fromkeys(name for arm in arms.values() for name in arm.get("panels") or {})
@@ -130,7 +130,7 @@ def _won(modes: Mapping[str, Any], kind: str) -> str:
 
 
 def _points(figures: Mapping[str, Any], seeds: int) -> str:
-    """With its sign; without an interval where one seed tells none."""
+    """A difference in points, with its sign; without an interval if there is only one seed."""
     low, high = figures["interval"]
     return f"{100 * figures['mean']:+.1f}" + (f" [{100 * low:.1f}, {100 * high:.1f}]" if seeds > 1 else "")
 
@@ -138,7 +138,8 @@ def _points(figures: Mapping[str, Any], seeds: int) -> str:
 def _mean(figures: Mapping[str, Any]) -> str:
     if figures.get("mean") is None:
         return ABSENT
-    interval = None if len(figures.get("success") or (0, 0)) == 1 else figures.get("interval")  # of one seed: all
+    # One seed has no interval.
+    interval = None if len(figures.get("success") or (0, 0)) == 1 else figures.get("interval")
     return _percent(figures["mean"]) + (f" [{_percent(interval[0])}, {_percent(interval[1])}]" if interval else "")
 
 
@@ -169,7 +170,7 @@ def _scalar(value: Any) -> str:
 
 
 def _plain(text: Any) -> str:
-    """One line without control characters, which a terminal would obey."""
+    """One line without control characters, which a terminal would interpret."""
     words = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in str(text)).split()
     return " ".join(words)
 
@@ -179,5 +180,5 @@ def _cell(text: str) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns on a terminal: wide characters take two, combining ones none."""
+    """Terminal columns: wide characters take two, combining ones none."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else not unicodedata.combining(c) for c in text)

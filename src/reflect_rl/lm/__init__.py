@@ -1,1 +1,1 @@
-"""Causal language models: loaded, read, written with. Nothing here knows of worlds."""
+"""Causal language models: loading, forward passes, decoding. Nothing here knows of worlds."""

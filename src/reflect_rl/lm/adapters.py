@@ -1,4 +1,4 @@
-"""LoRA adapters: fresh ones, those of a folder in PEFT's layout, and saving them so that their base is found again."""
+"""LoRA adapters: create, load and save them in PEFT's layout, with a reference to their base model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def require_peft(what: str) -> None:
-    """Raises ModelError if the library is not there."""
+    """Raise ModelError if peft is not installed."""
     try:
         import peft  # noqa: F401
     except ImportError as error:
@@ -27,7 +27,7 @@ def require_peft(what: str) -> None:
 
 
 def read_config(file: Path, source: str) -> LoraConfig:
-    """The configuration of a folder's adapters. Raises ModelError for adapters that cannot be trained or merged."""
+    """Read the adapter configuration of a folder. Raises ModelError for adapters that cannot be trained or merged."""
     require_peft(f"The adapter '{source}'")
     from peft import LoraConfig, PeftConfig
 
@@ -42,7 +42,7 @@ def read_config(file: Path, source: str) -> LoraConfig:
 
 
 def fresh_config(rank: int) -> LoraConfig:
-    """LoRA on every linear layer but the last."""
+    """LoRA on every linear layer except the output layer."""
     require_peft("lora_rank")
     from peft import LoraConfig
 
@@ -50,11 +50,11 @@ def fresh_config(rank: int) -> LoraConfig:
 
 
 def attach(model: PreTrainedModel, config: LoraConfig, base: str, seed: int) -> PeftModel:
-    """`model` with fresh adapters to train. base: an absolute folder or a hub name, by which it is found again."""
+    """Attach new trainable adapters to `model`. base: an absolute folder or hub name, stored with the adapters."""
     from peft import get_peft_model
 
     config.inference_mode = False
-    with torch.random.fork_rng():  # peft draws from the global generator; a run may not depend on what was drawn before
+    with torch.random.fork_rng():  # peft uses the global generator, whose state must not affect a run
         torch.manual_seed(seed)
         adapted: Any = get_peft_model(model, config)
     config.base_model_name_or_path = base
@@ -62,7 +62,7 @@ def attach(model: PreTrainedModel, config: LoraConfig, base: str, seed: int) -> 
 
 
 def fill(model: PeftModel, file: Path, source: str) -> None:
-    """Give adapters the weights of a file. Raises ModelError if these are not exactly what the configuration says."""
+    """Load adapter weights from a file. Raises ModelError if they do not match the configuration exactly."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
     from torch import nn
@@ -81,14 +81,14 @@ def fill(model: PeftModel, file: Path, source: str) -> None:
 
 
 def save(model: PeftModel, folder: Path) -> None:
-    """PEFT's layout, the same bytes every time."""
+    """Save in PEFT's layout, with the same bytes every time."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     config: Any = copy.copy(model.peft_config["default"])
     config.inference_mode = True
     for name, value in vars(config).items():
-        if isinstance(value, set):  # whose order differs from process to process
+        if isinstance(value, set):  # the order of a set differs between processes
             setattr(config, name, sorted(value))
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
-"""A causal language model read at a few positions only: the one forward pass behind policy and reflector.
+"""The forward pass behind policy and reflector: a causal language model read at a few positions only.
 
-`Backbone.hidden` gives the last layer's hidden states at the positions asked for, and nothing else: no
-vocabulary-sized logits. There are two ways (`Passes`):
+`Backbone.hidden` gives the last layer's hidden states at the requested positions, without vocabulary-sized logits.
+There are two modes (`Passes`):
 
-- packed: rows that begin alike share a trie (lm/packed.py); for any architecture that takes an attention mask.
-- exact: rows are padded on the right, where causal attention cannot see, so padding never changes a number. For
-  GPT-2-shaped models two exact savings are made: the text in front that all rows share is read once for all of them,
-  and the last block is computed for the read positions only.
+- packed: rows with a common prefix share a trie (lm/packed.py); for any architecture that accepts an attention mask.
+- exact: rows are padded on the right, where causal attention cannot see, so padding never changes a result. Two exact
+  optimisations apply to GPT-2-shaped models: the prefix shared by all rows is read once, and the last block is
+  computed at the read positions only.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ if TYPE_CHECKING:
 
 UNBOUNDED = 1 << 30
 GRAPH_BYTES = 3 * 2**26
-"""What a padded pass may leave for its backward pass, roughly, unless its tokens are told."""
+"""Approximate memory that a padded pass may keep for its backward pass, unless `Passes.learning` is set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """How rows go through a model. packed: as tries; else padded, in chunks of one shape, so that a row's numbers do
-    not depend, to the bit, on the rows beside it. tokens: the most that a pass reads, unless one row is longer.
-    learning: the same of a padded pass with gradients; 0 for what fits into GRAPH_BYTES."""
+    """How rows go through a model.
+
+    packed: as tries; otherwise padded, in chunks of one shape, so a row's results do not depend, to the bit, on its
+    batch. tokens: maximum tokens in a pass, unless a single row is longer. learning: the same for a padded pass with
+    gradients; 0 means what fits into GRAPH_BYTES.
+    """
 
     packed: bool = False
     tokens: int = 1024
@@ -44,18 +47,21 @@ class Passes:
 
     @property
     def mode(self) -> Literal["packed", "exact"]:
-        """As a run's manifests tell it."""
+        """The mode as recorded in manifests."""
         return "packed" if self.packed else "exact"
 
     def rows(self, length: int) -> int:
-        """Rows of so many tokens in a padded pass: a power of two, so that there are few shapes."""
+        """Rows of this length in a padded pass: a power of two, which limits the number of shapes."""
         return 1 << max(0, (self.tokens // length).bit_length() - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """prefix_P: token ids shared by all rows (may be empty). ids_BL: what follows, padded on the right.
-    read_BR: positions in ids_BL (not counting the prefix) at which the hidden state is wanted."""
+    """A padded batch.
+
+    prefix_P: token ids shared by all rows (may be empty). ids_BL: the rest of each row, padded on the right. read_BR:
+    the positions in ids_BL (without the prefix) whose hidden states are wanted.
+    """
 
     prefix_P: Tensor
     ids_BL: Tensor
@@ -66,11 +72,11 @@ class TokenBatch:
 
 
 KeysValues = tuple[Tensor, Tensor]
-"""Of the shared text in one block, each (1, heads, length, D / heads)."""
+"""Keys and values of the prefix in one block, each (1, heads, length, D / heads)."""
 
 
 class Backbone:
-    """`hidden(batch)` -> hidden_BRD, for any causal LM of transformers; adapters and quantised layers stay in use."""
+    """`hidden(batch)` -> hidden_BRD for any causal LM of transformers; adapters and quantised layers stay active."""
 
     def __init__(self, model: PreTrainedModel, passes: Passes | None = None) -> None:
         from transformers import GPT2LMHeadModel
@@ -87,19 +93,19 @@ class Backbone:
         self.width: int = plain.config.hidden_size
         positions = getattr(plain.config, "max_position_embeddings", None) or getattr(plain.config, "n_positions", None)
         self.context: int = UNBOUNDED if self.lookup else positions or UNBOUNDED
-        """Tokens that the model can read; a lookup model has no positions that could run out."""
+        """Context length in tokens. A lookup model has no positional limit."""
 
     @property
     def device(self) -> torch.device:
         return self.output_rows.device
 
     def computing(self) -> AbstractContextManager[object]:
-        """The number format of a forward pass: bfloat16 on float32 weights where bits: 16 asks for it."""
+        """Context with the number format of a forward pass: bfloat16 on float32 weights if `bits: 16` asks for it."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.mixed else nullcontext()
 
     @property
     def learning_tokens(self) -> int:
-        """The most that a pass with gradients reads, unless one row is longer."""
+        """Maximum tokens in a pass with gradients, unless a single row is longer."""
         if self.passes.packed:
             return self.passes.tokens
         layers = base_model(self.model).config.num_hidden_layers
@@ -107,7 +113,7 @@ class Backbone:
         return self.passes.learning or GRAPH_BYTES // each
 
     def nodes(self, pack: Pack) -> Tensor:
-        """x_TD: the hidden states of a pack's nodes, after the final norm."""
+        """x_TD: hidden states of a pack's nodes, after the final norm."""
         with self.computing():
             return read_pack(self.model, pack)
 
@@ -130,7 +136,7 @@ class Backbone:
 
 
 def _plain_attention(config: Any) -> bool:
-    """Whether a GPT-2 scales its attention in the usual way; some published ones do not."""
+    """Whether a GPT-2 scales attention in the usual way; some published ones do not."""
     return config.scale_attn_weights and not config.scale_attn_by_inverse_layer_idx
 
 
@@ -139,7 +145,7 @@ def _gather(x_BLD: Tensor, read_BR: Tensor) -> Tensor:
 
 
 def gpt2_hidden(body: Any, batch: TokenBatch) -> Tensor:
-    """The forward pass of transformers' GPT2Model, at the read positions only (equal to it up to rounding)."""
+    """The forward pass of transformers' GPT2Model at the read positions only; equal to it up to rounding."""
     shared = _read(body, batch.prefix_P) if len(batch.prefix_P) else [None] * len(body.h)
     first, length = len(batch.prefix_P), batch.ids_BL.shape[1]
     weight = body.wpe.weight
@@ -152,7 +158,7 @@ def gpt2_hidden(body: Any, batch: TokenBatch) -> Tensor:
 
 
 def _read(body: Any, prefix_P: Tensor) -> list[KeysValues]:
-    """Keys and values of the shared text in every block."""
+    """Keys and values of the prefix in every block."""
     x_1LD = body.wte(prefix_P.unsqueeze(0)) + body.wpe.weight[: len(prefix_P)]
     kept = []
     for block in body.h:
@@ -165,7 +171,7 @@ def _read(body: Any, prefix_P: Tensor) -> list[KeysValues]:
 
 @lru_cache(maxsize=64)
 def _mask(first: int, length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """mask_LK, added to the scores of `length` tokens that stand behind `first` others."""
+    """mask_LK, added to the attention scores of `length` tokens after `first` others."""
     places = torch.arange(first + length, device=device)
     mask_LK = torch.zeros(length, first + length, dtype=dtype, device=device)
     return mask_LK.masked_fill(places[first:, None] < places, -torch.inf)
@@ -176,7 +182,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask_LK: Tensor | None) -> Tensor:
 
 
 def _last_block(block: Any, before: KeysValues | None, x_BLD: Tensor, read_BR: Tensor) -> Tensor:
-    """Keys and values of every position, everything else of the read ones."""
+    """The last block: keys and values of all positions, everything else at the read positions only."""
     heads, width = block.attn.num_heads, x_BLD.shape[-1]
     weight, bias = block.attn.c_attn.weight, block.attn.c_attn.bias
     normed = block.ln_1(x_BLD)
@@ -189,7 +195,7 @@ def _last_block(block: Any, before: KeysValues | None, x_BLD: Tensor, read_BR: T
 
 
 def _behind(before: KeysValues | None, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values with those of the shared text before each row's own."""
+    """Keys and values, preceded by those of the prefix."""
     if before is None:
         return k, v
     keys, values = (known.expand(k.shape[0], -1, -1, -1) for known in before)

@@ -1,7 +1,7 @@
-"""Texts as batches of token ids: a window of texts at a time, so that memory does not grow with their number.
+"""Batches of token ids from a stream of texts, one window at a time, so memory does not grow with their number.
 
-Within a window equal texts are one item, and items are sorted by length. Which items share a batch depends on the texts
-and the settings alone, not on what is done already: a process that continues sees the batches of the one before it.
+Within a window, equal texts are one item, and items are sorted by length. Batches depend on the texts and settings
+only, not on what is done already, so a continued process gets the same batches.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WINDOW = 4096
-"""Texts that are sorted by length together."""
+"""Number of texts that are sorted by length together."""
 TOKEN_BUDGET = 16_384
-"""Tokens of a batch: rows times the longest of them, what is written included."""
+"""Maximum tokens of a batch: rows times the longest row, generated tokens included."""
 CELLS = 2**24
-"""Most numbers in a tensor as wide as the vocabulary: 64 MiB of float32."""
+"""Maximum size of a vocabulary-wide tensor: 64 MiB of float32."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Pair = tuple[str, str | None]
-"""A prompt, and a text that is given to follow it."""
+"""A prompt, and optionally a text that follows it."""
 
 
 class Texts(Protocol[T_co]):
-    """As many as it says, anew at each iteration: a list, or a column of a file."""
+    """A sized iterable that can be read repeatedly: a list, or a column of a file."""
 
     def __len__(self) -> int: ...
 
@@ -44,7 +44,7 @@ class Texts(Protocol[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Token ids of a prompt and of its target, and the numbers of the texts that are this one."""
+    """Token ids of a prompt and its target. rows: the indices of the equal texts that it stands for."""
 
     rows: tuple[int, ...]
     prompt: list[int]
@@ -52,7 +52,7 @@ class Item:
 
 
 class Encoder:
-    """Token ids as the model expects them. A prompt too long for the model loses its beginning, which is announced."""
+    """Encodes texts for a model. Prompts beyond the context length lose their beginning, with a warning."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, progress: Progress) -> None:
         self.tokenizer = tokenizer
@@ -63,7 +63,7 @@ class Encoder:
         self.announced = False
 
     def items(self, pairs: dict[Pair, tuple[int, ...]], room: int) -> list[Item]:
-        """room: tokens to keep free behind each prompt without a target. Raises ModelError for an empty text."""
+        """room: tokens to reserve after a prompt without a target. Raises ModelError for an empty text."""
         prompts = encode_all(self.tokenizer, [prompt for prompt, _ in pairs])
         told = any(target is not None for _, target in pairs)
         given = encode_all(self.tokenizer, [target or "" for _, target in pairs]) if told else []
@@ -93,12 +93,12 @@ class Encoder:
 
 
 def context_of(model: PreTrainedModel) -> int:
-    """Most tokens that the model reads; very many where its configuration does not say."""
+    """The model's context length; a very large number if its configuration does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
 
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a text, by tokenizer and generation settings, in order."""
+    """The sorted ids of all tokens that end a text, by tokenizer and generation settings."""
     more = getattr(model.generation_config, "eos_token_id", None)
     return sorted({end_id(tokenizer), *(more if isinstance(more, list) else [more])} - {None})  # type: ignore[type-var]
 
@@ -113,9 +113,9 @@ def batches(
     padded: bool,
     done_N: np.ndarray,
 ) -> Iterator[list[Item]]:
-    """Batches with at least one text that is not done, longest first within each window.
+    """Batches with at least one text that is not done; longest first within each window.
 
-    room: as for `Encoder.items`. most_rows: of a batch. padded: whether prompts of different lengths may share one.
+    room: as in `Encoder.items`. most_rows: maximum rows of a batch. padded: whether a batch may mix prompt lengths.
     """
     source, first = iter(pairs), 0
     while window := list(islice(source, WINDOW)):
@@ -132,7 +132,7 @@ def batches(
 
 
 def _packed(items: Sequence[Item], room: int, token_budget: int, most_rows: int, padded: bool) -> Iterator[list[Item]]:
-    """Items in turn, as many to a batch as the budget allows; at least one."""
+    """Consecutive items, as many per batch as the budget allows, and at least one."""
     batch: list[Item] = []
     longest = 0
     for item in items:

@@ -1,7 +1,7 @@
-"""What a model folder must hold to be used. Each check refuses in one message what would go wrong in silence.
+"""Checks of a loaded model, each with one clear message for a fault that would otherwise pass silently.
 
-The libraries load more than they should: missing weights are made up, eight-bit floats lose their scales, a model that
-reads both ways passes for a language model. Here everything that was loaded is looked at once.
+The libraries accept too much: missing weights are initialised at random, eight-bit floats lose their scales, and a
+bidirectional model passes for a language model. These checks inspect everything that was loaded.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 INSTEAD = "Give a folder or hub name of a causal language model with safetensors weights."
 FLOATS = {"F64", "F32", "F16", "BF16"}
-"""Numbers that weights may be stored as, in the words of safetensors."""
+"""Accepted number formats of weights, by their safetensors names."""
 LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
-"""How the classes of causal language models end."""
+"""Suffixes of the class names of causal language models."""
 PROBE = 8
-"""Tokens of the text that is read to try a model."""
+"""Number of tokens read to test a model."""
 
 
 def refusal(source: str, reason: str, instead: str = INSTEAD) -> ModelError:
-    """The error for a model that cannot be used."""
+    """The error for an unusable model."""
     return ModelError(f"The model '{source}' could not be loaded: {reason.rstrip('.')}. {instead}")
 
 
 def check_folder(folder: Path, source: str) -> None:
-    """Say what a folder lacks better than the libraries do. Raises ModelError."""
+    """Raise ModelError for an incomplete model folder, with a better message than the libraries give."""
     names = {path.name for path in folder.iterdir()}
     if not names & {"config.json", "adapter_config.json"}:
         gguf = any(name.lower().endswith(".gguf") for name in names)
@@ -46,7 +46,7 @@ def check_folder(folder: Path, source: str) -> None:
 
 
 def check_config(config: PreTrainedConfig, source: str) -> None:
-    """Raises ModelError for what is no plain causal language model, before any weight is read."""
+    """Raise ModelError unless the config is of a plain causal language model; no weights are read."""
     if config.is_encoder_decoder:
         raise refusal(source, "it is an encoder-decoder model, which is no causal language model")
     if method := getattr(config, "quantization_config", None):
@@ -59,9 +59,9 @@ def check_config(config: PreTrainedConfig, source: str) -> None:
 
 
 def check_loaded(model: PreTrainedModel, info: Mapping[str, Collection[Any]], folder: Path, source: str) -> None:
-    """Raises ModelError if weights are missing, of another shape or number format, or not those of a language model.
+    """Raise ModelError if weights are missing, have a wrong shape or number format, or are not of a language model.
 
-    info: what transformers tells of the loading. folder: with the files that were read.
+    info: transformers' loading info. folder: the folder that was read.
     """
     known = {type(model).__name__, type(model.base_model).__name__}
     saved = model.config.architectures or []
@@ -80,12 +80,12 @@ def check_loaded(model: PreTrainedModel, info: Mapping[str, Collection[Any]], fo
 
 
 def check_number_formats(files: Iterable[Path], source: str) -> None:
-    """Integers and eight-bit floats mean nothing without their scales, which transformers leaves out. ModelError."""
+    """Raise ModelError for integer or eight-bit weights: their scales, which give them a meaning, are not loaded."""
     from safetensors import safe_open
 
     for file in sorted(files):
         with safe_open(file, "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118  no dict
+            for name in opened.keys():  # noqa: SIM118  not a dict
                 stored = opened.get_slice(name).get_dtype()
                 if name.endswith("weight") and stored not in FLOATS:
                     raise refusal(
@@ -96,7 +96,7 @@ def check_number_formats(files: Iterable[Path], source: str) -> None:
 
 
 def check_finite(weights: Iterable[tuple[str, Tensor]], source: str) -> None:
-    """Raises ModelError naming the first weight that is not a finite number."""
+    """Raise ModelError, naming the first weight that is not finite."""
     for name, weight in weights:
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
             bad = int((~torch.isfinite(weight)).sum())
@@ -108,9 +108,10 @@ def check_finite(weights: Iterable[tuple[str, Tensor]], source: str) -> None:
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, source: str) -> None:
-    """Raises ModelError if the tokenizer writes nothing, or tokens for which the model has no embedding.
+    """Raise ModelError if the tokenizer produces no tokens, or tokens without an embedding.
 
-    rows: of the embedding. Special tokens may lie beyond, except those at the ends of a text: nothing writes them.
+    rows: size of the embedding. Special tokens may lie beyond it, since they are never written, except the begin and
+    end tokens.
     """
     if not tokenizer.encode("Action: A", add_special_tokens=False):
         raise refusal(source, "it has no tokenizer", "Save the tokenizer it was trained with into the same folder.")
@@ -122,7 +123,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, source: str)
     }
     beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
     if tokenizer.pad_token_id in beyond:
-        tokenizer.pad_token = None  # a common slip that does no harm: rows can be filled with any token
+        tokenizer.pad_token = None  # common and harmless: any token can pad
     if wrong := sorted(
         number for number in beyond if number not in special or number in (ends, tokenizer.bos_token_id)
     ):
@@ -135,9 +136,10 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, source: str)
 
 
 def check_reading(model: PreTrainedModel, source: str) -> None:
-    """Read a short text twice with other ends. Raises ModelError if the beginning knows of the end, or nothing comes.
+    """Read two texts with a common beginning. Raises ModelError if the beginning sees the end, or reading fails.
 
-    Everything here builds on this: padding on the right that nothing sees, and the same numbers in any company.
+    All code here relies on causal attention: padding on the right is invisible, and a row's results do not depend on
+    its batch.
     """
     from reflect_rl.lm.backbone import Backbone, TokenBatch
 
@@ -152,7 +154,7 @@ def check_reading(model: PreTrainedModel, source: str) -> None:
         batch = TokenBatch(torch.tensor((), dtype=torch.long), ids_BL, read_BR).to(backbone.device)
         with torch.no_grad():
             hidden_BRD = backbone.hidden(batch)
-    except Exception as error:  # an architecture of which we know nothing can fail in any way
+    except Exception as error:  # an unknown architecture can fail in any way
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise refusal(source, f"{type(model).__name__} cannot be read as a causal language model ({said})") from error
     if not bool(torch.isfinite(hidden_BRD).all()):

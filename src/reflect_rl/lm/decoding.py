@@ -1,7 +1,7 @@
-"""Next-token logits step by step, with the keys and values of what was read before kept.
+"""Next-token logits step by step, with cached keys and values.
 
-`Steps(ids_BL) -> logits_BV`: read L more tokens of every row, and give the logits after the last one. The general one
-works for any causal LM of transformers; the one for GPT-2-shaped models writes into buffers of fixed size and skips the
+`Steps(ids_BL) -> logits_BV`: read L more tokens of every row and return the logits after the last one. `HubSteps` works
+for any causal LM of transformers. `Gpt2Steps`, for GPT-2-shaped models, writes into fixed-size buffers and avoids the
 library's bookkeeping, which costs more than the arithmetic of a small model.
 """
 
@@ -24,9 +24,9 @@ Steps = Callable[[Tensor], Tensor]
 
 
 def decoding_steps(backbone: Backbone, rows: int, longest: int, pads_B: Tensor | None = None) -> Steps:
-    """Begin to decode `rows` texts of at most `longest` tokens, their prompts included.
+    """Begin to decode `rows` texts of at most `longest` tokens, prompts included.
 
-    pads_B: tokens that fill each prompt up on the left, if the architecture allows for that (`Backbone.lookup`).
+    pads_B: left padding of each prompt, if the architecture allows it (`Backbone.lookup`).
     """
     if backbone.lookup:
         from reflect_rl.lm.lookup import LookupSteps
@@ -58,7 +58,7 @@ class HubSteps:
 
 
 class Gpt2Steps:
-    """GPT-2-shaped models: the same numbers as transformers', up to rounding."""
+    """GPT-2-shaped models; equal to transformers up to rounding."""
 
     def __init__(self, backbone: Backbone, rows: int, longest: int) -> None:
         self.body: Any = base_model(backbone.model).transformer

@@ -1,4 +1,4 @@
-"""Encoded prompts through a model, whichever way its `Passes` say: their hidden states where they are read."""
+"""Forward passes of encoded prompts in either mode of `Passes`: hidden states at the read positions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reflect_rl.lm.packed import packs
 
 
 class Forward:
-    """fill: the token id that rows are padded with. by_length: padded rows of a pass have about one length."""
+    """fill: the padding token id. by_length: whether the padded rows of a pass have similar lengths."""
 
     def __init__(self, backbone: Backbone, fill: int, by_length: bool) -> None:
         self.backbone = backbone
@@ -24,7 +24,7 @@ class Forward:
         self.by_length = by_length
 
     def parts(self, rows: Sequence[Encoded]) -> list[list[int]]:
-        """Places of rows that go through together with gradients; what needs several parts accumulates gradients."""
+        """Split rows, by index, into parts for one pass with gradients each; gradients accumulate over parts."""
         most = self.backbone.learning_tokens
         if self.backbone.passes.packed:
             return [pack.rows for pack in packs([row.ids for row in rows], most)]
@@ -32,7 +32,7 @@ class Forward:
         return [list(range(first, min(first + together, len(rows)))) for first in range(0, len(rows), together)]
 
     def hidden(self, rows: Sequence[Encoded]) -> Iterator[tuple[list[int], Tensor]]:
-        """Places of rows that are read at equally many positions, and their hidden_BRD; gradients flow."""
+        """Indices of rows with equally many read positions, and their hidden_BRD, with gradients."""
         return self._packed(rows) if self.backbone.passes.packed else self._padded(rows)
 
     def _packed(self, rows: Sequence[Encoded]) -> Iterator[tuple[list[int], Tensor]]:
@@ -53,10 +53,10 @@ class Forward:
             yield places, self.backbone.hidden(self.batch([rows[place] for place in places]))
 
     def alike(self, rows: Sequence[Encoded]) -> Iterator[tuple[list[int], list[Encoded], Tensor]]:
-        """Places of some rows of one bucket; these rows, with copies behind them; and hidden_BRD.
+        """Indices of some rows of one bucket, these rows filled up with copies, and their hidden_BRD.
 
-        A row's numbers are the same bits in any company: a bucket is read in chunks of a number of rows that follows
-        from it alone, the last one filled up with copies.
+        A row's results do not depend, to the bit, on its batch: the chunk size depends on the bucket only, and the last
+        chunk is filled up with copies.
         """
         groups: dict[object, list[int]] = defaultdict(list)
         for place, row in enumerate(rows):
@@ -70,7 +70,7 @@ class Forward:
                 yield places, filled, self.backbone.hidden(self.batch(filled))
 
     def batch(self, rows: Sequence[Encoded]) -> TokenBatch:
-        """One padded batch of rows that share their prefix and number of read positions."""
+        """A padded batch of rows with the same prefix and number of read positions."""
         prefix = rows[0].prefix
         length = min(max(row.length for row in rows), self.backbone.context - len(prefix))
         filled = chain.from_iterable((*row.rest, *repeat(self.fill, length - len(row.rest))) for row in rows)

@@ -1,4 +1,4 @@
-"""Texts as points: a causal LM's hidden states, pooled over each text's tokens."""
+"""Text embeddings: a causal LM's hidden states, pooled over each text's tokens."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def pooled_states(
     done_N: np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of the text, its state (D,) float32), in order of computation; memory does not grow with N.
+    """(index of the text, its embedding (D,) float32), in order of computation; memory does not grow with N.
 
-    layer: 0 is the token embeddings, k what comes out of the k-th block; -1 is the last one, after the final norm.
-    pooling: the mean over the text's tokens, or its last token. done_N: (N,) bool, texts to leave out. Rows are padded
-    on the right, where causal attention does not look, and padding is not pooled. Raises ModelError: a layer that is
-    not there, an empty text, numbers that are not finite.
+    layer: 0 for the token embeddings, k for the output of block k, -1 for the last, after the final norm. pooling: the
+    mean over the text's tokens, or its last token. done_N: (N,) bool, texts to leave out. Rows are padded on the right,
+    where causal attention cannot see, and padding is not pooled. Raises ModelError for a missing layer, an empty text,
+    or numbers that are not finite.
     """
     progress = progress or Progress()
     depth = model.config.get_text_config().num_hidden_layers
@@ -88,7 +88,7 @@ def pooled_states(
 
 
 def width(model: PreTrainedModel) -> int:
-    """Numbers in a hidden state."""
+    """Size of a hidden state."""
     return model.config.get_text_config().hidden_size
 
 
@@ -105,7 +105,7 @@ def _states(model: PreTrainedModel, batch: list[Item], fill: int, layer: int, po
 
 
 def _layer(model: PreTrainedModel, ids_BL: Tensor, own_BL: Tensor, layer: int) -> Tensor:
-    """x_BLD. The states of all layers are kept only where one in the middle is asked for."""
+    """x_BLD of one layer. The states of all layers are kept only if an inner layer is requested."""
     body: Any = base_model(model).base_model
     middle = layer < model.config.get_text_config().num_hidden_layers
     given: dict[str, Any] = {"attention_mask": own_BL.long(), "use_cache": False}

@@ -1,15 +1,15 @@
 """A small causal LM that learns to look things up in its prompt: a short causal convolution, and no positions.
 
-A fresh GPT-2 this small hardly learns to find a word again further up in its prompt, which is what reading an
-observation, a history and a list of actions comes to. Three changes cure that:
+A new GPT-2 of this size hardly learns to find an earlier word in its prompt, which is what reading an observation, a
+history and a list of actions requires. Three changes solve this:
 
-- each token is mixed with the few before it (a depthwise causal convolution, residual), so that a token knows what
-  stands right before it without any position ("canon layers": Allen-Zhu 2025);
-- no positional encoding (Kazemnejad et al. 2023, arXiv 2305.19466), so that what is learned at one place holds at all;
-- keys begin as a multiple of the queries (mimetic initialisation: Trockman and Kolter 2023, arXiv 2305.09828), so that
-  a token attends to its like from the first step on.
+- A depthwise causal convolution with a residual mixes each token with the few before it, so a token knows its
+  predecessor without positions ("canon layers": Allen-Zhu 2025).
+- Without positional encoding (Kazemnejad et al. 2023, arXiv 2305.19466), what is learned at one position holds at all.
+- Keys are initialised as a multiple of the queries (mimetic initialisation: Trockman and Kolter 2023, arXiv
+  2305.09828), so a token attends to similar tokens from the first step.
 
-It is a model of transformers, saved and loaded in its layout; importing this module registers it.
+It is a transformers model, saved and loaded in its layout. Importing this module registers it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from reflect_rl.lm.models import LOOKUP
 
 KEY_GAIN = 1.5
-"""Keys at initialisation, in queries."""
+"""Initial keys as a multiple of the queries."""
 
 
 class LookupConfig(PretrainedConfig):
-    """max_position_embeddings: longest text, which bounds memory alone. kernel: tokens the convolution sees."""
+    """max_position_embeddings: maximum length, which only bounds memory. kernel: width of the convolution in tokens."""
 
     model_type = LOOKUP
 
@@ -70,7 +70,7 @@ class LookupBlock(nn.Module):
         self.down = nn.Linear(4 * width, width)
 
     def mixed(self, normed_BLD: Tensor, past_BKD: Tensor | None = None) -> Tensor:
-        """Each token with the kernel - 1 before it added; past: those before the first, else nothing."""
+        """Add to each token a mix of itself and the kernel - 1 tokens before it. past: the tokens before the first."""
         before = self.mix.kernel_size[0] - 1
         x_BLD = F.pad(normed_BLD, (0, 0, before, 0)) if past_BKD is None else torch.cat([past_BKD, normed_BLD], dim=1)
         return normed_BLD + self.mix(x_BLD.transpose(1, 2)).transpose(1, 2)
@@ -82,7 +82,7 @@ class LookupBlock(nn.Module):
         return q, k, v
 
     def finish(self, x_BLD: Tensor, attended_BHLE: Tensor) -> Tensor:
-        """Attention's output and the MLP, each added to the residual stream."""
+        """The output projection of attention and the MLP, each added to the residual stream."""
         x_BLD = x_BLD + self.out(attended_BHLE.transpose(1, 2).reshape(x_BLD.shape))
         return x_BLD + self.down(F.gelu(self.up(self.norm_2(x_BLD)), approximate="tanh"))
 
@@ -91,7 +91,7 @@ class LookupBlock(nn.Module):
         return self.finish(x_BLD, F.scaled_dot_product_attention(q, k, v, is_causal=True))
 
     def at(self, x_BLD: Tensor, read_BR: Tensor) -> Tensor:
-        """`forward` at the positions read only: keys and values of all tokens, everything else of these."""
+        """`forward` at the read positions only; keys and values are computed for all tokens."""
         mixed_BLD = self.mixed(self.norm_1(x_BLD))
         place_BRD = read_BR.unsqueeze(-1).expand(-1, -1, x_BLD.shape[-1])
         q, k, v = self.split(mixed_BLD)
@@ -102,7 +102,7 @@ class LookupBlock(nn.Module):
 
 
 class LookupModel(PreTrainedModel):
-    """The body: hidden states after the last norm. Rows may be padded on the right."""
+    """The body: hidden states after the final norm. Rows may be padded on the right."""
 
     config_class = LookupConfig
     base_model_prefix = "body"
@@ -125,7 +125,7 @@ class LookupModel(PreTrainedModel):
         return BaseModelOutput(seen[-1], tuple(seen) if output_hidden_states else None)  # type: ignore[arg-type]
 
     def at(self, ids_BL: Tensor, read_BR: Tensor) -> Tensor:
-        """The last hidden states at the positions read only."""
+        """The last hidden states at the read positions only."""
         x_BLD = self.embed(ids_BL)
         for block in self.blocks[:-1]:  # type: ignore[union-attr]
             x_BLD = block(x_BLD)
@@ -133,11 +133,11 @@ class LookupModel(PreTrainedModel):
 
 
 class LookupForCausalLM(PreTrainedModel, GenerationMixin):
-    """With the head of a language model, tied to the embeddings. `generate` works, without a cache."""
+    """The model with a language-model head, tied to the embeddings. `generate` works, without a cache."""
 
     config_class = LookupConfig
     base_model_prefix = "body"
-    _tied_weights_keys = {"lm_head.weight": "body.embed.weight"}  # noqa: RUF012  as transformers declares it
+    _tied_weights_keys = {"lm_head.weight": "body.embed.weight"}  # noqa: RUF012  as declared in transformers
 
     def __init__(self, config: LookupConfig) -> None:
         super().__init__(config)
@@ -165,10 +165,10 @@ class LookupForCausalLM(PreTrainedModel, GenerationMixin):
 
 
 class LookupSteps:
-    """Decoding with everything kept that later tokens need: see `players.decoding`.
+    """Decoding with a cache: see `lm.decoding`.
 
-    pads_B: how many tokens each prompt is filled up with on the left. Without positions, what nothing looks at changes
-    nothing: padding is neither mixed with what follows nor attended to.
+    pads_B: left padding of each prompt. Without positions, unseen tokens change nothing: padding is neither mixed with
+    what follows nor attended to.
     """
 
     def __init__(self, model: LookupForCausalLM, rows: int, longest: int, pads_B: Tensor | None = None) -> None:
@@ -187,7 +187,7 @@ class LookupSteps:
 
     @torch.no_grad()
     def hidden(self, ids_BL: Tensor) -> Tensor:
-        """Read L more tokens of every row: their hidden states after the last norm, (B, L, D)."""
+        """Read L more tokens of every row; return their hidden states after the final norm, (B, L, D)."""
         first, end = self.read, self.read + ids_BL.shape[1]
         before = self.model.config.kernel - 1
         x_BLD = self.model.body.embed(ids_BL)
@@ -211,7 +211,10 @@ class LookupSteps:
         return self.model.body.norm(x_BLD)
 
     def _seen(self, first: int, end: int) -> Tensor | None:
-        """What each token from first to end looks at (padding at itself, lest it be nan); None: all before it."""
+        """The attention mask of the tokens from first to end; None if each sees all before it.
+
+        Padding attends to itself to avoid nan.
+        """
         single = first and end == first + 1
         if self.told_BL is None and (single or not first):
             return None
@@ -225,7 +228,7 @@ class LookupSteps:
 
 
 def fresh_lookup_lm(config: LookupConfig, seed: int) -> LookupForCausalLM:
-    """Initialised as the module says; the same seed gives the same weights."""
+    """A new model, initialised as the module describes; the same seed gives the same weights."""
     model = LookupForCausalLM(config)
     generator = torch.Generator().manual_seed(seed)
     residual = (2 * config.num_hidden_layers) ** -0.5

@@ -1,4 +1,4 @@
-"""What every causal language model of transformers has: its base, its size, its fingerprint, its control tokens."""
+"""Common properties of causal language models: base model, size, fingerprint, control tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LOOKUP = "reflect-rl-lookup"
-"""The model type of `lookup_lm`, which transformers does not know before that module is imported."""
+"""Model type of `lm.lookup`; transformers knows it only after that module is imported."""
 
 
 def base_model(model: PreTrainedModel) -> PreTrainedModel:
@@ -30,12 +30,12 @@ def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id to fill rows with where nothing reads it: any id that has an embedding will do."""
+    """The id for padding, which nothing reads: any id with an embedding will do."""
     return tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
 
 
 def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of every weight and of the vocabulary: two models with one fingerprint say the same."""
+    """A hash of all weights and the vocabulary: models with equal fingerprints write the same text."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
@@ -52,13 +52,13 @@ def _bytes(weight: torch.Tensor) -> bytes:
 
 
 def parameter_count(model: PreTrainedModel) -> int:
-    """Number of weights, tied ones once."""
+    """Number of weights; tied weights count once."""
     return sum(weight.numel() for weight in {id(p): p for p in model.parameters()}.values())
 
 
 @contextmanager
 def quiet(bars: bool = False) -> Iterator[None]:
-    """Without what transformers and PEFT say, and without bars, which would come between those of the stages."""
+    """Suppress messages of transformers and PEFT, and their bars, which would mix with those of the stages."""
     import warnings
 
     from transformers.utils import logging

@@ -1,9 +1,9 @@
-"""Rows of tokens packed as tries: what several rows share from the beginning goes through the model once.
+"""Packed rows: a common prefix of several rows goes through the model once.
 
-The distinct rows of a call are merged into a tree of tokens, which the model reads as one row: the position of a token
-is its depth, and a 4-D attention mask lets it see its ancestors and itself. Each hidden state is then that of the row
-read alone, up to rounding, with gradients too. This is the tree attention of speculative decoding (SpecInfer: Miao et
-al. 2024, arXiv 2305.09781, section 4.2), here for prompts that begin alike.
+The distinct rows of a call are merged into tries of tokens. The model reads a trie as one row: a token's position is
+its depth, and a 4-D attention mask lets it see its ancestors and itself. Hidden states and gradients equal those of the
+single rows up to rounding. This is the tree attention of speculative decoding (SpecInfer: Miao et al. 2024, arXiv
+2305.09781, section 4.2), applied to prompts with a common prefix.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PROBE = 12
-"""Tokens of a probe's rows, which part in the middle."""
+"""Length of the probe's rows, which diverge in the middle."""
 NEAR, COARSE = 1e-4, 5e-2
-"""How far hidden states of the probe may be from those of single rows, as a share of the largest: in float32, and in
-coarser formats."""
+"""Maximum deviation of the probe's hidden states from those of single rows, relative to the largest: in float32, and in
+coarser formats.
+"""
 OTHER_WINDOWS = "window_size", "attention_chunk_size"
-"""Of a config whose attention is local by the place in the row, whatever mask is given (GPT-Neo, Llama 4)."""
+"""Config keys of attention that is local by position in the row, whatever the mask (GPT-Neo, Llama 4)."""
 FAILURES = ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError
-"""Of an architecture that knows no such mask or positions."""
+"""The errors of architectures that do not support such masks or positions."""
 Mask = Tensor | dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Some rows as one trie of T nodes, numbered depth-first.
+    """Some rows as a trie of T nodes, numbered depth-first.
 
-    rows: their places in the caller's order. paths: the nodes of each row, from its first token to its last.
-    ids_T, depth_T: a node's token and its position. end_T: the first node that is not below it.
+    rows: their indices in the caller's order. paths: the nodes of each row, from its first token to its last. ids_T,
+    depth_T: a node's token and position. end_T: the first node after the node's subtree.
     """
 
     rows: list[int]
@@ -51,9 +52,9 @@ class Pack:
         return len(self.ids_T)
 
     def sees(self, window: int | None = None, device: torch.device | None = None) -> Tensor:
-        """sees_TT: whether a node (first axis) is below another, or is it itself.
+        """sees_TT: whether a node (first axis) is the other node or a descendant of it.
 
-        window: only if that is at most so many tokens of the row back, the node itself included.
+        window: also requires the other node to be less than this many tokens back in the row.
         """
         depth_T, end_T = (torch.from_numpy(values).to(device) for values in (self.depth_T, self.end_T))
         nodes_T = torch.arange(len(self), device=device)
@@ -62,9 +63,9 @@ class Pack:
 
 
 def packs(rows: Sequence[list[int]] | Sequence[tuple[int, ...]], tokens: int) -> list[Pack]:
-    """Packs of at most `tokens` nodes; a row that is longer than this is a pack of its own.
+    """Packs of at most `tokens` nodes; a longer row gets a pack of its own.
 
-    Rows are taken in order of their tokens, so that those that share much come together.
+    Rows are sorted by their tokens, so that rows with much in common come together.
     """
     arrays = [np.array(row, np.int64) for row in rows]
     found: list[Pack] = []
@@ -102,14 +103,14 @@ def _pack(members: list[int], arrays: Sequence[np.ndarray], new: list[np.ndarray
 
 
 def _shared(one: np.ndarray, other: np.ndarray) -> int:
-    """Length of the common beginning."""
+    """Length of the common prefix."""
     shorter = min(len(one), len(other))
     differs = one[:shorter] != other[:shorter]
     return int(differs.argmax()) if differs.any() else shorter
 
 
 def read_pack(model: PreTrainedModel, pack: Pack) -> Tensor:
-    """x_TD: the hidden state of every node, after the final norm."""
+    """x_TD: hidden states of all nodes, after the final norm."""
     plain = base_model(model)
     body: Any = plain.base_model
     ids_1T, depth_1T = (torch.from_numpy(values)[None].to(plain.device) for values in (pack.ids_T, pack.depth_T))
@@ -118,7 +119,7 @@ def read_pack(model: PreTrainedModel, pack: Pack) -> Tensor:
 
 
 def _mask(plain: PreTrainedModel, pack: Pack) -> Mask:
-    """What the model's attention is given: one mask, or one for each kind of layer where the model has several."""
+    """The model's attention mask, or one for each kind of layer if the model has several."""
     config: Any = plain.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
@@ -129,7 +130,7 @@ def _mask(plain: PreTrainedModel, pack: Pack) -> Mask:
 
 
 def _as_given(plain: PreTrainedModel, sees_TT: Tensor) -> Tensor:
-    """A mask as attention takes it: boolean for PyTorch's own, else what is added to the scores."""
+    """A mask in the form that attention takes: boolean for PyTorch's SDPA, otherwise added to the scores."""
     seen_11TT = sees_TT[None, None]
     if plain.config._attn_implementation == "sdpa":
         return seen_11TT
@@ -139,7 +140,7 @@ def _as_given(plain: PreTrainedModel, sees_TT: Tensor) -> Tensor:
 
 @torch.no_grad()
 def why_not(model: PreTrainedModel) -> str | None:
-    """Why a model cannot read packs; None if it can. Tried on two short rows, whose hidden states have to be right."""
+    """Why a model cannot read packs; None if it can. Tested by comparing hidden states of two short rows."""
     plain = base_model(model)
     config: Any = plain.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}

@@ -1,4 +1,4 @@
-"""Models and tokenizers that others have made, or a run before: folders of transformers or PEFT, or from the hub."""
+"""Load and save pretrained or earlier trained models and their tokenizers: folders (transformers, PEFT) or the hub."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 def load_pretrained(
     settings: ModelSettings, device: str = "cpu", seed: int = 0, read_only: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model and its tokenizer from a local folder or the hub, safetensors only, without any code of theirs.
+    """A model and its tokenizer from a local folder or the hub; safetensors only, without running code of theirs.
 
-    A folder of LoRA adapters is used on the base that it names: with `lora_rank` its adapters are trained on, without
-    they are merged. Where there are none, `lora_rank` asks for fresh ones, which begin as `seed` says. bits: 16 without
-    adapters are float32 weights that compute in bfloat16 (`Backbone.computing`), since bfloat16 weights are too coarse
-    for small steps. read_only: never trained: no fresh adapters, and 16 bits are bfloat16 weights.
+    LoRA adapters are applied to the base that they name: with `lora_rank` they are trained further, without it they are
+    merged. If the source has no adapters, `lora_rank` adds new ones, initialised from `seed`. bits: 16 without adapters
+    means float32 weights that compute in bfloat16 (`Backbone.computing`), since bfloat16 weights are too coarse for
+    small updates. read_only: the model is not trained: no new adapters, and bits: 16 means bfloat16 weights.
 
-    Raises ModelError: not found, not a causal language model, damaged, only pickles, a library that is missing.
+    Raises ModelError if the model is not found, not a causal language model, damaged or pickled, or a library is
+    missing.
     """
     source = settings.source
     path = Path(source).expanduser()
@@ -37,7 +38,7 @@ def load_pretrained(
     try:
         if path.is_dir():
             checks.check_folder(path, source)
-        with quiet(bars=not path.is_dir()):  # a download keeps its bar
+        with quiet(bars=not path.is_dir()):  # keep the bar of a download
             model, tokenizer = _loaded(settings, str(path) if path.is_dir() else source, device, seed, read_only)
             checks.check_finite(model.state_dict().items(), source)
             checks.check_reading(model, source)
@@ -54,16 +55,16 @@ def load_pretrained(
 def _loaded(
     settings: ModelSettings, path: str, device: str, seed: int, read_only: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base, and on it the adapters that the folder has or the settings ask for."""
+    """The base model, with the adapters of the folder or those that the settings request."""
     import torch
 
     known, found = _file(path, "config.json"), _file(path, adapters.CONFIG)
-    if not (known or found):  # said at once: each further file of a hub out of reach takes its retries
+    if not (known or found):  # fail now: every further request to an unreachable hub is retried
         raise refusal(settings.source, "it is no folder here, and not to be had from the hub or its cache")
     config = adapters.read_config(found, settings.source) if found else None
     base = path if config is None else _base(config, str(found), settings.source)
     quantised = settings.bits in (4, 8)
-    # Adapters are merged in float32, and trained in it; what they stand on may be coarser.
+    # Adapters are merged and trained in float32; their base may be coarser.
     keeps = quantised or (settings.lora_rank > 0 and not read_only)
     half = quantised or (settings.bits == 16 and (keeps or (read_only and config is None)))
     model, tokenizer = _plain(settings, path, base, torch.bfloat16 if half else torch.float32, device)
@@ -92,7 +93,7 @@ def _loaded(
 def _plain(
     settings: ModelSettings, path: str, base: str, dtype: torch.dtype, device: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model in the folder `base` on the device, checked, with the tokenizer of `path` if that has one."""
+    """The checked model of `base` on the device, with the tokenizer of `path` if it has one."""
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
     from reflect_rl.lm import lookup  # noqa: F401  registers its model type
@@ -132,7 +133,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def _tokenizer(path: str, base: str) -> PreTrainedTokenizerBase:
-    """That of the folder or hub name `path` if it has one, else of its base."""
+    """The tokenizer of `path` (a folder or hub name) if it has one, otherwise that of its base."""
     from transformers import AutoTokenizer
 
     of = path if _file(path, "tokenizer.json") or _file(path, "tokenizer_config.json") else base
@@ -140,7 +141,7 @@ def _tokenizer(path: str, base: str) -> PreTrainedTokenizerBase:
 
 
 def _base(config: LoraConfig, file: str, source: str) -> str:
-    """The model that adapters were trained on. Raises ModelError if it is not there."""
+    """The base model of adapters. Raises ModelError if it is missing."""
     base = str(Path(config.base_model_name_or_path or "").expanduser())
     mend = f"Put it there, or write where it is as base_model_name_or_path in {file}."
     if Path(base).is_dir():
@@ -153,7 +154,7 @@ def _base(config: LoraConfig, file: str, source: str) -> str:
 
 
 def _file(source: str, name: str) -> Path | None:
-    """A file of a folder, or of the hub as far as that can be reached; None if there is none."""
+    """A file of a folder or of the hub, if reachable; None if there is none."""
     from transformers.utils.hub import cached_file
 
     found = cached_file(
@@ -163,12 +164,12 @@ def _file(source: str, name: str) -> Path | None:
 
 
 def _absolute(source: str) -> str:
-    """A name by which a model is found from any folder."""
+    """A name that finds the model from any working folder."""
     return str(Path(source).resolve()) if Path(source).is_dir() else source
 
 
 def _drop_what_cannot_be_saved(model: PreTrainedModel) -> None:
-    """Sampling defaults that contradict each other may be loaded but not saved; nothing here reads them."""
+    """Drop inconsistent sampling defaults, which can be loaded but not saved; they are never used here."""
     from transformers import GenerationConfig
 
     ends = model.generation_config.eos_token_id  # type: ignore[union-attr]
@@ -179,7 +180,7 @@ def _drop_what_cannot_be_saved(model: PreTrainedModel) -> None:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Hugging Face's layout, loadable by AutoModelForCausalLM; of a model with adapters these alone, in PEFT's."""
+    """Save in Hugging Face's layout for AutoModelForCausalLM; of a model with adapters, save these only, in PEFT's."""
     with quiet():
         if hasattr(model, "peft_config"):
             adapters.save(model, folder)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Logits of texts read piece by piece, what was read before being kept: `read(ids_BL, last) -> logits_BKV`.
+"""Logits of texts that are read piece by piece, with a cache: `read(ids_BL, last) -> logits_BKV`.
 
-Prompts of different lengths are filled up on the left; mask and positions keep the filling out of what is read, so that
-the numbers change by rounding only. An architecture that does not take both reads prompts of one length at a time.
+Prompts of different lengths are padded on the left. Mask and positions hide the padding, so results change by rounding
+only. Architectures that do not accept both read prompts of one length at a time.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 class Reader(Protocol):
     def __call__(self, ids_BL: Tensor, last: int = 1) -> Tensor:
-        """Read L more tokens of every row: (B, last, V) float32, the logits after each of the last ones."""
+        """Read L more tokens of every row; return the logits after the last ones, (B, last, V) float32."""
         ...
 
 
 def takes_padding(model: PreTrainedModel) -> bool:
-    """Whether prompts of different lengths can be read side by side."""
+    """Whether a batch may mix prompt lengths."""
     return _is_lookup(model) or {"attention_mask", "position_ids"} <= _arguments(model)
 
 
 def make_reader(model: PreTrainedModel, pads_B: Tensor, longest: int) -> Reader:
-    """For texts of at most `longest` tokens. pads_B: tokens that each prompt is filled up with on the left."""
+    """A reader for texts of at most `longest` tokens. pads_B: left padding of each prompt."""
     if _is_lookup(model):
         return LookupReader(model, pads_B, longest)
     return CachedReader(model, pads_B) if "past_key_values" in _arguments(model) else PlainReader(model)
 
 
 class CachedReader:
-    """Any causal LM of transformers with a cache; its own forward pass makes the cache that it needs."""
+    """Any causal LM of transformers with a cache, which its own forward pass creates."""
 
     def __init__(self, model: PreTrainedModel, pads_B: Tensor) -> None:
         self.model, self.pads_B = model, pads_B
@@ -60,7 +60,7 @@ class CachedReader:
 
 
 class PlainReader:
-    """A causal LM without such a cache: everything is read anew each time."""
+    """A causal LM without a cache: every call reads the whole text again."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""What can be worked out again, remembered within bounds."""
+"""A bounded cache for values that can be recomputed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Value = TypeVar("Value")
 
 
 class Remembered(dict[Key, Value]):
-    """A dict that is emptied when what it `keep`s would exceed `most`, in whatever unit the sizes are given."""
+    """A dict that is emptied when the sizes passed to `keep` would exceed `most`."""
 
     def __init__(self, most: int) -> None:
         super().__init__()

@@ -1,12 +1,12 @@
-"""What a causal LM thinks of the tokens that follow a prompt, its own or given ones, before there is any label.
+"""Token scores of a causal LM for the tokens after a prompt, its own or given ones, before any label exists.
 
     for row, scores in generated_scores(model, tokenizer, prompts, new_tokens=32):
         scores.text, scores.entropies, scores.margins, scores.logprobs
 
-These are what the uncertainty strategies of `reflect_rl.selection` rank by (arXiv 2401.06692). Memory does not grow
-with the number of prompts, and no tensor as wide as the vocabulary outlives its step. A prompt's numbers depend on its
-batch by rounding only (below 1e-4 in float32; where the two likeliest tokens are closer than that, the text may go
-another way), and the batches depend on nothing but the texts and the settings.
+The uncertainty strategies of `reflect_rl.selection` rank by these scores (arXiv 2401.06692). Memory does not grow with
+the number of prompts, and no vocabulary-wide tensor outlives its step. Batch composition changes a score only by
+rounding (below 1e-4 in float32; if the two most likely tokens are closer than that, the text may differ). Batches
+depend on the texts and settings only.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenScores:
-    """Of each of T tokens after a prompt, float32 (T,), by the model's distribution before it.
+    """Scores of the T tokens after a prompt, float32 (T,), from the model's distribution before each token.
 
-    text: what the tokens say, without special ones. entropies: in nats, 0 or more. margins: probability of the
-    likeliest token less that of the second, 0 to 1. logprobs: natural logarithm of the token's probability, 0 or less.
+    text: the tokens as text, without special tokens. entropies: in nats, at least 0. margins: probability of the most
+    likely token minus that of the second, in [0, 1]. logprobs: log-probability of the token, at most 0.
     """
 
     text: str
@@ -56,11 +56,11 @@ def generated_scores(
     done_N: np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[int, TokenScores]]:
-    """(number of the text, scores) of what the model writes after each, greedily; in order of computation.
+    """(index of the text, scores) of the greedy continuation of each text, in order of computation.
 
-    new_tokens: most tokens written, 1 or more. The end token is scored as any other, and nothing comes after it, so
-    that there is at least one token. token_budget: rows times tokens of a batch. done_N: (N,) bool, texts to leave
-    out. Raises ModelError: an empty text, no room for the tokens, numbers that are not finite.
+    new_tokens: maximum number of generated tokens, at least 1. The end token is scored too and ends the text, so there
+    is at least one token. token_budget: maximum rows times tokens of a batch. done_N: (N,) bool, texts to leave out.
+    Raises ModelError for an empty text, no room for the tokens, or numbers that are not finite.
     """
     if new_tokens < 1:
         raise ModelError(f"{new_tokens} new tokens cannot be scored. Ask for 1 or more.")
@@ -78,17 +78,17 @@ def given_scores(
     done_N: np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[int, TokenScores]]:
-    """(number of the text, scores) of a given target after each text (teacher forcing); as `generated_scores`.
+    """(index of the text, scores) of a given target after each text (teacher forcing); otherwise as `generated_scores`.
 
-    A target is cut into tokens by itself, without special ones, so that a space between text and target belongs to one
-    of them. Its end is not scored.
+    Targets are tokenized separately, without special tokens, so a space between text and target must belong to one of
+    them. The end of a target is not scored.
     """
     scorer = Scorer(model, tokenizer, token_budget=token_budget, progress=progress)
     yield from scorer.scores(len(texts), zip(texts, targets, strict=True), 0, done_N)
 
 
 class Scorer:
-    """A model and what its batches may take; `generated_scores` and `given_scores` are made of it."""
+    """A model with its batch limits; the basis of `generated_scores` and `given_scores`."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Scorer:
         self.token_budget = token_budget
 
     def batches(self, pairs: Iterable[Pair], new_tokens: int, done_N: np.ndarray) -> Iterator[list[Item]]:
-        """What `score` takes in turn. new_tokens: 0 where targets are given. done_N: (N,) bool, texts to leave out."""
+        """The batches for `score`. new_tokens: 0 for given targets. done_N: (N,) bool, texts to leave out."""
         return batches(
             self.encoder,
             pairs,
@@ -130,7 +130,7 @@ class Scorer:
 
     @torch.no_grad()
     def score(self, batch: Sequence[Item], new_tokens: int) -> list[TokenScores]:
-        """The scores of one batch: of `new_tokens` that the model writes, or of the targets where it is 0."""
+        """Scores of one batch: of `new_tokens` generated tokens, or of the targets if it is 0."""
         longest = max(len(item.prompt) for item in batch)
         pads = [longest - len(item.prompt) for item in batch]
         pads_B = torch.tensor(pads, device=self.model.device)
@@ -157,7 +157,7 @@ class Scorer:
         return scores
 
     def _written(self, read: Reader, prompts_BL: Tensor, most: int) -> Stats:
-        """The likeliest tokens one after the other, until all rows have ended: ids_BT and three numbers of each."""
+        """Greedy decoding until all rows have ended: ids_BT and three statistics of each token."""
         steps, logits_BV = [], read(prompts_BL)[:, -1]
         ended_B = torch.zeros(len(prompts_BL), dtype=torch.bool, device=prompts_BL.device)
         for step in range(most):
@@ -171,7 +171,7 @@ class Scorer:
         return ids_BT, entropies_BT, margins_BT, logprobs_BT
 
     def _length(self, ids: list[int]) -> int:
-        """Tokens up to the first end token, which counts."""
+        """Number of tokens up to and including the first end token."""
         ends = set(self.ends_E.tolist())
         return next((place for place, token in enumerate(ids, 1) if token in ends), len(ids))
 
@@ -180,7 +180,7 @@ class Scorer:
 
 
 def _followed(read: Reader, prompts_BL: Tensor, targets_BT: Tensor) -> Stats:
-    """Given tokens, read in pieces that keep logits_BKV within CELLS: the targets and three numbers of each."""
+    """Read the targets in pieces that keep logits_BKV within CELLS: the targets and three statistics of each token."""
     B, T = targets_BT.shape
     logits_BKV = read(prompts_BL)
     parts, first = [token_stats(logits_BKV, targets_BT[:, :1])], 0
@@ -195,7 +195,7 @@ def _followed(read: Reader, prompts_BL: Tensor, targets_BT: Tensor) -> Stats:
 
 
 def token_stats(logits_V: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(entropy, margin, log-probability of `chosen`) of each distribution; logits_V: (..., V), chosen: (...)."""
+    """(entropy, margin, log-probability of `chosen`) of each distribution. logits_V: (..., V), chosen: (...)."""
     logprobs_V = logits_V.log_softmax(-1)
     probs_V = logprobs_V.exp()
     entropy = torch.special.entr(probs_V).sum(-1).clamp(min=0)
@@ -205,5 +205,5 @@ def token_stats(logits_V: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def vocabulary(model: PreTrainedModel) -> int:
-    """Number of logits at each place."""
+    """Number of logits per position."""
     return int(model.get_output_embeddings().weight.shape[0])  # type: ignore[union-attr]

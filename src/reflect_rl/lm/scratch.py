@@ -1,4 +1,4 @@
-"""Models and tokenizers from scratch: small ones that learn from a run's own texts."""
+"""Small models and tokenizers from scratch, which learn from the run's own texts."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PIECES = r" ?[A-Za-z]+| [0-9]+|[0-9]|-{2,}|[^A-Za-z0-9]"
-"""What the scratch tokenizer never merges across: a word or a number with the space before it, a digit without one, a
-rule of dashes, one other character."""
+"""The tokenizer never merges across these pieces: a word or number with the space before it, a digit without one, a
+rule of dashes, any other single character.
+"""
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 2000) -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer of the run's own texts.
+    """Train a byte-level BPE tokenizer on the run's own texts.
 
-    Words and numbers become single tokens, while every digit in a row of characters and every grid character stays one,
-    so that a picture keeps its columns.
-    Bytes are the fallback: any text survives the round trip.
+    Words and numbers become single tokens. Digits without a space before them and grid characters stay separate, so
+    that a picture keeps its columns. Bytes are the fallback, so any text survives the round trip.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -43,10 +43,10 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 2000) -> PreTrainedT
 
 
 def scratch_model(settings: ModelSettings, vocabulary: int, context: int, seed: int, eos: int) -> PreTrainedModel:
-    """A fresh model of `context` positions, float32, without dropout: GPT-2-shaped, or see `lookup_lm`.
+    """A new model with `context` positions, float32, without dropout: GPT-2-shaped, or see `lm.lookup`.
 
-    Its initialisation lets a model this narrow learn: embeddings with deviation 0.3, linear layers 1/sqrt(fan-in),
-    against the library's flat 0.02, with which it barely moves.
+    The initialisation lets such a narrow model learn: embeddings with standard deviation 0.3 and linear layers with
+    1/sqrt(fan-in). With the library's constant 0.02 it hardly learns.
     """
     if settings.architecture == "lookup":
         from reflect_rl.lm.lookup import LookupConfig, fresh_lookup_lm

@@ -1,4 +1,4 @@
-"""Embeddings of texts by a sentence-transformers model: an optional library, imported when it is asked for."""
+"""Text embeddings by sentence-transformers, an optional library that is imported on use."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found]
 
 WINDOW = 1024
-"""Texts that are given to the library together; it sorts them by length."""
+"""Number of texts passed to the library at once; it sorts them by length."""
 
 
 def load_sentence_model(name: str, device: str = "cpu") -> SentenceTransformer:
-    """A model of a folder or the hub, safetensors only, no code of its own. Raises ModelError."""
+    """Load a model from a folder or the hub; safetensors only, without running its code. Raises ModelError."""
     try:
         from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found]
     except ImportError as error:
@@ -51,7 +51,7 @@ def load_sentence_model(name: str, device: str = "cpu") -> SentenceTransformer:
 
 
 def sentence_width(model: SentenceTransformer) -> int:
-    """Numbers in an embedding. Raises ModelError where the model does not say."""
+    """Size of an embedding. Raises ModelError if the model does not say."""
     told: Any = getattr(model, "get_embedding_dimension", None) or model.get_sentence_embedding_dimension
     found = told()
     if not found:
@@ -62,7 +62,7 @@ def sentence_width(model: SentenceTransformer) -> int:
 def sentence_states(
     model: SentenceTransformer, texts: Texts[str], *, done_N: np.ndarray, progress: Progress
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of the text, its embedding (D,) float32), a window at a time. Longer texts are cut as the model says."""
+    """(index of the text, its embedding (D,) float32), one window at a time. The model truncates long texts."""
     source, first = iter(texts), 0
     with progress.bar("embed", len(texts), "texts", int(done_N.sum())) as bar:
         while window := list(islice(source, WINDOW)):

@@ -1,7 +1,7 @@
-"""Text to tokens and back: every text of a world, a teacher, a player or a pool goes through here.
+"""Tokenization of all texts, whether from a world, a teacher, a player or a pool.
 
-Foreign text is text: where it says "<eos>" or "<|im_end|>", those characters are read, not the token of that name. Only
-what the library itself puts between texts is a control token.
+Input is plain text: "<eos>" or "<|im_end|>" in it is read as characters, not as the control token of that name. Only
+the library itself inserts control tokens.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Tokens(NamedTuple):
-    """Token ids, and the characters that each stands for: from `starts` up to `ends`, neither ever falling.
+    """Token ids and the characters that each covers, from `starts` to `ends`; both are non-decreasing.
 
-    The tokens of one character that is several bytes all start and end with it.
+    If several tokens make up one multi-byte character, all of them start and end with it.
     """
 
     ids: list[int]
@@ -42,9 +42,9 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
 
 
 def most_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], together: int = 256) -> int:
-    """Tokens of the longest text; 0 without any.
+    """Number of tokens of the longest text; 0 without texts.
 
-    together: texts that are read at a time, since a tokenizer's answer takes 150 bytes a token.
+    together: texts tokenized at a time, since a tokenizer's output takes 150 bytes per token.
     """
     distinct = list(dict.fromkeys(texts))
     parts = (distinct[start : start + together] for start in range(0, len(distinct), together))
@@ -52,7 +52,7 @@ def most_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], togeth
 
 
 def encode_with_places(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
-    """Token ids of a text, and where each stands in it. Raises ModelError if the tokenizer does not tell."""
+    """Token ids of a text and their positions in it. Raises ModelError if the tokenizer provides none."""
     if not tokenizer.is_fast:
         raise ModelError(
             f"The tokenizer of {tokenizer.name_or_path} does not tell which characters its tokens stand for, and the "
@@ -70,7 +70,7 @@ def encode_with_places(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of token ids, without control tokens, and otherwise as it is written."""
+    """The text of token ids, without control tokens and without clean-up."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
@@ -82,13 +82,14 @@ def _spell(ids: list[int], spelled: Mapping[int, Sequence[int]]) -> list[int]:
 
 @lru_cache(maxsize=8)
 def _spelled(tokenizer: PreTrainedTokenizerBase) -> Mapping[int, tuple[int, ...]]:
-    """Control tokens, each with the tokens of its characters: some tokenizers find the names of control tokens among
-    their ordinary words, whatever they are asked for."""
+    """Control tokens with the tokens of their characters: some tokenizers recognise the names of control tokens in
+    plain text, whatever options are set.
+    """
     control = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
     control.update(tokenizer.all_special_ids)
     unknown: Any = tokenizer.unk_token_id
     if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
-        unknown = None  # one token for all, which no text may become
+        unknown = None  # a shared control token, which no text may become
     spelled = {}
     for token in control - {unknown}:
         pieces = [tokenizer.convert_tokens_to_ids(letter) for letter in str(tokenizer.convert_ids_to_tokens(token))]

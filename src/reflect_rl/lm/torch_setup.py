@@ -1,4 +1,4 @@
-"""Torch as a stage needs it: threads, determinism, the device. The process is left as it was."""
+"""Set up torch for a stage (threads, determinism, device), and restore the process afterwards."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from reflect_rl.errors import SettingsError
 from reflect_rl.settings import ComputeSettings
 
 MKL_BITWISE = "MKL_CBWR"
-"""Without it, Intel's MKL picks other kernels for the rows of a second thread, and a prompt's last bits would depend on
-its place in a batch. MKL reads this at its first use; other libraries ignore it."""
+"""Without it, Intel's MKL uses other kernels for the rows of a second thread, so a prompt's last bits would depend on
+its position in a batch. MKL reads it on first use; other libraries ignore it.
+"""
 
 
 def check_device(device: str) -> None:
-    """Raise SettingsError if the device is not there."""
+    """Raise SettingsError if the device is not available."""
     import torch
 
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -27,9 +28,9 @@ def check_device(device: str) -> None:
 
 @contextmanager
 def torch_set_up(compute: ComputeSettings) -> Iterator[None]:
-    """Threads and determinism of this process; afterwards they, and torch's generator, are what they were.
+    """Set threads and determinism; afterwards restore them and torch's generator.
 
-    Raises SettingsError if the device is not there.
+    Raises SettingsError if the device is not available.
     """
     import torch
 
@@ -42,12 +43,12 @@ def torch_set_up(compute: ComputeSettings) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    gc.freeze()  # the libraries' own objects: walking through them takes a tenth of a second each time
+    gc.freeze()  # exclude the libraries' objects, whose traversal takes a tenth of a second each time
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(compute.device == "cpu")
-    memory.fill_uninitialized_memory = False  # nothing here reads it
+    memory.fill_uninitialized_memory = False  # uninitialised memory is never read here
     try:
-        with torch.random.fork_rng(devices=[]):  # fresh layers draw from it before their weights are set
+        with torch.random.fork_rng(devices=[]):  # new layers draw from it before their weights are set
             yield
     finally:
         torch.set_num_threads(threads)

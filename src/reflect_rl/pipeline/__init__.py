@@ -1,1 +1,1 @@
-"""Stages in order, several runs side by side, several processes."""
+"""The pipeline: stages in order, comparisons of runs, worker processes and ranks."""

@@ -1,8 +1,7 @@
-"""Compare: the arms of the method side by side, over seeds and label regimes.
+"""Compare the arms of the method over seeds and label regimes.
 
-Every (regime, arm, seed) is a run folder, so an interrupted comparison continues where it was; arms share the stages
-that they have in common through one store. What the arms and regimes are is data: the files of recipes/plans, or a
-YAML file of the user's own.
+Each (regime, arm, seed) has its own run folder, so an interrupted comparison continues. Arms share common stages
+through a store. Arms and regimes are defined in YAML: the files of recipes/plans, or the user's own.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from reflect_rl.settings import Settings
 Results = dict[int, dict[str, Any]]
 """results.json by seed."""
 HOLDS = "comparison", "runs/*/*/seed-*"
-"""What the folder is marked to hold, and a pattern by which one without a mark is known."""
+"""What the folder's mark says, and a glob pattern that identifies an unmarked comparison."""
 POLL_SECONDS = 2.0
 Group = tuple[str, int, dict[str, dict[str, Any]]]
-"""One regime and seed, with each arm's settings: what one worker does after another, so that stages are shared."""
+"""A regime and a seed with the settings of each arm. One worker runs them in turn, so that they share stages."""
 
 
 def compare(
@@ -46,13 +45,13 @@ def compare(
     gather_only: bool = False,
     plan: str | Path = "compare",
 ) -> Path:
-    """Train and evaluate every arm; write compare.json, compare.md and report.html; the path of compare.json.
+    """Train and evaluate every arm; write compare.json, compare.md and report.html; return the path of compare.json.
 
-    gather_only: train nothing, publish what is finished; an arm then has the seeds that are there.
-    plan: what is compared, a name of `plan_names` or a YAML file like theirs.
+    gather_only: train nothing, and publish finished runs; an arm then has the seeds that exist. plan: one of
+    `plan_names`, or a YAML file of the same form.
 
-    Raises SettingsError for an unknown plan, regime or arm, and for fewer workers than one; OutputError if the folder
-    holds something else; RunFolderError if there is nothing to publish.
+    Raises SettingsError for an unknown plan, regime or arm, or fewer than one worker; OutputError if the folder holds
+    something else; RunFolderError if there is nothing to publish.
     """
     if workers < 1:
         raise SettingsError(f"workers is {workers}; it takes one process at the least.")
@@ -87,7 +86,7 @@ def compare(
 
 
 def _trained(plan: Mapping[str, Any], arms: Sequence[str]) -> list[str]:
-    """The arms that are trained: those chosen, and those that a chosen one picks from."""
+    """The arms to train: the chosen ones, and those that a `better_of` arm picks from."""
     needed = [name for arm in arms for name in plan["arms"][arm].get("better_of", [arm])]
     return list(dict.fromkeys(needed))
 
@@ -95,14 +94,14 @@ def _trained(plan: Mapping[str, Any], arms: Sequence[str]) -> list[str]:
 def _settings(
     recipe: str, plan: Mapping[str, Any], regime: str, arm: str, seed: int, overrides: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """One run's settings, checked before anything starts."""
+    """The settings of one run, validated before anything starts."""
     changed = {**plan["regimes"][regime]["settings"], **plan["arms"][arm]["settings"], **(overrides or {})}
     settings = parse_settings(read_recipe(recipe), {**changed, "seed": seed, "compute.threads": 1}, f"{regime}/{arm}")
     return settings.model_dump()
 
 
 def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Progress) -> None:
-    """Every group in a process of its own, `workers` at a time; the bar counts finished runs."""
+    """Run every group in its own process, `workers` at a time; the bar counts finished runs."""
     places = [_place(out, regime, arm, seed) for regime, seed, arms in groups for arm in arms]
     before = shown = _finished(places)
     with progress.bar("compare", len(places), "runs", done=before) as bar, worker_pool(workers) as pool:
@@ -131,7 +130,7 @@ def _finished(places: Sequence[Path]) -> int:
 
 
 def run_group(group: Group, out: Path) -> None:
-    """All arms of one regime and seed, one after another."""
+    """Run all arms of one regime and seed in turn."""
     from reflect_rl.pipeline.run import run_pipeline
 
     regime, seed, arms = group
@@ -148,7 +147,7 @@ def gather(
     command: str,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The comparison's figures from the run folders: means over seeds with Student's t intervals."""
+    """The comparison's results from its run folders: means over seeds with Student's t intervals."""
     regimes: dict[str, Any] = {}
     horizon = panel = None
     for regime, arms in plan["chosen"].items():
@@ -183,7 +182,7 @@ def gather(
 
 
 def _budgets(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the arms of a regime had in common to learn from; an arm without RL or reflection uses less."""
+    """The largest budgets among a regime's arms; an arm without RL or reflection uses less."""
     return {
         "actions": max(settings["annotate"]["actions"] for settings in arms),
         "reflections": max(settings["annotate"]["reflections"] for settings in arms),
@@ -193,13 +192,13 @@ def _budgets(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _results(out: Path, regime: str, arm: str, seeds: Sequence[int]) -> Results:
-    """What has been measured of one arm, by seed."""
+    """The results of one arm that exist, by seed."""
     folders = {seed: RunFolder(_place(out, regime, arm, seed)) for seed in seeds}
     return {seed: run.read_json("results.json", _measured) for seed, run in folders.items() if _finished([run.path])}
 
 
 def _measured(results: dict[str, Any]) -> dict[str, Any]:
-    """Results that have all that a comparison is made of; what they lack is missed in building a row of them."""
+    """Return the results if they are complete; building a row raises if something is missing."""
     _row("", {0: results})
     return results
 
@@ -215,7 +214,7 @@ def _better(arms: Sequence[Results]) -> Results:
 
 
 def _row(title: str, found: Results) -> dict[str, Any]:
-    """Greedy on the world's main panel first; the other panels beside it."""
+    """An arm's row: greedy success on the main panel first, then the other panels."""
     results = list(found.values())
     agreement = [result["agreement"] for result in results]
     panels = {
@@ -242,12 +241,12 @@ def _row(title: str, found: Results) -> dict[str, Any]:
 
 
 def _mean(each: Sequence[float], low: float = 0) -> dict[str, Any]:
-    """The mean over seeds of what lies between `low` and 1, with its interval."""
+    """The mean over seeds of values between `low` and 1, with its interval."""
     return {"mean": fmean(each), "interval": mean_interval(each, low, 1)}
 
 
 def _over_seeds(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One panel and mode: means over seeds; successes within fewer steps; by kind of task, the games of all seeds."""
+    """One panel and mode: means over seeds, success within fewer steps, and wins by kind of task over all seeds."""
 
     def success(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         each = [part["success"] for part in parts]
@@ -268,7 +267,7 @@ def _over_seeds(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _paired(found: Results, other: Results, panel: str, mode: str) -> dict[str, Any]:
-    """Success less the other's, seed by seed: a seed's arms share pool, labels and reflector. {} without one."""
+    """The difference in success, paired by seed: a seed's arms share pool, labels and reflector. {} without pairs."""
     pairs = [
         [results[seed]["panels"][panel][mode]["success"] for results in (found, other)]
         for seed in found
@@ -278,13 +277,13 @@ def _paired(found: Results, other: Results, panel: str, mode: str) -> dict[str, 
 
 
 def _gain(found: Results, reference: Results) -> dict[str, Any]:
-    """How much better than the reference, on the main panel."""
+    """The gain over the reference arm, on the main panel."""
     main = next(iter(next(iter(found.values()))["panels"]))
     return {**_paired(found, reference, main, "greedy"), "sampled": _paired(found, reference, main, "sampled")}
 
 
 def _added(found: Results, start: Results) -> dict[str, Any]:
-    """How much better than the arm it started from, on every panel."""
+    """The gain over the start arm, on every panel."""
     seeds = [seed for seed in found if seed in start]
     panels = found[seeds[0]]["panels"] if seeds else {}
     added = {panel: {mode: _paired(found, start, panel, mode) for mode in modes} for panel, modes in panels.items()}

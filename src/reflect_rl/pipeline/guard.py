@@ -1,7 +1,7 @@
-"""The safety net: train the arm without reflection too, and keep the better agent by the valid tasks.
+"""The guard: also train the arm without reflection, and keep the agent that does better on the valid tasks.
 
-With few labels a reflector can be wrong often enough to do harm. The guard cannot make reflection better, but it makes
-the run never worse than doing without, up to the noise of the validation tasks. The test tasks play no part in it.
+With few labels, a reflector can be wrong often enough to do harm. The guard cannot improve reflection, but up to the
+noise of validation it makes a run no worse than one without reflection. Test tasks are never used.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from reflect_rl.settings import Settings
 
 @with_torch
 def guard(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
-    """Train the other arm in the folder no-reflection/ of the run; write guard.json: what was kept, and why.
+    """Train the other arm in the run's folder no-reflection/; write guard.json: which agent was kept, and why.
 
-    Greedy success on the valid tasks decides; if it is equal, sampled success; if that is too, the reflection stays.
+    Greedy success on the valid tasks decides, then sampled success; in a tie the agent with reflection is kept.
     """
     plain = plain_settings(context.settings)
     if (run / PLAIN_ARM / CONFIG).is_file() and not _same_pool(read_config(RunFolder(run / PLAIN_ARM)), plain):

@@ -1,4 +1,4 @@
-"""The plan of a comparison: which arms, under which label budgets (regimes), for which recipes. Data, in YAML."""
+"""The plan of a comparison, in YAML: its arms, label budgets (regimes) and recipes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ PLANS = RECIPES / "plans"
 
 
 class Arm(Section):
-    """A way of training: settings over the recipe's. better_of: trains nothing, takes the best of these on valid.
+    """A way of training, as settings on top of the recipe's.
 
-    start: the arm that this one goes on from (SFT of SFT + RL): what it adds to that is told, paired by seed.
+    better_of: trains nothing, and takes the arm among these that is best on the valid tasks. start: the arm that this
+    one continues (SFT for SFT + RL); the gain over it is reported, paired by seed.
     """
 
     title: str
@@ -29,7 +30,7 @@ class Arm(Section):
 
 
 class Regime(Section):
-    """Label budgets and whatever else all arms have in common, as settings over the recipe's, and the arms it runs."""
+    """A setting of the comparison: label budgets and other settings shared by all its arms, and these arms."""
 
     title: str
     settings: dict[str, Any]
@@ -37,7 +38,7 @@ class Regime(Section):
 
 
 class Plan(Section):
-    """A plan file. recipes: regimes by recipe, "default" for others. reference: the arm that gains are told over."""
+    """A plan file. recipes: regimes by recipe, or "default" for others. reference: the arm to compare with."""
 
     reference: str
     references: dict[str, str] = Field(default_factory=dict)
@@ -56,16 +57,16 @@ class Plan(Section):
 
 
 def plan_names() -> list[str]:
-    """The plans that come with the library."""
+    """The plans included in the library."""
     return sorted(path.stem for path in PLANS.glob("*.yaml"))
 
 
 def read_plan(
     recipe: str, regimes: Sequence[str] | None, arms: Sequence[str] | None, plan: str | Path = "compare"
 ) -> dict[str, Any]:
-    """Arms and regimes of a plan, and which arms each chosen regime runs.
+    """The arms and regimes of a plan, and the arms that each chosen regime runs.
 
-    plan: a name of `plan_names` or a file. Raises SettingsError.
+    plan: one of `plan_names`, or a file. Raises SettingsError.
     """
     read = _read_file(plan)
     known = read.recipes.get(recipe, read.recipes.get("default"))

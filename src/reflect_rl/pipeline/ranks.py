@@ -1,4 +1,4 @@
-"""This process among those of `accelerate launch` or torchrun: one writes the run folder, all help where they can."""
+"""The rank of this process under `accelerate launch` or torchrun. The first rank alone writes the run folder."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 PATIENCE = timedelta(days=7)
-"""How long the ranks that help wait for the first one, which does all stages but RL alone."""
+"""How long the other ranks wait for the first one, which runs all stages except RL alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """rank: this process's number from 0. count: how many there are; 1 without a launcher. cpu: do without a GPU."""
+    """rank: index of this process. count: number of processes; 1 without a launcher. cpu: do not use a GPU."""
 
     rank: int
     count: int
@@ -20,7 +20,7 @@ class Ranks:
 
     @classmethod
     def here(cls, cpu: bool) -> Ranks:
-        """From the environment that launchers set."""
+        """Read the environment variables that launchers set."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), cpu)
 
     @property
@@ -28,7 +28,7 @@ class Ranks:
         return self.rank == 0
 
     def agree(self, decision: bool | None = None) -> bool:
-        """The first rank's decision, on every rank; the others pass None and wait for it."""
+        """Return the first rank's decision on every rank. The other ranks pass None and wait for it."""
         if self.count == 1:
             return bool(decision)
         from accelerate import PartialState

@@ -1,4 +1,4 @@
-"""A whole run: every stage of a recipe, the guard among them."""
+"""A whole run: all stages of a recipe, including the guard."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from reflect_rl.settings import Settings
 def run_pipeline(
     recipe: str | Path | Settings, out: str | Path, progress: Progress | None = None, **options: Any
 ) -> RunFolder:
-    """Run the stages of a recipe in the folder `out`, skipping what is done; the run folder.
+    """Run the stages of a recipe in the folder `out`, skipping finished ones; return the run folder.
 
-    options: those of `runner.run_stages`, which also says what is raised.
+    options: passed to `runner.run_stages`, which also documents the errors.
     """
     settings = recipe if isinstance(recipe, Settings) else load_settings(recipe)
     return run_stages(settings, out, progress or Progress(), stage_function, **options)
 
 
 def stage_function(name: str) -> StageFunction:
-    """What a stage runs."""
+    """The function of a stage."""
     if name != "guard":
         return stages.stage_function(name)
     from reflect_rl.pipeline.guard import guard

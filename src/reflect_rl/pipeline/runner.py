@@ -1,4 +1,4 @@
-"""The stages in order: each runs when it has to, is skipped when it is done, and continues where it was killed."""
+"""Run the stages in order: finished stages are skipped, and interrupted ones continue."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from reflect_rl.settings import Settings
 
 AGENT = "policy"
 OF_THE_RUN_ALONE = ("checkpoints", "results.json", "evaluation.jsonl", "report.html", "evaluate.json", "report.json")
-"""What a copy of a run's agent goes without; the last two are manifests."""
+"""What a copy of the agent leaves out; the last two are manifests."""
 
 
 def run_stages(
@@ -54,14 +54,14 @@ def run_stages(
     stages: Sequence[Stage] = STAGES,
     config: Settings | None = None,
 ) -> RunFolder:
-    """Run stages in the folder `out`, skipping what is done; the run folder.
+    """Run stages in the folder `out`, skipping finished ones; return the run folder.
 
-    function_of: what a stage of this name runs. store: a folder of finished stages shared between runs. until: the last
-    stage to run. only: these stages and no others, whatever their inputs were made with. force: run them even if they
-    are done. config: what config.yaml is to say, if not these settings.
+    function_of: gives the function of a stage by name. store: a folder of finished stages, shared between runs. until:
+    the last stage to run. only: run these stages only, whatever their inputs were made with. force: run finished stages
+    too. config: the settings for config.yaml, if they differ from `settings`.
 
-    Raises RunFolderError (the folder is in use, or was made with settings that leave nothing of it to keep; a file is
-    missing, damaged or cannot be written) and whatever the stages raise.
+    Raises RunFolderError (the folder is in use, or its settings leave nothing to keep; a file is missing, damaged or
+    not writable) and any error of the stages.
     """
     chosen = [stage for stage in _chosen(stages, until, only) if not stage.when or getattr(settings, stage.when)]
     ranks = Ranks.here(cpu=settings.compute.device == "cpu")
@@ -81,23 +81,23 @@ def run_stages(
             for stage in chosen:
                 went_on = runner.bring_up_to_date(stage) or went_on
         except ReflectRLError:
-            if former_config and not went_on:  # settings that were refused leave the folder as it was
-                with suppress(RunFolderError):  # what went wrong first is what has to be told
+            if former_config and not went_on:  # refused settings leave the folder as it was
+                with suppress(RunFolderError):  # report the first error
                     run.write_text(CONFIG, former_config)
             raise
     return run
 
 
 def copy_agent(run: RunFolder, out: RunFolder) -> None:
-    """Copy a run with a trained agent to another folder, without its figures, to measure the agent there.
+    """Copy a run with a trained agent to another folder, without its results, to evaluate the agent there.
 
-    A folder that holds a copy of this agent already is left as it is. Raises RunFolderError (no agent, one that is in
-    use, a disk that is full) and OutputError (a folder of something else).
+    A folder that already holds a copy of this agent is left unchanged. Raises RunFolderError (no agent, the run is in
+    use, disk full) and OutputError (the folder holds something else).
     """
     if not (run / AGENT).is_dir():
         raise RunFolderError(f"{run.path} has no trained agent (no folder {AGENT}). `reflect-rl run` trains one.")
     claim_folder(out.path, "copy of an agent", known_by=CONFIG)
-    if (out / CONFIG).exists():  # it is copied last
+    if (out / CONFIG).exists():  # copied last
         if (out / AGENT).is_dir() and out.hash(AGENT) == run.hash(AGENT):
             return
         raise OutputError(f"{out.path} holds another agent or run. Choose another folder with --out.")
@@ -113,7 +113,7 @@ def copy_agent(run: RunFolder, out: RunFolder) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Brings single stages of one run up to date."""
+    """Brings the stages of one run up to date."""
 
     run: RunFolder
     context: Context
@@ -124,12 +124,12 @@ class Runner:
     ranks: Ranks = ALONE
 
     def help_with(self, stage: Stage) -> None:
-        """What every rank but the first does: take part in parallel stages that have to run, and write nothing."""
+        """On all ranks but the first: take part in parallel stages that have to run, and write nothing."""
         if stage.parallel and self.ranks.agree():
             self.function_of(stage.name)(self.run, self.context, Progress())
 
     def bring_up_to_date(self, stage: Stage) -> bool:
-        """Do nothing if the stage is done; else take its outputs from the store, or run it, and return True."""
+        """Return False if the stage is done; otherwise take its outputs from the store, or run it, and return True."""
         self._check_inputs(stage)
         attempt = Attempt(self.run, stage)
         now = wanted(self.run, stage, self.context.settings)
@@ -202,7 +202,7 @@ def _chosen(stages: Sequence[Stage], until: str | None, only: Sequence[str]) -> 
 
 
 def _check_machine(settings: Settings, ranks: Ranks) -> None:
-    """What this machine lacks is said before anything is touched. Raises SettingsError."""
+    """Raise SettingsError if this machine lacks something, before anything is written."""
     from reflect_rl.training.tracking import check_tracker
 
     check_tracker(settings)
@@ -218,7 +218,7 @@ def _check_machine(settings: Settings, ranks: Ranks) -> None:
 
 
 def _check_folder(run: RunFolder) -> None:
-    """Nothing, not even a lock, is put into a folder of something else. Raises RunFolderError."""
+    """Raise RunFolderError for a folder that holds something else, before even a lock is written."""
     if not run.path.is_dir() or (run / CONFIG).is_file():
         return
     others = sorted(path.name for path in run.path.iterdir() if path.name[0] != ".")
@@ -229,10 +229,10 @@ def _check_folder(run: RunFolder) -> None:
 
 
 def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress: Progress, whole: bool) -> str | None:
-    """Write config.yaml, unless it says so already; the former one's text, if there was one.
+    """Write config.yaml unless it is up to date; return the text of the former one, if any.
 
-    A folder with other settings may go on if something of it can be kept: if its first stage is not touched, or if that
-    stage alone was asked for. What a user wrote into config.yaml by hand is kept beside it.
+    A folder with other settings may continue if part of it can be kept: if its first stage is unaffected, or if only
+    single stages were requested. If the user edited config.yaml by hand, it is set aside.
     """
     former_text = None
     if (run / CONFIG).is_file():
@@ -261,13 +261,13 @@ def _config_text(settings: Settings) -> str:
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As a manifest has them."""
+    """Values as a manifest stores them."""
     return json.loads(json.dumps(values, allow_nan=False))
 
 
 @contextmanager
 def _announced(progress: Progress, what: str) -> Iterator[None]:
-    """What only saves time may fail, but not in silence."""
+    """Warn about an OSError in a step that only saves time."""
     try:
         yield
     except OSError as error:

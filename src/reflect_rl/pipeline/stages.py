@@ -7,7 +7,7 @@ from reflect_rl.players.context import StageFunction
 
 
 def stage_function(name: str) -> StageFunction:
-    """What a stage of `runs.stages` runs. All but guard, which itself runs stages."""
+    """The function of a stage of `runs.stages`, except the guard, which itself runs stages."""
     match name:
         case "collect":
             from reflect_rl.data.collect import collect as function

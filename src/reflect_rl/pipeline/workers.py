@@ -1,4 +1,4 @@
-"""Processes side by side on one machine, which end with the process that started them."""
+"""Worker processes on one machine, which end with the process that started them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SAFE_PATH = "PYTHONSAFEPATH"
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:
-    """Fresh processes (not forked). One that outlived its parent would go on writing to a run, and keep it locked.
+    """A pool of spawned (not forked) processes, which end with their parent: an orphan would keep its run locked.
 
-    An interrupt at the keyboard, which they get as well, ends them without a word: the parent has one for it.
+    A keyboard interrupt, which workers receive too, ends them silently: the parent reports it.
     """
     given = (os.environ.get(SAFE_PATH),)
-    with _started_safely():  # making the pool starts a process that cleans up after the others
+    with _started_safely():  # creating the pool already starts a process, the resource tracker
         return ProcessPoolExecutor(workers, mp_context=_Context(), initializer=_begin, initargs=given)
 
 
@@ -36,7 +36,7 @@ class _Context(SpawnContext):
 
 @contextmanager
 def _started_safely() -> Iterator[None]:
-    """A Python that starts now imports nothing from the current folder, and no interrupt reaches it before `_begin`."""
+    """Processes started here import nothing from the current folder, and get no interrupt before `_begin`."""
     former = os.environ.get(SAFE_PATH)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.environ[SAFE_PATH] = "1"
@@ -67,7 +67,7 @@ def _end_with_the_parent() -> None:
         return
 
     def watch() -> None:
-        parent.join()  # returns also when the parent was killed
+        parent.join()  # also returns when the parent was killed
         os._exit(1)  # runs continue from their checkpoints
 
     threading.Thread(target=watch, name="parent watch", daemon=True).start()

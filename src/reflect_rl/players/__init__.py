@@ -1,1 +1,1 @@
-"""Who acts: prompts, language models, the policy and the reflectors."""
+"""The players: prompts, the policy, the reflectors, and the agent made of both."""

@@ -1,4 +1,4 @@
-"""Agent: reflector and policy behind one call, for use outside of training."""
+"""Agent: reflector and policy in one object, for use outside training."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from reflect_rl.seeding import stream
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What an agent decided.
+    """An agent's decision.
 
     Attributes:
-        choice: index into the actions given.
+        choice: index into the given actions.
         action: the text of that action.
-        reflection: what the reflector wrote; None without a reflector.
-        probabilities: of every action, in their order; they sum to 1.
+        reflection: the reflector's text; None without a reflector.
+        probabilities: the probability of each action, in their order; they sum to 1.
     """
 
     choice: int
@@ -42,12 +42,11 @@ class Decision:
 
 
 class Agent:
-    """A trained agent. It takes the likeliest action, by the same decisions as in rollout and evaluation.
+    """A trained agent, which decides exactly as in rollout and evaluation. By default it takes the most likely action.
 
     An agent remembers the current episode: call `reset` between episodes. `act_batch` acts in several episodes side by
-    side. Loading and acting do not change the process: torch's threads and determinism, seeds and `sys.path` stay as
-    they are. Any thread may call an agent; concurrent calls wait for each other. Do not use an agent in a forked
-    process: load it there.
+    side. Loading and acting leave the process unchanged: torch's threads and determinism, seeds and `sys.path`. Agents
+    are thread-safe; concurrent calls wait for each other. Do not use an agent in a forked process: load it there.
 
     >>> agent = Agent.load("runs/taxi")                      # doctest: +SKIP
     >>> decision = agent.act(observation, info["actions"])   # doctest: +SKIP
@@ -56,7 +55,7 @@ class Agent:
     def __init__(self, run: RunFolder, context: Context) -> None:
         self.settings = context.settings
         self.world = context.world
-        with torch.random.fork_rng(devices=[]):  # heads draw from the program's generator before they are loaded
+        with torch.random.fork_rng(devices=[]):  # new heads draw from torch's generator before their weights load
             self._decisions = load_decisions(run, context)
         self._memories: list[EpisodeMemory] = []
         self._draws: list[Generator] = []
@@ -64,11 +63,11 @@ class Agent:
 
     @classmethod
     def load(cls, path: str | Path, progress: Progress | None = None) -> Agent:
-        """The agent of a finished run, with the settings that it was trained with.
+        """Load the agent of a finished run, with the settings it was trained with.
 
         Args:
             path: the run folder.
-            progress: hears a warning if config.yaml says something else.
+            progress: is warned if config.yaml differs from those settings.
 
         Raises:
             RunFolderError: the folder holds no agent, or one whose training was interrupted.
@@ -83,11 +82,11 @@ class Agent:
         return cls(run, Context(settings))
 
     def reset(self, seeds: int | Sequence[int] | None = None) -> None:
-        """Begin new episodes: forget those under way.
+        """Begin new episodes and forget the current ones.
 
         Args:
-            seeds: act by drawing from the probabilities instead of taking the likeliest action; a seed for each
-                environment. Equal seeds draw as in a rollout with that seed.
+            seeds: sample actions instead of taking the most likely ones; one seed for each environment. Equal seeds
+                give the same draws as in a rollout.
         """
         given = [] if seeds is None else [seeds] if isinstance(seeds, int) else seeds
         with self._lock:
@@ -95,15 +94,15 @@ class Agent:
             self._draws = [stream(seed, "choices") for seed in given]
 
     def act(self, observation: str, actions: Sequence[str], facts: Mapping[str, Any] | None = None) -> Decision:
-        """Choose the likeliest of the actions.
+        """Choose an action.
 
         Args:
             observation: the environment's text.
-            actions: the admissible actions, distinct texts.
-            facts: what `TextEnv.describe` says; only a scripted reflector and `prompt.notes` read it.
+            actions: the admissible actions, as distinct texts.
+            facts: the result of `TextEnv.describe`; read only by scripted reflectors and `prompt.notes`.
 
         Raises:
-            PromptError: the arguments make no state, or do not fit into a prompt. The memory is left as it was.
+            PromptError: the arguments are invalid or do not fit into a prompt. The agent's memory is unchanged.
         """
         return self.act_batch([observation], [actions], None if facts is None else [facts])[0]
 
@@ -114,16 +113,16 @@ class Agent:
         facts: Sequence[Mapping[str, Any]] | None = None,
         first: Sequence[bool] | None = None,
     ) -> list[Decision]:
-        """Act in several episodes side by side, in one batch of forward passes.
+        """Act in several episodes side by side, in one batch.
 
         Args:
             observations: the texts of B environments.
-            actions: the admissible actions of each.
-            facts: as in `act`, of each.
-            first: whether each observation is the first of a new episode; False by default, except after `reset`.
+            actions: the admissible actions of each environment.
+            facts: for each environment, as in `act`.
+            first: whether each observation begins a new episode; False by default, except after `reset`.
 
         Raises:
-            PromptError: as in `act`; or the number of environments has changed without a `reset`.
+            PromptError: as in `act`, or if the number of environments changed without a `reset`.
         """
         told = [{}] * len(observations) if facts is None else facts
         begins = [False] * len(observations) if first is None else first
@@ -167,7 +166,7 @@ _Told = tuple[str, tuple[str, ...], Mapping[str, Any]]
 
 
 def _checked(observation: object, actions: object, facts: object) -> _Told:
-    """What an agent is to act on. Raises PromptError."""
+    """Validate the input of `act`. Raises PromptError."""
     if not _is_text(observation):
         raise PromptError(f"The observation is {_short(observation)}; an agent reads text, without lone surrogates.")
     given = tuple(actions) if isinstance(actions, Iterable) and not isinstance(actions, str | bytes) else ()

@@ -1,4 +1,4 @@
-"""What every stage needs and what follows from the settings alone, made when it is first asked for."""
+"""The context shared by all stages: what follows from the settings alone, made on first use."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from reflect_rl.settings import Settings
 
 
 class Context:
-    """The settings of a run with its world. The runner makes one for all stages."""
+    """The settings of a run and its world. The runner makes one context for all stages."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
     @cached_property
     def world(self) -> TextEnv:
-        """One environment that nobody plays in, for its tasks and texts."""
+        """An environment that is never played, for its tasks and texts."""
         return self.make_env()
 
     def make_env(self) -> TextEnv:
-        """A new environment of the run's world, with its horizon."""
+        """A new environment of the run's world with the run's horizon."""
         return make(self.settings.env.name, **{"horizon": self.settings.env.horizon, **self.settings.env.options})
 
 
 StageFunction = Callable[[RunFolder, Context, Progress], dict[str, Any]]
-"""A stage reads files of the run folder and writes files; it returns counts for its manifest."""
+"""A stage: it reads and writes files of the run folder and returns counts for its manifest."""
 
 
 def with_torch(stage: StageFunction) -> StageFunction:
-    """A stage that computes with torch, which is set up as the settings say while it runs."""
+    """Decorate a stage that uses torch, which is set up from the settings while the stage runs."""
 
     @wraps(stage)
     def set_up(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""One table of decisions: in this state, this is what the reflector says, and this is what the policy does.
+"""A table of decisions: for each state, the reflection and the policy's action probabilities.
 
-What the policy is told in a state is kept, since reflectors are frozen. What it decides is kept until its weights
-change. Rollout, evaluation and `Agent` ask this table and nothing else.
+Prompts and reflections are kept, since reflectors are frozen. The policy's answers are kept until its weights change.
+Rollout, evaluation and `Agent` all decide through this table.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from reflect_rl.records import State
 MOST_BYTES = 2**27
 """Roughly what the table may hold; beyond that it is emptied. Emptying it costs time and changes no result."""
 BYTES_AN_ACTION = 80
-"""Of an answer: a float32 and a Python float, with what points to them."""
+"""Memory of an answer per action: a float32, and a Python float with its references."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What the policy does with one prompt.
+    """The policy's answer to one prompt.
 
     Attributes:
         prompt: the prompt.
-        log_probs_N: float32, of the prompt's actions.
+        log_probs_N: float32, over the prompt's actions.
         cumulative: running sums of their probabilities, in double precision.
-        value: of the state; 0 without a value head.
+        value: value of the state; 0 without a value head.
     """
 
     prompt: Prompt
@@ -44,14 +44,14 @@ class Answer:
     value: float
 
     def choose(self, uniform: float | None = None) -> int:
-        """The likeliest action (the first of equals); with a number from [0, 1), the one drawn by it."""
+        """The most likely action (the first of equals), or the action sampled with `uniform` from [0, 1)."""
         if uniform is None:
             return int(self.log_probs_N.argmax())
         return min(bisect_right(self.cumulative, uniform * self.cumulative[-1]), len(self.cumulative) - 1)
 
 
 class Decided(NamedTuple):
-    """The policy's answer in a state, and the reflection that it read there (None: there is no reflector)."""
+    """The policy's answer in a state, and the reflection it read (None without a reflector)."""
 
     answer: Answer
     reflection: str | None
@@ -63,10 +63,10 @@ class Decisions:
     Attributes:
         policy: the policy.
         reflector: the frozen reflector.
-        prompts: writes the prompts of both.
-        reads_facts: whether a player reads what the world tells a scripted teacher, `State.facts`.
-        exact: whether no number depends, to the bit, on what is computed together.
-        seconds: spent so far on reflections and on the policy.
+        prompts: builds the policy's prompts.
+        reads_facts: whether a player reads `State.facts`.
+        exact: whether results do not depend, to the bit, on what is computed together.
+        seconds: time spent so far on reflections and on the policy.
     """
 
     def __init__(self, policy: Policy, reflector: Reflector, prompts: PromptBuilder) -> None:
@@ -88,11 +88,11 @@ class Decisions:
         self._answer_bytes = 0
 
     def __len__(self) -> int:
-        """Prompts with an answer."""
+        """Number of prompts with an answer."""
         return len(self._answers)
 
     def known(self, state: State, sample: int = 0) -> Decided | None:
-        """The decision in this state if nothing has to be computed for it, else None."""
+        """The decision in this state if it needs no computation, else None."""
         key = self._key(state, sample)
         decided = self._known.get(key)
         if decided is None and (told := self._told.get(key)) is not None:
@@ -102,7 +102,7 @@ class Decisions:
         return decided
 
     def unwritten(self, states: Sequence[State], samples: Sequence[int]) -> list[bool]:
-        """Whether the reflection on each state has yet to be written, which takes many forward passes."""
+        """Whether the reflection on each state still has to be written, which takes many forward passes."""
         keys = self._keys(states, samples)
         missing = {key: not self._at_hand(key, states[place], samples[place]) for key, place in _first(keys).items()}
         return [missing[key] for key in keys]
@@ -111,8 +111,8 @@ class Decisions:
         """The decision in each state.
 
         Args:
-            states: the states, equal ones included.
-            samples: tell apart several sampled reflections on one state.
+            states: the states; repeats are allowed.
+            samples: indices that distinguish several sampled reflections on one state.
         """
         samples = [0] * len(states) if samples is None else samples
         keys = self._keys(states, samples)
@@ -137,29 +137,32 @@ class Decisions:
     def decide_again(self, prompts: Sequence[Prompt]) -> Tensor:
         """log_probs_PN of distinct prompts after a weight update. All other answers are dropped.
 
-        The new answers are kept: the updated policy meets most of these prompts again.
+        The new answers are kept, since the updated policy meets most of these prompts again.
         """
         self.forget()
         return self._decide(prompts) if prompts else torch.empty(0, 1)
 
     def _at_hand(self, key: object, state: State, sample: int) -> bool:
-        """Unless exact, what an earlier process wrote does not count: what is computed together must not depend on it,
-        lest a resumed run ends with other bits."""
+        """Whether the reflection is available.
+
+        Unless exact, the memo of an earlier process does not count: it would change what is computed together, and with
+        it the last bits of a resumed run.
+        """
         return self.reflector.has_at_hand(state, sample) if self.exact else key in self._told
 
     def _key(self, state: State, sample: int) -> object | None:
-        """States with equal keys are decided alike. None: not known, since a scripted reflector reads the facts."""
+        """The key of a state: equal keys, equal decisions. None with a scripted reflector, which reads the facts."""
         if isinstance(self.reflector, ScriptedReflector):
             return None
         return self.prompts.key(state), sample if self.reflector.sampled else 0
 
     def _keys(self, states: Sequence[State], samples: Sequence[int]) -> list[object]:
-        """A key for each state; where there is none, the place of the state, so that no two are alike."""
+        """A key for each state; a state without a key gets its position, which is unique."""
         keys = [self._key(state, sample) for state, sample in zip(states, samples, strict=True)]
         return [place if key is None else key for place, key in enumerate(keys)]
 
     def _reflect(self, states: Sequence[State], samples: Sequence[int]) -> list[str | None]:
-        """In one call, or one a sample where that makes a difference."""
+        """Write reflections in one call, or in one call per sample if decoding is sampled."""
         if not self.reflector.sampled:
             return self.reflector.reflect(states)
         texts: list[str | None] = [None] * len(states)
@@ -171,7 +174,7 @@ class Decisions:
         return texts
 
     def _decide(self, prompts: Sequence[Prompt]) -> Tensor:
-        """log_probs_BN of prompts that have no answer yet."""
+        """log_probs_BN of prompts without an answer."""
         log_probs_BN, value_B = self.policy.evaluate(prompts)
         cumulative_BN = np.exp(log_probs_BN.numpy().astype(np.float64)).cumsum(1).tolist()
         needed = sum(2 * len(prompt.text) + BYTES_AN_ACTION * prompt.actions for prompt in prompts)
@@ -197,7 +200,7 @@ class Decisions:
 
 
 def _first(keys: Sequence[object]) -> dict[object, int]:
-    """The first place of each key, in order."""
+    """The first position of each key, in order."""
     first: dict[object, int] = {}
     for place, key in enumerate(keys):
         first.setdefault(key, place)

@@ -1,7 +1,7 @@
-"""Single-token labels: the answers a policy can give, found and verified for any tokenizer.
+"""Single-token labels: the possible answers of a policy, found and verified for any tokenizer.
 
-A label is a string such as " A" that the tokenizer turns into exactly one token both after the answer cue and in front
-of an action's line, so that the answer is the same token that the prompt shows.
+A label is a string such as " A" that is exactly one token both after the answer cue and at the start of an action's
+line, so the answer is the same token that the prompt shows.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def candidates() -> Iterator[str]:
-    """Label strings, the plainest first: 26 capitals, 26 small letters, then two-letter ones."""
+    """Candidate labels, simplest first: 26 capital letters, 26 small letters, then pairs of capitals."""
     yield from (f" {letter}" for letter in string.ascii_uppercase + string.ascii_lowercase)
     yield from (f" {a}{b}" for a, b in product(string.ascii_uppercase, repeat=2))
 
 
 def find_labels(tokenizer: PreTrainedTokenizerBase, most: int = 256) -> dict[str, int]:
-    """Label strings with their token ids, `most` at the most. Raises ModelError if there are fewer than two."""
+    """Up to `most` labels with their token ids. Raises ModelError if there are fewer than two."""
     cue = encode(tokenizer, CUE_ACTION)
     line = encode(tokenizer, "\n")
     labels: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""The two players of a run, from its folder."""
+"""Load the two players of a run from its folder."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ MEMO = "reflections.sqlite"
 MOST_LABELS = 256
 PADDED = {"cpu": 1024, "mps": 2**13, "cuda": 2**15}
 PACKED = {"cpu": 600, "mps": 2048, "cuda": 4096}
-"""Tokens of a forward pass by device, unless told; of a packed one no more, since its mask is dense."""
+"""Default tokens of a forward pass by device. Packed passes are smaller, since their mask is dense."""
 DECODED = {"cpu": 8, "mps": 64, "cuda": 256}
-"""Prompts decoded side by side by device, unless told."""
+"""Default number of prompts decoded in one batch, by device."""
 
 
 def is_exact(compute: ComputeSettings, part: ModelSettings) -> bool:
-    """Whether a player's numbers must not depend, to the bit, on what is batched."""
+    """Whether a player's results must not depend, to the bit, on what is batched together."""
     return part.source == "scratch" and compute.device == "cpu" if compute.exact == "auto" else compute.exact
 
 
 def forward_passes(
     compute: ComputeSettings, part: ModelSettings, model: PreTrainedModel, progress: Progress | None = None
 ) -> Passes:
-    """How a player's prompts go through its model. progress: is told if the model cannot read them packed."""
+    """How prompts go through a player's model. progress: is warned if the model cannot read packed prompts."""
     if not is_exact(compute, part) and not Backbone(model).lookup:
         with Backbone(model).computing():
             reason = why_not(model)
@@ -59,9 +59,10 @@ def forward_passes(
 
 
 def load_policy(folder: Path, settings: Settings, adapters: bool = False, progress: Progress | None = None) -> Policy:
-    """A saved policy, in eval mode. adapters: with fresh ones to train, if the settings ask for some and it has none.
+    """Load a saved policy in eval mode. Raises ModelError.
 
-    progress: is told how it reads, if that is not as asked for. Raises ModelError.
+    adapters: if the settings request adapters and the policy has none, add new ones to train. progress: is warned if
+    the policy cannot read as requested.
     """
     compute, part = settings.compute, settings.policy.model
     check_device(compute.device)
@@ -73,7 +74,7 @@ def load_policy(folder: Path, settings: Settings, adapters: bool = False, progre
 
 
 def policy_prompts(policy: Policy, context: Context) -> PromptBuilder:
-    """The builder of a policy's prompts, within what it can read."""
+    """The builder of the policy's prompts, limited to its context length."""
     settings, labels = context.settings, None if policy.labels is None else list(policy.labels)
     gated, reads = policy.gate is not None, policy.backbone.context
     remedy = _remedy(settings.policy.model, "policy")
@@ -81,7 +82,7 @@ def policy_prompts(policy: Policy, context: Context) -> PromptBuilder:
 
 
 def reflector_prompts(context: Context, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PromptBuilder:
-    """The builder of a reflector's prompts: the same text as the policy's, up to the reflection, with room for one."""
+    """The builder of the reflector's prompts: the policy's up to the reflection, with room for one."""
     settings, task_text = context.settings, context.world.task_text
     labels = list(itertools.islice(candidates(), MOST_LABELS)) if settings.policy.head == "labels" else None
     reads = Backbone(model).context
@@ -93,14 +94,14 @@ def reflector_prompts(context: Context, model: PreTrainedModel, tokenizer: PreTr
 
 
 def _remedy(part: ModelSettings, who: str) -> str:
-    """What a user can do about a prompt that is longer than a player reads."""
+    """Advice about a prompt that exceeds a player's context length."""
     return f"Raise {who}.model.context" if part.source == "scratch" else "Use a model that reads more"
 
 
 def load_decisions(
     run: RunFolder, context: Context, policy: Policy | None = None, progress: Progress | None = None
 ) -> Decisions:
-    """The players of a run together. policy: instead of the trained one in policy/. progress: as for `load_policy`."""
+    """Both players of a run. policy: used instead of the trained one in policy/. progress: as for `load_policy`."""
     policy = load_policy(run / "policy", context.settings, progress=progress) if policy is None else policy
     return Decisions(policy, load_reflector(run, context), policy_prompts(policy, context))
 
@@ -120,7 +121,7 @@ def load_reflector(run: RunFolder, context: Context) -> Reflector:
 def local_reflector(
     run: RunFolder, context: Context, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> LocalReflector:
-    """A reflector around a model, remembering in the run folder under the model's fingerprint."""
+    """A reflector around a model; its memo in the run folder is keyed by the model's fingerprint."""
     settings, part = context.settings, context.settings.reflector
     namespace = f"{fingerprint(model, tokenizer)} {part.decoding} {part.max_new_tokens}"
     if part.decoding == "sample":
@@ -133,7 +134,7 @@ def local_reflector(
 
 
 def _saved(folder: Path, part: ModelSettings, fresh: bool = False) -> ModelSettings:
-    """Settings that load a saved model as it was trained: with its own adapters, on the base quantised as it was."""
+    """Settings that load a saved model as it was trained: with its own adapters, and its base quantised as before."""
     rank = part.lora_rank if fresh or (folder / ADAPTERS).is_file() else 0
     bits = part.bits if rank or part.bits == 16 else 32
     return ModelSettings(source=str(folder.resolve()), lora_rank=rank, bits=bits)

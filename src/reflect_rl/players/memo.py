@@ -1,7 +1,7 @@
-"""Reflections remembered on disk: a frozen reflector with greedy decoding is a pure function of its prompt.
+"""A memo of reflections on disk: a frozen reflector with greedy decoding is a pure function of its prompt.
 
-Key: the model's fingerprint, the decoding parameters, the prompt, and (sampled decoding) the sample's index. One SQLite
-file in WAL mode, which several runs may share at the same time.
+The key is the model's fingerprint, the decoding parameters, the prompt, and, for sampled decoding, the sample index.
+The memo is an SQLite file in WAL mode, which several runs may share.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from threading import Lock
 from reflect_rl.errors import RunFolderError
 
 PATIENCE = 60.0
-"""Seconds to wait for another process that is writing."""
+"""Seconds to wait while another process is writing."""
 MOST_HELD = 100_000
-"""Texts held in memory beside the file, some 500 bytes each; beyond that they are read from it again."""
+"""Maximum texts cached in memory, about 500 bytes each; beyond that they are read from the file again."""
 
 
 def _switch_to_wal(database: sqlite3.Connection) -> None:
-    """SQLite's own time-out does not cover the change of the journal's mode, which two processes may try at once."""
+    """Switch to WAL, with retries: SQLite's time-out does not cover two processes switching at once."""
     given_up = time.monotonic() + PATIENCE
     while True:
         try:
@@ -35,7 +35,7 @@ def _switch_to_wal(database: sqlite3.Connection) -> None:
 
 
 class Memo:
-    """A persistent dict from (namespace, prompt, sample) to text; `path` None keeps it in memory. For every thread."""
+    """A persistent map from (namespace, prompt, sample) to text. `path` None keeps it in memory. Thread-safe."""
 
     def __init__(self, path: Path | None, namespace: str) -> None:
         self.namespace = namespace
@@ -55,7 +55,7 @@ class Memo:
             raise _unusable(path, error) from error
 
     def get(self, prompts: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
-        """What is remembered of these (prompt, sample) pairs. Raises RunFolderError if the file is damaged."""
+        """The stored texts of these (prompt, sample) pairs. Raises RunFolderError if the file is damaged."""
         try:
             with self._lock:
                 return self._found(prompts)
@@ -77,7 +77,7 @@ class Memo:
         return found
 
     def put(self, texts: Mapping[tuple[str, int], str]) -> None:
-        """Remember texts, which another process may have stored meanwhile. Raises RunFolderError (disk full)."""
+        """Store texts, unless another process already has. Raises RunFolderError (disk full)."""
         rows = [(self._key(*pair), text) for pair, text in texts.items()]
         with self._lock:
             self._texts.update(rows)

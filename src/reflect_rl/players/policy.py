@@ -1,14 +1,14 @@
 """The policy: one forward pass of a causal LM gives the probabilities of all admissible actions.
 
-`Policy.log_probs` is the same function in rollout, update and evaluation. Two heads:
+`Policy.log_probs` computes the same function in rollout, update and evaluation. There are two heads:
 
-- labels: the hidden state at the answer cue times the LM head's rows of the label tokens (method: Reflect-RL,
-  single-prompt action enumeration). It equals the full softmax restricted to the labels.
-- pointer: a bilinear score between the hidden state at the cue and the one at the end of each action's line; any
-  number of actions, no labels.
+- labels: the hidden state at the answer cue times the LM head's rows of the label tokens (Reflect-RL's single-prompt
+  action enumeration). This equals the full softmax restricted to the labels.
+- pointer: a bilinear score between the hidden states at the cue and at the end of each action's line. It needs no
+  labels and allows any number of actions.
 
-Prompts go through the model as its `Passes` say: packed, or in chunks of one shape each, so that a prompt's numbers
-without gradients do not depend, to the bit, on what it is batched with.
+The model's `Passes` say how prompts are batched: packed, or in chunks of fixed shape. With the latter, a prompt's
+results without gradients do not depend, to the bit, on its batch.
 """
 
 from __future__ import annotations
@@ -38,16 +38,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ABOUT, HEADS = "reflect_rl.json", "heads.safetensors"
-"""What a saved policy has beside its model."""
+"""Files of a saved policy besides its model."""
 POINTER_STEPS = 64, 16
-"""With the pointer head, whose prompts differ more: to multiples of this many tokens, and of this many actions."""
+"""Pointer prompts, which vary more, are padded to multiples of this many tokens and of this many actions."""
 MOST_TOKENS = 2**22
-"""Of encoded prompts remembered, at 8 bytes each."""
+"""Maximum tokens in cached encoded prompts, at 8 bytes each."""
 
 
 class Choices(NamedTuple):
-    """log_probs_BN: what the policy does. value_B: 0 without a value head. heads_BHN: the distributions it is made of,
-    H = 1; or H = 2 in a gated mixture: first pi(a | state), then pi(a | state, reflection)."""
+    """The policy's output for B prompts.
+
+    log_probs_BN: log-probabilities of the actions. value_B: values; 0 without a value head. heads_BHN: the
+    distributions behind them: H = 1, or H = 2 in a gated mixture: pi(a | state), then pi(a | state, reflection).
+    """
 
     log_probs_BN: Tensor
     value_B: Tensor
@@ -55,16 +58,15 @@ class Choices(NamedTuple):
 
 
 class Policy(nn.Module):
-    """A causal LM with a choice head and, on request, a value head and a gated mixture.
+    """A causal LM with a choice head and, optionally, a value head and a gated mixture.
 
-    A gated mixture reads the same forward pass twice, where the state is told and where the reflection is: before a
-    causal model has seen the reflection, its hidden state knows the state alone. It acts by a mixture of both choices,
-    so that it can be no more misled by a weak reflector than it trusts it.
+    A gated mixture reads one forward pass at two positions: at the end of the state, where a causal model has not seen
+    the reflection, and at the cue, where it has. It mixes the two choices with a learned gate, which bounds how far a
+    weak reflector can mislead it.
 
-    labels: label strings with their token ids (labels head), or None for the pointer head.
-    passes: how prompts go through the model. trust: for a gated mixture (labels head), the weight that choices
-    made with the reflection get at first, in (0, 1).
-    Raises ModelError if the tokenizer cannot tell where its tokens stand in a text.
+    labels: label strings with their token ids, or None for the pointer head. passes: how prompts go through the model.
+    trust: for a gated mixture (labels head only), the initial weight in (0, 1) of the choice with the reflection.
+    Raises ModelError if the tokenizer provides no token offsets.
     """
 
     def __init__(
@@ -108,11 +110,11 @@ class Policy(nn.Module):
         return self.label_ids.device  # type: ignore[return-value]
 
     def count(self, text: str) -> int:
-        """Tokens of a text."""
+        """Number of tokens in a text."""
         return len(encode(self.tokenizer, text))
 
     def encode(self, prompt: Prompt) -> Encoded:
-        """Token ids with the positions to read. Raises PromptError if the model has fewer positions."""
+        """Token ids with the positions to read. Raises PromptError if the prompt exceeds the model's context length."""
         known = self._encoded.get(prompt.text)
         if known is None:
             known = self._encode(prompt)
@@ -128,23 +130,23 @@ class Policy(nn.Module):
             )
         static = bisect_right(ends, prompt.static) if self.labels is not None else 0
         lines = [bisect_left(starts, line) - 1 for line in prompt.line_ends]  # the last token of the last character
-        if prompt.state_end is not None:  # the last token that knows nothing of the reflection
+        if prompt.state_end is not None:  # the last token before the reflection
             lines = [bisect_right(ends, prompt.state_end) - 1]
         step = LENGTH_STEP
-        if self.labels is None:  # read the last line several times, so that fewer prompts differ in how much is read
+        if self.labels is None:  # repeat the last line, so that fewer prompts differ in the number of reads
             step, most = POINTER_STEPS
             lines += lines[-1:] * (-len(lines) % most)
         read = compact(place - static for place in (*lines, len(ids) - 1))
         return Encoded(compact(ids[:static]), compact(ids[static:]), read, prompt.actions, step)
 
     def choose(self, hidden_BRD: Tensor, rows: Sequence[Encoded], width: int) -> Choices:
-        """Distributions over N = width choices (-inf beyond each row's actions, float32) and values.
+        """Distributions over N = width choices (float32, -inf beyond each row's actions) and values.
 
-        hidden_BRD: what the model makes of these rows where they are read.
+        hidden_BRD: the model's hidden states of these rows at their read positions.
         """
         actions_B = torch.tensor([row.actions for row in rows], device=self.device)
         cue_BD = hidden_BRD[:, -1]
-        # Detached: a value head that starts at random would otherwise pull at what the choice is made of.
+        # Detached: the gradients of a new value head would disturb the choice.
         value_B = _weighed(self.value, cue_BD.detach()) if self.value else cue_BD.new_zeros(len(cue_BD)).float()
         beyond_BN = torch.arange(width, device=cue_BD.device) >= actions_B[:, None]
         if self.pointer is not None:
@@ -159,7 +161,7 @@ class Policy(nn.Module):
         return Choices(log_probs_BN, value_B, heads_BHN)
 
     def _mixed(self, heads_BHN: Tensor, cue_BD: Tensor) -> Tensor:
-        """log((1 - g) pi(a | state) + g pi(a | state, reflection)), the gate g read at the cue."""
+        """log((1 - g) pi(a | state) + g pi(a | state, reflection)), with the gate g read at the cue."""
         assert self.gate is not None
         gate_B1 = _weighed(self.gate, cue_BD).unsqueeze(1)
         weights_BH = torch.cat([nn.functional.logsigmoid(-gate_B1), nn.functional.logsigmoid(gate_B1)], dim=1)
@@ -168,7 +170,7 @@ class Policy(nn.Module):
         return mixed_BN.masked_fill(~torch.isfinite(heads_BHN[:, -1]), -torch.inf)
 
     def forward(self, encoded: Sequence[Encoded], width: int) -> Choices:
-        """Distributions and values with gradients, in the order given (all rows with the same number of heads)."""
+        """Distributions and values with gradients, in the given order. All rows have the same number of heads."""
         order, parts = [], []
         for places, hidden_BRD in self.through.hidden(encoded):
             parts.append(self.choose(hidden_BRD, [encoded[i] for i in places], width))
@@ -180,9 +182,9 @@ class Policy(nn.Module):
     def evaluate(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         """log_probs_BN and value_B of any prompts, on the CPU, float32.
 
-        Unless packed, a prompt's numbers are the same bits whatever it is batched with.
+        Unless packed, a prompt's results do not depend, to the bit, on its batch.
 
-        Raises NonFiniteError where an admissible action's log-probability, or a value, is not finite.
+        Raises NonFiniteError if an admissible action's log-probability, or a value, is not finite.
         """
         width = max(prompt.actions for prompt in prompts)
         encoded = [self.encode(prompt) for prompt in prompts]
@@ -200,7 +202,7 @@ class Policy(nn.Module):
         return log_probs_BN, value_B
 
     def _alike(self, encoded: Sequence[Encoded], width: int) -> tuple[Tensor, Tensor]:
-        """log_probs_BN and value_B; the choice axis too is as long as the bucket says, and not the company."""
+        """log_probs_BN and value_B from chunks of fixed shape; the choice axis, too, depends on the bucket only."""
         log_probs_BN = torch.full((len(encoded), width), -torch.inf)
         value_B = torch.zeros(len(encoded))
         for places, filled, hidden_BRD in self.through.alike(encoded):
@@ -212,11 +214,11 @@ class Policy(nn.Module):
         return log_probs_BN, value_B
 
     def log_probs(self, prompts: Sequence[Prompt]) -> Tensor:
-        """log_probs_BN of the admissible actions, float32, N the longest action list of the batch."""
+        """log_probs_BN of the admissible actions, float32; N is the longest action list of the batch."""
         return self.evaluate(prompts)[0]
 
     def save(self, folder: Path) -> None:
-        """Hugging Face's layout, plus reflect_rl.json and heads.safetensors for what it does not know."""
+        """Save in Hugging Face's layout, with reflect_rl.json and heads.safetensors for the heads."""
         from safetensors.torch import save_file
 
         save_model(self.model, self.tokenizer, folder)
@@ -227,7 +229,7 @@ class Policy(nn.Module):
             save_file(weights, folder / HEADS)
 
     def _heads(self) -> dict[str, Tensor]:
-        """The weights that are not the model's."""
+        """The weights that do not belong to the model."""
         return {name: weight for name, weight in self.state_dict().items() if not name.startswith("model.")}
 
     @classmethod
@@ -238,7 +240,7 @@ class Policy(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         passes: Passes | None = None,
     ) -> Policy:
-        """Heads from `folder` on a loaded model. Raises ModelError if it was not saved by `save`, or is damaged."""
+        """Load the heads in `folder` onto a loaded model. Raises ModelError if the folder is no saved policy."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -260,5 +262,7 @@ class Policy(nn.Module):
 
 
 def _weighed(linear: nn.Linear, x_BD: Tensor) -> Tensor:
-    """y_B of a linear layer with one output, row by row: a product with a vector may add up by a row's place."""
+    """y_B of a linear layer with one output, by rows: a matrix-vector product may sum in an order that depends on the
+    row.
+    """
     return (x_BD.float() * linear.weight).sum(-1) + linear.bias

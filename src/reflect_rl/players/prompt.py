@@ -1,10 +1,10 @@
-"""From a state to the text that the players read.
+"""Prompts: from a state to the text that the players read.
 
-The order is: task, actions, past reflections, history, observation, reflection, answer cue. Static text stands first,
-so that its computation can be shared by every prompt of a batch; with the pointer head the actions come after the
-reflection, so that the end of each action's line has read everything it is judged by. The reflector's prompt is the
-policy's up to the word "Reflection:". The oldest steps are dropped first; task, actions, observation and reflection
-never are.
+The order is: task, actions, past reflections, history, observation, reflection, answer cue. Static text comes first, so
+that all prompts of a batch share its computation. With the pointer head, the actions come after the reflection, so that
+the end of each action's line has seen everything it is scored by. The reflector's prompt is the policy's up to the word
+"Reflection:". To fit the budget, the oldest steps are dropped first; task, actions, observation and reflection are
+never dropped.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from reflect_rl.settings import PromptSettings
 CUE_REFLECTION = "\nReflection:"
 CUE_ACTION = "\nAction:"
 MOST_CHARACTERS = 2**25
-"""Of prompts remembered; with what they are found by, a character takes some 2 bytes."""
+"""Maximum characters in cached prompts; with their keys, a character takes about 2 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A text with what the policy needs to know of its parts.
+    """A text with the structure that the policy needs.
 
-    text: what the model reads. static: the leading characters that every prompt of this world shares.
-    actions: how many choices it offers. line_ends: for the pointer head, the character after each action's line.
-    state_end: for a gated mixture, the character at which the state is told and the reflection's text begins.
+    text: what the model reads. static: number of leading characters shared by all prompts of this world. actions:
+    number of choices. line_ends: for the pointer head, the position after each action's line. state_end: for a gated
+    mixture, the position where the state ends and the reflection's text begins.
     """
 
     text: str
@@ -41,11 +41,11 @@ class Prompt:
 
 
 class PromptBuilder:
-    """Writes the prompts of one world.
+    """Builds the prompts of one world.
 
-    labels: the label strings, in the order of the choices; None for the pointer head, whose lines carry no label.
-    count: tokens of a text, for the budget. gated: mark where a policy prompt's state ends. context: tokens that the
-    model can read; the budget is prompt.max_tokens, or this where it is less. remedy: what makes `context` more.
+    labels: the label strings in the order of the choices; None for the pointer head. count: number of tokens of a text,
+    for the budget. gated: record where a policy prompt's state ends. context: the model's context length; the budget is
+    the smaller of this and prompt.max_tokens. remedy: advice on how to raise `context`.
     """
 
     def __init__(
@@ -68,19 +68,19 @@ class PromptBuilder:
         self._known = Remembered[object, Prompt](MOST_CHARACTERS)
 
     def reflector_prompt(self, state: State) -> Prompt:
-        """What the reflector continues."""
+        """The prompt that the reflector continues."""
         return self._remember(("reflector",), lambda shown: self._reflector(state, shown), state)
 
     def policy_prompt(self, state: State, reflection: str | None) -> Prompt:
-        """What the policy answers. `reflection` None leaves the line out; "" leaves it empty.
+        """The prompt that the policy answers. A `reflection` of None omits the line; "" leaves it empty.
 
-        Raises PromptError if task, actions, observation and reflection alone exceed the budget, or there are more
+        Raises PromptError if task, actions, observation and reflection alone exceed the budget, or if there are more
         actions than labels.
         """
         return self._remember(("policy", reflection), lambda shown: self._policy(state, reflection, shown), state)
 
     def key(self, state: State) -> object:
-        """All that prompts show of a state: equal keys, equal prompts."""
+        """Everything that prompts show of a state: equal keys mean equal prompts."""
         settings, window = self.settings, ()
         if settings.history:
             window = state.history[-settings.history :]
@@ -90,7 +90,7 @@ class PromptBuilder:
         return state.observation, state.actions, window, notes, self._reflections(state, settings.reflections)
 
     def _remember(self, kind: tuple[str | None, ...], build: Callable[[int], Prompt], state: State) -> Prompt:
-        """Equal states have equal prompts: building and counting tokens once is enough."""
+        """Build the prompt once per distinct state."""
         key = (kind, self.key(state))
         prompt = self._known.get(key)
         if prompt is None:
@@ -139,7 +139,7 @@ class PromptBuilder:
         return Prompt(text + CUE_ACTION, len(self.task_text), len(state.actions), tuple(ends))
 
     def _notes(self, state: State) -> tuple[str, ...]:
-        """A note on each action, from the facts. Raises PromptError if the world tells none."""
+        """A note on each action, from the facts. Raises PromptError if the world provides none."""
         notes = state.facts.get("notes")
         if not isinstance(notes, list | tuple) or len(notes) != len(state.actions):
             raise PromptError(
@@ -163,7 +163,7 @@ class PromptBuilder:
         return state.reflections[-most:] if most else ()
 
     def _history(self, state: State, shown: int) -> str:
-        """At most `shown` steps: the reflections written on them, then what was done."""
+        """At most `shown` past steps: their reflections, then their actions."""
         written = self._reflections(state, min(shown, self.settings.reflections))
         return "".join(f"\n- {text}" for text in written) + self._steps(state, min(shown, self.settings.history))
 
@@ -177,8 +177,8 @@ class PromptBuilder:
 
 
 def state_id(prompt: Prompt, actions: Sequence[str] = ()) -> str:
-    """The id of the state that a reflector prompt shows: two states with the same text are one state.
+    """The id of the state shown in a reflector prompt: states with the same text are the same state.
 
-    actions: the admissible ones, where the reflector reads them and the prompt was written without.
+    actions: the admissible actions, if the reflector reads them but this prompt does not contain them.
     """
     return hashlib.blake2b("\n".join((prompt.text, *actions)).encode(), digest_size=10).hexdigest()

@@ -1,7 +1,7 @@
-"""Reflectors: who writes the text that the policy reads beside the state. All frozen.
+"""Reflectors write the text that the policy reads with the state. All are frozen.
 
-`reflect(states, sample=0) -> list[str]`: equal prompts are written once and remembered; `sample` tells apart several
-texts for one state when decoding is sampled, and is ignored when it is greedy.
+`reflect(states, sample=0) -> list[str]`: equal prompts are written once and remembered. `sample` distinguishes several
+texts for one state with sampled decoding; greedy decoding ignores it.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 
 
 LENGTH_STEP = 128
-"""Prompts are filled up to a multiple of this many tokens, where the architecture allows for it."""
+"""Prompts are padded to a multiple of this many tokens, if the architecture allows padding."""
 
 
 class Reflector(Protocol):
-    """Anything that writes reflections. `sampled`: whether `sample` makes a difference."""
+    """A writer of reflections. `sampled`: whether `sample` matters."""
 
     sampled: bool
 
     def reflect(self, states: Sequence[State], sample: int = 0) -> list[str | None]:
-        """A text for each state; None where there is no reflection at all."""
+        """A text for each state; None without reflection."""
         ...
 
     def has_at_hand(self, state: State, sample: int = 0) -> bool:
-        """Whether `reflect` would answer at once; a text that a model has to write takes many forward passes."""
+        """Whether `reflect` would answer at once, without many forward passes of a model."""
         ...
 
 
@@ -62,7 +62,7 @@ class NoReflector:
 
 
 class ScriptedReflector:
-    """The world's own teacher writes, from the facts in the state: an upper bound, not a learned reflector."""
+    """The world's own teacher, which reads the facts in the state: an upper bound, not a learned reflector."""
 
     sampled = False
 
@@ -78,12 +78,11 @@ class ScriptedReflector:
 
 
 class LocalReflector:
-    """A causal LM in eval mode that continues the reflector prompt until its end token.
+    """A causal LM in eval mode that continues the reflector prompt up to its end token.
 
-    memo: remembers texts under the model's fingerprint and the decoding parameters. chunk: prompts decoded together at
-    the most; only prompts of one length share a chunk, that of their tokens, or, where the architecture allows for
-    padding, that rounded up to LENGTH_STEP. exact: chunks are filled up with copies, so that a text does not depend, to
-    the bit, on its company.
+    memo: stores texts by the model's fingerprint and decoding parameters. chunk: maximum number of prompts decoded
+    together. Only prompts of equal length share a chunk; if the architecture allows padding, lengths are rounded up to
+    LENGTH_STEP. exact: chunks are filled up with copies, so a text does not depend, to the bit, on its batch.
     """
 
     def __init__(
@@ -143,7 +142,7 @@ class LocalReflector:
         return texts
 
     def _decode(self, ids: list[list[int]], seeds: list[int]) -> list[list[int]]:
-        """Token ids written after each prompt, cut before the end token; rows of one length, rounded up."""
+        """Token ids written after each prompt, cut before the end token. Rounded up, the prompts have equal length."""
         length = -(-len(ids[0]) // self.step) * self.step
         room = self.backbone.context - length
         if room < 1:

@@ -1,1 +1,1 @@
-"""Pools of texts in files, and the choice of what is worth a label among them."""
+"""Pools of texts in files, and the selection of items worth a label."""

@@ -1,7 +1,7 @@
-"""Embeddings on disk beside what they are of: a .npy file, and a JSON file that says by which model.
+"""Embeddings stored next to their pool: a .npy file, and a JSON file that names the model.
 
-Rows are written into a mapped file as they are computed, so that memory does not grow with the pool. A row that is not
-there yet is NaN, by which a process that continues knows where; the file gets its name when all are there.
+Rows are written to a memory-mapped file as they are computed, so memory does not grow with the pool. Missing rows are
+NaN, which shows a continuing process where to go on. The file gets its final name once all rows are there.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.locks import take_lock
 
 States = Callable[[np.ndarray], Iterator[tuple[int, np.ndarray]]]
-"""done_N -> (row, its embedding) of every other row."""
+"""done_N -> (row, its embedding) for all rows that are not done."""
 BLOCK = 4096
 
 
 def kept_embeddings(
     path: Path, about: dict[str, Any], shape: tuple[int, int], states: States, progress: Progress
 ) -> np.ndarray:
-    """(N, D) float32, mapped: what is kept at `path` if it is of `about`, else computed and kept. What is done is said.
+    """(N, D) float32, memory-mapped: read from `path` if the file there matches `about`, else computed and stored.
 
-    Raises SelectionError: another process is writing it.
+    Each step is reported. Raises SelectionError if another process is writing the file.
     """
     note = RunFolder(path.parent)
     if path.exists() and _fingerprint(path) == about["fingerprint"]:
@@ -60,9 +60,9 @@ def kept_embeddings(
 
 
 def _begun(part: Path, shape: tuple[int, int]) -> tuple[np.memmap, np.ndarray]:
-    """The array that is being filled, and (N,) bool which rows are."""
+    """The partly filled array, and (N,) bool: which rows are filled."""
     try:
-        part_ND = np.lib.format.open_memmap(part, mode="r")  # not r+, which would fill up a file that is too short
+        part_ND = np.lib.format.open_memmap(part, mode="r")  # r+ would extend a file that is too short
         begun = part_ND.shape == shape and part_ND.dtype == np.float32
     except NO_ARRAY:
         begun = False
@@ -74,7 +74,7 @@ def _begun(part: Path, shape: tuple[int, int]) -> tuple[np.memmap, np.ndarray]:
 
 
 def _fill(part: Path, shape: tuple[int, int]) -> None:
-    """An array of NaN in a file that is there, and may be locked."""
+    """Write an array of NaN into an existing file, which may be locked."""
     with part.open("r+b") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         empty_BD = np.full((BLOCK, shape[1]), np.nan, "<f4")
@@ -88,7 +88,7 @@ def _note_path(path: Path) -> Path:
 
 
 def _fingerprint(path: Path) -> Any:
-    """What the embeddings are of, by the note beside them; None where there is no sound one."""
+    """The fingerprint in the note next to the embeddings; None if there is no valid note."""
     try:
         note = RunFolder(path.parent).read_json(_note_path(path).name)
     except ReflectRLError:

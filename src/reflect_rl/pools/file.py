@@ -1,6 +1,6 @@
-"""A pool of items in a file: JSON lines, CSV or Parquet, read a row at a time; only the asked columns are kept.
+"""A pool of items in a file: JSON lines, CSV or Parquet. Rows are streamed, and only the requested columns are kept.
 
-A pool is read once for each column that is needed, so that pipes cannot be pools.
+The file is read once per column, so a pool cannot be a pipe.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from reflect_rl.errors import SelectionError
 FORMATS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 BATCH = 4096
 NO_ARRAY = (ValueError, EOFError, TokenError)
-"""What numpy raises for a damaged .npy file."""
+"""The errors that numpy raises for a damaged .npy file."""
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class PoolFile:
-    """A file of rows. Every read raises SelectionError where the file is missing, damaged or lacks a column."""
+    """A file of rows. All reads raise SelectionError if the file is missing or damaged, or lacks a column."""
 
     path: Path
 
     def rows(self, columns: Sequence[str] = ()) -> Iterator[tuple[str, Row]]:
-        """(where it stands, the row) for each row; `columns` have to be there."""
+        """(position, row) for each row; `columns` must exist."""
         reader = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv}.get(self.path.suffix.lower(), _jsonl)
         if self.path.suffix.lower() not in FORMATS:
             raise SelectionError(f"{self.path}: the format is told by the ending, one of {', '.join(FORMATS)}.")
@@ -51,7 +51,7 @@ class PoolFile:
             raise SelectionError(f"{self.path} is not UTF-8 text ({error.reason}).") from None
 
     def ids(self, column: str | None) -> list[Any]:
-        """The id of each row, all different: texts or whole numbers; the row's number from 0 without a column."""
+        """Unique ids of the rows: texts or integers. Without a column, row numbers from 0."""
         if column is None:
             return list(range(sum(1 for _ in self.rows())))
         ids: list[Any] = []
@@ -69,11 +69,11 @@ class PoolFile:
         return ids
 
     def columns(self) -> tuple[str, ...]:
-        """Those of the first row."""
+        """The columns of the first row."""
         return next((tuple(map(str, row)) for _, row in self.rows()), ())
 
     def labels(self, column: str) -> list[Any]:
-        """A column of texts, numbers or truths, as it is; None where it is null."""
+        """A column of texts, numbers or booleans, unchanged; None for null."""
         labels = []
         for where, row in self.rows([column]):
             value = row[column]
@@ -93,11 +93,11 @@ class PoolFile:
             yield value
 
     def numbers(self, column: str) -> np.ndarray:
-        """A column of finite numbers, float64."""
+        """A column of finite numbers, as float64."""
         return np.array([_number(self.path, where, column, row[column]) for where, row in self.rows([column])], float)
 
     def lists(self, column: str) -> Iterator[np.ndarray]:
-        """A column of lists of finite numbers, each float32, or float64 where numbers are too large or small for it."""
+        """A column of lists of finite numbers: float32 arrays, or float64 if float32 cannot hold their range."""
         for where, row in self.rows([column]):
             value = _listed(row[column])
             try:
@@ -114,7 +114,7 @@ class PoolFile:
             yield array.astype(np.float32) if largest == 0 or fits.tiny <= largest <= fits.max else array
 
     def vectors(self, column: str, size: int) -> np.ndarray:
-        """A column of vectors of one length, (size, D) float32, or float64 where one of `lists` is."""
+        """A column of vectors of equal length: (size, D) float32, or float64 if any of `lists` is."""
         vectors_ND = np.empty((0, 0), np.float32)
         for number, vector in enumerate(self.lists(column)):
             if not number:
@@ -137,7 +137,7 @@ class PoolFile:
 
 
 def read_array(path: Path, size: int) -> np.ndarray:
-    """The embeddings of a .npy file, mapped, not read. Raises SelectionError; (size, D) is expected."""
+    """The (size, D) embeddings of a .npy file, memory-mapped. Raises SelectionError."""
     try:
         _check_file(path)
         array_ND = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -157,10 +157,10 @@ def read_array(path: Path, size: int) -> np.ndarray:
 
 
 def already_indices(path: Path, column: str | None, ids: Sequence[Any]) -> np.ndarray:
-    """Places in the pool of the items that another file names. Raises SelectionError for an unknown one.
+    """Positions in the pool of the items that another file names. Raises SelectionError for unknown ids.
 
-    The file has the id column of the pool (row numbers without one), or is a .txt of one id a line: as it is in the
-    pool, or with spaces around it.
+    The file has the pool's id column (row numbers without one), or is a .txt with one id per line. White space around
+    an id is ignored unless it is part of the id.
     """
     places = {str(each): place for place, each in enumerate(ids)}
     if path.suffix.lower() == ".txt":
@@ -194,7 +194,7 @@ def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
                 raise SelectionError(f"{path}, line {number} is not JSON ({error}).") from None
             except RecursionError:
                 raise SelectionError(f"{path}, line {number} is nested too deeply.") from None
-            except ValueError:  # Python's limit, against quadratic time
+            except ValueError:  # Python limits the number of digits
                 raise SelectionError(f"{path}, line {number} has a whole number of too many digits.") from None
             if not isinstance(row, dict):
                 raise SelectionError(f"{path}, line {number} should be a JSON object, one an item.")
@@ -229,7 +229,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
         with ParquetFile(path) as file:
             there = file.schema_arrow.names
             _check_once(path, columns, there)
-            if not columns or not set(columns) <= set(there):  # rows are counted, or a column will be missed
+            if not columns or not set(columns) <= set(there):  # count rows; the caller reports missing columns
                 for number in range(1, file.metadata.num_rows + 1):
                     yield f"row {number}", dict.fromkeys(there)
                 return
@@ -255,7 +255,7 @@ def _check_once(path: Path, columns: Sequence[str], there: Sequence[str]) -> Non
 
 
 def _listed(value: Any) -> Any:
-    """A list as it is; the JSON text of one, as CSV has it, read."""
+    """Parse a list that is given as JSON text, as in CSV; other values are returned unchanged."""
     if isinstance(value, str):
         try:
             return json.loads(value)

@@ -1,4 +1,4 @@
-"""A pool as a language model reads it: token scores and embeddings, kept beside the pool and used again."""
+"""Token scores and embeddings of a pool by a language model, stored next to the pool and reused."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 SENTENCES = "sentence-transformers:"
 NEW_TOKENS = 32
 VERSION = 2
-"""Of the numbers: another one where the same model and pool would give others."""
+"""Version of the computation. Change it whenever the same model and pool would give other numbers."""
 TRIED = 4
-"""Items that are scored to estimate the time."""
+"""Number of items scored to estimate the total time."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelUse:
-    """Which model reads the pool, and how. None: not given.
+    """Which model reads the pool, and how. None means not given.
 
-    model: for token scores, and for embeddings without another. target: column with texts to score in place of
-    `new_tokens` generated ones. embed_model: a causal LM, or sentence-transformers:NAME. layer, pooling: as
-    `players.hidden.pooled_states` has them.
+    model: for token scores, and for embeddings unless `embed_model` is given. target: column of texts to score, instead
+    of `new_tokens` generated tokens. embed_model: a causal LM, or sentence-transformers:NAME. layer, pooling: as in
+    `lm.hidden.pooled_states`.
     """
 
     model: str | None = None
@@ -52,11 +52,11 @@ class ModelUse:
 
     @property
     def embeds(self) -> str | None:
-        """The model whose embeddings are used, if any is given."""
+        """The model that computes embeddings, if any."""
         return self.embed_model or self.model
 
     def torch(self) -> AbstractContextManager[None]:
-        """Torch as it is set up for a causal language model; it is not even imported where there is none."""
+        """Context in which torch is set up for a causal language model. Without one, torch is not even imported."""
         if not any(name and not name.startswith(SENTENCES) for name in (self.model, self.embed_model)):
             return nullcontext()
         import torch
@@ -66,7 +66,7 @@ class ModelUse:
         return torch_set_up(ComputeSettings(device=self.device, threads=torch.get_num_threads()))
 
     def check(self) -> None:
-        """Raises SelectionError for settings that cannot go together."""
+        """Raise SelectionError for settings that exclude each other."""
         sentences = (self.embed_model or "").startswith(SENTENCES)
         for wrong, message in (
             (self.target and not self.model, "--target-column needs --model: who is to score the texts?"),
@@ -92,7 +92,7 @@ class ModelUse:
 
 @dataclass(frozen=True, slots=True)
 class StatesSource:
-    """Embeddings to be had. mark: the model's fingerprint. states: done_N -> (row, embedding) of the others."""
+    """A source of embeddings. mark: the model's fingerprint. states: done_N -> (row, embedding) of all other rows."""
 
     width: int
     settings: dict[str, Any]
@@ -101,7 +101,7 @@ class StatesSource:
 
 
 class Column:
-    """The texts of a pool, or pairs with their targets, read anew at each iteration; an empty one raises."""
+    """A column of the pool's texts, read again at each iteration. Raises SelectionError for an empty text."""
 
     def __init__(self, file: PoolFile, name: str, size: int) -> None:
         self.file, self.name, self.size = file, name, size
@@ -120,7 +120,7 @@ class Column:
 
 
 class ModelReads:
-    """What models say of one pool. Raises SelectionError and ModelError."""
+    """What models compute about one pool. Raises SelectionError and ModelError."""
 
     def __init__(self, file: PoolFile, text: str, size: int, use: ModelUse, progress: Progress) -> None:
         use.check()
@@ -130,7 +130,7 @@ class ModelReads:
         self._loaded: dict[str, Any] = {}
 
     def tokens(self, quantity: str) -> Tokens:
-        """Entropies, margins or logprobs of every item's tokens; what is missing in the scores file is computed."""
+        """Entropies, margins or logprobs of all items' tokens. Items missing in the scores file are computed."""
         from reflect_rl.pools.scores import write_scores
 
         file = self.scores_file
@@ -144,7 +144,7 @@ class ModelReads:
         return file.tokens(quantity)
 
     def states(self) -> np.ndarray:
-        """(N, D) float32 embeddings of the texts, mapped: kept ones, or computed and kept."""
+        """(N, D) float32 embeddings of the texts, memory-mapped: stored ones, or computed and stored."""
         from reflect_rl.pools.embeddings import kept_embeddings
 
         source = self._source
@@ -155,11 +155,11 @@ class ModelReads:
 
     @property
     def width(self) -> int:
-        """Numbers in an embedding."""
+        """Size of an embedding."""
         return self._source.width
 
     def expected_states(self) -> str:
-        """What embedding the pool will take, in words. It is not timed."""
+        """The expected work of embedding the pool, in words; without a time estimate."""
         if self._states_path.exists():
             return "embeddings are there"
         return f"{len(self.texts):,} texts read once for embeddings of {self.width:,} numbers (time not estimated)"
@@ -191,7 +191,7 @@ class ModelReads:
 
     @cached_property
     def scores_file(self) -> ScoresFile:
-        """Where the scores of this model, pool and settings are, or will be."""
+        """The file for the scores of this model, pool and settings, existing or not."""
         from reflect_rl.pools.scores import ScoresFile
 
         *_, mark = self._causal(self.use.model or "")
@@ -209,7 +209,7 @@ class ModelReads:
         return 0 if self.targets else self.use.new_tokens or NEW_TOKENS
 
     def expected(self) -> str:
-        """What scoring the rest of the pool will take, in words: batches, forward passes, time by a small trial."""
+        """The expected work of scoring the rest of the pool, in words; the time is estimated from a small trial."""
         from reflect_rl.lm.scoring import Scorer
 
         model, tokenizer, _ = self._causal(self.use.model or "")
@@ -221,7 +221,7 @@ class ModelReads:
             tried = tried or batch[-TRIED:]
         if not prompts:
             return "no model calls: all scores are there"
-        scorer.score(tried[:1], self.new_tokens)  # warms up
+        scorer.score(tried[:1], self.new_tokens)  # warm-up
         began = time.perf_counter()
         scorer.score(tried, self.new_tokens)
         seconds = (time.perf_counter() - began) / _tokens(tried, self.new_tokens) * tokens

@@ -1,7 +1,7 @@
-"""Token scores on disk, one JSON object an item, appended as they are computed; what is there is not computed again.
+"""Token scores on disk: one JSON object per item, appended as computed. Existing scores are not computed again.
 
-The first line says what the scores are of. The file's name ends in a fingerprint of it all, so that one of another
-model, pool or setting is never taken for this one.
+The first line describes the scores. The file name ends in a fingerprint of model, pool and settings, so scores of
+others are never mixed up with these.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ QUANTITIES = ("entropies", "margins", "logprobs")
 
 
 class ScoresFile:
-    """The scores of a pool of `size` items, under the facts of `about`."""
+    """The scores of a pool of `size` items, described by `about`."""
 
     def __init__(self, path: Path, about: dict[str, Any], size: int) -> None:
         self.path, self.about, self.size = path, about, size
 
     def done(self) -> np.ndarray:
-        """(N,) bool: whose scores are there. Raises SelectionError if the file is damaged."""
+        """(N,) bool: which items have scores. Raises SelectionError if the file is damaged."""
         done_N = np.zeros(self.size, bool)
         if self.path.exists():
             for row, _ in self._rows():
@@ -39,7 +39,7 @@ class ScoresFile:
         return done_N
 
     def tokens(self, quantity: str) -> Tokens:
-        """One of QUANTITIES of every item. Raises SelectionError if one is missing or the file is damaged."""
+        """One of QUANTITIES for every item. Raises SelectionError if an item is missing or the file is damaged."""
         values: list[np.ndarray | None] = [None] * self.size
         for row, scores in self._rows():
             values[row] = scores[quantity]
@@ -51,7 +51,7 @@ class ScoresFile:
 
     @contextmanager
     def adding(self, progress: Progress) -> Iterator[IO[bytes]]:
-        """The file, open for `write`, for this process alone; the end of a line that was never finished is dropped."""
+        """Open the file exclusively for `write_scores`. An unfinished last line is dropped."""
         with self.path.open("a+b") as file:
             try:
                 take_lock(file, self.path, progress.warn)
@@ -69,7 +69,7 @@ class ScoresFile:
             os.fsync(file.fileno())
 
     def _rows(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """(number of the item, its QUANTITIES, float32) of every whole line."""
+        """(item number, its QUANTITIES as float32) for every complete line."""
         number = 1
         try:
             with self.path.open("rb") as file:
@@ -93,7 +93,7 @@ class ScoresFile:
 
 
 def write_scores(file: IO[bytes], row: int, scores: TokenScores) -> None:
-    """Add one item in one write, so that a killed process leaves whole lines, or the beginning of one."""
+    """Append one item in a single write, so that a killed process leaves at most one incomplete line."""
     data: dict[str, Any] = {"item": row, "text": scores.text}
     for quantity in QUANTITIES:
         data[quantity] = [float(f"{value:.7g}") for value in getattr(scores, quantity).tolist()]
@@ -102,7 +102,7 @@ def write_scores(file: IO[bytes], row: int, scores: TokenScores) -> None:
 
 
 def _whole_lines(file: IO[bytes]) -> int:
-    """Bytes up to and with the last line break."""
+    """Number of bytes up to and including the last line break."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - 65536)

@@ -1,4 +1,4 @@
-"""Select from a file: what to read for a strategy, the choice, the rows to write."""
+"""Selection from a file: read what a strategy needs, select, and format the picks."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ from reflect_rl.selection.picks import check_budget
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to select from a file. embeddings: a .npy file or a column; None: by `use`, else TF-IDF of the texts.
+    """What to select from a file.
 
-    budget: a number of items, or a share of the pool such as "10%". tokens: the column of what a model said of each
-    token, for the strategies that rank by it; by default the one of that name (entropies, margins, logprobs). use: the
-    model that says it instead.
+    embeddings: a .npy file or a column; by default from the model of `use`, or TF-IDF without one. budget: a number of
+    items, or a share of the pool such as "10%". tokens: the column with a model's figures for each token, for
+    strategies that rank by these; by default named after the quantity (entropies, margins, logprobs). use: the model
+    that computes them instead.
     """
 
     path: Path
@@ -53,27 +54,27 @@ class Request:
 
     @property
     def needs_tokens(self) -> bool:
-        """Whether the strategy ranks by what is said of each token."""
+        """Whether the strategy ranks by figures for each token."""
         return self.strategy.input == "tokens"
 
     @property
     def needs_scores(self) -> bool:
-        """Whether the model has to say how sure it is of each item, for want of a column."""
+        """Whether the model has to compute scores, because no column gives them."""
         kinds = (UncertainThenDiverse, InverseConfidence)
         return self.use.model is not None and self.scores is None and isinstance(self.strategy, kinds)
 
     @property
     def needs_states(self) -> bool:
-        """Whether the strategy works on embeddings that are not given."""
+        """Whether the strategy needs embeddings that are not given."""
         return self.strategy.input == "embeddings" and self.embeddings is None
 
     @property
     def array(self) -> Path | None:
-        """The .npy file with the embeddings, where they are not a column."""
+        """The .npy file with the embeddings; None if they are a column or not given."""
         return Path(self.embeddings) if self.embeddings and self.embeddings.lower().endswith(".npy") else None
 
     def check(self) -> None:
-        """Raises SelectionError where models, columns and strategy do not fit together."""
+        """Raise SelectionError if models, columns and strategy do not fit together."""
         use = self.use
         use.check()
         ending = Path(self.embeddings or "").suffix
@@ -101,7 +102,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What was read. X: what the strategy takes; None where only sizes were asked for."""
+    """The pool as read. X: the strategy's input; None if only sizes were requested."""
 
     ids: list[Any]
     budget: int
@@ -114,7 +115,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The picks, and the score of every item where the strategy has one."""
+    """The picks, with a score for every item if the strategy has one."""
 
     pool: Pool
     picks: Picks
@@ -122,7 +123,7 @@ class Selection:
     scores_N: np.ndarray | None
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One JSON object a pick, in order of choice."""
+        """One JSON object per pick, in order of choice."""
         for rank, (index, gain) in enumerate(zip(self.picks.indices, self.picks.gains, strict=True), 1):
             yield {
                 "id": self.pool.ids[index],
@@ -134,7 +135,7 @@ class Selection:
 
 
 def make_strategy(name: str, given: dict[str, Any]) -> Selector:
-    """A strategy by its name, with those of the given settings that are not None. Raises SelectionError."""
+    """Make a strategy by name; settings that are None are ignored. Raises SelectionError."""
     if name not in STRATEGIES:
         raise SelectionError(f"there is no strategy {name!r}. There are: {', '.join(STRATEGIES)}.")
     kind, settings = STRATEGIES[name], {key: value for key, value in given.items() if value is not None}
@@ -154,7 +155,7 @@ def make_strategy(name: str, given: dict[str, Any]) -> Selector:
 
 
 def _check_strategy(request: Request, scores_N: np.ndarray | None, groups: list[Any] | None) -> None:
-    """The strategy's own check, and the options that give what it may lack."""
+    """Run the strategy's own check; its error also names the options that provide missing input."""
     try:
         request.strategy.check(scores_N, groups)
     except SelectionError as error:
@@ -163,7 +164,7 @@ def _check_strategy(request: Request, scores_N: np.ndarray | None, groups: list[
 
 
 def read_pool(request: Request, progress: Progress, *, sizes_only: bool = False) -> Pool:
-    """Read what the strategy needs, and nothing else. Raises SelectionError."""
+    """Read only what the strategy needs. Raises SelectionError."""
     request.check()
     file = PoolFile(request.path)
     ids = file.ids(request.id)
@@ -189,7 +190,7 @@ def read_pool(request: Request, progress: Progress, *, sizes_only: bool = False)
 
 
 def select_file(request: Request, progress: Progress) -> Selection:
-    """Read the pool and choose. Raises SelectionError."""
+    """Read the pool and select. Raises SelectionError."""
     with request.use.torch():
         pool = read_pool(request, progress)
     picks = request.strategy.select(
@@ -202,7 +203,7 @@ def select_file(request: Request, progress: Progress) -> Selection:
 
 
 def expected_cost(request: Request, progress: Progress) -> tuple[Pool, Cost, str]:
-    """(the pool's sizes, what the choice would cost, what models would be asked for), without choosing."""
+    """(the pool's sizes, the cost of selecting, the expected model calls in words), without selecting."""
     pool = read_pool(request, progress, sizes_only=True)
     calls = []
     if request.use.model and (request.needs_tokens or request.needs_scores):
@@ -216,7 +217,7 @@ def expected_cost(request: Request, progress: Progress) -> tuple[Pool, Cost, str
 
 
 def parse_budget(text: str, size: int) -> int:
-    """ "200" or "10%" as a number of items; a share is rounded to the nearest, and is at least one."""
+    """Parse a budget such as "200" or "10%" into a number of items; a share above 0 gives at least one."""
     match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*(%?)\s*", text)
     if not match or (not match[2] and "." in match[1]):
         raise SelectionError(f"--budget {text} should be a number of items, such as 2000, or a share, such as 10%.")
@@ -228,7 +229,7 @@ def parse_budget(text: str, size: int) -> int:
 
 
 def _input(request: Request, file: PoolFile, reads: ModelReads, size: int, progress: Progress) -> Any:
-    """What the strategy selects by."""
+    """The strategy's input."""
     strategy = request.strategy
     if strategy.input == "none":
         return size
@@ -247,7 +248,7 @@ def _input(request: Request, file: PoolFile, reads: ModelReads, size: int, progr
 
 
 def _scores(request: Request, reads: ModelReads) -> np.ndarray:
-    """(N,) what a strategy weighs items by, from the model: its mean entropy, or its confidence in (0, 1]."""
+    """(N,) scores computed by the model: mean entropy, or confidence in (0, 1]."""
     if isinstance(request.strategy, UncertainThenDiverse):
         reads.progress.say("no --score-column: items are uncertain by the mean entropy of the model's tokens")
         return MeanEntropy().uncertainty(reads.tokens("entropies"))
@@ -256,14 +257,14 @@ def _scores(request: Request, reads: ModelReads) -> np.ndarray:
 
 
 def _quantity(strategy: Selector) -> str:
-    """What a strategy that ranks by tokens, or the one within it, wants to know of each."""
+    """The quantity per token by which a strategy, or the one inside it, ranks."""
     inner = getattr(strategy, "within", strategy)
     return inner.quantity if isinstance(inner, Uncertainty) else _quantity(inner)
 
 
 def _width(request: Request, pool: Pool) -> int:
     if request.embeddings is None:
-        next(PoolFile(request.path).texts(request.text), None)  # that the column is there
+        next(PoolFile(request.path).texts(request.text), None)  # raises if the column is missing
         return pool.reads.width if request.use.embeds else WIDTH
     if request.array:
         return read_array(request.array, len(pool.ids)).shape[1]

@@ -1,12 +1,12 @@
-"""Embeddings without a model: TF-IDF of words and pairs of words, sketched into a fixed width.
+"""Embeddings without a model: TF-IDF of words and word pairs, sketched into a fixed width.
 
-Each word and each pair of neighbouring words is a term; its weight is (1 + log tf) (1 + log((1 + N) / (1 + df))).
-In scripts that put no spaces between words (Chinese, Japanese, Thai) each character counts as a word, and so does each
-emoji or other symbol beyond ASCII.
+Terms are words and pairs of neighbouring words. A term's weight is (1 + log tf) (1 + log((1 + N) / (1 + df))). In
+scripts without spaces between words (Chinese, Japanese, Thai) each character is a word, as is each emoji or other
+symbol beyond ASCII.
 
-Terms are hashed (BLAKE2b, equal everywhere and always), and each adds its weight, with a sign, to two of the WIDTH
-coordinates (the count sketch of Charikar et al. 2002, the two never the same one, as by Kane and Nelson 2014), which
-keeps inner products in expectation. Texts are read twice, none is kept.
+Terms are hashed with BLAKE2b, which is the same on every machine. Each term adds its weight, with a sign, to two of the
+WIDTH coordinates: the count sketch of Charikar et al. (2002), with two distinct coordinates as in Kane and Nelson
+(2014). It preserves inner products in expectation. Texts are read twice and never kept.
 """
 
 from __future__ import annotations
@@ -26,27 +26,28 @@ from reflect_rl.progress import Progress
 
 WIDTH = 512
 TERMS = 2**20
-"""Cells in which documents are counted."""
+"""Number of cells for document counts."""
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u1aaf\ua980-\uaadf"  # Thai, Lao, Burmese, Khmer, Javanese, ...
     "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff"  # Japanese, Chinese, Korean
     "\U00020000-\U0003ffff"  # rare Chinese characters
 )
-"""Scripts whose words are not told apart by spaces; and Korean, which has spaces, but hangs endings on its words."""
+"""Scripts without spaces between words; and Korean, which has spaces, but attaches endings to words."""
 MARKS = "".join(chr(code) for code in range(0x300, 0x3000) if category(chr(code))[0] == "M")
-r"""Accents and vowel signs, which \w leaves out: without them the words of many Indic scripts fall to pieces."""
+r"""Accents and vowel signs, which \w excludes; without them, words of many Indic scripts would be split."""
 ASCII_WORD = re.compile(r"\w+")
 WORD = re.compile(
     rf"[{UNSPACED}]|[^\W{UNSPACED}](?:[^\W{UNSPACED}]|[{MARKS}])*|[^\w\s\x00-\x7f\ufe00-\ufe0f]"  # fe0f: "as an emoji"
 )
 PUNCTUATION = frozenset(("Cc", "Cf", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "Zl", "Zp", "Zs"))
-"""Categories of characters that are no words by themselves."""
+"""Unicode categories of characters that are not words by themselves."""
 
 
 def tfidf(texts: Callable[[], Iterable[str]], size: int, progress: Progress, *, cells: bool = False) -> np.ndarray:
-    """(size, WIDTH) float32, rows of length 1, zero for a text without terms, which is said. texts: gives them anew.
+    """(size, WIDTH) float32 embeddings with rows of length 1; rows of texts without terms are 0, with a warning.
 
-    cells: a term is a character with its line and column, for texts that draw a picture.
+    texts: returns a new iterator over the texts at each call. cells: terms are characters with their line and column,
+    for texts that draw a picture.
     """
     terms = _cells if cells else _words
     documents_T = np.zeros(TERMS, np.int64)
@@ -69,9 +70,9 @@ def tfidf(texts: Callable[[], Iterable[str]], size: int, progress: Progress, *, 
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case; in scripts without spaces its characters. Symbols beyond ASCII are words.
+    """The words of a text in lower case; characters in scripts without spaces, and symbols beyond ASCII.
 
-    Two ways to write the same character (composed or not, full or half width) are one.
+    Equivalent spellings of a character (composed or not, full or half width) are unified.
     """
     if text.isascii():
         return ASCII_WORD.findall(text.lower())
@@ -81,12 +82,12 @@ def words(text: str) -> list[str]:
 
 @lru_cache(maxsize=2**16)
 def term_hash(term: str) -> int:
-    """64 bits, of which `sketch_places` and the count of documents each take their own."""
+    """A 64-bit hash; `sketch_places` and the document counts use different bits of it."""
     return int.from_bytes(blake2b(term.encode(), digest_size=8).digest(), "little")
 
 
 def sketch_places(terms_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(coordinates (2, K), signs (2, K)) of hashed terms (uint64). The two coordinates of a term always differ."""
+    """(coordinates (2, K), signs (2, K)) of hashed terms (uint64). A term's two coordinates always differ."""
     first_K = (terms_K >> np.uint64(20)) % np.uint64(WIDTH)
     second_K = (first_K + 1 + (terms_K >> np.uint64(29)) % np.uint64(WIDTH - 1)) % np.uint64(WIDTH)
     bits_K = np.stack([terms_K >> np.uint64(63), terms_K >> np.uint64(62) & np.uint64(1)])
@@ -94,14 +95,14 @@ def sketch_places(terms_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _words(text: str) -> Counter[int]:
-    """Words and pairs of words with how often they are there."""
+    """Counts of words and word pairs."""
     found = words(text)
     pairs = (f"{first} {second}" for first, second in pairwise(found))
     return Counter(map(term_hash, (*found, *pairs)))
 
 
 def _cells(text: str) -> Counter[int]:
-    """Every character with its place."""
+    """Counts of characters with their positions."""
     places = (
         f"{line} {column} {character}"
         for line, row in enumerate(text.splitlines())

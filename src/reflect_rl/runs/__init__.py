@@ -1,1 +1,1 @@
-"""Run folders: files, manifests, stages that are done. Nothing here knows what a stage does."""
+"""Run folders: files, manifests, finished stages. Nothing here knows what a stage does."""

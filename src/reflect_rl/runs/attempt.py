@@ -1,9 +1,8 @@
-"""An attempt at a stage: which files in the run folder are its own, and what the stage had made before.
+"""An attempt at a stage: tells its own files in the run folder from the user's, and keeps the former outputs.
 
-An output is the attempt's own if its hash was noted before it took its place. Anything else that lies there is the
-user's, and is renamed, never overwritten. What the stage had made before stays until it has been made anew: it lies in
-checkpoints/<stage>.former/ meanwhile. An error or an interrupt puts it back; a kill leaves it there, for the attempt
-that continues.
+An output is the attempt's own if its hash was recorded before it was moved into place. Any other file in its place is
+the user's; it is renamed, never overwritten. The stage's former outputs are kept in checkpoints/<stage>.former/ until
+the re-run succeeds. An error or interrupt restores them; after a kill they stay there for the next attempt.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from reflect_rl.runs.folder import CONFIG, RunFolder, hash_path, remove, set_asi
 from reflect_rl.runs.manifest import Manifest, Stage, read_manifest
 
 EDITED = "edited"
-"""How the names of files end that are the user's and were in the way: NAME.edited, NAME.edited-2, ..."""
+"""Suffix of user files that were in the way: NAME.edited, NAME.edited-2, ..."""
 
 
 class Attempt(RunFolder):
-    """The run folder as a stage sees it while it runs.
+    """The run folder as seen by a running stage.
 
-    The file checkpoints/<stage>.key holds the attempt's key, and after it a line `sha256 name` for every output.
+    The file checkpoints/<stage>.key holds the attempt's key, followed by a line `sha256 name` per output.
     """
 
     def __init__(self, run: RunFolder, stage: Stage) -> None:
@@ -33,7 +32,7 @@ class Attempt(RunFolder):
         self.former = f"checkpoints/{stage.name}.former"
 
     def begin(self, key: str) -> bool:
-        """Start with this key; True if an attempt with it was interrupted before, and goes on."""
+        """Begin with this key; return True if an interrupted attempt with the same key continues."""
         if self._notes()[0] == key:
             return True
         for name in (*self.stage.scratch, *self._outputs()):
@@ -43,22 +42,22 @@ class Attempt(RunFolder):
         return False
 
     def keep_edited(self) -> list[tuple[Path, Path]]:
-        """Rename what is the user's where the stage writes; pairs (path, new path)."""
+        """Rename the user's files where the stage writes; return pairs (path, new path)."""
         names = [name for name in (*self.stage.scratch, *self._outputs()) if os.path.lexists(self / name)]
         return [(self / name, set_aside(self / name, EDITED)) for name in names if not self._is_own(name)]
 
     @contextmanager
     def former_kept(self) -> Iterator[None]:
-        """Set what the stage had made before aside for the time of the block; bring it back if the block raises."""
+        """Set the stage's former outputs aside during the block; restore them if it raises."""
         former, manifest = self / self.former, self.stage.manifest
         if (self / manifest).exists() and (former / manifest).exists():
-            remove(former)  # of an attempt that ended well, and was killed before it could do this
+            remove(former)  # left by a successful attempt that was killed before its clean-up
         made = self._made()
         if made:
             for name in self._outputs():
                 if self._hash(name) == made.outputs.get(name):
                     _move(self / name, former / name)
-            _move(self / manifest, former / manifest)  # last: a kill in between is made good next time
+            _move(self / manifest, former / manifest)  # last, so that an interrupted move is completed next time
         try:
             yield
         except BaseException:
@@ -71,7 +70,7 @@ class Attempt(RunFolder):
             raise
 
     def end(self) -> None:
-        """Remove what only served the attempt; its note last, by which all of it is known to be ours."""
+        """Remove the attempt's temporary files. The note comes last, since it marks the others as ours."""
         if (self / self.note).exists():
             for name in (*self.stage.scratch, self.former, self.note):
                 remove(self / name)
@@ -79,33 +78,33 @@ class Attempt(RunFolder):
     def _place(self, name: str, temporary: Path) -> None:
         if name in self.stage.outputs:
             with (self / self.note).open("a", encoding="utf-8") as file:
-                file.write(f"\n{hash_path(temporary)} {name}")  # the line break first: a kill may leave half a line
+                file.write(f"\n{hash_path(temporary)} {name}")  # break first: a kill may have left half a line
                 file.flush()
                 os.fsync(file.fileno())
         super()._place(name, temporary)
 
     def _outputs(self) -> list[str]:
-        """Without those that lie in another run inside of this one, which looks after them itself."""
+        """The stage's outputs, except those inside another run within this folder, which manages its own files."""
         return [name for name in self.stage.outputs if "/" not in name or not (self / name).with_name(CONFIG).exists()]
 
     def _is_own(self, name: str) -> bool:
-        """Whether we made what lies there: in this attempt, or when the stage was finished before."""
+        """Whether this attempt or the finished stage made the file."""
         if name in self.stage.scratch:
             return (self / self.note).exists()
         digest, made = self._hash(name), self._made()
         if digest is None:
-            return False  # a link to nothing
+            return False  # a dangling link
         return f"{digest} {name}" in self._notes()[1:] or (made is not None and digest == made.outputs.get(name))
 
     def _made(self) -> Manifest | None:
-        """The manifest of what the stage had made before, wherever that is now."""
+        """The manifest of the stage's former outputs, in place or set aside."""
         return read_manifest(self, self.stage) or read_manifest(RunFolder(self / self.former), self.stage)
 
     def _hash(self, name: str) -> str | None:
         return self.hash(name) if (self / name).exists() else None
 
     def _notes(self) -> list[str]:
-        """The attempt's key, and the lines after it."""
+        """The lines of the note: the attempt's key, then its outputs."""
         try:
             return (self / self.note).read_text(encoding="utf-8", errors="replace").split("\n")
         except FileNotFoundError:
@@ -113,7 +112,7 @@ class Attempt(RunFolder):
 
 
 def _move(path: Path, to: Path) -> None:
-    """Rename what is there, if anything is; what is in the way is the user's, and stays beside it."""
+    """Rename `path` if it exists. A user's file at the target is set aside."""
     if os.path.lexists(path):
         if os.path.lexists(to):
             set_aside(to, EDITED)

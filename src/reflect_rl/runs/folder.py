@@ -1,7 +1,7 @@
-"""The folder of one run: atomic files, hashes, and the manifests that say which stage is done with which inputs.
+"""A run folder: atomic writes, checked reads, hashes, and a lock.
 
-Every file is written under a temporary name, flushed to disk and renamed, so that a process killed at any moment leaves
-either the old file or the new one. A stage is done when its manifest is there and matches its settings and inputs.
+Every file is written under a temporary name, flushed to disk and renamed, so a process killed at any moment leaves
+either the old file or the new one.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Record = TypeVar("Record")
 CONFIG, LOCK = "config.yaml", ".lock"
 OLD = "old"
 DRAFT = ".reflect-rl-draft"
-"""How the names of the folders end that `replacing` works in: by it `tidy` knows that they are ours."""
+"""Suffix of the temporary folders of `replacing`; `tidy` recognises them by it."""
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, OSError)
-"""What parsing a file can raise that holds something else than it should."""
+"""The errors that parsing a file with wrong content can raise."""
 
 
 class RunFolder:
-    """Paths, atomic reads and writes below one folder."""
+    """Paths, atomic reads and atomic writes within one folder."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -46,34 +46,34 @@ class RunFolder:
             temporary.write_text(text, encoding="utf-8")
 
     def write_json(self, name: str, data: Any) -> None:
-        """Write JSON atomically. Raises as `write_text`, and ValueError for NaN and infinities, which JSON lacks."""
+        """Write JSON atomically. Raises as `write_text` does, and ValueError for NaN and infinities."""
         self.write_text(name, json.dumps(data, indent=2, sort_keys=False, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_jsonl(self, name: str, rows: Iterable[Any]) -> None:
-        """Write an object a line, atomically. Raises as `write_json`."""
+        """Write one JSON object per line, atomically. Raises as `write_json` does."""
         with self.replacing(name) as temporary, temporary.open("w", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
     def read_json(self, name: str, parse: Callable[[Any], Any] = lambda data: data) -> Any:
-        """A JSON file, parsed. Raises RunFolderError if it is missing, or holds something else than it should."""
+        """Read and parse a JSON file. Raises RunFolderError if it is missing or has wrong content."""
         path = self._file(name)
         with reading(path):
             return parse(json.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8)))
 
     def read_jsonl(self, name: str, parse: Callable[[dict[str, Any]], Record]) -> list[Record]:
-        """One record a line; blank lines, a BOM and a last line without an end are no matter.
+        """Read one record per line. Blank lines, a BOM and a missing final line break are accepted.
 
         Raises RunFolderError, naming the line, if the file is missing, cut or damaged.
         """
         return list(self.each_of_jsonl(name, parse))
 
     def each_of_jsonl(self, name: str, parse: Callable[[dict[str, Any]], Record]) -> Iterator[Record]:
-        """The records of `read_jsonl` one after the other, for files of which little is kept."""
+        """Iterate over the records of `read_jsonl`, for large files of which little is kept."""
         path = self._file(name)
         number = 0
         try:
-            with path.open("rb") as file:  # bytes: decoding reads ahead, and would blame a line too early
+            with path.open("rb") as file:  # bytes, since decoding reads ahead and would misreport the line
                 for number, line in enumerate(file, 1):
                     text = line.removeprefix(codecs.BOM_UTF8).strip() if number == 1 else line.strip()
                     if text:
@@ -86,7 +86,7 @@ class RunFolder:
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
-        """A temporary path whose content takes the place of file or folder `name` when the block ends well."""
+        """Yield a temporary path; its file or folder replaces `name` when the block succeeds."""
         target = self._target(name)
         made = None
         try:
@@ -109,22 +109,22 @@ class RunFolder:
                 shutil.rmtree(made, ignore_errors=True)
 
     def _target(self, name: str) -> Path:
-        """Where `name` is. Raises RunFolderError if it is not a name below this folder."""
+        """The path of `name`. Raises RunFolderError if it is not inside this folder."""
         parts = Path(name).parts
         if not parts or ".." in parts or Path(name).is_absolute():
             raise RunFolderError(f"'{name}' is not the name of a file or folder inside of {self.path}.")
         return self / name
 
     def _place(self, name: str, temporary: Path) -> None:
-        """Put what was written in the place of `name`."""
+        """Move the finished file or folder to `name`."""
         target = self / name
         if temporary.is_dir() and target.exists():
-            target.rename(temporary.parent / OLD)  # a folder cannot be replaced in one move: see tidy
+            target.rename(temporary.parent / OLD)  # a folder cannot be replaced atomically: see tidy
         temporary.replace(target)
 
     @contextmanager
     def lock(self, progress: Progress | None = None) -> Iterator[None]:
-        """Keep other processes out of this folder, which is made if need be. Raises RunFolderError if one is in it."""
+        """Lock the folder, creating it if needed. Raises RunFolderError if another process holds the lock."""
         path = self / LOCK
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -146,9 +146,9 @@ class RunFolder:
             yield
 
     def tidy(self) -> None:
-        """Finish or remove what killed processes left in the middle of `replacing`. Only under `lock`.
+        """Finish or remove what killed processes left inside `replacing`. Requires `lock`.
 
-        Another run inside this folder is left alone: a process may be working in it.
+        A run nested inside this folder is left alone, since another process may be using it.
         """
         for place, folders, files in os.walk(self.path):
             if LOCK in files and Path(place) != self.path:
@@ -158,7 +158,7 @@ class RunFolder:
                 _finish(Path(place, name))
 
     def hash(self, name: str) -> str:
-        """sha256 of a file, or of a folder's files with their relative names."""
+        """sha256 of a file, or of a folder's files and their relative names."""
         return hash_path(self._existing(name))
 
     def _existing(self, name: str) -> Path:
@@ -176,10 +176,7 @@ class RunFolder:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """For a block that works on what was read from a file of ours: what is not as it should be is told of the file.
-
-    Raises RunFolderError in place of the errors that wrong content brings about.
-    """
+    """Turn errors caused by wrong content of `path` into a RunFolderError that names the file."""
     try:
         yield
     except UNREADABLE as error:
@@ -189,7 +186,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def _finish(draft: Path) -> None:
-    """End an exchange of folders where it stopped, and remove the folder that it was made in."""
+    """Complete an interrupted replacement of a folder, and remove its temporary folder."""
     if draft.is_symlink():
         return
     name = draft.name.removeprefix(".").removesuffix(DRAFT).rpartition(".")[0]
@@ -200,7 +197,7 @@ def _finish(draft: Path) -> None:
 
 
 def set_aside(path: Path, suffix: str) -> Path:
-    """Rename a file or folder to `NAME.suffix`, or `NAME.suffix-2` and so on where that is taken; its new path."""
+    """Rename a path to `NAME.suffix`, or `NAME.suffix-2` and so on if taken; return the new path."""
     number, aside = 1, path.with_name(f"{path.name}.{suffix}")
     while os.path.lexists(aside):
         number += 1
@@ -210,7 +207,7 @@ def set_aside(path: Path, suffix: str) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with everything in it, if it is there."""
+    """Remove a file or folder if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -218,7 +215,7 @@ def remove(path: Path) -> None:
 
 
 def hash_path(path: Path) -> str:
-    """sha256 of a file's bytes, or of a folder's files with their relative names (hidden files left out)."""
+    """sha256 of a file's bytes, or of a folder's files and their relative names, without hidden files."""
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
     for file in files:
@@ -230,7 +227,7 @@ def hash_path(path: Path) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, in a few words."""
+    """The cause of an error in a few words."""
     if isinstance(error, KeyError):
         return f"{error} is missing"
     if isinstance(error, RecursionError):
@@ -239,12 +236,12 @@ def _reason(error: Exception) -> str:
 
 
 def _is_os_error(error: Exception) -> bool:
-    """Whether the system refused to write; libraries in Rust (safetensors, tokenizers) say so in their own types."""
+    """Whether writing failed in the system. Rust libraries (safetensors, tokenizers) raise their own types."""
     return isinstance(error, OSError) or "(os error " in str(error)
 
 
 def _flush(path: Path) -> None:
-    """Bring a file, or a folder with everything in it, to disk."""
+    """Flush a file, or a folder with its content, to disk."""
     for item in [path, *(path.rglob("*") if path.is_dir() else ())]:
         _flush_one(item)
 

@@ -1,4 +1,4 @@
-"""Which arm of a run acts: the run itself, or what --guard kept instead."""
+"""The arm of a run that acts: the run itself, or the arm without reflection if the guard kept that one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PLAIN_ARM = "no-reflection"
 
 
 def kept_arm(run: RunFolder, settings: Settings) -> tuple[RunFolder, Settings]:
-    """The folder and the settings of the agent that a run ends with.
+    """The folder and the settings of the run's final agent.
 
-    Raises RunFolderError if the guard has not ended since the agent was trained.
+    Raises RunFolderError if the guard has not finished since the agent was trained.
     """
     if not settings.guard:
         return run, settings
@@ -41,7 +41,7 @@ def plain_settings(settings: Settings) -> Settings:
 
 
 def _folder(data: Any) -> str:
-    """Of guard.json: where the agent lies that was kept."""
+    """The folder of the kept agent, from guard.json."""
     if data["folder"] not in (".", PLAIN_ARM):
         raise ValueError(f"'folder' is {data['folder']!r}")
     return data["folder"]

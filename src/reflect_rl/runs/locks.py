@@ -1,4 +1,4 @@
-"""One process at a time at a file: the lock that every writer of ours takes."""
+"""A file lock that admits one process at a time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import IO
 
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
-"""What file systems answer that know no locks, such as some network drives."""
+"""Error codes of file systems without locks, such as some network drives."""
 
 
 def take_lock(file: IO, path: Path, warn: Callable[[str], None]) -> None:
-    """Lock an open file of this path until it is closed. Raises BlockingIOError if another process has it.
+    """Lock an open file until it is closed. Raises BlockingIOError if another process holds the lock.
 
-    Where the file system has no locks, this is announced, and the work goes on without.
+    On a file system without locks, warn and continue without one.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

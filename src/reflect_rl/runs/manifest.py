@@ -1,7 +1,7 @@
-"""Manifests: which stage is done, from what, with which settings, and why a stage has to run (again).
+"""Manifests: the record of a finished stage, and the reasons why a stage has to run.
 
-A stage is done when `manifests/<stage>.json` holds the key of what it would be run with now (settings it depends on,
-sha256 of its inputs, library version) and its outputs are still what it wrote.
+A stage is done if `manifests/<stage>.json` holds the key of what would run now (the settings it depends on, sha256 of
+its inputs, and the library version), and its outputs are unchanged.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings, setting_keys
 
 Hashes = dict[str, str | None]
-"""sha256 by file or folder name; None: it is not there."""
+"""sha256 by file or folder name; None if it does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of the pipeline, which reads files of the run folder and writes files.
+    """One step of the pipeline. It reads and writes files of the run folder.
 
-    settings: the dotted keys or sections that it depends on.
-    optional: those inputs and outputs that some settings do without. scratch: what it leaves behind when it is killed
-    and continues from. when: a setting that must be true for the stage to be part of a run at all. parallel: every
-    process of a launcher takes part; all other stages are the first one's alone.
+    settings: the dotted keys or sections that it depends on. optional: inputs and outputs that some settings do
+    without. scratch: files from which a killed stage continues. when: a setting that must be true for the stage to be
+    part of a run. parallel: all processes of a launcher take part; other stages run in the first process only.
     """
 
     name: str
@@ -53,9 +52,9 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a finished stage was made from, and what it made.
+    """The inputs, settings and outputs of a finished stage.
 
-    seconds, peak_memory_mb: wall time of the process that finished it, and the most memory that it had held by then.
+    seconds, peak_memory_mb: wall time of the process that finished the stage, and its peak memory up to then.
     """
 
     __pydantic_config__ = CHECKED
@@ -75,12 +74,12 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: Any) -> Manifest:
-        """Raises ValueError, which names the field that does not fit."""
+        """Raises ValueError, which names the first invalid field."""
         return read_record(cls, data)
 
 
 def wanted(run: RunFolder, stage: Stage, settings: Settings) -> Manifest:
-    """The manifest (without results) that a stage would have if it ran now."""
+    """The manifest (without results) that a stage would get if it ran now."""
     used = select(flat(settings), stage.settings)
     inputs = hashes(run, stage.inputs)
     content = {"stage": stage.name, "settings": used, "inputs": inputs, "version": __version__}
@@ -89,7 +88,7 @@ def wanted(run: RunFolder, stage: Stage, settings: Settings) -> Manifest:
 
 
 def read_manifest(run: RunFolder, stage: Stage) -> Manifest | None:
-    """The manifest of a finished stage; None if there is none, or it is damaged (then the stage is not done)."""
+    """The manifest of a finished stage; None if it is missing or damaged, so that the stage runs again."""
     try:
         return run.read_json(stage.manifest, Manifest.from_json)
     except RunFolderError:
@@ -97,7 +96,7 @@ def read_manifest(run: RunFolder, stage: Stage) -> Manifest | None:
 
 
 def reason_to_run(run: RunFolder, stage: Stage, found: Manifest | None, now: Manifest) -> str | None:
-    """Why a stage has to run: a phrase for the user; None when it is done."""
+    """Why a stage has to run, as a phrase for the user; None if it is done."""
     if found is None:
         return "not done yet"
     if found.key != now.key:
@@ -112,13 +111,13 @@ def reason_to_run(run: RunFolder, stage: Stage, found: Manifest | None, now: Man
 
 
 def edited_outputs(run: RunFolder, stage: Stage, found: Manifest) -> list[str]:
-    """The outputs that are no longer what the stage wrote."""
+    """The outputs that changed since the stage wrote them."""
     present = hashes(run, stage.outputs)
     return [name for name in stage.outputs if present[name] != found.outputs.get(name)]
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Phrases such as 'rl.lr: 0.0005 -> 0.001' for every key that differs."""
+    """A phrase such as 'rl.lr: 0.0005 -> 0.001' for each key that differs."""
     keys = [*new, *(key for key in old if key not in new)]
     return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
 
@@ -128,19 +127,19 @@ def hashes(run: RunFolder, names: tuple[str, ...]) -> Hashes:
 
 
 def flat(settings: Settings) -> dict[str, Any]:
-    """Settings by dotted key. Free-form dictionaries (env.options) stay one value."""
+    """Settings by dotted key. Free-form dictionaries (env.options) are single values."""
     data = settings.model_dump(mode="json")
     return {key: _at(data, key) for key in setting_keys()}
 
 
 def select(values: Mapping[str, Any], sections: tuple[str, ...]) -> dict[str, Any]:
-    """The dotted keys that are, or lie below, one of `sections`."""
+    """The items whose key equals, or lies below, one of `sections`."""
     return {key: value for key, value in values.items() if any(f"{key}.".startswith(f"{s}.") for s in sections)}
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of what results depend on, read without importing it."""
+    """Versions of the packages that results depend on, read without importing them."""
     found = {"reflect_rl": __version__, "python": platform.python_version()}
     for name in ("torch", "transformers", "numpy", "gymnasium"):
         try:
@@ -151,7 +150,7 @@ def versions() -> dict[str, str]:
 
 
 def total_seconds(run: RunFolder) -> dict[str, float]:
-    """Seconds by finished stage."""
+    """Wall time by finished stage."""
     paths: list[Path] = sorted((run / "manifests").glob("*.json"))
     return {path.stem: run.read_json(f"manifests/{path.name}", _seconds) for path in paths}
 

@@ -1,7 +1,7 @@
-"""Output paths that a user gives: checked before any work is done, and written without harm to anything else.
+"""Output paths given by the user: checked before any work starts, and written without harming other files.
 
-Every `--out` and `-o` goes through `output_file` or `output_folder`. What stands at the path stays unless we wrote it;
-links are followed; pipes and terminals are written to as they are.
+All `--out` and `-o` options use `output_file` or `output_folder`. Existing files are kept unless we wrote them, links
+are followed, and pipes and terminals are written to directly.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from reflect_rl.errors import OutputError
 from reflect_rl.runs.folder import RunFolder
 
 MARK = ".reflect-rl"
-"""A file in folders that we made, which says what the folder holds."""
+"""A file that marks a folder as ours and says what it holds."""
 LINKS = 40
-"""Most links that are followed, as in Linux."""
+"""Maximum number of links followed, as in Linux."""
 PIPES = (stat.S_ISFIFO, stat.S_ISCHR)
-"""What is written to as it is; it cannot be replaced, and has nothing to lose."""
+"""File types written to directly: they cannot be replaced and have no content to lose."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """Where a file goes. path: where links lead. direct: a descriptor or path of a pipe or device, written as it is."""
+    """An output file. path: the target of any links. direct: descriptor or path of a pipe or device."""
 
     path: Path
     direct: int | Path | None = None
 
     def write_jsonl(self, rows: Iterable[Any]) -> None:
-        """One JSON object a line. Raises OutputError or RunFolderError (disk full, no reader, no permission)."""
+        """Write one JSON object per line. Raises OutputError or RunFolderError (such as a full disk, or no reader)."""
         if self.direct is None:
             RunFolder(self.path.parent).write_jsonl(self.path.name, rows)
             return
@@ -44,7 +44,7 @@ class OutputFile:
                 file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     def write_bytes(self, data: bytes) -> None:
-        """Raises OutputError or RunFolderError, as above."""
+        """Write bytes. Raises as `write_jsonl` does."""
         if self.direct is None:
             with RunFolder(self.path.parent).replacing(self.path.name) as temporary:
                 temporary.write_bytes(data)
@@ -54,7 +54,7 @@ class OutputFile:
 
     @contextmanager
     def _open(self) -> Iterator[IO[bytes]]:
-        """A pipe or device; what it refuses to take is said."""
+        """Open the pipe or device; errors while writing raise OutputError."""
         try:
             descriptor = os.dup(self.direct) if isinstance(self.direct, int) else os.open(self.path, os.O_WRONLY)
             with os.fdopen(descriptor, "wb") as file:
@@ -71,10 +71,11 @@ def output_file(
 ) -> OutputFile:
     """The file that `option` names, which need not exist.
 
-    inputs: what the same command reads; None and names of no file are left out. ours: whether a file with content was
-    written by the same command before, and may be replaced.
+    inputs: the paths that the command reads; None and non-files are ignored. ours: whether the command itself wrote an
+    existing file earlier, so that it may be replaced.
 
-    Raises OutputError: empty, a folder, an input or a file in an input folder, a file that is not ours, not writable.
+    Raises OutputError if the path is empty, a folder, an input or inside an input folder, a file that is not ours, or
+    not writable.
     """
     path = _path(given, option)
     descriptor = _descriptor(path)
@@ -105,9 +106,9 @@ def output_file(
 def output_folder(given: str | Path, option: str, inputs: Sequence[Path] = ()) -> Path:
     """The folder that `option` names, which need not exist.
 
-    inputs: folders that the same command reads.
+    inputs: folders that the command reads.
 
-    Raises OutputError: empty, something that is no folder, an input, inside an input or around it, not writable.
+    Raises OutputError if the path is empty, not a folder, not writable, or overlaps an input.
     """
     path = _path(given, option)
     found = _stat(path, option)
@@ -126,9 +127,10 @@ def output_folder(given: str | Path, option: str, inputs: Sequence[Path] = ()) -
 
 
 def claim_folder(folder: Path, holds: str, known_by: str) -> None:
-    """Mark a new or empty folder as ours, before anything is written into it; one marked before stays as it is.
+    """Mark a new or empty folder as ours before anything is written into it. An existing mark is kept.
 
-    holds: what it will hold, such as "comparison". known_by: a pattern of paths by which one without a mark is known.
+    holds: what the folder will hold, such as "comparison". known_by: a glob pattern that identifies an unmarked folder
+    of this kind.
 
     Raises OutputError if the folder holds something else.
     """
@@ -151,7 +153,7 @@ def _path(given: str | Path, option: str) -> Path:
 
 
 def _stat(path: Path, option: str) -> os.stat_result | None:
-    """What links lead to; None if nothing is there. Raises OutputError for a path that can never be one."""
+    """Stat of a path, following links; None if nothing is there. Raises OutputError for an unusable path."""
     try:
         return path.stat()
     except FileNotFoundError:
@@ -162,7 +164,7 @@ def _stat(path: Path, option: str) -> os.stat_result | None:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The open descriptor that a path such as /dev/stdout or /dev/fd/63 stands for, also behind links."""
+    """The open descriptor behind a path such as /dev/stdout or /dev/fd/63, also through links."""
     own = re.compile(rf"(?:/dev|/proc/(?:self|thread-self|{os.getpid()}))/fd/(\d+)")
     for _ in range(LINKS):
         if match := own.fullmatch(os.path.normpath(path)):
@@ -174,7 +176,7 @@ def _descriptor(path: Path) -> int | None:
 
 
 def _check_parent(real: Path, option: str, given: str | Path) -> None:
-    """The nearest folder that is there can be written to."""
+    """Raise OutputError unless the nearest existing parent folder is writable."""
     parent = next((folder for folder in real.parents if folder.exists()), real.parent)
     if not parent.is_dir():
         raise OutputError(f"{option} {given} cannot be made: {parent} is not a folder. Name another path.")
@@ -183,7 +185,7 @@ def _check_parent(real: Path, option: str, given: str | Path) -> None:
 
 
 def _is_input(real: Path, found: os.stat_result, given: Path) -> bool:
-    """Whether a file is an input by any name, or belongs to an input folder."""
+    """Whether a file is an input under any name, or inside an input folder."""
     try:
         other = given.expanduser().stat()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The stages of a run in order: which settings, inputs and outputs each has. What they do is in `pipeline.stages`."""
+"""The stages of a run in order, with their settings, inputs and outputs. `pipeline.stages` has their functions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A shared folder of finished stages: runs that have a stage in common (arms of a comparison) compute it once.
+"""A shared store of finished stages: runs with a stage in common, such as arms of a comparison, compute it once.
 
-Layout: `<store>/<stage>/<key>/` with the stage's outputs and its manifest. An entry appears by one rename, so that
-several processes can read and write the same store.
+Layout: `<store>/<stage>/<key>/` with the stage's outputs and its manifest. Entries appear by a single rename, so
+several processes can use the same store.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Store:
         self.path = Path(path)
 
     def take(self, run: RunFolder, stage: Stage, key: str) -> Manifest | None:
-        """Copy a stage's outputs into a run; its manifest, or None if the store has no whole copy of them.
+        """Copy a stage's outputs into a run and return its manifest; None if the store has no intact copy.
 
-        An entry that is damaged is renamed, so that a whole one can take its place.
+        A damaged entry is renamed to make room for an intact one.
         """
         entry = self._entry(stage, key)
         try:
@@ -41,7 +41,7 @@ class Store:
             if not manifest or manifest.key != key or _differ(present, manifest.outputs):
                 set_aside(entry, "damaged")
                 return None
-        except OSError:  # another process may have set it aside meanwhile
+        except OSError:  # another process may have set it aside
             return None
         for name in present:
             with run.replacing(name) as temporary:
@@ -49,7 +49,7 @@ class Store:
         return manifest
 
     def put(self, run: RunFolder, stage: Stage, manifest: Manifest) -> None:
-        """Keep a finished stage's outputs. Raises OSError (disk full). Another process may have done so meanwhile."""
+        """Store a finished stage's outputs unless another process already has. Raises OSError (disk full)."""
         entry = self._entry(stage, manifest.key)
         if entry.exists():
             return
@@ -65,7 +65,7 @@ class Store:
             try:
                 draft.rename(entry)
             except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else: another process was first
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # otherwise another process was first
                     raise
 
     def _entry(self, stage: Stage, key: str) -> Path:

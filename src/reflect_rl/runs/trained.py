@@ -1,7 +1,7 @@
-"""The settings that what lies in a run folder was made with.
+"""The settings with which the contents of a run folder were made.
 
-config.yaml says what was last asked for. Where that was interrupted, the folder still holds what was made before, with
-other settings: those are in the manifests of the finished stages.
+config.yaml holds the settings that were requested last. After an interruption, the folder still holds earlier results
+made with other settings; the manifests of the finished stages record those.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ TRAINING = tuple(BY_NAME[name] for name in ("collect", "select", "annotate", "sf
 
 
 def read_config(run: RunFolder) -> Settings:
-    """The settings that a run folder was last asked to have. Raises RunFolderError if it is not one."""
+    """The settings last requested for a run folder. Raises RunFolderError if it is not one."""
     if not (run / CONFIG).is_file():
         raise RunFolderError(f"{run.path} is not a run folder (it has no {CONFIG}). `reflect-rl run` makes one.")
     return load_settings(run / CONFIG)
 
 
 def trained_settings(run: RunFolder, progress: Progress) -> Settings:
-    """The settings that the agent in a run folder was trained with; where config.yaml has others, this is said.
+    """The settings with which the folder's agent was trained. Warns if config.yaml differs.
 
-    `compute`, which is about the machine, and `evaluate` are those of config.yaml. Raises RunFolderError where the
-    reflector is not the one that the policy was trained with, or the policy's training has not ended.
+    `compute`, which concerns the machine, and `evaluate` come from config.yaml. Raises RunFolderError if the reflector
+    is not the one used to train the policy, or if the policy's training has not finished.
     """
     config, trained = read_config(run), _finished(run, BY_NAME["rl"])
     if trained is None:
@@ -52,9 +52,9 @@ def trained_settings(run: RunFolder, progress: Progress) -> Settings:
 
 
 def measured_settings(run: RunFolder, progress: Progress) -> Settings:
-    """The same, but in the world that this agent was last measured in, which `evaluate` may have been told to change.
+    """As `trained_settings`, but in the world of the agent's last evaluation, which may differ from training.
 
-    Raises RunFolderError, too, if other labels have been bought since.
+    Also raises RunFolderError if other labels have been bought since.
     """
     settings, trained = trained_settings(run, Progress()), _finished(run, BY_NAME["rl"])
     _check_labels(run, trained)
@@ -66,12 +66,12 @@ def measured_settings(run: RunFolder, progress: Progress) -> Settings:
 
 
 def reported_settings(run: RunFolder) -> Settings:
-    """The settings of what a report shows: of each finished stage, those that it was run with."""
+    """The settings behind a report: for each finished stage, those that it ran with."""
     return _with(run, read_config(run), _recorded(run, (*TRAINING, BY_NAME["evaluate"])))
 
 
 def _recorded(run: RunFolder, stages: tuple[Stage, ...]) -> dict[str, Any]:
-    """By dotted key, the setting that the last finished stage that depends on it was run with."""
+    """By dotted key, the value used by the last finished stage that depends on it."""
     found = [manifest for stage in stages if (manifest := read_manifest(run, stage))]
     return {key: value for manifest in found for key, value in manifest.settings.items()}
 
@@ -83,12 +83,12 @@ def _with(run: RunFolder, settings: Settings, recorded: dict[str, Any]) -> Setti
 
 
 def _finished(run: RunFolder, stage: Stage) -> Manifest | None:
-    """None if the stage has not been finished. Raises RunFolderError if its manifest is damaged."""
+    """The stage's manifest; None if it has not finished. Raises RunFolderError if the manifest is damaged."""
     return run.read_json(stage.manifest, Manifest.from_json) if (run / stage.manifest).exists() else None
 
 
 def _measured(run: RunFolder, trained: Manifest) -> Manifest | None:
-    """The manifest of the last evaluation, if it was of this policy."""
+    """The manifest of the last evaluation, if it evaluated this policy."""
     found = read_manifest(run, BY_NAME["evaluate"])
     return found if found and found.inputs.get("policy") == trained.outputs.get("policy") else None
 
@@ -98,7 +98,7 @@ def _begun(run: RunFolder, stage: str) -> bool:
 
 
 def _check_labels(run: RunFolder, trained: Manifest | None) -> None:
-    """Raise RunFolderError if the labels, whose number is a part of the results, were bought anew since."""
+    """Raise RunFolderError if the labels, whose number is part of the results, were replaced after training."""
     warmed, bought = read_manifest(run, BY_NAME["sft_policy"]), read_manifest(run, BY_NAME["annotate"])
     if not trained or not warmed or warmed.outputs.get("policy-sft") != trained.inputs.get("policy-sft"):
         return
@@ -108,7 +108,7 @@ def _check_labels(run: RunFolder, trained: Manifest | None) -> None:
 
 
 def to_finish(run: RunFolder) -> str:
-    """What to do, at the end of a message."""
+    """What to do, for the end of a message."""
     return f"`reflect-rl run RECIPE --out {run.path}` finishes what was begun."
 
 

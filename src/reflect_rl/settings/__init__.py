@@ -1,4 +1,4 @@
-"""Every setting of a run, with its default, range and meaning; impossible combinations are refused here."""
+"""All settings of a run with their defaults, ranges and meanings. Invalid combinations are refused here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reflect_rl.settings.training import PolicySftSettings, RlSettings, SftSetti
 
 
 class EnvSettings(Section):
-    """Which world."""
+    """The world."""
 
     name: str = Field(default="taxi", description="A registered world, or module:Class for your own.")
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the environment.")
@@ -19,7 +19,7 @@ class EnvSettings(Section):
 
 
 class CollectSettings(Section):
-    """Which trajectories become the pool of states."""
+    """The trajectories that form the pool of states."""
 
     episodes: int = Field(default=600, ge=1, description="Episodes to collect, over the train tasks in turn.")
     perturb: float = Field(
@@ -28,7 +28,7 @@ class CollectSettings(Section):
 
 
 class SelectSettings(Section):
-    """Which states the teacher is asked about."""
+    """The states that the teacher labels."""
 
     strategy: Literal[
         "none",
@@ -43,13 +43,15 @@ class SelectSettings(Section):
         "uncertain-then-diverse",
     ] = Field(
         default="none",
-        description="'none': as they come in the pool's seeded order; else a strategy picks annotate.reflections "
-        "distinct states. The last six rank by what reflector.model writes before it is trained: a pretrained one.",
+        description="'none': take states in the pool's seeded order; any other strategy picks annotate.reflections "
+        "distinct states. The last six rank states by what reflector.model, which must be pretrained, writes before "
+        "training.",
     )
     embedding: Literal["words", "cells", "model"] = Field(
         default="words",
-        description="How states are compared: by their words and pairs of words, by characters with line and "
-        "column, for worlds that draw a picture, or by the hidden states of reflector.model, a pretrained one.",
+        description="How states are compared. 'words': by words and pairs of words; 'cells': by characters and their "
+        "positions, for worlds that draw a picture; 'model': by the hidden states of reflector.model, which must be "
+        "pretrained.",
     )
 
     @property
@@ -59,7 +61,7 @@ class SelectSettings(Section):
 
 
 class AnnotateSettings(Section):
-    """What the teacher is asked, and how often."""
+    """The labels: whose, and how many."""
 
     teacher: str = Field(default="blocked", description="Style of the world's scripted teacher.")
     actions: int = Field(default=1000, ge=1, description="Budget of action labels (the expert's choice in a state).")
@@ -76,20 +78,21 @@ class AnnotateSettings(Section):
 
 
 class PromptSettings(Section):
-    """How a state becomes text."""
+    """How a state is written as text."""
 
-    history: int = Field(default=1, ge=0, description="Most past steps shown; the oldest are dropped first.")
+    history: int = Field(default=1, ge=0, description="Maximum past steps shown; the oldest are dropped first.")
     history_shows: Literal["actions", "steps"] = Field(
         default="actions", description="'actions': the past actions only; 'steps': past observations too."
     )
     reflections: int = Field(
         default=0,
         ge=0,
-        description="Most past reflections shown to both players: notes that the reflector keeps itself.",
+        description="Maximum number of past reflections shown to both players, as notes of the reflector to itself.",
     )
     notes: bool = Field(
         default=False,
-        description="Write the world's scripted notes behind each action's line (pointer head): told, not learned.",
+        description="Append the world's scripted notes to the action lines (pointer head). The notes are given, not "
+        "learned.",
     )
     max_tokens: int = Field(default=1024, ge=16, description="Token budget of a policy prompt.")
 
@@ -99,31 +102,31 @@ class ModelSettings(Section):
 
     source: str = Field(
         default="scratch",
-        description="'scratch', a local folder, or a hub name such as gpt2-xl; of a model, or of LoRA adapters, which "
+        description="'scratch', a local folder, or a hub name such as gpt2-xl: of a model, or of LoRA adapters that "
         "name their base.",
     )
     architecture: Literal["gpt2", "lookup"] = Field(
         default="gpt2",
-        description="From scratch: 'gpt2'; 'lookup': no positions and a short causal convolution, which learns far "
-        "sooner to find things again in its prompt.",
+        description="From scratch: 'gpt2'; or 'lookup', with a short causal convolution and no positional encoding, "
+        "which learns far sooner to look things up in its prompt.",
     )
     kernel: int = Field(default=8, ge=1, description="From scratch, lookup: tokens that the convolution sees.")
     width: int = Field(default=64, ge=8, description="From scratch: hidden size.")
     layers: int = Field(default=2, ge=1, description="From scratch: number of blocks.")
     heads: int = Field(default=4, ge=1, description="From scratch: attention heads.")
     context: int = Field(
-        default=0, ge=0, description="From scratch: tokens that it reads at the least; the pool may ask for more."
+        default=0, ge=0, description="From scratch: minimum context length in tokens; raised if the pool needs more."
     )
     lora_rank: int = Field(
         default=0,
         ge=0,
-        description="Rank of LoRA adapters: fresh ones, or those of the source, which are trained on. 0 trains all "
-        "weights, and merges the adapters of the source first.",
+        description="Rank of LoRA adapters: new ones, or those in source, which are trained further. 0 trains all "
+        "weights; adapters in source are merged first.",
     )
     bits: Literal[4, 8, 16, 32] = Field(
         default=32,
-        description="4 and 8 quantise the base (LoRA only; made for GPUs, slow on a CPU); 16 computes in bfloat16: on "
-        "bfloat16 weights below adapters, else on float32 weights, which small steps need.",
+        description="4 and 8 quantise the base model (LoRA only; meant for GPUs, slow on a CPU). 16 computes in "
+        "bfloat16: with LoRA the base weights are bfloat16; otherwise they stay float32, which small updates need.",
     )
 
     @model_validator(mode="after")
@@ -138,7 +141,7 @@ class ModelSettings(Section):
 
 
 class ReflectorSettings(Section):
-    """Who writes the reflections that the policy reads."""
+    """The author of the reflections that the policy reads."""
 
     kind: Literal["none", "scripted", "local"] = Field(
         default="local",
@@ -149,27 +152,27 @@ class ReflectorSettings(Section):
     batch: int = Field(
         default=0,
         ge=0,
-        description="Prompts decoded side by side. 0: what the device takes (8 on a CPU, 64 on mps, 256 on cuda). With "
-        "compute.exact fewer are filled up with copies.",
+        description="Prompts decoded in one batch. 0: a default for the device (8 on a CPU, 64 on mps, 256 on cuda). "
+        "With compute.exact, smaller batches are filled up with copies.",
     )
     decoding: Literal["greedy", "sample"] = Field(default="greedy", description="How a reflection is decoded.")
-    temperature: float = Field(default=1.0, gt=0, description="Of sampled decoding.")
+    temperature: float = Field(default=1.0, gt=0, description="Sampling temperature.")
     warn_below: float = Field(
-        default=0.95, ge=0, le=1, description="Announce a weak reflector under this agreement with the teacher."
+        default=0.95, ge=0, le=1, description="Warn if the reflector's agreement with the teacher is below this."
     )
 
 
 class PolicySettings(Section):
-    """Who acts."""
+    """The policy."""
 
     model: ModelSettings = Field(default_factory=ModelSettings)
     head: Literal["labels", "pointer"] = Field(
-        default="labels", description="'labels': one token a choice; 'pointer': scores the end of each action's line."
+        default="labels", description="'labels': one token per action; 'pointer': a score at each action's line end."
     )
 
     gated_mixture: bool = Field(
         default=False,
-        description="Act by a mixture of the choice with and without the reflection, weighted by a learned gate that "
+        description="Mix the action distributions with and without the reflection, weighted by a learned gate that "
         "starts at the reflector's held-out agreement. Labels head only.",
     )
 
@@ -181,11 +184,11 @@ class PolicySettings(Section):
 
 
 class EvaluateSettings(Section):
-    """How the agent is measured."""
+    """How the agent is evaluated."""
 
-    sampled_episodes: int = Field(default=4, ge=1, description="Sampled episodes a task (greedy: one).")
+    sampled_episodes: int = Field(default=4, ge=1, description="Sampled episodes per task (greedy: one).")
     within: list[int] = Field(
-        default_factory=list, description="Also count successes within these many steps, besides the horizon."
+        default_factory=list, description="Also report success within each of these numbers of steps."
     )
     shown_episodes: int = Field(
         default=12, ge=0, description="Episodes of the test panel kept step by step for the report."
@@ -193,24 +196,24 @@ class EvaluateSettings(Section):
 
 
 class ComputeSettings(Section):
-    """Where it runs."""
+    """Device, threads and numerics."""
 
     device: Literal["cpu", "cuda", "mps"] = Field(default="cpu", description="Where torch computes.")
     threads: int = Field(
-        default=2, ge=1, le=1024, description="CPU threads of torch. Part of the run: another number rounds otherwise."
+        default=2, ge=1, le=1024, description="CPU threads of torch. Changing it changes rounding: stages run again."
     )
     exact: Literal[True, False, "auto"] = Field(
         default="auto",
-        description="true: a prompt's numbers do not depend, to the bit, on what is batched with it, so rl.num_envs "
-        "and ranks never change a result; false: prompts that begin alike are packed, which is faster and changes "
-        "results by rounding. auto: exact for models from scratch on a CPU.",
+        description="true: results do not depend, to the bit, on what is batched together, so rl.num_envs and the "
+        "number of ranks never change them; false: prompts with a common prefix are packed, which is faster and "
+        "changes results by rounding. auto: exact for models from scratch on a CPU.",
     )
     tokens: int = Field(
         default=0,
         ge=0,
-        description="Most tokens of a forward pass, unless one prompt is longer; lower it for a large model. 0: what "
-        "the device takes (packed: 600 on a CPU, 2,048 on mps, 4,096 on cuda; exact: 1,024, 8,192, 32,768, and with "
-        "gradients what fits into some 192 MiB).",
+        description="Maximum tokens in a forward pass, unless a single prompt is longer; lower it for a large model. "
+        "0: a default for the device (packed: 600 on a CPU, 2,048 on mps, 4,096 on cuda; exact: 1,024, 8,192, 32,768, "
+        "and with gradients what fits into about 192 MiB).",
     )
 
 
@@ -220,7 +223,7 @@ class Settings(Section):
     seed: int = Field(default=0, ge=0, description="All randomness of the run is derived from it.")
     guard: bool = Field(default=False, description="Also train without reflection; keep the better on the valid tasks.")
     track: Literal["none", "tensorboard", "wandb", "trackio"] = Field(
-        default="none", description="Metrics also go there."
+        default="none", description="Where metrics go besides metrics.jsonl."
     )
     env: EnvSettings = Field(default_factory=EnvSettings)
     collect: CollectSettings = Field(default_factory=CollectSettings)
@@ -237,7 +240,7 @@ class Settings(Section):
 
     @property
     def selects(self) -> bool:
-        """Whether a strategy picks the states to reflect on."""
+        """Whether a strategy picks the states that get reflections."""
         return self.select.strategy != "none" and self.reflector.kind != "none"
 
     @model_validator(mode="after")
@@ -269,7 +272,7 @@ class Settings(Section):
 
 
 def setting_keys(section: type[BaseModel] = Settings, prefix: str = "") -> dict[str, Any]:
-    """Every dotted key with its pydantic FieldInfo, in the order of the recipe file."""
+    """All dotted keys with their pydantic FieldInfo, in the order of a recipe file."""
     keys: dict[str, Any] = {}
     for name, info in section.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):

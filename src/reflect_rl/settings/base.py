@@ -1,4 +1,4 @@
-"""What every group of settings has in common: unknown keys are refused, and every value is one that JSON has."""
+"""The base class of settings groups: unknown keys are refused, and all values are representable in JSON."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, field_validator
 
 MOST_DEEP = 50
-"""Mappings and lists within each other in `env.options`."""
+"""Maximum nesting of mappings and lists in `env.options`."""
 
 
 class Section(BaseModel):
-    """A group of settings: unknown keys are refused, values are not coerced across types, instances are frozen.
+    """A group of settings: unknown keys are refused, types are not coerced, and instances are frozen.
 
-    Every value is one that JSON has: a later command, which reads it from a file, gets what the first one got.
+    All values are representable in JSON, so a later command that reads them from a file gets the same values.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
@@ -34,7 +34,7 @@ _WHY = {
 
 
 def _check_json(value: object, place: list[str]) -> None:
-    """Raise ValueError, which names the place within the setting, unless JSON can hold the value."""
+    """Raise ValueError, which names the place within the setting, unless JSON can represent the value."""
     at = f"{'.'.join(place)} " if place else "it "
     if len(place) > MOST_DEEP:
         raise ValueError(f"more than {MOST_DEEP} mappings and lists are nested in each other; make it flatter")
@@ -48,7 +48,7 @@ def _check_json(value: object, place: list[str]) -> None:
         for number, each in enumerate(value):
             _check_json(each, [*place, str(number)])
     elif isinstance(value, Section):
-        pass  # its own values are checked
+        pass  # already validated
     elif type(value) not in (str, int, float, bool, type(None)):
         kind = type(value).__name__
         raise ValueError(f"{at}is a {kind}; give text, a number, true, false, null, a list or a mapping, as JSON has")

@@ -1,6 +1,6 @@
-"""Checkpoints: all that an exact resume needs, in safetensors and JSON, never a pickle.
+"""Checkpoints hold everything needed for an exact resume, in safetensors and JSON, never pickles.
 
-Random numbers need no state: every stream is derived from (seed, purpose, indices).
+Random number generators need no state: every stream is derived from (seed, purpose, indices).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from reflect_rl.runs.folder import RunFolder
 
 @dataclass
 class Checkpoint:
-    """done: units (steps, iterations) finished. extra: anything JSON-able besides weights and optimizer."""
+    """done: finished steps or iterations. extra: JSON data besides weights and optimizer."""
 
     done: int
     extra: dict[str, Any] = field(default_factory=dict)
 
 
 class Checkpointer:
-    """Saves to and loads from one folder of a run; only the newest checkpoint is kept.
+    """Saves to and loads from one folder of a run. Only the newest checkpoint is kept.
 
-    done: units finished in the newest checkpoint that this one saved or loaded; 0 if there is none.
+    done: finished steps or iterations in the checkpoint last saved or loaded; 0 if there is none.
     """
 
     def __init__(self, run: RunFolder, name: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -40,9 +40,9 @@ class Checkpointer:
         self.done = 0
 
     def save(self, done: int, **extra: Any) -> None:
-        """Write atomically; the checkpoint before it stays until this one is complete.
+        """Write atomically. The previous checkpoint stays until this one is complete.
 
-        Raises NonFiniteError, and leaves that one in place, if a weight or a moment is not finite.
+        Raises NonFiniteError, keeping the previous checkpoint, if a weight or a moment is not finite.
         """
         self.check_finite()
         with self.run.replacing(self.name) as folder:
@@ -56,7 +56,7 @@ class Checkpointer:
         self.done = done
 
     def check_finite(self) -> None:
-        """Raise NonFiniteError unless every trained weight, and all that the optimizer remembers, is finite."""
+        """Raise NonFiniteError unless all trained weights and the optimizer's state are finite."""
         moments = (value for state in self.optimizer.state.values() for value in state.values())
         parts = {"a weight": [weight for _, weight in _named(self.module)], "the optimizer's state": moments}
         for what, tensors in parts.items():

@@ -1,8 +1,8 @@
-"""Which start, and which of the world's easier stages, each training episode gets.
+"""The task and curriculum stage of each training episode.
 
-Every iteration walks through the train tasks in a fresh seeded order. Stages: "switch" gives each stage, easiest first,
-and then the full task an equal share of the iterations (Reflect-RL's curriculum); "mix" draws a stage for each episode,
-the full task's share growing linearly from an equal share to all.
+Each iteration goes through the train tasks in a new seeded order. Curricula over the world's easier stages: "switch"
+gives each stage, easiest first, and then the full task an equal share of the iterations (Reflect-RL's curriculum);
+"mix" draws a stage per episode, and the share of the full task grows linearly from an equal share to 1.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from reflect_rl.training.rollout import EpisodeSpec
 def training_episodes(
     tasks: Sequence[str], stages: Sequence[str], settings: RlSettings, iteration: int, seed: int
 ) -> list[EpisodeSpec]:
-    """The episodes of one iteration; `rl.group` of each task drawn."""
+    """The episodes of one iteration, `rl.group` per sampled task."""
     random = stream(seed, "rl tasks", iteration)
     order: list[int] = []
     while len(order) * settings.group < settings.episodes:

@@ -1,4 +1,4 @@
-"""Training stops where a number is no longer finite, before anything of it is written."""
+"""Stop training when a number is not finite, before anything affected is written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reflect_rl.training.checkpoint import Checkpointer
 
 
 def finite(what: str, value: float) -> float:
-    """`value`. Raises NonFiniteError if it is NaN or infinite."""
+    """Return `value`. Raises NonFiniteError if it is NaN or infinite."""
     if not math.isfinite(value):
         raise NonFiniteError(f"{what} is {value}")
     return value
@@ -19,9 +19,9 @@ def finite(what: str, value: float) -> float:
 
 @contextmanager
 def stopping(stage: str, unit: str, number: int, checkpoint: Checkpointer, advice: str) -> Iterator[None]:
-    """Tell of a NonFiniteError in the block where it arose, which checkpoint is still good, and what to do.
+    """Extend a NonFiniteError from the block with its place, the last good checkpoint, and advice.
 
-    unit, number: what the stage goes by, and which one it is, such as step 3. advice: where no better one is known.
+    unit, number: the current position, such as step 3. advice: used if the error has none of its own.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""One supervised warm-up: minimise a loss over batches of examples, with checkpoints to continue from."""
+"""A supervised warm-up: minimise a loss over batches of examples, with checkpoints."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def fit(
     who: str,
     progress: Progress,
 ) -> float | None:
-    """Minimise `loss(indices of a batch)`, which comes in parts to be summed, each gone backward through before the
-    next is computed; resumes from its checkpoint. Returns the mean loss of the last tenth.
+    """Minimise `loss(batch indices)`, resuming from a checkpoint; return the mean loss of the last tenth of the steps.
 
-    Raises NonFiniteError where a loss, a gradient or a weight is not finite, the weights after the last step included.
+    The loss comes in parts to be summed; each part's backward pass runs before the next part is computed. Raises
+    NonFiniteError if a loss, a gradient or a weight is not finite, including the weights after the last step.
     """
     if settings.steps and not examples:
         raise SettingsError(
             f"There is no label to train the {who} on. Collect episodes whose steps have an expert's action and a "
             f"teacher's text, or set {who}_sft.steps: 0."
         )
-    module.eval()  # no dropout: its masks would come from a global generator, and make two functions of one model
+    module.eval()  # no dropout: it draws from a global generator, and would train another function than is evaluated
     optimizer = make_optimizer(module, settings.lr, settings.weight_decay, settings.optimizer)
     checkpoint = Checkpointer(run, f"checkpoints/sft-{who}", module, optimizer)
     found = checkpoint.load()
@@ -61,7 +61,7 @@ def fit(
                 bar.note(loss=losses[-1])
                 if (step + 1) % SAVE_EVERY == 0 and step + 1 < settings.steps:
                     checkpoint.save(step + 1, losses=losses)
-                if step + 1 == settings.steps:  # no further step would find out
+                if step + 1 == settings.steps:  # no later step would notice
                     checkpoint.check_finite()
                     with torch.no_grad():
                         finite("the loss after the last step", sum(map(float, loss(batch))))
@@ -70,7 +70,7 @@ def fit(
 
 
 def _indices(seed: int, who: str, step: int, batch: int, examples: int) -> list[int]:
-    """Examples of a step: epochs are permutations, read on across their ends."""
+    """The examples of a step. Each epoch is a permutation; a batch may span two epochs."""
     chosen: list[int] = []
     place = step * batch
     while len(chosen) < batch:

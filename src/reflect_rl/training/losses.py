@@ -1,8 +1,8 @@
 """Policy losses on folded rows.
 
-A prompt met many times in a rollout has one row: within an iteration its old distribution is the same each time, so the
-sums of its positive and of its negative advantages per action give exactly the loss, and the gradient, of the single
-visits. Entropy and KL are exact, from the stored N-way distributions.
+A prompt visited many times in a rollout is one row. Within an iteration its old distribution is the same at each visit,
+so the sums of the positive and of the negative advantages per action give exactly the loss and gradient of the single
+visits. Entropy and KL are exact, computed from the stored N-way distributions.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from reflect_rl.training.rollout import Rollout
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """P distinct prompts. old_PN: log-probabilities of the rollout. gain_PN, loss_PN: sums of the positive and of the
-    negative advantages of each action. visits_P: how often. return_P, square_P: sums of returns and of their squares.
-    reference_PN: log-probabilities of the policy to stay near, if there is one.
+    """P distinct prompts with the sums over their visits.
+
+    old_PN: log-probabilities in the rollout. gain_PN, loss_PN: sums of the positive and of the negative advantages of
+    each action. visits_P: number of visits. return_P, square_P: sums of returns and of squared returns. reference_PN:
+    log-probabilities of the reference policy, if there is one.
     """
 
     old_PN: Tensor
@@ -33,14 +35,14 @@ class Folded:
     reference_PN: Tensor | None = None
 
     def rows(self, indices: Sequence[int] | Tensor) -> Folded:
-        """The same of some prompts only."""
+        """The same for a subset of the prompts."""
         always = (self.old_PN, self.gain_PN, self.loss_PN, self.visits_P, self.return_P, self.square_P)
         reference_PN = None if self.reference_PN is None else self.reference_PN[indices]
         return Folded(*(field[indices] for field in always), reference_PN=reference_PN)
 
 
 def fold(rollout: Rollout, advantages: Sequence[np.ndarray], returns: Sequence[np.ndarray], device: str) -> Folded:
-    """Sum everything that a prompt's visits have in common."""
+    """Sum over the visits of each prompt."""
     rows = np.concatenate([t.rows for t in rollout.trajectories]).astype(np.int64)
     choices = np.concatenate([t.choices for t in rollout.trajectories]).astype(np.int64)
     advantage, reward = np.concatenate(advantages), np.concatenate(returns)
@@ -80,5 +82,5 @@ def value_error(value_P: Tensor, rows: Folded) -> Tensor:
 
 
 def _finite(x_PN: Tensor) -> Tensor:
-    """0 where an action is not admissible (-inf, or -inf minus -inf)."""
+    """Replace -inf and nan, which belong to inadmissible actions, by 0."""
     return torch.where(torch.isfinite(x_PN), x_PN, torch.zeros_like(x_PN))

@@ -1,4 +1,4 @@
-"""The optimizer and its learning-rate schedules, and gradient steps shared by SFT and RL."""
+"""The optimizer, learning-rate schedules, and gradient steps for SFT and RL."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from reflect_rl.errors import NonFiniteError
 from reflect_rl.training.finite import finite
 
 BETAS = (0.9, 0.98)
-"""Of AdamW."""
+"""Betas of AdamW."""
 
 
 def make_optimizer(
     module: nn.Module, lr: float, weight_decay: float, kind: Literal["adamw", "muon"] = "adamw"
 ) -> torch.optim.Optimizer:
-    """AdamW over the trainable weights, or Muon for the matrices of the layers beside it; decay only on matrices."""
+    """AdamW on the trainable weights; with Muon, that takes the matrices of the layers. Only matrices decay."""
     named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
     hidden = [weight for name, weight in named if weight.dim() == 2 and _in_a_layer(name)] if kind == "muon" else []
     taken = {id(weight) for weight in hidden}
@@ -37,19 +37,19 @@ def make_optimizer(
 
 
 def _in_a_layer(name: str) -> bool:
-    """Whether a weight belongs to one of a transformer's numbered layers: not to the embeddings, nor to a head."""
+    """Whether a weight belongs to one of a transformer's numbered layers, not to embeddings or heads."""
     return any(part.isdigit() for part in name.split("."))
 
 
 class SideBySide(torch.optim.Optimizer):
-    """Several optimizers, each with weights of its own, as one: one step, one state."""
+    """Several optimizers with disjoint weights as one: one step, one state."""
 
     def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
         self.parts = parts
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share()
 
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing here looks at a loss again
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closures
         for part in self.parts:
             part.step()
 
@@ -58,7 +58,7 @@ class SideBySide(torch.optim.Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Each part works on its groups of this optimizer, and in this optimizer's state."""
+        """Make each part use its groups of this optimizer, and this optimizer's state."""
         groups = iter(self.param_groups)
         for part in self.parts:
             part.param_groups = [next(groups) for _ in part.param_groups]
@@ -66,7 +66,7 @@ class SideBySide(torch.optim.Optimizer):
 
 
 def warmup_cosine(step: int, steps: int) -> float:
-    """Factor of the peak rate: linear warm-up over the first 5 %, then cosine to 0."""
+    """Factor of the peak rate: linear warm-up over the first 5 % of steps, then cosine to 0."""
     warm = max(1, steps // 20)
     return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
@@ -77,12 +77,12 @@ def linear_to(floor: float, step: int, steps: int) -> float:
 
 
 def rising(done: float, warmup: float) -> float:
-    """Factor that rises linearly to 1 while `done` goes from 0 to `warmup`."""
+    """Factor that rises linearly to 1 as `done` goes from 0 to `warmup`."""
     return min(1.0, done / warmup) if warmup else 1.0
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Raises NonFiniteError for a rate whose steps, longer at first by Adam's correction, are beyond float32."""
+    """Set the learning rate. Raises NonFiniteError if Adam's first steps with it would exceed float32."""
     if lr / (1 - BETAS[0]) > torch.finfo(torch.float32).max:
         raise NonFiniteError(f"a step at the learning rate {lr:g} is not finite")
     for group in optimizer.param_groups:
@@ -90,7 +90,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def clip_and_step(optimizer: torch.optim.Optimizer, weights: Iterable[nn.Parameter], most: float) -> float:
-    """One optimizer step with the global gradient norm clipped to `most`; returns the norm before clipping.
+    """Clip the global gradient norm to `most` and take one optimizer step; return the norm before clipping.
 
     Raises NonFiniteError, and takes no step, if the norm is not finite.
     """

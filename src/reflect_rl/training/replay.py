@@ -1,6 +1,6 @@
-"""Success replay: the newest successful episodes, one of which is trained on again after each iteration.
+"""Success replay: after each iteration, one of the newest successful episodes is trained on again.
 
-Method: Reflect-RL keeps 50 successes and adds one update on one of them an iteration.
+Method: Reflect-RL keeps 50 successes and adds one update on one of them per iteration.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from reflect_rl.training.advantages import discounted_returns
 from reflect_rl.training.rollout import Rollout
 
 Success = dict[str, Any]
-"""One remembered episode, JSON-able: "prompts" (fields of Prompt), "choices", "returns" (a step each)."""
+"""One stored episode as JSON data: "prompts" (fields of Prompt), "choices" and "returns" (one per step)."""
 
 
 class SuccessReplay:
-    """A ring of `slots` successful episodes; 0 slots remember nothing."""
+    """A ring buffer of `slots` successful episodes; empty with 0 slots."""
 
     def __init__(self, slots: int, episodes: Sequence[Success] = ()) -> None:
         self.episodes: deque[Success] = deque(episodes, maxlen=slots)
 
     def add(self, rollout: Rollout, gamma: float) -> None:
-        """Remember the rollout's successes, in order."""
+        """Store the successes of a rollout, in order."""
         if not self.episodes.maxlen:
             return
         for trajectory in [t for t in rollout.trajectories if t.success][-self.episodes.maxlen :]:
@@ -42,7 +42,7 @@ class SuccessReplay:
             )
 
     def draw(self, seed: int, iteration: int) -> tuple[list[Prompt], list[int], np.ndarray] | None:
-        """(prompts, choices, returns) of one remembered success, or None if there is none yet."""
+        """(prompts, choices, returns) of a random stored episode, or None if there is none."""
         if not self.episodes:
             return None
         success = self.episodes[int(stream(seed, "replay", iteration).integers(len(self.episodes)))]

@@ -1,7 +1,7 @@
-"""Online RL of the policy, the frozen reflector in the loop: roll out, estimate advantages, fold, update; again.
+"""Online RL of the policy with the frozen reflector in the loop: roll out, estimate advantages, fold, update.
 
-With `accelerate launch` or torchrun, ranks play their share of the episodes, all see all of the outcome, and gradients
-are reduced by DDP.
+Under `accelerate launch` or torchrun, each rank plays its share of the episodes, the rollouts are merged on all ranks,
+and gradients are reduced by DDP.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from reflect_rl.training.update import Learner, clip_fraction, drift, replay_upd
 
 @with_torch
 def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
-    """Train the policy of policy-sft/; write policy/ and metrics.jsonl. Resumes from checkpoints/rl.
+    """Train the policy in policy-sft/; write policy/ and metrics.jsonl. Resumes from checkpoints/rl.
 
-    Raises NonFiniteError where a loss, a gradient, a weight, a probability or a figure is not finite.
+    Raises NonFiniteError if a loss, a gradient, a weight, a probability or a metric is not finite.
     """
     settings, part = context.settings, context.settings.rl
     accelerator = Accelerator(cpu=settings.compute.device == "cpu")
@@ -72,7 +72,7 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
                 rows.append(_iterate(learner, context, decisions, iteration, replay, progress))
                 checkpoint.check_finite()
             if (iteration + 1) % part.checkpoint_every == 0 and not decisions.exact:
-                # As a run begins that goes on from here.
+                # A run resumed here would start with an empty table too.
                 decisions = Decisions(policy, decisions.reflector, decisions.prompts)
             if tracker is not None:
                 tracker(rows[-1])
@@ -97,7 +97,7 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
 
 
 def _announce(part: RlSettings, stages: Sequence[str], progress: Progress) -> None:
-    """A curriculum that is not what was asked for."""
+    """Warn about a curriculum that cannot do what was asked for."""
     if part.curriculum != "none" and not stages:
         progress.warn(f"rl.curriculum: {part.curriculum} changes nothing: this world has no easier stages.")
     elif part.curriculum == "switch" and 0 < part.iterations <= len(stages):
@@ -115,7 +115,7 @@ def _iterate(
     replay: SuccessReplay,
     progress: Progress,
 ) -> dict[str, Any]:
-    """One iteration; returns its line of metrics."""
+    """Run one iteration; return its row of metrics."""
     settings, part, world = context.settings, context.settings.rl, context.world
     set_lr(learner.optimizer, part.lr * linear_to(0.1, iteration, part.iterations))
     entropy = part.entropy * linear_to(0.0, iteration, part.iterations)
@@ -154,7 +154,7 @@ def _iterate(
 
 
 def _roll_out(learner: Learner, decisions: Decisions, context: Context, specs: list[EpisodeSpec]) -> Rollout:
-    """This rank's share of the episodes, then everybody's."""
+    """Play this rank's share of the episodes and merge the rollouts of all ranks."""
     own = specs[learner.rank :: learner.ranks]
     rollout = play_episodes(context.make_env, decisions, own, context.settings.rl.num_envs)
     if learner.ranks == 1:

@@ -1,9 +1,8 @@
-"""Episodes played side by side; each distinct prompt of them all goes through the model once.
+"""Rollouts: episodes are played side by side, and each distinct prompt goes through the model once.
 
-Within one call the policy does not change, so a state met again, in any environment at any step, costs a look-up in a
-dictionary. An episode runs ahead through all states that are known and waits at a new one. When all of them wait, what
-they wait for is evaluated together. What happens in an episode depends on its own seed alone, not on the number of
-environments, nor on what runs beside it.
+The policy does not change within a call, so a repeated state costs one dictionary lookup. An episode advances through
+known states and waits at a new one. When every episode is blocked on a new state, these are evaluated in one batch. An
+episode depends on its own seed only, not on the number of environments or on other episodes.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from reflect_rl.seeding import stream
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSpec:
-    """What one episode is.
+    """One episode to play.
 
     Attributes:
         task: the world's task.
-        seed: of the world and of the sampled actions.
-        stage: an easier stage of a curriculum; None is the full task.
-        sample: tells apart several sampled reflections on one state.
+        seed: seeds the world and the sampled actions.
+        stage: an easier stage of a curriculum; None for the full task.
+        sample: index that distinguishes several sampled reflections on one state.
     """
 
     task: str
@@ -45,12 +44,12 @@ class Trajectory:
     """One episode as played.
 
     Attributes:
-        spec: what was asked for.
+        spec: the episode's specification.
         rows: for each step, the index of its prompt among the rollout's distinct prompts.
         choices: for each step, the index of the action taken.
         rewards: for each step, its reward.
         stop: why the episode ended.
-        shown: the steps in full, if they were to be kept.
+        shown: the full steps, if they were kept.
     """
 
     spec: EpisodeSpec
@@ -67,7 +66,7 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One step kept for a reader: the state, the reflection read, and the expert's choice if the world has one."""
+    """One step kept for display: the state, the reflection, and the expert's choice if the world has an expert."""
 
     state: State
     reflection: str | None
@@ -76,14 +75,14 @@ class Shown:
 
 @dataclass(slots=True)
 class Rollout:
-    """Episodes, and the policy's answers to the P distinct prompts that occurred in them.
+    """Episodes, and the policy's answers to the P distinct prompts in them.
 
     Attributes:
         prompts: the distinct prompts, sorted by text.
-        log_probs_PN: float32, of each prompt's actions; -inf beyond them.
-        values_P: the values of the prompts; 0 without a value head.
+        log_probs_PN: float32, over each prompt's actions; -inf beyond them.
+        values_P: values of the prompts; 0 without a value head.
         trajectories: the episodes, in the order of their specs.
-        seconds: spent on reflections, on the policy and in the environments.
+        seconds: time spent on reflections, on the policy and in the environments.
     """
 
     prompts: list[Prompt]
@@ -106,16 +105,16 @@ def play_episodes(
     keep: Callable[[int], bool] = lambda number: False,
     tick: Callable[[int], object] = lambda finished: None,
 ) -> Rollout:
-    """Play every spec to its end.
+    """Play all specs to their end.
 
     Args:
         make_env: makes an environment.
         decisions: the players.
         specs: the episodes to play.
-        num_envs: the most environments open at once. All of them are closed in the end, also after an error.
-        greedy: take the likeliest action (the first of equals); otherwise actions are sampled.
-        keep: whether the steps of the episode with this number are kept in full.
-        tick: called after each episode, with 1.
+        num_envs: maximum number of environments open at once. All are closed at the end, also after an error.
+        greedy: take the most likely action (the first of equals) instead of sampling.
+        keep: whether to keep the full steps of the episode with this index.
+        tick: called with 1 after each episode.
     """
     started = time.perf_counter()
     before = dict(decisions.seconds)
@@ -131,7 +130,7 @@ def play_episodes(
 
 @dataclass(slots=True)
 class _Slot:
-    """An environment with the episode under way. answers: the policy's, a step each. shown: steps are kept."""
+    """An environment with its current episode. answers: the policy's, one per step. shown: keep the full steps."""
 
     env: TextEnv
     number: int
@@ -146,7 +145,7 @@ class _Slot:
 
 @dataclass(slots=True)
 class _Play:
-    """Episodes under way. What moves a slot on returns the one to go on with in its environment, if there is any."""
+    """The episodes in progress. Methods that advance a slot return the slot to continue with, or None."""
 
     decisions: Decisions
     greedy: bool
@@ -156,7 +155,7 @@ class _Play:
     done: dict[int, _Slot] = field(default_factory=dict)
 
     def refill(self, env: TextEnv) -> _Slot | None:
-        """Begin the next episode, if one is left."""
+        """Begin the next episode, if any is left."""
         entry = next(self.specs, None)
         if entry is None:
             return None
@@ -172,7 +171,7 @@ class _Play:
         return _Slot(env, number, Trajectory(spec), horizon, uniforms, shown, memory, state)
 
     def run_ahead(self, slot: _Slot) -> _Slot | None:
-        """Act for as long as the states are known."""
+        """Act as long as the states are known."""
         on: _Slot | None = slot
         while on is not None:
             decided = self.decisions.known(on.state, on.trajectory.spec.sample)
@@ -182,9 +181,9 @@ class _Play:
         return on
 
     def act_all(self, waiting: Sequence[_Slot]) -> list[_Slot]:
-        """One step wherever no reflection has to be written for it; where there is no such place, one step everywhere.
+        """Take one step wherever the reflection is known; if it is known nowhere, take one step everywhere.
 
-        So more reflections are written together, each of which takes many forward passes.
+        This batches the reflections, each of which takes many forward passes.
         """
         unwritten = self.decisions.unwritten(*_asked(waiting))
         now, still = [], []
@@ -197,7 +196,7 @@ class _Play:
         return still + [slot for slot in acted if slot is not None]
 
     def act(self, slot: _Slot, decided: Decided) -> _Slot | None:
-        """Take one step by a decision."""
+        """Take one step."""
         state, trajectory, answer = slot.state, slot.trajectory, decided.answer
         choice = answer.choose(None if self.greedy else slot.uniforms[len(slot.answers)])
         if slot.shown:
@@ -225,7 +224,7 @@ def _asked(slots: Sequence[_Slot]) -> tuple[list[State], list[int]]:
 
 
 def _rollout(played: Sequence[_Slot], seconds: dict[str, float]) -> Rollout:
-    """The answers that were used, in an order that does not depend on who met them first."""
+    """Collect the answers that were used, in an order that does not depend on which episode met them first."""
     used = {answer.prompt.text: answer for slot in reversed(played) for answer in reversed(slot.answers)}
     texts = sorted(used)
     place = {text: index for index, text in enumerate(texts)}
@@ -241,7 +240,7 @@ def _rollout(played: Sequence[_Slot], seconds: dict[str, float]) -> Rollout:
 
 
 def merge(parts: Sequence[Rollout], episodes: int) -> Rollout:
-    """The rollout of all ranks, rank r having played episodes r, r + ranks, ...; the same whatever their number."""
+    """Merge the rollouts of all ranks, where rank r played episodes r, r + ranks, ...; any number gives the same."""
     prompts = {p.text: (p, part, row) for part in reversed(parts) for row, p in enumerate(part.prompts)}
     order = sorted(prompts)
     place = {text: index for index, text in enumerate(order)}

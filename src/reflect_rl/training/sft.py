@@ -1,8 +1,8 @@
 """SFT warm-up of the two players.
 
-The reflector learns the teacher's text given the state, and is then frozen; its agreement with the teacher on states
-kept aside is measured before anything is built on it. The policy learns the expert's choice given state and reflection,
-with label smoothing, because an overconfident start leaves RL nothing to explore.
+The reflector learns the teacher's text given the state, and is then frozen; its agreement with the teacher is measured
+on held-out states. The policy learns the expert's choice given state and reflection, with label smoothing, since an
+overconfident policy leaves RL nothing to explore.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from reflect_rl.training.warm_start import start_model
 
 @with_torch
 def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
-    """Train the reflector on reflections.jsonl; write reflector/ and reflector.json (agreement with the teacher)."""
+    """Train the reflector on reflections.jsonl; write reflector/ and reflector.json with its agreement."""
     settings = context.settings
     if settings.reflector.kind != "local":
         run.write_json("reflector.json", {"kind": settings.reflector.kind})
@@ -57,13 +57,13 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
     pool = with_notes(collected, labels, settings.prompt.reflections)
     places: dict[str, PoolState] = {}
     for entry in in_order(pool, settings):
-        places.setdefault(entry.id, entry)  # the one that was bought, as were the texts on the steps before it
+        places.setdefault(entry.id, entry)  # the bought one, whose earlier texts were bought too
     train, held = split_held_out(labels, settings.annotate.holdout)
     texts = [label.text for label in labels]
     model, tokenizer = start_model(settings.reflector.model, context, pool, texts, "reflector")
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    reflector = local_reflector(run, context, model, tokenizer)  # which freezes the model
-    # A repeated label was paid for, but teaches nothing new: every distinct pair is one example.
+    reflector = local_reflector(run, context, model, tokenizer)  # freezes the model
+    # A repeated label costs budget but teaches nothing new: distinct pairs are the examples.
     pairs = dict.fromkeys((label.state, label.text) for label in train)
     rows = [_reflection_row(reflector, places[state], text) for state, text in pairs]
     for weight in trained:
@@ -71,7 +71,7 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
     passes = forward_passes(settings.compute, settings.reflector.model, model, progress)
     loss = text_loss(Backbone(model, passes), rows, pad_id(tokenizer))
     final = fit(loss, len(rows), model, settings.reflector_sft, run, settings.seed, "reflector", progress)
-    # The memo is keyed by the weights, which have changed since the reflector was made.
+    # The memo is keyed by the weights, which training has changed.
     reflector = local_reflector(run, context, model, tokenizer)
     report = agreement(reflector, [(places[label.state], label.text) for label in held])
     with run.replacing("reflector") as folder:
@@ -84,7 +84,7 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
 
 
 def split_held_out(labels: Sequence[Reflection], share: float) -> tuple[list[Reflection], list[Reflection]]:
-    """(train, held out): a share of the labelled states, the last ones bought, is kept aside with all its repeats."""
+    """(train, held out): the last-bought share of the labelled states is held out, with all repeats."""
     states = list(dict.fromkeys(label.state for label in labels))
     aside = set(states[len(states) - int(share * len(states)) :])
     held = {label.state: label for label in labels if label.state in aside}
@@ -92,7 +92,7 @@ def split_held_out(labels: Sequence[Reflection], share: float) -> tuple[list[Ref
 
 
 def agreement(reflector: LocalReflector, held: Sequence[tuple[PoolState, str]]) -> dict[str, Any]:
-    """How often the reflector says word for word what the teacher said, with Wilson's interval and examples."""
+    """Share of reflections that match the teacher's word for word, with Wilson's interval and examples."""
     said = reflector.reflect([entry.state for entry, _ in held])
     pairs = [(entry, teacher, text) for (entry, teacher), text in zip(held, said, strict=True)]
     same = sum(teacher == text for _, teacher, text in pairs)
@@ -121,7 +121,7 @@ def _announce(figures: dict[str, Any], settings: Settings, progress: Progress) -
 
 @with_torch
 def sft_policy(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
-    """Train the policy on action_labels.jsonl, with the texts that policy_sft.text says; write policy-sft/."""
+    """Train the policy on action_labels.jsonl with the reflections chosen by policy_sft.text; write policy-sft/."""
     settings = context.settings
     collected = read_pool(run, settings, reads_facts(settings))
     labels = read_labels(run, collected)
@@ -163,7 +163,7 @@ def _labelled(
     bought: Sequence[Reflection],
     progress: Progress,
 ) -> list[PoolState]:
-    """The state of each action label. Where a past reflection was not bought, the reflector's own is shown."""
+    """The state of each action label. Past reflections that were not bought are written by the reflector."""
     settings = context.settings
     last: dict[int, int] = {}
     for label in labels:
@@ -186,7 +186,7 @@ def _labelled(
 
 
 def _trust(run: RunFolder) -> float:
-    """What the gate of a gated mixture begins with: how often the reflector was right on held-out states."""
+    """Initial gate of a gated mixture: the reflector's agreement on held-out states, clipped to [0.05, 0.95]."""
     agreed = run.read_json("reflector.json", agreement_of)
     return 0.5 if agreed is None else min(max(agreed, 0.05), 0.95)
 
@@ -194,7 +194,7 @@ def _trust(run: RunFolder) -> float:
 def _reflections_to_read(
     run: RunFolder, context: Context, states: Sequence[PoolState], bought: Sequence[Reflection], progress: Progress
 ) -> list[str | None]:
-    """The text beside each labelled state: the teacher's where it was bought, else the reflector's own."""
+    """The reflection for each labelled state: the teacher's if requested and bought, else the reflector's."""
     settings = context.settings
     if settings.reflector.kind == "none":
         return [None] * len(states)
@@ -214,7 +214,7 @@ def _reflections_to_read(
 
 
 def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> TextRow:
-    """A reflector prompt with the text behind it: positions to read, and the token wanted after each."""
+    """A reflector prompt followed by the text: the positions to read, and the target token at each."""
     tokenizer = reflector.tokenizer
     prompt = reflector.prompts.reflector_prompt(entry.state)
     static, ids = encode_all(tokenizer, [prompt.text[: prompt.static], prompt.text])

@@ -1,7 +1,7 @@
-"""The losses of both warm-ups, which come in parts: one a forward pass where prompts are packed.
+"""The losses of the two warm-ups. With packed prompts they come in parts, one per forward pass.
 
-The reflector's is the cross-entropy of the teacher's texts behind their prompts, the policy's that of the expert's
-choice. No logits over the vocabulary are computed where nothing is scored.
+The reflector's loss is the cross-entropy of the teacher's texts given their prompts, the policy's that of the expert's
+choice. Vocabulary logits are computed only at scored positions.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from reflect_rl.players.policy import Policy
 
 IGNORE = -100
 LENGTH_STEP = 64
-"""Texts whose lengths differ by less than this many tokens are padded to one."""
+"""Texts in the same bucket of this many tokens are padded to one length."""
 TextRow = tuple[Encoded, Sequence[int]]
-"""A prompt with a text behind it, read before each of the text's tokens; and these tokens."""
+"""A prompt followed by a text, read before each of the text's tokens; and these tokens."""
 Loss = Callable[[Sequence[int]], Iterator[Tensor]]
-"""Of a batch, whose examples have these indices: in parts, one a forward pass."""
+"""The loss of the examples with these indices, in parts, one per forward pass."""
 
 
 def text_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Loss:
-    """Mean cross-entropy of the texts' tokens; those of the prompts are never scored."""
+    """Mean cross-entropy of the texts' tokens; prompt tokens are not scored."""
     return _packed_loss(backbone, rows) if backbone.passes.packed else _padded_loss(backbone, rows, pad)
 
 
 def _packed_loss(backbone: Backbone, rows: Sequence[TextRow]) -> Loss:
-    """Each edge of the trie counts as often as texts pass along it."""
+    """Each edge of the trie is weighted by the number of texts that pass along it."""
 
     def loss(indices: Sequence[int]) -> Iterator[Tensor]:
         chosen = [rows[index] for index in indices]
@@ -55,7 +55,7 @@ def _packed_loss(backbone: Backbone, rows: Sequence[TextRow]) -> Loss:
 
 
 def _padded_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Loss:
-    """Rows of like length go together."""
+    """Rows of similar length are batched."""
     device = backbone.output_rows.device
 
     def loss(indices: Sequence[int]) -> Iterator[Tensor]:
@@ -84,9 +84,9 @@ def _padded_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Loss:
 
 
 def choice_loss(policy: Policy, rows: Sequence[Encoded], wanted: Sequence[Sequence[int]], smoothing: float) -> Loss:
-    """Cross-entropy of the choice among the admissible actions, smoothed over these; mean over a mixture's heads.
+    """Cross-entropy of the choice among the admissible actions, with label smoothing; mean over a mixture's heads.
 
-    Where several actions are right, what counts is the probability of them all.
+    If several actions are correct, their total probability counts.
     """
 
     def loss(indices: Sequence[int]) -> Iterator[Tensor]:

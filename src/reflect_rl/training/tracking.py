@@ -1,4 +1,4 @@
-"""Metrics to TensorBoard, Weights & Biases or trackio, beside metrics.jsonl, which is always written."""
+"""Log metrics to TensorBoard, Weights & Biases or trackio, in addition to metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from reflect_rl.settings import Settings
 Tracker = Callable[[dict[str, Any]], None]
 
 SUFFIX = ".reflect-rl"
-"""How the names of TensorBoard's files end that are ours to replace."""
+"""Suffix of the TensorBoard files that we may replace."""
 
 
 @contextmanager
 def open_tracker(run: RunFolder, settings: Settings, past: Sequence[dict[str, Any]]) -> Iterator[Tracker]:
-    """A function that takes one line of metrics; its session is finished when the block ends, however it ends.
+    """Yield a function that logs one row of metrics; the session is finished when the block ends, also after an error.
 
-    Every session holds each iteration once: `past` lines, those of a resumed run, are logged first.
+    Each session holds every iteration once: the `past` rows of a resumed run are logged first.
     """
     if settings.track == "none":
         yield lambda row: None
@@ -56,13 +56,13 @@ def _numbers(row: dict[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def _tensorboard(run: RunFolder) -> tuple[Tracker, Callable[[], object]]:
-    """One new file, in place of those that this run has written before."""
+    """Write one new file, replacing those that this run wrote earlier."""
     from torch.utils.tensorboard import SummaryWriter
 
     folder = run / "tensorboard"
     for former in folder.glob(f"events.out.tfevents.*{SUFFIX}"):
         former.unlink()
-    # purge_step: a TensorBoard that is open forgets what it read of the former files.
+    # purge_step makes an open TensorBoard drop what it read from the former files.
     writer = SummaryWriter(str(folder), purge_step=0, filename_suffix=SUFFIX)
 
     def log(row: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ def _tensorboard(run: RunFolder) -> tuple[Tracker, Callable[[], object]]:
 
 
 def _service(run: RunFolder, settings: Settings) -> tuple[Tracker, Callable[[], object]]:
-    """wandb and trackio share their interface."""
+    """wandb and trackio share an interface."""
     service = import_module(settings.track)
     session = service.init(project="reflect-rl", name=run.path.name, config=settings.model_dump())
     return lambda row: session.log(_numbers(row)), session.finish

@@ -1,4 +1,4 @@
-"""One iteration's update of the policy: minibatches of distinct prompts, each carrying all its visits."""
+"""One iteration's policy update, on minibatches of distinct prompts that carry all their visits."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ from reflect_rl.training.rollout import Rollout
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """What an update needs. policy: the module, or its distributed wrapper; rank, ranks: this process among all;
-    reference: the frozen policy to stay near, if there is one."""
+    """What an update needs.
+
+    policy: the module or its distributed wrapper. plain: the module itself. rank, ranks: index and number of processes.
+    reference: the frozen reference policy, if there is one.
+    """
 
     policy: nn.Module
     plain: Policy
@@ -35,17 +38,17 @@ class Learner:
     reference: Policy | None = None
 
     def shares(self, encoded: Sequence[Encoded], rows: Sequence[int]) -> list[list[list[int]]]:
-        """Of each rank its share of the rows, in parts that go through together."""
+        """For each rank, its share of the rows, split into parts of one forward pass."""
         shares = [list(rows[rank :: self.ranks]) for rank in range(self.ranks)]
         parts = [self.plain.through.parts([encoded[i] for i in share]) for share in shares]
         return [[[share[i] for i in part] for part in own] for share, own in zip(shares, parts, strict=True)]
 
 
 def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, entropy: float) -> dict[str, float]:
-    """All epochs of one iteration; returns loss, entropy before it, gradient norm.
+    """Run all epochs of one iteration; return the loss, the gradient norm, and the entropy before the update.
 
-    The optimizer's rate is the iteration's, which the first steps of all approach from 0: Adam's first steps are as
-    long as the rate whatever the gradient is, and can undo SFT.
+    The learning rate of the iteration is approached from 0 during `rl.warmup`: Adam's first steps are as large as the
+    rate, whatever the gradient, and can undo SFT.
     """
     settings, plain = learner.settings, learner.plain
     encoded = [plain.encode(prompt) for prompt in rollout.prompts]
@@ -69,9 +72,10 @@ def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, e
 
 
 def drift(folded: Folded, new_PN: Tensor) -> dict[str, float]:
-    """How far the policy has come from what it was in the rollout, and from the reference: exact KL, over the visits.
+    """Exact KL between the rollout's policy and the current one, and between this and the reference, averaged over
+    visits.
 
-    new_PN: its log-probabilities now, of the rollout's prompts.
+    new_PN: current log-probabilities of the rollout's prompts.
     """
     weight_P, new_PN = folded.visits_P / folded.visits_P.sum(), new_PN.to(folded.old_PN.device)
     figures = {"kl": float((weight_P * kl_P(folded.old_PN, new_PN)).sum())}
@@ -81,9 +85,9 @@ def drift(folded: Folded, new_PN: Tensor) -> dict[str, float]:
 
 
 def clip_fraction(rollout: Rollout, new_PN: Tensor, clip: float) -> float:
-    """Share of the visits whose choice is by more than `clip` likelier or less likely than in the rollout, as a ratio.
+    """Share of visits whose probability ratio to the rollout differs from 1 by more than `clip`.
 
-    new_PN: log-probabilities now, of the rollout's prompts.
+    new_PN: current log-probabilities of the rollout's prompts.
     """
     rows_V = np.concatenate([t.rows for t in rollout.trajectories]).astype(np.int64)
     choices_V = np.concatenate([t.choices for t in rollout.trajectories]).astype(np.int64)
@@ -92,7 +96,7 @@ def clip_fraction(rollout: Rollout, new_PN: Tensor, clip: float) -> float:
 
 
 def _minibatches(seed: int, iteration: int, prompts: int, epochs: int, batches: int) -> Iterator[list[int]]:
-    """Each epoch's prompts in a new order, in `batches` equal parts."""
+    """The prompts of each epoch in a new order, in `batches` equal parts."""
     for epoch in range(epochs):
         order = stream(seed, "rl minibatches", iteration, epoch).permutation(prompts)
         for start in range(batches):
@@ -102,10 +106,10 @@ def _minibatches(seed: int, iteration: int, prompts: int, epochs: int, batches: 
 def _accumulate(
     learner: Learner, encoded: list[Encoded], folded: Folded, rows: list[int], width: int, scale: float, entropy: float
 ) -> float:
-    """Gradients of one minibatch, summed over parts; this rank's loss."""
+    """Accumulate the gradients of one minibatch over its parts; return this rank's loss."""
     shares = learner.shares(encoded, rows)
     total, own = 0.0, shares[learner.rank]
-    # Every rank takes part in every gradient exchange: without rows of its own, with weight 0.
+    # Every rank joins every gradient exchange; a rank without rows uses weight 0.
     for number in range(max(map(len, shares))):
         chosen = own[number] if number < len(own) else []
         part = chosen or [0]
@@ -118,7 +122,7 @@ def _accumulate(
 
 
 def _loss(choices: Choices, rows: Folded, settings: RlSettings, entropy: float) -> Tensor:
-    """Summed over visits."""
+    """The loss, summed over visits."""
     log_probs_PN = choices.log_probs_BN
     if settings.algorithm == "ppo":
         gain = ppo_gain(log_probs_PN, rows, settings.clip)
@@ -133,7 +137,7 @@ def _loss(choices: Choices, rows: Folded, settings: RlSettings, entropy: float) 
 
 
 def replay_update(learner: Learner, replay: SuccessReplay, iteration: int) -> None:
-    """One REINFORCE step on one remembered success, if there is one (every rank the same)."""
+    """One REINFORCE step on a replayed success, if there is one; the same on every rank."""
     drawn = replay.draw(learner.seed, iteration)
     if drawn is None:
         return
@@ -148,7 +152,7 @@ def replay_update(learner: Learner, replay: SuccessReplay, iteration: int) -> No
         chosen_T = log_probs_TN.gather(1, torch.tensor([taken[i] for i in part], device=device)[:, None]).squeeze(1)
         loss = -(chosen_T * return_T).sum() / len(encoded)
         if learner.plain.value is not None:
-            loss = loss + 0 * choices.value_B.sum()  # DDP wants a gradient, if only 0, for every weight
+            loss = loss + 0 * choices.value_B.sum()  # DDP needs a gradient for every weight
         finite("the loss of a replayed success", float(loss.detach()))
         loss.backward()
     clip_and_step(learner.optimizer, learner.policy.parameters(), learner.settings.max_grad_norm)

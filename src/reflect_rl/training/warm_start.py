@@ -1,4 +1,4 @@
-"""The models that SFT starts from: fresh ones with a tokenizer of the run's own texts, or pretrained ones."""
+"""The models that SFT starts from: new ones with a tokenizer trained on the run's texts, or pretrained ones."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SPARE = 1.5
-"""A fresh model has this many times the positions and labels that the pool needs, for states not seen yet."""
+"""New models get this many times the positions and labels that the pool needs, for unseen states."""
 CONTEXT_STEP = 64
-"""Contexts of fresh models are multiples of this."""
+"""Context lengths of new models are multiples of this."""
 
 
 def start_model(
@@ -35,7 +35,7 @@ def start_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and tokenizer of `who` ("reflector" or "policy") before SFT.
 
-    reflections: the teacher's texts that were bought. read: the texts that the policy's examples show.
+    reflections: the bought teacher texts. read: the reflections in the policy's examples.
     """
     settings = context.settings
     if part.source != "scratch":
@@ -61,13 +61,13 @@ def start_model(
 
 
 def _most_written(tokenizer: PreTrainedTokenizerBase, settings: Settings) -> int:
-    """Tokens of the longest reflection that a local reflector may write, sense or not, as `tokenizer` counts them.
+    """Maximum length, in tokens of `tokenizer`, of a reflection that a local reflector can write, meaningful or not.
 
-    A stray byte is one token where it is written, and three where its replacement character is read.
+    A stray byte is one token when written, but three tokens when its replacement character is read.
     """
     if settings.reflector.kind != "local":
         return 0
     source = settings.reflector.model.source
-    writer = tokenizer if source == "scratch" else load_tokenizer(source)  # fresh players have equal tokenizers
+    writer = tokenizer if source == "scratch" else load_tokenizer(source)  # new players have equal tokenizers
     pieces = writer.batch_decode([[index] for index in range(len(writer))], skip_special_tokens=True)
     return settings.reflector.max_new_tokens * most_tokens(tokenizer, pieces)

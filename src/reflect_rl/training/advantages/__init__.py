@@ -1,4 +1,4 @@
-"""Advantage estimators, a file each, in one table. A new one is a file and a line in `ESTIMATORS`."""
+"""Advantage estimators, one per file. To add one, write its file and add a line to `ESTIMATORS`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ ESTIMATORS: dict[str, Estimator] = {
     "task": task.estimate,
     "value": value.estimate,
 }
-"""By the name of `rl.baseline`."""
+"""By the value of `rl.baseline`."""
 ROUNDING = 1e-9
-"""Spread of the advantages, in the largest return, below which it is none."""
+"""Standard deviations of the advantages below this share of the largest return count as zero."""
 
 
 def advantages(rollout: Rollout, settings: RlSettings) -> Estimates:
-    """(advantages, targets), a float64 array a trajectory each; the advantages are divided by their overall deviation.
+    """(advantages, targets): a float64 array per trajectory; advantages are divided by their standard deviation.
 
-    targets: what a value head learns, the discounted returns unless the estimator says otherwise. Raises NonFiniteError
-    for returns that are too large to learn a value of.
+    targets: what the value head learns; the discounted returns unless the estimator provides others. Raises
+    NonFiniteError if returns are too large to learn a value.
     """
     returns = [discounted_returns(t.rewards, settings.gamma) for t in rollout.trajectories]
     largest = float(np.abs(np.concatenate(returns)).max())
     raw, targets = ESTIMATORS[settings.baseline](rollout, returns, settings)
     spread = float(np.concatenate(raw).std())
-    # Where all returns are equal, what is left is rounding, which must not be blown up to a signal.
+    # With equal returns only rounding errors are left, which must not be scaled up.
     scale = spread if spread > ROUNDING * largest else 1.0
     return [a / scale for a in raw], targets

@@ -1,4 +1,4 @@
-"""What advantage estimators have in common."""
+"""Types and functions shared by the advantage estimators."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from reflect_rl.settings import RlSettings
 from reflect_rl.training.rollout import Rollout
 
 Estimates = tuple[list[np.ndarray], list[np.ndarray]]
-"""(advantages, targets of a value head), a float64 array a trajectory each."""
+"""(advantages, targets of the value head): a float64 array per trajectory."""
 Estimator = Callable[[Rollout, list[np.ndarray], RlSettings], Estimates]
-"""From a rollout and the discounted returns of its trajectories."""
+"""Takes a rollout and the discounted returns of its trajectories."""
 
 
 def discounted_returns(rewards: Sequence[float], gamma: float) -> np.ndarray:

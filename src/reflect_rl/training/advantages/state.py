@@ -1,4 +1,4 @@
-"""Group-relative by state: the baseline is the mean return after the same prompt, wherever it was met."""
+"""Group-relative by state: the baseline is the mean return after the same prompt, in any episode at any step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Group-relative by task, as in GRPO (arXiv 2402.03300): an episode is judged by the other episodes from its start."""
+"""Group-relative by task, as in GRPO (arXiv 2402.03300): episodes of the same task are compared with each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reflect_rl.training.rollout import Rollout
 
 
 def estimate(rollout: Rollout, returns: list[np.ndarray], settings: RlSettings) -> Estimates:
-    """A_t = G_0 - mean of G_0 over the episodes of the same task and stage, at every step of the episode."""
+    """A_t = G_0 - mean of G_0 over episodes of the same task and stage, for every step of the episode."""
     starts = defaultdict(list)
     for t, g in zip(rollout.trajectories, returns, strict=True):
         starts[t.spec.task, t.spec.stage].append(g[0])

@@ -13,7 +13,7 @@ from reflect_rl.training.rollout import Rollout
 
 
 def estimate(rollout: Rollout, returns: list[np.ndarray], settings: RlSettings) -> Estimates:
-    """GAE, and A_t + V(s_t) as targets. Raises NonFiniteError for returns that are too large to learn a value of."""
+    """GAE, with A_t + V(s_t) as targets. Raises NonFiniteError if returns are too large to learn a value."""
     largest = float(np.abs(np.concatenate(returns)).max())
     if largest**2 * rollout.steps > float(np.finfo(np.float32).max):
         raise NonFiniteError(
@@ -32,9 +32,9 @@ def generalized_advantages(
 ) -> np.ndarray:
     """A_t = sum over k of (gamma lam)^k (r + gamma V' - V), from step t on. last: the value after the last step.
 
-    It is 0 where the episode ends, the horizon included: only success within the horizon counts, so nothing is gained
-    after it, and bootstrapping there would value what cannot be earned (Pardo et al. 2018, arXiv 1712.00378). Prompts
-    do not tell how many steps are left, so V(s) is a mean over them.
+    `last` is 0 at the end of an episode, including at the horizon: only success within the horizon counts, so nothing
+    can be earned after it, and bootstrapping would be wrong (Pardo et al. 2018, arXiv 1712.00378). Prompts do not show
+    the remaining steps, so V(s) averages over them.
     """
     advantages = np.zeros(len(rewards))
     ahead, value_ahead = 0.0, last
