@@ -78,14 +78,14 @@ SCRATCH, PRETRAINED = ModelSettings(), ModelSettings(source="a/model")
 @pytest.mark.parametrize(
     ("part", "compute", "expected"),
     [
-        (SCRATCH, {}, Passes(False, 1024)),
+        (SCRATCH, {}, Passes(False, 2048)),
         (SCRATCH, {"device": "cuda"}, Passes(True, 4096)),
         (SCRATCH, {"exact": False}, Passes(True, 600)),
         (SCRATCH, {"device": "cuda", "exact": True}, Passes(False, 2**15)),
         (PRETRAINED, {}, Passes(True, 600)),
         (PRETRAINED, {"device": "mps"}, Passes(True, 2048)),
         (PRETRAINED, {"tokens": 50}, Passes(True, 50)),
-        (PRETRAINED, {"exact": True}, Passes(False, 1024)),
+        (PRETRAINED, {"exact": True}, Passes(False, 2048)),
         (PRETRAINED, {"exact": True, "tokens": 50}, Passes(False, 50, 50)),
     ],
 )

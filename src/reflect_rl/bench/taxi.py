@@ -164,7 +164,9 @@ def _cold(arm: Arm, iteration: int) -> float:
     if arm.local:
         own = arm.local
         memo = Memo(None, own.memo.namespace)
-        fresh = LocalReflector(own.model, own.tokenizer, own.prompts, own.settings, memo, own.seed, own.chunk)
+        fresh = LocalReflector(
+            own.model, own.tokenizer, own.prompts, own.settings, memo, own.seed, own.chunk, own.exact
+        )
     rollout, taken = _timed(arm, iteration, Decisions(arm.policy, fresh or arm.reflector, arm.prompts()))
     return rollout.steps / taken
 

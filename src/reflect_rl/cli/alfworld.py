@@ -152,7 +152,7 @@ def experts(
 
 
 @app.command
-def replay(run: Path, *, games: Count = 50) -> int:
+def replay(run: Path, /, *, games: Count = 50) -> int:
     """Play a trained agent, and repeat its moves on ALFWorld's own engine: every text must be the same.
 
     Plays greedy episodes of the run's test panel. Needs textworld and alfworld: `pip install "reflect-rl[alfworld]"`.

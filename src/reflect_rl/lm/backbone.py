@@ -42,7 +42,7 @@ class Passes:
     """
 
     packed: bool = False
-    tokens: int = 1024
+    tokens: int = 2048
     learning: int = 0
 
     @property

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MEMO = "reflections.sqlite"
 MOST_LABELS = 256
-PADDED = {"cpu": 1024, "mps": 2**13, "cuda": 2**15}
+PADDED = {"cpu": 2048, "mps": 2**13, "cuda": 2**15}
 PACKED = {"cpu": 600, "mps": 2048, "cuda": 4096}
 """Default tokens of a forward pass by device. Packed passes are smaller, since their mask is dense."""
 DECODED = {"cpu": 8, "mps": 64, "cuda": 256}
