@@ -123,13 +123,12 @@ class Backbone:
             return self._hidden(batch)
 
     def _hidden(self, batch: TokenBatch) -> Tensor:
+        body: Any = base_model(self.model).base_model
         if self.fast:
-            plain: Any = base_model(self.model)
-            return gpt2_hidden(plain.transformer, batch)
+            return gpt2_hidden(body, batch)
         rows = batch.ids_BL.shape[0]
         ids_BL = torch.cat([batch.prefix_P.expand(rows, -1), batch.ids_BL], dim=1)
         read_BR = batch.read_BR + batch.prefix_P.shape[0]
-        body = base_model(self.model).base_model
         if self.lookup:
             return body.at(ids_BL, read_BR)
         return _gather(body(input_ids=ids_BL, use_cache=False).last_hidden_state, read_BR)
