@@ -34,7 +34,7 @@ STAGES = ("collect", "annotate", "sft", "rl", "evaluate", "report")
         ("policy: {model: {lora_rank: 4}}", ["policy.model", "need a pretrained model"]),
         ("policy: {model: {width: 30}}", ["width 30 is not a multiple of heads 4"]),
         ("annotate: {reflections: 0}", ["reflector.kind: local", "annotate.reflections above 0"]),
-        ("policy: {head: pointer, hedge: true}", ["hedge needs head: labels"]),
+        ("policy: {head: pointer, gated_mixture: true}", ["gated_mixture needs head: labels"]),
         ("rl: {algorithm: reinforce, epochs: 2}", ["reinforce is on-policy", "epochs: 1"]),
         ("reflector: {kind: none}\nguard: true", ["guard", "reflector.kind: none"]),
         ("reflector: {kind: scripted}\npolicy_sft: {text: own}", ["needs reflector.kind: local"]),

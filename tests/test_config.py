@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflect_rl.config import load_settings, parse_settings, parse_yaml, recipe_names
+from reflect_rl.config import FORMER, load_settings, parse_settings, parse_yaml, recipe_names
 from reflect_rl.errors import SettingsError
 from reflect_rl.settings import Settings, setting_keys
 
@@ -144,3 +144,17 @@ def test_recipes_that_extend_each_other_in_a_circle_are_refused(tmp_path: Path) 
     (tmp_path / "two.yaml").write_text("extends: one.yaml\n")
     with pytest.raises(SettingsError, match="circle"):
         load_settings(tmp_path / "one.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("rl.slots", "unknown setting 'rl.slots'. It is called 'rl.num_envs' now."),
+        ("compute.cache_mb", "unknown setting 'compute.cache_mb'. It is gone: leave it out."),
+    ],
+)
+def test_a_setting_of_an_earlier_version_is_told_with_its_new_name(key: str, told: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        parse_settings({}, {key: 4})
+    assert told in str(refused.value)
+    assert set(FORMER.values()) - {""} <= set(setting_keys())

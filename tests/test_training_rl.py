@@ -211,10 +211,10 @@ def test_the_first_step_of_ppo_is_that_of_reinforce() -> None:
         torch.testing.assert_close(weight, same, rtol=1e-3, atol=1e-5)
 
 
-def test_an_anchor_pulls_towards_it_and_nothing_else_does_at_it() -> None:
-    """With no other gradient the step goes towards the anchor; at the anchor itself there is none."""
+def test_the_reference_pulls_towards_it_and_nothing_else_does_at_it() -> None:
+    """With no other gradient the step goes towards the reference; at the reference itself there is none."""
     rollout, policy = played()
-    settings = RlSettings(baseline="state", epochs=1, minibatches=1, anchor=1.0, warmup=0, max_grad_norm=1e9)
+    settings = RlSettings(baseline="state", epochs=1, minibatches=1, reference_kl=1.0, warmup=0, max_grad_norm=1e9)
     nothing = [np.zeros(len(t.rows)) for t in rollout.trajectories]
     folded = fold(rollout, nothing, nothing, "cpu")
     before = [weight.detach().clone() for weight in policy.parameters()]
