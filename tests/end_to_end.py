@@ -102,6 +102,8 @@ def reflect_rl(
     """
     with TemporaryDirectory() as folder:
         paths = Path(folder) / "out", Path(folder) / "err"
+        for path in paths:
+            path.touch()  # a process may be killed before it has opened them
         process = _processes.Process(target=_child, args=(arguments, cwd or folder, paths, kill, limits))
         process.start()
         process.join(LIMIT if after is None else after)
