@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 import tiny_models
 from conftest import Heard
 from reflect_rl.lm.backbone import Backbone, Passes
+from reflect_rl.lm.checks import check_reading
 from reflect_rl.lm.encoded import Encoded
 from reflect_rl.lm.models import base_model
 from reflect_rl.lm.packed import packs, read_pack, why_not
@@ -271,3 +272,29 @@ def test_the_sft_loss_of_the_reflector_and_its_gradient_are_those_of_padded_rows
     packed, padded = (sum(parts[1:], parts[0]) for parts in ways)
     torch.testing.assert_close(packed, padded, **NEAR)
     assert_near(gradients(model, packed), gradients(model, padded))
+
+
+OUTPUTS = {
+    "gemma2": {"final_logit_softcapping": 0.5, "head_dim": 8},
+    "cohere": {"logit_scale": 0.3},
+    "granite": {"logits_scaling": 4.0},
+    "phi": {},  # whose output layer has a bias
+}
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_logits_are_the_models_own_whatever_its_output_layer_adds(kind: str) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SHAPE | OUTPUTS[kind])).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0, 0.25, generator=generator)
+    backbone, ids_N = Backbone(model), torch.tensor([7, 3, 30])
+    with torch.no_grad():
+        own_LV = model(input_ids=torch.tensor([some_rows()[0]])).logits[0]
+        hidden_LD = single(model, some_rows()[0])
+        torch.testing.assert_close(backbone.logits(hidden_LD), own_LV, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(backbone.logits(hidden_LD, ids_N), own_LV[:, ids_N], rtol=1e-4, atol=1e-4)
+        plain_LV = hidden_LD @ backbone.output_rows.T
+    assert (plain_LV - own_LV).abs().max() > 0.1, "there is something to get wrong"
+    check_reading(model, kind)

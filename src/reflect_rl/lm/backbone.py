@@ -89,7 +89,14 @@ class Backbone:
         self.fast = gpt2 and not adapted and not self.passes.packed
         self.lookup = plain.config.model_type == LOOKUP
         self.mixed: bool = getattr(plain, "computes_in_bfloat16", False)
-        self.output_rows: Tensor = plain.get_output_embeddings().weight  # type: ignore[union-attr, assignment]
+        output: Any = plain.get_output_embeddings()
+        self.output_rows: Tensor = output.weight
+        self._bias: Tensor | None = getattr(output, "bias", None)
+        config: Any = plain.config.get_text_config()
+        self._scale: float = (getattr(config, "logit_scale", None) or 1.0) / (
+            getattr(config, "logits_scaling", None) or 1.0
+        )  # of Cohere's and Granite's models
+        self._cap: float | None = getattr(config, "final_logit_softcapping", None)  # of Gemma's
         self.width: int = plain.config.hidden_size
         positions = getattr(plain.config, "max_position_embeddings", None) or getattr(plain.config, "n_positions", None)
         self.context: int = UNBOUNDED if self.lookup else positions or UNBOUNDED
@@ -111,6 +118,16 @@ class Backbone:
         layers = base_model(self.model).config.num_hidden_layers
         each = 12 * layers * self.width * self.output_rows.element_size()
         return self.passes.learning or GRAPH_BYTES // each
+
+    def logits(self, x: Tensor, ids_N: Tensor | None = None) -> Tensor:
+        """float32 logits of the N given tokens, or of the whole vocabulary: hidden states (..., D) -> (..., N)."""
+        rows_ND = self.output_rows if ids_N is None else self.output_rows[ids_N]
+        logits = (x @ rows_ND.T).float()
+        if self._bias is not None:
+            logits = logits + (self._bias if ids_N is None else self._bias[ids_N]).float()
+        if self._scale != 1.0:
+            logits = logits * self._scale
+        return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
 
     def nodes(self, pack: Pack) -> Tensor:
         """x_TD: hidden states of a pack's nodes, after the final norm."""

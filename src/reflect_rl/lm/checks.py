@@ -136,7 +136,9 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, source: str)
 
 
 def check_reading(model: PreTrainedModel, source: str) -> None:
-    """Read two texts with a common beginning. Raises ModelError if the beginning sees the end, or reading fails.
+    """Read two texts with a common beginning.
+
+    Raises ModelError if the beginning sees the end, if reading fails, or if the logits are not the model's own.
 
     All code here relies on causal attention: padding on the right is invisible, and a row's results do not depend on
     its batch.
@@ -154,6 +156,9 @@ def check_reading(model: PreTrainedModel, source: str) -> None:
         batch = TokenBatch(torch.tensor((), dtype=torch.long), ids_BL, read_BR).to(backbone.device)
         with torch.no_grad():
             hidden_BRD = backbone.hidden(batch)
+            with backbone.computing():
+                own_BRV = model(input_ids=batch.ids_BL).logits.float()
+                logits_BRV = backbone.logits(hidden_BRD)
     except Exception as error:  # an unknown architecture can fail in any way
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise refusal(source, f"{type(model).__name__} cannot be read as a causal language model ({said})") from error
@@ -163,6 +168,8 @@ def check_reading(model: PreTrainedModel, source: str) -> None:
     near = 1e-4 if hidden_BRD.dtype == torch.float32 and not backbone.mixed else 1e-2
     if bool((begin_BRD[0] - begin_BRD[1]).abs().max() > near * begin_BRD.abs().max()):
         raise refusal(source, f"{type(model).__name__} reads from both sides, which is no causal language model")
+    if bool((logits_BRV - own_BRV).abs().max() > 10 * near * own_BRV.abs().max()):
+        raise refusal(source, f"the output layer of {type(model).__name__} does what is not known here")
 
 
 def _more(found: Collection[Any]) -> str:

@@ -154,8 +154,7 @@ class Policy(nn.Module):
             logits_BN = nn.functional.pad(logits_BN, (0, max(0, width - logits_BN.shape[1])))
             logits_BHN = logits_BN[:, :width].unsqueeze(1)
         else:
-            rows_ND = self.backbone.output_rows[self.label_ids[:width]]  # type: ignore[index]
-            logits_BHN = (hidden_BRD @ rows_ND.T).float()
+            logits_BHN = self.backbone.logits(hidden_BRD, self.label_ids[:width])  # type: ignore[index]
         heads_BHN = logits_BHN.masked_fill(beyond_BN.unsqueeze(1), -torch.inf).log_softmax(-1)
         log_probs_BN = heads_BHN[:, -1] if heads_BHN.shape[1] == 1 else self._mixed(heads_BHN, cue_BD)
         return Choices(log_probs_BN, value_B, heads_BHN)

@@ -48,7 +48,7 @@ def _packed_loss(backbone: Backbone, rows: Sequence[TextRow]) -> Loss:
             read_N, place_E, want_E, times_E = (
                 torch.from_numpy(values).to(backbone.device) for values in (read, place_of, edges[1], times)
             )
-            logits_NV = (backbone.nodes(pack)[read_N] @ backbone.output_rows.T).float()
+            logits_NV = backbone.logits(backbone.nodes(pack)[read_N])
             yield ((logits_NV.logsumexp(1)[place_E] - logits_NV[place_E, want_E]) * times_E).sum() / tokens
 
     return loss
@@ -77,7 +77,7 @@ def _padded_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Loss:
         read_BR = torch.tensor([read + [0] * (width - len(read)) for read in reads])
         want_BR = torch.tensor([(*said, *[IGNORE] * (width - len(said))) for _, said in chosen], device=device)
         batch = TokenBatch(torch.tensor(prefix, dtype=torch.long), ids_BL, read_BR).to(device)
-        logits_BRV = (backbone.hidden(batch) @ backbone.output_rows.T).float()
+        logits_BRV = backbone.logits(backbone.hidden(batch))
         return F.cross_entropy(logits_BRV.flatten(0, 1), want_BR.flatten(), ignore_index=IGNORE, reduction="sum")
 
     return loss
