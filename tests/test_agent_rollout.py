@@ -54,7 +54,7 @@ def played(run: RunFolder, context: Context, greedy: bool) -> tuple[list[Traject
 def test_an_agent_plays_the_episodes_of_a_rollout(trained: tuple[RunFolder, Context], greedy: bool) -> None:
     agent = Agent(*trained)
     for episode, log_probs in zip(*played(*trained, greedy), strict=True):
-        agent.reset(None if greedy else episode.spec.seed)
+        agent.reset(None if greedy else np.int64(episode.spec.seed))
         for shown, choice, log_probs_N in zip(episode.shown, episode.choices, log_probs, strict=True):
             decision = agent.act(shown.state.observation, shown.state.actions, shown.state.facts)
             assert (decision.choice, decision.reflection) == (choice, shown.reflection)
@@ -65,7 +65,7 @@ def test_an_agent_plays_the_episodes_of_a_rollout(trained: tuple[RunFolder, Cont
 def test_episodes_side_by_side_are_those_played_alone(trained: tuple[RunFolder, Context], greedy: bool) -> None:
     agent = Agent(*trained)
     episodes, _ = played(*trained, greedy)
-    agent.reset(None if greedy else [episode.spec.seed for episode in episodes])
+    agent.reset(None if greedy else np.array([episode.spec.seed for episode in episodes]))
     for step in range(min(len(episode.shown) for episode in episodes)):
         states = [episode.shown[step].state for episode in episodes]
         decisions = agent.act_batch(

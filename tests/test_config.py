@@ -10,8 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflect_rl.config import FORMER, load_settings, parse_settings, parse_yaml, recipe_names
+from reflect_rl.config import GONE, RENAMED, load_settings, parse_settings, parse_yaml, recipe_names
 from reflect_rl.errors import SettingsError
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.trained import read_config
 from reflect_rl.settings import Settings, setting_keys
 
 
@@ -149,12 +151,21 @@ def test_recipes_that_extend_each_other_in_a_circle_are_refused(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("key", "told"),
     [
-        ("rl.slots", "unknown setting 'rl.slots'. It is called 'rl.num_envs' now."),
-        ("compute.cache_mb", "unknown setting 'compute.cache_mb'. It is gone: leave it out."),
+        *((key, f"unknown setting '{key}'. It is called '{name}' now.") for key, name in RENAMED.items()),
+        *((key, f"unknown setting '{key}'. It is gone: leave it out.") for key in GONE),
     ],
 )
-def test_a_setting_of_an_earlier_version_is_told_with_its_new_name(key: str, told: str) -> None:
+def test_a_recipe_with_a_setting_of_an_earlier_version_is_told_what_became_of_it(key: str, told: str) -> None:
     with pytest.raises(SettingsError) as refused:
         parse_settings({}, {key: 4})
     assert told in str(refused.value)
-    assert set(FORMER.values()) - {""} <= set(setting_keys())
+
+
+def test_a_run_folder_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    former = {"policy": {"hedge": True}, "rl": {"slots": 7, "anchor": 0.5, "lr": 1e-3}, "compute": {"rows": 3}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**former, "reflector_sft": {"attempts": 2, "steps": 9}}))
+    settings = read_config(RunFolder(tmp_path))
+    assert (settings.policy.gated_mixture, settings.rl.num_envs, settings.rl.reference_kl) == (True, 7, 0.5)
+    assert (settings.rl.lr, settings.reflector_sft.steps) == (1e-3, 9)
+    assert set(RENAMED.values()) <= set(setting_keys())
+    assert not {*RENAMED, *GONE} & set(setting_keys())

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from corridor import Corridor, Undecided
 from end_to_end import files, reflect_rl, refused
+from reflect_rl.envs.checked import panels_of
 from reflect_rl.errors import EnvironmentContractError
-from reflect_rl.evaluation.evaluate import evaluate, measured, panel_episodes, panel_tasks, summarise
+from reflect_rl.evaluation.evaluate import evaluate, measured, panel_episodes, summarise
 from reflect_rl.intervals import mean_interval, wilson
 from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
@@ -64,7 +65,7 @@ def test_the_interval_of_a_mean_over_seeds() -> None:
 
 def test_panels_are_fixed_by_task_and_every_episode_has_its_own_seed(tiny: Tiny) -> None:
     world, settings = Corridor(), tiny()
-    panels = panel_tasks(world)
+    panels = panels_of(world)
     assert panels["test"] == world.tasks("test")
     assert sorted(panels["all"]) == sorted(
         {task for split in ("train", "valid", "test") for task in world.tasks(split)}
@@ -224,4 +225,4 @@ def test_a_panel_without_tasks_is_refused(panels: dict[str, tuple[str, ...]]) ->
         EnvironmentContractError,
         match=r"panels\(\) gave .*(no panel \"(test|valid)\"|not a tuple of at least one name)",
     ):
-        panel_tasks(Odd())
+        panels_of(Odd())

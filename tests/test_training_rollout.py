@@ -14,6 +14,7 @@ import torch
 import tiny_models
 from corridor import CELLS, Corridor, Endless
 from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.players import decisions
 from reflect_rl.players.decisions import Decisions
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.policy import Policy
@@ -147,6 +148,25 @@ def test_a_policy_that_has_changed_decides_anew() -> None:
             weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
     made.decide_again(earlier.prompts[:5])
     assert_same(play_episodes(Corridor, made, SPECS, 16), play(changing, make=Corridor))
+
+
+def test_a_full_table_is_emptied_and_changes_nothing(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, fresh = partial(Corridor, slip=0.2), play(policy, 16, history=2)
+    monkeypatch.setattr(decisions, "MOST_BYTES", 3000)
+    made = players(policy, history=2)
+    assert_same(play_episodes(make, made, SPECS, 16), fresh)
+    assert len(made) < len(fresh.prompts) / 2
+
+
+def test_an_answer_that_is_there_survives_that_others_need_its_room(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decisions, "MOST_BYTES", 1)
+    made, (first, second, *_) = players(policy), tiny_models.states()
+    (alone,) = made.of([first])
+    together, other = made.of([first, second])
+    assert together.answer is alone.answer
+    assert other.answer.prompt.text != alone.answer.prompt.text
 
 
 class SlowWriter(NoReflector):

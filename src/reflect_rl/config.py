@@ -111,21 +111,29 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
     data[last] = value
 
 
-FORMER = {
-    "compute.cache_mb": "",
-    "compute.rows": "compute.tokens",
-    "policy.hedge": "policy.gated_mixture",
-    "reflector_sft.attempts": "",
-    "reflector_sft.retry_below": "",
-    "rl.anchor": "rl.reference_kl",
-    "rl.slots": "rl.num_envs",
-}
-"""Settings of earlier versions with their new names; empty for settings that were removed."""
+RENAMED = {"policy.hedge": "policy.gated_mixture", "rl.anchor": "rl.reference_kl", "rl.slots": "rl.num_envs"}
+"""Settings of earlier versions with their new names."""
+GONE = ("compute.cache_mb", "compute.rows", "reflector_sft.attempts", "reflector_sft.retry_below")
+"""Settings of earlier versions that were removed."""
+
+
+def with_new_names(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that an earlier version may have written, as this version reads them."""
+    read = _deep_copy(data)
+    for former in (*RENAMED, *GONE):
+        section, _, name = former.partition(".")
+        if isinstance(read.get(section), dict) and name in read[section]:
+            value = read[section].pop(name)
+            if former in RENAMED:
+                _set(read, RENAMED[former], value)
+    return read
 
 
 def _hint(key: str) -> str:
-    if key in FORMER:
-        return f" It is called '{FORMER[key]}' now." if FORMER[key] else " It is gone: leave it out."
+    if key in RENAMED:
+        return f" It is called '{RENAMED[key]}' now."
+    if key in GONE:
+        return " It is gone: leave it out."
     known = list(setting_keys())
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     leaf = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]

@@ -40,7 +40,7 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
     policy, reflector = decisions.policy, decisions.reflector
     shown: list[dict[str, Any]] = []
     panels: dict[str, Any] = {}
-    plan = [(panel, mode) for panel in panel_tasks(world) for mode in ("greedy", "sampled")]
+    plan = [(panel, mode) for panel in panels_of(world) for mode in ("greedy", "sampled")]
     specs = {(panel, mode): panel_episodes(world, settings, panel, mode) for panel, mode in plan}
     with progress.bar("evaluate", sum(map(len, specs.values())), "episodes") as bar:
         for panel, mode in plan:
@@ -91,11 +91,6 @@ def validation(run: RunFolder, context: Context) -> dict[str, float]:
     return success
 
 
-def panel_tasks(world: TextEnv) -> dict[str, tuple[str, ...]]:
-    """The world's fixed panels, the main one first; "test" and "valid" are among them."""
-    return panels_of(world)
-
-
 def panel_episodes(
     world: TextEnv, settings: Settings, panel: str, mode: str, sampled: int | None = None
 ) -> list[EpisodeSpec]:
@@ -104,7 +99,7 @@ def panel_episodes(
     sampled: number of sampled episodes per task; by default `evaluate.sampled_episodes`.
     """
     repeats = 1 if mode == "greedy" else sampled or settings.evaluate.sampled_episodes
-    tasks = panel_tasks(world)[panel]
+    tasks = panels_of(world)[panel]
     return [
         EpisodeSpec(task, stream_seed(settings.seed, f"evaluate {panel} {mode}", index, repeat), sample=repeat)
         for repeat in range(repeats)

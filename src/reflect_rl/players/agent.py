@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeGuard
 
+import numpy as np
 import torch
 from numpy.random import Generator
 
@@ -88,7 +89,7 @@ class Agent:
             seeds: sample actions instead of taking the most likely ones; one seed for each environment. Equal seeds
                 give the same draws as in a rollout.
         """
-        given = [] if seeds is None else [seeds] if isinstance(seeds, int) else seeds
+        given = [] if seeds is None else np.atleast_1d(seeds).tolist()
         with self._lock:
             self._memories.clear()
             self._draws = [stream(seed, "choices") for seed in given]

@@ -22,7 +22,7 @@ from reflect_rl.players.reflector import LocalReflector, Reflector, ScriptedRefl
 from reflect_rl.records import State
 
 MOST_BYTES = 2**27
-"""Roughly what the table may hold; beyond that it is emptied. Emptying it costs time and changes no result."""
+"""Roughly what the table may hold; beyond that it is emptied, which costs time. It changes no result if `exact`."""
 BYTES_AN_ACTION = 80
 """Memory of an answer per action: a float32, and a Python float with its references."""
 
@@ -121,12 +121,13 @@ class Decisions:
         texts = self._reflect([states[place] for place in first.values()], [samples[place] for place in first.values()])
         reflected = time.perf_counter()
         prompts = [self.prompts.policy_prompt(states[p], text) for p, text in zip(first.values(), texts, strict=True)]
-        fresh = {prompt.text: prompt for prompt in prompts if prompt.text not in self._answers}
+        answers = {p.text: self._answers[p.text] for p in prompts if p.text in self._answers}
+        fresh = {prompt.text: prompt for prompt in prompts if prompt.text not in answers}
         if fresh:
-            self._decide(list(fresh.values()))
+            self._decide(list(fresh.values()))  # may empty the table before it adds these
+        answers |= {text: self._answers[text] for text in fresh}
         decided = {
-            key: Decided(self._answers[prompt.text], text)
-            for key, prompt, text in zip(first, prompts, texts, strict=True)
+            key: Decided(answers[prompt.text], text) for key, prompt, text in zip(first, prompts, texts, strict=True)
         }
         for key, prompt, text in zip(first, prompts, texts, strict=True):
             self._keep_told(key, prompt, text)

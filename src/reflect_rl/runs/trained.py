@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reflect_rl.config import load_settings, parse_settings
+from reflect_rl.config import parse_settings, read_recipe, with_new_names
 from reflect_rl.errors import RunFolderError
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import CONFIG, RunFolder
@@ -24,7 +24,7 @@ def read_config(run: RunFolder) -> Settings:
     """The settings last requested for a run folder. Raises RunFolderError if it is not one."""
     if not (run / CONFIG).is_file():
         raise RunFolderError(f"{run.path} is not a run folder (it has no {CONFIG}). `reflect-rl run` makes one.")
-    return load_settings(run / CONFIG)
+    return parse_settings(with_new_names(read_recipe(run / CONFIG)), source=str(run / CONFIG))
 
 
 def trained_settings(run: RunFolder, progress: Progress) -> Settings:

@@ -31,7 +31,7 @@ from reflect_rl.training.finite import finite, stopping
 from reflect_rl.training.losses import fold
 from reflect_rl.training.optimizer import linear_to, make_optimizer, set_lr
 from reflect_rl.training.replay import SuccessReplay
-from reflect_rl.training.rollout import EpisodeSpec, Rollout, play_episodes
+from reflect_rl.training.rollout import EpisodeSpec, Rollout, merge, play_episodes
 from reflect_rl.training.tracking import open_tracker
 from reflect_rl.training.update import Learner, clip_fraction, drift, replay_update, update
 
@@ -159,8 +159,6 @@ def _roll_out(learner: Learner, decisions: Decisions, context: Context, specs: l
     rollout = play_episodes(context.make_env, decisions, own, context.settings.rl.num_envs)
     if learner.ranks == 1:
         return rollout
-    from reflect_rl.training.rollout import merge
-
     return merge(gather_object([rollout]), len(specs))
 
 
