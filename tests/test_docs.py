@@ -23,7 +23,7 @@ import reflect_rl
 import reflect_rl.selection
 from reflect_rl.cli.app import app
 from reflect_rl.cli.overrides import split_overrides
-from reflect_rl.config import parse_settings, read_recipe, recipe_names
+from reflect_rl.config import parse_settings, read_recipe, recipe_names, with_model
 from reflect_rl.envs.check import check
 from reflect_rl.envs.registry import load, make
 from reflect_rl.pipeline.plan import read_plan
@@ -256,7 +256,9 @@ def test_a_command_that_is_shown_can_be_given(line: str, monkeypatch: pytest.Mon
     _, bound, _ = app.parse_args([name, *tokens], exit_on_error=False, print_error=False)
     recipe = str(bound.arguments.get("recipe", ""))
     known = recipe in recipe_names() or Path(recipe).is_file()
-    parse_settings(read_recipe(recipe) if known else {}, overrides)
+    model = bound.arguments.get("model") if name in ("run", "prompt") else None
+    there = {key: value for key, value in overrides.items() if not str(value).startswith("@")}  # the user's own files
+    parse_settings(read_recipe(recipe) if known else {}, with_model(there, model))
     if name == "compare":
         given = [bound.arguments.get(key) for key in ("regimes", "arms")]
         regimes, arms = (value.split(",") if value else None for value in given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from shutil import copytree
 from typing import Any
 
@@ -109,9 +109,9 @@ def test_a_packed_decision_reads_one_prompt_and_no_copies(
     decoded: list[int] = []
     decoding = reflector_module.decoding_steps
 
-    def counted_decoding(backbone: Backbone, count: int, *more: Any) -> Any:
-        decoded.append(count)
-        return decoding(backbone, count, *more)
+    def counted_decoding(backbone: Backbone, prompts: Sequence[list[int]], *more: Any) -> Any:
+        decoded.append(len(prompts))
+        return decoding(backbone, prompts, *more)
 
     monkeypatch.setattr(reflector_module, "decoding_steps", counted_decoding)
     seen.clear()

@@ -152,9 +152,9 @@ def fitting(made: Policy, tokens: int) -> Prompt:
     """A prompt of exactly so many tokens."""
     prompt = tiny_models.prompts(made)[0]
     head, tail = prompt.text[: prompt.static], prompt.text[prompt.static :]
-    missing = tokens - made.count(prompt.text)
+    missing = tokens - made.count(prompt)
     prompt = Prompt(head + "." * missing + tail, prompt.static, prompt.actions)
-    assert made.count(prompt.text) == tokens
+    assert made.count(prompt) == tokens
     return prompt
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from reflect_rl.errors import ModelError, PromptError
 from reflect_rl.lm.scratch import train_tokenizer
 from reflect_rl.players.labels import find_labels
-from reflect_rl.players.prompt import CUE_ACTION, PromptBuilder, state_id
+from reflect_rl.players.prompt import CUE_ACTION, Prompt, PromptBuilder, state_id
 from reflect_rl.records import State
 from reflect_rl.settings import PromptSettings
 
@@ -24,7 +24,11 @@ TEXTS = [" ".join(WORDS), "\n A) left\n B) right\n C) take", *LABELS]
 SCRATCH = train_tokenizer(TEXTS)
 
 
-def builder(labels: list[str] | None = LABELS, count: Any = len, **settings: Any) -> PromptBuilder:
+def characters(prompt: Prompt) -> int:
+    return len(prompt.text)
+
+
+def builder(labels: list[str] | None = LABELS, count: Any = characters, **settings: Any) -> PromptBuilder:
     return PromptBuilder("TASK", PromptSettings(**{"history": 3, "max_tokens": 200, **settings}), labels, count)
 
 
@@ -62,7 +66,7 @@ def test_only_the_oldest_history_is_dropped_and_no_more_than_needed(
 
 def test_history_is_dropped_until_the_model_can_read_the_prompt() -> None:
     settings = PromptSettings(history=3, history_shows="steps", max_tokens=1000)
-    roomy, short = (PromptBuilder("TASK", settings, LABELS, len, context=context) for context in (2000, 110))
+    roomy, short = (PromptBuilder("TASK", settings, LABELS, characters, context=context) for context in (2000, 110))
     here = state(past=3)
     assert len(roomy.policy_prompt(here, "WHY").text) > 110 >= len(short.policy_prompt(here, "WHY").text)
     with pytest.raises(PromptError, match=r"budget of 110.*a model that reads more"):

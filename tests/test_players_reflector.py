@@ -36,7 +36,9 @@ def reflector(
     memo: Memo | None = None, model: PreTrainedModel | None = None, chunk: int = 4, seed: int = 0, **settings: Any
 ) -> LocalReflector:
     tokenizer = tiny_models.tokenizer()
-    prompts = PromptBuilder(Corridor.task_text, PromptSettings(), LABELS, lambda text: len(tokenizer.encode(text)))
+    prompts = PromptBuilder(
+        Corridor.task_text, PromptSettings(), LABELS, lambda prompt: len(tokenizer.encode(prompt.text))
+    )
     part = ReflectorSettings(**{"max_new_tokens": 12, **settings})
     model = tiny_models.gpt2() if model is None else model
     return LocalReflector(model, tokenizer, prompts, part, memo or Memo(None, "test"), seed, chunk)
@@ -92,10 +94,10 @@ def test_logits_step_by_step_are_those_of_the_whole_text(build: Callable[[], Pre
     ids_BL = torch.randint(0, len(tiny_models.tokenizer()), (3, 20), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         whole_BLV = model(ids_BL).logits
-    steps = decoding_steps(Backbone(model), 3, 20)
-    parts = [ids_BL[:, :12], *(ids_BL[:, i : i + 1] for i in range(12, 20))]
-    for part, place in zip(parts, range(11, 20), strict=True):
-        torch.testing.assert_close(steps(part), whole_BLV[:, place], rtol=0, atol=1e-5)
+    steps = decoding_steps(Backbone(model), ids_BL[:, :12].tolist(), 12, 20)
+    torch.testing.assert_close(steps.first(), whole_BLV[:, 11], rtol=0, atol=1e-5)
+    for place in range(12, 20):
+        torch.testing.assert_close(steps(ids_BL[:, place : place + 1]), whole_BLV[:, place], rtol=0, atol=1e-5)
 
 
 def test_equal_prompts_are_written_once_and_remembered() -> None:
@@ -202,6 +204,7 @@ class Parrot(torch.nn.Module):
         self.config = tiny_models.gpt2().config
         self.head = torch.nn.Linear(4, len(tiny_models.tokenizer()))
         self.device = torch.device("cpu")
+        self.generation_config = None
 
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.head

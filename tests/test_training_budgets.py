@@ -19,7 +19,7 @@ from reflect_rl.data.collect import collect
 from reflect_rl.data.past_reflections import with_notes
 from reflect_rl.data.pool import PoolState, read_pool
 from reflect_rl.errors import PromptError
-from reflect_rl.lm.text import decode
+from reflect_rl.lm.text import decode, encode
 from reflect_rl.players.context import Context
 from reflect_rl.players.load import local_reflector, policy_prompts, reflector_prompts
 from reflect_rl.players.policy import Policy
@@ -58,7 +58,7 @@ def test_a_fresh_reflector_has_room_for_every_prompt_and_what_it_writes(
     for entry in pool:
         prompt = reflector.prompts.reflector_prompt(entry.state)
         assert prompt.text == roomy.reflector_prompt(entry.state).text
-        assert len(sft.encode(tokenizer, prompt.text)) + longest <= reflector.backbone.context
+        assert len(encode(tokenizer, prompt.text)) + longest <= reflector.backbone.context
         sft._reflection_row(reflector, entry, "Item 3 away. Go right.")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reflect_rl.bars import Bars
-from reflect_rl.config import load_settings, parse_settings
+from reflect_rl.config import load_settings, parse_settings, with_model
 from reflect_rl.errors import SettingsError
 from reflect_rl.pipeline.run import run_pipeline
 from reflect_rl.progress import Progress
@@ -87,6 +87,7 @@ def run(
     out: str | Path | None = None,
     *,
     seed: int | None = None,
+    model: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     until: str | None = None,
     store: str | Path | None = None,
@@ -98,6 +99,8 @@ def run(
         recipe: the name of a recipe, a YAML file, settings, or a mapping of settings as in a recipe.
         out: the run folder; by default `runs/RECIPE`, or `runs/RECIPE-seedN` if a seed is given.
         seed: seed of all randomness.
+        model: the pretrained model that both players start from, as `reflector.model.source` and
+            `policy.model.source`.
         overrides: settings by dotted name, such as `{"rl.iterations": 30}`.
         until: the last stage to run.
         store: a folder in which runs share finished stages.
@@ -110,7 +113,7 @@ def run(
         SettingsError: a setting is unknown or invalid, or settings were given without `out`.
         ReflectRLError: any other user error; the message says what to do.
     """
-    own = {**(overrides or {}), **({} if seed is None else {"seed": seed})}
+    own = {**with_model(overrides or {}, model), **({} if seed is None else {"seed": seed})}
     if isinstance(recipe, str | Path):
         settings, out = load_settings(recipe, own), default_folder(recipe, own) if out is None else out
     elif out is None:

@@ -84,6 +84,7 @@ def _read_file(recipe: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise SettingsError(f"{path} should hold settings such as 'seed: 0', not a {type(data).__name__}.")
+    _read_texts(data, path.parent)
     return data
 
 
@@ -92,10 +93,39 @@ def parse_settings(data: Mapping[str, Any], overrides: Mapping[str, Any] | None 
     merged = _deep_copy(data)
     for dotted, value in (overrides or {}).items():
         _set(merged, dotted, value)
+    _read_texts(merged, Path())
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
         raise SettingsError(_explain(error, source)) from error
+
+
+TEXTS = ("task", "reflect", "act")
+"""Settings of `prompt` whose value @FILE stands for a file's content."""
+
+
+def _read_texts(data: dict[str, Any], folder: Path) -> None:
+    """Replace @FILE by the file's content; paths are relative to `folder`. Raises SettingsError."""
+    prompt = data.get("prompt")
+    if not isinstance(prompt, dict):
+        return
+    for name in TEXTS:
+        value = prompt.get(name)
+        if not isinstance(value, str) or not value.startswith("@"):
+            continue
+        file = folder / Path(value[1:]).expanduser()
+        try:
+            prompt[name] = file.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"prompt.{name}: {value} names a file that cannot be read as text: {error}.") from error
+        if not prompt[name]:
+            raise SettingsError(f"prompt.{name}: {file} is empty. Write the text into it, or leave the setting out.")
+
+
+def with_model(overrides: Mapping[str, Any], model: str | None) -> dict[str, Any]:
+    """Overrides in which both players start from `model`, unless they say otherwise."""
+    both = {} if model is None else {"reflector.model.source": model, "policy.model.source": model}
+    return {**both, **overrides}
 
 
 def _deep_copy(data: Any) -> Any:

@@ -14,7 +14,8 @@ from reflect_rl import __version__
 from reflect_rl.bars import Bars
 from reflect_rl.cli.alfworld import app as alfworld
 from reflect_rl.cli.bench import bench
-from reflect_rl.cli.overrides import Overrides, Seed, Seeds, Workers, names, whole_numbers
+from reflect_rl.cli.look import register
+from reflect_rl.cli.overrides import Overrides, Seeds, Workers, names, whole_numbers
 from reflect_rl.cli.select import select
 from reflect_rl.runs.outputs import output_folder
 
@@ -51,6 +52,7 @@ def run(
     /,
     *,
     out: str | None = None,
+    model: str | None = None,
     until: str | None = None,
     store: str | None = None,
     overrides: Overrides,
@@ -65,6 +67,7 @@ def run(
     - `reflect-rl run taxi`
     - `reflect-rl run taxi --seed 3 --rl.iterations 30 --out runs/mine`
     - `reflect-rl run my_recipe.yaml --until annotate`
+    - `reflect-rl run taxi-lm --model HuggingFaceTB/SmolLM2-360M-Instruct --compute.device cuda`
 
     Parameters
     ----------
@@ -72,6 +75,8 @@ def run(
         The name of a recipe (see `reflect-rl recipes`) or a YAML file.
     out
         The run folder; by default runs/RECIPE, or runs/RECIPE-seedN if a seed is given.
+    model
+        The pretrained model that both players start from: a hub id, a folder, a .gguf file, or package:NAME.
     until
         The last stage to run.
     store
@@ -81,7 +86,7 @@ def run(
 
     folder = None if out is None else output_folder(out, "--out")
     shared = None if store is None else output_folder(store, "--store")
-    finished = run_recipe(recipe, folder, overrides=overrides, until=until, store=shared, progress=Bars())
+    finished = run_recipe(recipe, folder, model=model, overrides=overrides, until=until, store=shared, progress=Bars())
     if until in (None, "evaluate", "report"):
         _summary(finished.path)
 
@@ -246,99 +251,4 @@ def compare(
     print(compare_terminal(json.loads(path.read_text(encoding="utf-8"))))
 
 
-@app.command
-def play(env: str, /, *, agent: Path | None = None, task: str | None = None, seed: Seed = 0) -> None:
-    """Play a world by hand, or watch a trained agent.
-
-    For example:
-
-    - `reflect-rl play taxi`
-    - `reflect-rl play taxi --agent runs/taxi`
-
-    Parameters
-    ----------
-    env
-        The name of a world (see `reflect-rl envs`), or module:Class for your own.
-    agent
-        A finished run folder: its agent acts, in the world with the run's horizon and options.
-    task
-        The task to play; a random one by default.
-    seed
-        Seed of the random task and of the world's random numbers.
-    """
-    from reflect_rl.envs.registry import load, make
-    from reflect_rl.evaluation.play import play as step_by_step
-
-    if agent is None:
-        step_by_step(make(env), input, print, task=task, seed=seed)
-        return
-    from reflect_rl.errors import SettingsError
-    from reflect_rl.lm.torch_setup import torch_set_up
-    from reflect_rl.players.agent import Agent
-
-    player = Agent.load(agent, Bars())
-    if load(env) is not type(player.world):
-        own = player.settings.env.name
-        raise SettingsError(f"{agent} was trained in {own}, not in {env}. Try: reflect-rl play {own} --agent {agent}")
-    with torch_set_up(player.settings.compute):  # as in evaluation
-        step_by_step(player.world, input, print, agent=player, task=task, seed=seed)
-
-
-@app.command
-def envs() -> None:
-    """List the registered worlds with their tasks, teachers and stages."""
-    from reflect_rl.cli.tables import table
-    from reflect_rl.envs.registry import describe_all
-
-    print(table(describe_all()))
-
-
-@app.command
-def recipes() -> None:
-    """List the recipes included in the library."""
-    from reflect_rl.config import RECIPES, recipe_names
-
-    for name in recipe_names():
-        first = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
-        print(f"{name}  {first.removeprefix('#').strip()}")
-
-
-@app.command
-def settings() -> None:
-    """List every setting with its type, default and meaning."""
-    from reflect_rl.cli.tables import settings_table
-    from reflect_rl.settings import setting_keys
-
-    print(settings_table(setting_keys()))
-
-
-@app.command
-def check(env: str, /) -> int:
-    """Check that an environment keeps the TextEnv contract, and say what to fix. The exit code is 1 if it does not.
-
-    Example: `reflect-rl check examples.my_environment:Corridor`
-
-    Parameters
-    ----------
-    env
-        module:Class for your own world, or the name of a registered world.
-    """
-    from reflect_rl.envs.check import PROBES
-    from reflect_rl.envs.check import check as find
-    from reflect_rl.envs.registry import load, make
-
-    load(env)  # a missing world is a user error, not a broken promise
-    findings = find(lambda **options: make(env, **options))
-    broken = [finding for finding in findings if not finding.ok]
-    for finding in broken:
-        print(f"- {finding}")
-    for finding in findings:
-        if finding.lacks:
-            print(f"note: {finding}")
-    if not broken:
-        print(f"{env} keeps every promise of a TextEnv.")
-        return 0
-    unjudged = [promise for promise in PROBES if promise not in {finding.promise for finding in findings}]
-    behind = f" Not judged before that is mended: {', '.join(unjudged)}." if unjudged else ""
-    print(f"{env} breaks {len(broken)} promise(s).{behind}")
-    return 1
+register(app)

@@ -10,6 +10,7 @@ from reflect_rl.runs.folder import RunFolder
 if TYPE_CHECKING:
     from reflect_rl.envs.alfworld.sweep import Total
     from reflect_rl.envs.alfworld.verify import Plan, Report
+    from reflect_rl.players.show import Shown
     from reflect_rl.pools.select import Selection
 
 
@@ -20,6 +21,17 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
         for row in rows
     )
+
+
+def prompts_shown(prompts: Sequence[Shown]) -> str:
+    """Each player's prompt under a line that says how long it is."""
+    parts = []
+    for prompt in prompts:
+        length = "its tokenizer is trained in the run" if prompt.tokens is None else f"{prompt.tokens} tokens"
+        head = f"=== {prompt.who}: {'chat' if prompt.chat else 'plain'} format, {length}"
+        answers = f"\n--- answers: {', '.join(map(repr, prompt.answers))}" if prompt.answers else ""
+        parts.append(f"{head}\n{prompt.text}{answers}")
+    return "\n\n".join(parts)
 
 
 def run_summary(run: RunFolder, seconds: Mapping[str, float]) -> str:

@@ -53,11 +53,14 @@ def attach(model: PreTrainedModel, config: LoraConfig, base: str, seed: int) -> 
     """Attach new trainable adapters to `model`. base: an absolute folder or hub name, stored with the adapters."""
     from peft import get_peft_model
 
+    from reflect_rl.lm.fused_lora import fuse
+
     config.inference_mode = False
     with torch.random.fork_rng():  # peft uses the global generator, whose state must not affect a run
         torch.manual_seed(seed)
         adapted: Any = get_peft_model(model, config)
     config.base_model_name_or_path = base
+    fuse(adapted)
     return adapted.eval()
 
 

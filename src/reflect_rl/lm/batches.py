@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from reflect_rl.errors import ModelError
-from reflect_rl.lm.models import end_id
 from reflect_rl.lm.text import encode_all
 from reflect_rl.progress import Progress
 
@@ -95,12 +94,6 @@ class Encoder:
 def context_of(model: PreTrainedModel) -> int:
     """The model's context length; a very large number if its configuration does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
-
-
-def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The sorted ids of all tokens that end a text, by tokenizer and generation settings."""
-    more = getattr(model.generation_config, "eos_token_id", None)
-    return sorted({end_id(tokenizer), *(more if isinstance(more, list) else [more])} - {None})  # type: ignore[type-var]
 
 
 def batches(

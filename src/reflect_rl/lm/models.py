@@ -29,6 +29,12 @@ def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.eos_token_id
 
 
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The sorted ids of all tokens that end a text, by tokenizer and generation settings."""
+    more = getattr(model.generation_config, "eos_token_id", None)
+    return sorted({end_id(tokenizer), *(more if isinstance(more, list) else [more])} - {None})  # type: ignore[type-var]
+
+
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id for padding, which nothing reads: any id with an embedding will do."""
     return tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0

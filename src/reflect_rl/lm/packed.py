@@ -19,7 +19,7 @@ from torch import Tensor
 from reflect_rl.lm.models import base_model
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import Cache, PreTrainedModel
 
 PROBE = 12
 """Length of the probe's rows, which diverge in the middle."""
@@ -109,12 +109,13 @@ def _shared(one: np.ndarray, other: np.ndarray) -> int:
     return int(differs.argmax()) if differs.any() else shorter
 
 
-def read_pack(model: PreTrainedModel, pack: Pack) -> Tensor:
-    """x_TD: hidden states of all nodes, after the final norm."""
+def read_pack(model: PreTrainedModel, pack: Pack, cache: Cache | None = None) -> Tensor:
+    """x_TD: hidden states of all nodes, after the final norm. cache: an empty one, to keep keys and values of nodes."""
     plain = base_model(model)
     body: Any = plain.base_model
     ids_1T, depth_1T = (torch.from_numpy(values)[None].to(plain.device) for values in (pack.ids_T, pack.depth_T))
-    out = body(input_ids=ids_1T, position_ids=depth_1T, attention_mask=_mask(plain, pack), use_cache=False)
+    kept: dict[str, Any] = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
+    out = body(input_ids=ids_1T, position_ids=depth_1T, attention_mask=_mask(plain, pack), **kept)
     return out.last_hidden_state[0]
 
 

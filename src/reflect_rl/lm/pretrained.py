@@ -1,4 +1,4 @@
-"""Load and save pretrained or earlier trained models and their tokenizers: folders (transformers, PEFT) or the hub."""
+"""Load and save pretrained or earlier trained models and their tokenizers, in the layouts of transformers and PEFT."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from reflect_rl.errors import ModelError
 from reflect_rl.lm import adapters, checks
+from reflect_rl.lm.bases import Bases
 from reflect_rl.lm.checks import refusal
 from reflect_rl.lm.models import quiet
+from reflect_rl.lm.sources import lasting, located
 from reflect_rl.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -19,28 +21,31 @@ if TYPE_CHECKING:
 
 
 def load_pretrained(
-    settings: ModelSettings, device: str = "cpu", seed: int = 0, read_only: bool = False
+    settings: ModelSettings,
+    device: str = "cpu",
+    seed: int = 0,
+    read_only: bool = False,
+    bases: Bases | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model and its tokenizer from a local folder or the hub; safetensors only, without running code of theirs.
+    """A model and its tokenizer from a source (`lm.sources`); safetensors or GGUF, without running code of theirs.
 
     LoRA adapters are applied to the base that they name: with `lora_rank` they are trained further, without it they are
     merged. If the source has no adapters, `lora_rank` adds new ones, initialised from `seed`. bits: 16 without adapters
     means float32 weights that compute in bfloat16 (`Backbone.computing`), since bfloat16 weights are too coarse for
-    small updates. read_only: the model is not trained: no new adapters, and bits: 16 means bfloat16 weights.
+    small updates. read_only: the model is not trained: no new adapters, and bits: 16 means bfloat16 weights. bases:
+    where base models with adapters are kept, each once; by default each player loads its own.
 
     Raises ModelError if the model is not found, not a causal language model, damaged or pickled, or a library is
     missing.
     """
     source = settings.source
-    path = Path(source).expanduser()
-    if not path.is_dir() and (source.startswith((".", "/", "~")) or path.exists()):
-        raise ModelError(f"There is no model folder {source}. Give an existing folder or a hub name.")
+    path = located(source)
+    local = Path(path).is_dir()
     try:
-        if path.is_dir():
-            checks.check_folder(path, source)
-        with quiet(bars=not path.is_dir()):  # keep the bar of a download
-            model, tokenizer = _loaded(settings, str(path) if path.is_dir() else source, device, seed, read_only)
-            checks.check_finite(model.state_dict().items(), source)
+        if local:
+            checks.check_folder(Path(path), source)
+        with quiet(bars=not local):  # keep the bar of a download
+            model, tokenizer = _loaded(settings, path, device, seed, read_only, bases or Bases())
             checks.check_reading(model, source)
     except ModelError:
         raise
@@ -53,7 +58,7 @@ def load_pretrained(
 
 
 def _loaded(
-    settings: ModelSettings, path: str, device: str, seed: int, read_only: bool
+    settings: ModelSettings, path: str, device: str, seed: int, read_only: bool, bases: Bases
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model, with the adapters of the folder or those that the settings request."""
     import torch
@@ -62,12 +67,20 @@ def _loaded(
     if not (known or found):  # fail now: every further request to an unreachable hub is retried
         raise refusal(settings.source, "it is no folder here, and not to be had from the hub or its cache")
     config = adapters.read_config(found, settings.source) if found else None
-    base = path if config is None else _base(config, str(found), settings.source)
+    base = settings.source if config is None else _base(config, str(found), settings.source)
     quantised = settings.bits in (4, 8)
     # Adapters are merged and trained in float32; their base may be coarser.
     keeps = quantised or (settings.lora_rank > 0 and not read_only)
     half = quantised or (settings.bits == 16 and (keeps or (read_only and config is None)))
-    model, tokenizer = _plain(settings, path, base, torch.bfloat16 if half else torch.float32, device)
+    dtype = torch.bfloat16 if half else torch.float32
+    tokenizer = _tokenizer(path, located(base))
+    if keeps and (config is not None or settings.lora_rank):
+        key = lasting(base), settings.bits, dtype, device
+        model = bases.get(key, lambda: _plain(settings, base, dtype, device))
+    else:
+        model = _plain(settings, base, dtype, device)
+    embeddings: Any = model.get_input_embeddings()
+    checks.check_vocabulary(tokenizer, embeddings.weight.shape[0], settings.source)
     adapted: Any = None
     if config is not None:
         if not read_only and settings.lora_rank not in (0, config.r):
@@ -76,10 +89,10 @@ def _loaded(
                 f"its adapters have rank {config.r}, and lora_rank is {settings.lora_rank}",
                 f"Set lora_rank: {config.r} to train them on, or 0 to merge them and train all weights.",
             )
-        adapted = adapters.attach(model, config, _absolute(base), seed)
+        adapted = adapters.attach(model, config, lasting(base), seed)
         adapters.fill(adapted, Path(str(_file(path, adapters.WEIGHTS))), settings.source)
     elif keeps and settings.lora_rank:
-        adapted = adapters.attach(model, adapters.fresh_config(settings.lora_rank), _absolute(base), seed)
+        adapted = adapters.attach(model, adapters.fresh_config(settings.lora_rank), lasting(base), seed)
     if adapted is not None and keeps:
         return adapted, tokenizer
     model = model if adapted is None else adapted.merge_and_unload().requires_grad_(True)
@@ -90,17 +103,14 @@ def _loaded(
     return model, tokenizer
 
 
-def _plain(
-    settings: ModelSettings, path: str, base: str, dtype: torch.dtype, device: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The checked model of `base` on the device, with the tokenizer of `path` if it has one."""
+def _plain(settings: ModelSettings, base: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """The checked model without adapters of the source `base`, on the device."""
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
     from reflect_rl.lm import lookup  # noqa: F401  registers its model type
 
-    source = settings.source
+    source, base = settings.source, located(base)
     checks.check_config(AutoConfig.from_pretrained(base, trust_remote_code=False), source)
-    tokenizer = _tokenizer(path, base)
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     if settings.bits in (4, 8):
         if find_spec("bitsandbytes") is None:
@@ -114,17 +124,17 @@ def _plain(
     )
     model, info = loaded
     checks.check_loaded(model, info, Path(str(_file(base, "config.json"))).parent, source)
-    checks.check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], source)
+    checks.check_finite(model.state_dict().items(), source)
     _drop_what_cannot_be_saved(model)
-    return model if settings.bits in (4, 8) else model.to(device), tokenizer
+    return model if settings.bits in (4, 8) else model.to(device)
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model or of adapters, without the model. Raises ModelError."""
-    path = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
+    path = located(source)
     try:
         found = _file(path, adapters.CONFIG)
-        base = path if found is None else _base(adapters.read_config(found, source), str(found), source)
+        base = path if found is None else located(_base(adapters.read_config(found, source), str(found), source))
         return _tokenizer(path, base)
     except ModelError:
         raise
@@ -141,14 +151,19 @@ def _tokenizer(path: str, base: str) -> PreTrainedTokenizerBase:
 
 
 def _base(config: LoraConfig, file: str, source: str) -> str:
-    """The base model of adapters. Raises ModelError if it is missing."""
-    base = str(Path(config.base_model_name_or_path or "").expanduser())
+    """The source of the base model of adapters. Raises ModelError if it is missing."""
+    base = str(config.base_model_name_or_path or "")
     mend = f"Put it there, or write where it is as base_model_name_or_path in {file}."
-    if Path(base).is_dir():
-        if _file(base, adapters.CONFIG):
+    try:
+        path = located(base)
+    except ModelError as error:
+        absent = f"it is an adapter, and the model that it belongs to ({base}) is not there"
+        raise refusal(source, absent, mend) from error
+    if Path(path).is_dir():
+        if _file(path, adapters.CONFIG):
             raise refusal(source, f"its base {base} is an adapter itself", "Merge that one first, and name the result.")
-        checks.check_folder(Path(base), base)
-    elif base.startswith((".", "/")) or not _file(base, "config.json"):
+        checks.check_folder(Path(path), base)
+    elif not _file(path, "config.json"):
         raise refusal(source, f"it is an adapter, and the model that it belongs to ({base}) is not there", mend)
     return base
 
@@ -161,11 +176,6 @@ def _file(source: str, name: str) -> Path | None:
         source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
     )
     return Path(found) if found else None
-
-
-def _absolute(source: str) -> str:
-    """A name that finds the model from any working folder."""
-    return str(Path(source).resolve()) if Path(source).is_dir() else source
 
 
 def _drop_what_cannot_be_saved(model: PreTrainedModel) -> None:

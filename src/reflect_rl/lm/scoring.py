@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from reflect_rl.errors import ModelError
-from reflect_rl.lm.batches import CELLS, TOKEN_BUDGET, Encoder, Item, Pair, Texts, batches, end_ids
-from reflect_rl.lm.models import pad_id
+from reflect_rl.lm.batches import CELLS, TOKEN_BUDGET, Encoder, Item, Pair, Texts, batches
+from reflect_rl.lm.models import end_ids, pad_id
 from reflect_rl.lm.reading import Reader, make_reader, takes_padding
 from reflect_rl.lm.text import decode
 from reflect_rl.progress import Progress

@@ -1,12 +1,13 @@
 """Tokenization of all texts, whether from a world, a teacher, a player or a pool.
 
-Input is plain text: "<eos>" or "<|im_end|>" in it is read as characters, not as the control token of that name. Only
-the library itself inserts control tokens.
+Input is plain text: "<eos>" or "<|im_end|>" in it is read as characters, not as the control token of that name. Control
+tokens come from the library itself, and from the frames of a chat template, whose places in a prompt are given as
+`controls`: (start, end) in characters, in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +15,9 @@ from reflect_rl.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+Spans = Sequence[tuple[int, int]]
 
 
 class Tokens(NamedTuple):
@@ -41,6 +45,34 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
     return [_spell(ids, spelled) for ids in found]  # type: ignore[arg-type]
 
 
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, controls: Spans = ()) -> list[int]:
+    """Token ids of a prompt, whose `controls` may name control tokens."""
+    if not controls:
+        return encode(tokenizer, text)
+    return [token for piece, is_control in _pieces(text, controls) for token in _encode(tokenizer, piece, is_control)]
+
+
+def encode_frame(tokenizer: PreTrainedTokenizerBase, frame: str) -> list[int]:
+    """Token ids of a part of a chat template."""
+    return list(tokenizer(frame, add_special_tokens=False, verbose=False)["input_ids"])  # type: ignore[arg-type]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, piece: str, is_control: bool) -> list[int]:
+    return encode_frame(tokenizer, piece) if is_control else encode(tokenizer, piece)
+
+
+def _pieces(text: str, controls: Spans) -> Iterator[tuple[str, bool]]:
+    """The parts of a text in order, and whether each is a control."""
+    done = 0
+    for start, end in controls:
+        if done < start:
+            yield text[done:start], False
+        yield text[start:end], True
+        done = end
+    if done < len(text):
+        yield text[done:], False
+
+
 def most_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], together: int = 256) -> int:
     """Number of tokens of the longest text; 0 without texts.
 
@@ -51,21 +83,25 @@ def most_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], togeth
     return max((len(ids) for part in parts for ids in encode_all(tokenizer, part)), default=0)
 
 
-def encode_with_places(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
-    """Token ids of a text and their positions in it. Raises ModelError if the tokenizer provides none."""
+def encode_with_places(tokenizer: PreTrainedTokenizerBase, text: str, controls: Spans = ()) -> Tokens:
+    """Token ids of a prompt and their positions in it. Raises ModelError if the tokenizer provides none."""
     if not tokenizer.is_fast:
         raise ModelError(
             f"The tokenizer of {tokenizer.name_or_path} does not tell which characters its tokens stand for, and the "
             f"policy needs to know. Choose a model with a fast tokenizer (a tokenizer.json)."
         )
-    out = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
-    ids: list[int] = out["input_ids"]  # type: ignore[assignment]
-    spelled, tokens = _spelled(tokenizer), Tokens([], [], [])
-    for token, (start, end) in zip(ids, out["offset_mapping"], strict=True):
-        for piece in spelled.get(token, (token,)):
-            tokens.ids.append(piece)
-            tokens.starts.append(start)
-            tokens.ends.append(end)
+    spelled, tokens, first = _spelled(tokenizer), Tokens([], [], []), 0
+    for part, is_control in _pieces(text, controls):
+        out = tokenizer(
+            part, add_special_tokens=False, split_special_tokens=not is_control, return_offsets_mapping=True
+        )
+        ids: list[int] = out["input_ids"]  # type: ignore[assignment]
+        for token, (start, end) in zip(ids, out["offset_mapping"], strict=True):
+            for piece in (token,) if is_control else spelled.get(token, (token,)):
+                tokens.ids.append(piece)
+                tokens.starts.append(first + start)
+                tokens.ends.append(first + end)
+        first += len(part)
     return tokens
 
 

@@ -12,6 +12,7 @@ from reflect_rl.players.context import StageFunction
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
+from reflect_rl.settings.advice import advice
 
 
 def run_pipeline(
@@ -22,7 +23,10 @@ def run_pipeline(
     options: passed to `runner.run_stages`, which also documents the errors.
     """
     settings = recipe if isinstance(recipe, Settings) else load_settings(recipe)
-    return run_stages(settings, out, progress or Progress(), stage_function, **options)
+    progress = progress or Progress()
+    for sentence in advice(settings):
+        progress.warn(sentence)
+    return run_stages(settings, out, progress, stage_function, **options)
 
 
 def stage_function(name: str) -> StageFunction:

@@ -8,6 +8,7 @@ from typing import Any
 
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.registry import make
+from reflect_rl.lm.bases import Bases
 from reflect_rl.lm.torch_setup import torch_set_up
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
@@ -15,10 +16,14 @@ from reflect_rl.settings import Settings
 
 
 class Context:
-    """The settings of a run and its world. The runner makes one context for all stages."""
+    """The settings of a run, its world, and base models that its players share.
+
+    The runner makes one context for all stages.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.bases = Bases()
 
     @cached_property
     def world(self) -> TextEnv:

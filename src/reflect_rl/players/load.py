@@ -6,12 +6,15 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reflect_rl.errors import ModelError
 from reflect_rl.lm.adapters import CONFIG as ADAPTERS
 from reflect_rl.lm.backbone import Backbone, Passes
+from reflect_rl.lm.bases import Bases
+from reflect_rl.lm.chat import ChatFrames
 from reflect_rl.lm.models import base_model, fingerprint
 from reflect_rl.lm.packed import why_not
 from reflect_rl.lm.pretrained import load_pretrained
-from reflect_rl.lm.text import encode
+from reflect_rl.lm.text import encode_prompt
 from reflect_rl.lm.torch_setup import check_device
 from reflect_rl.players.context import Context
 from reflect_rl.players.decisions import Decisions
@@ -58,38 +61,79 @@ def forward_passes(
     return Passes(False, compute.tokens or PADDED[compute.device], compute.tokens)
 
 
-def load_policy(folder: Path, settings: Settings, adapters: bool = False, progress: Progress | None = None) -> Policy:
+def load_policy(
+    folder: Path,
+    settings: Settings,
+    adapters: bool = False,
+    progress: Progress | None = None,
+    bases: Bases | None = None,
+) -> Policy:
     """Load a saved policy in eval mode. Raises ModelError.
 
     adapters: if the settings request adapters and the policy has none, add new ones to train. progress: is warned if
-    the policy cannot read as requested.
+    the policy cannot read as requested. bases: base models that other players share.
     """
     compute, part = settings.compute, settings.policy.model
     check_device(compute.device)
-    model, tokenizer = load_pretrained(_saved(folder, part, adapters), compute.device)
+    model, tokenizer = load_pretrained(_saved(folder, part, adapters), compute.device, bases=bases)
     passes = forward_passes(compute, part, model, progress)
     policy = Policy.load(folder, model, tokenizer, passes)
     policy.eval()
     return policy
 
 
+def chat_frames(
+    settings: Settings, part: ModelSettings, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None
+) -> ChatFrames | None:
+    """The frames of a player's prompts; None for the plain format. progress: is warned if `auto` has to fall back.
+
+    Raises ModelError if prompt.format is chat, and the tokenizer has no template that can be used.
+    """
+    wanted = settings.prompt.format
+    if wanted == "plain" or (wanted == "auto" and (part.source == "scratch" or not tokenizer.chat_template)):
+        return None
+    try:
+        return ChatFrames.of(tokenizer)
+    except ModelError as error:
+        if wanted == "chat":
+            raise
+        if progress is not None:
+            progress.warn(f"Prompts are plain text: {error}")
+        return None
+
+
 def policy_prompts(policy: Policy, context: Context) -> PromptBuilder:
     """The builder of the policy's prompts, limited to its context length."""
     settings, labels = context.settings, None if policy.labels is None else list(policy.labels)
-    gated, reads = policy.gate is not None, policy.backbone.context
-    remedy = _remedy(settings.policy.model, "policy")
-    return PromptBuilder(context.world.task_text, settings.prompt, labels, policy.count, gated, reads, remedy)
+    part = settings.policy.model
+    return PromptBuilder(
+        context.world.task_text,
+        settings.prompt,
+        labels,
+        policy.count,
+        policy.gate is not None,
+        policy.backbone.context,
+        _remedy(part, "policy"),
+        chat_frames(settings, part, policy.tokenizer),
+    )
 
 
-def reflector_prompts(context: Context, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PromptBuilder:
+def reflector_prompts(
+    context: Context, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None
+) -> PromptBuilder:
     """The builder of the reflector's prompts: the policy's up to the reflection, with room for one."""
     settings, task_text = context.settings, context.world.task_text
-    labels = list(itertools.islice(candidates(), MOST_LABELS)) if settings.policy.head == "labels" else None
+    frames = chat_frames(settings, settings.reflector.model, tokenizer, progress)
+    labels = list(itertools.islice(candidates(frames is not None), MOST_LABELS))
     reads = Backbone(model).context
-    room = max(reads - settings.reflector.max_new_tokens, reads // 2)
-    remedy = _remedy(settings.reflector.model, "reflector")
     return PromptBuilder(
-        task_text, settings.prompt, labels, lambda text: len(encode(tokenizer, text)), context=room, remedy=remedy
+        task_text,
+        settings.prompt,
+        labels if settings.policy.head == "labels" else None,
+        lambda prompt: len(encode_prompt(tokenizer, prompt.text, prompt.controls)),
+        context=max(reads - settings.reflector.max_new_tokens, reads // 2),
+        remedy=_remedy(settings.reflector.model, "reflector"),
+        frames=frames,
     )
 
 
@@ -102,7 +146,8 @@ def load_decisions(
     run: RunFolder, context: Context, policy: Policy | None = None, progress: Progress | None = None
 ) -> Decisions:
     """Both players of a run. policy: used instead of the trained one in policy/. progress: as for `load_policy`."""
-    policy = load_policy(run / "policy", context.settings, progress=progress) if policy is None else policy
+    if policy is None:
+        policy = load_policy(run / "policy", context.settings, progress=progress, bases=context.bases)
     return Decisions(policy, load_reflector(run, context), policy_prompts(policy, context))
 
 
@@ -114,23 +159,32 @@ def load_reflector(run: RunFolder, context: Context) -> Reflector:
     if settings.reflector.kind == "scripted":
         return ScriptedReflector(type(context.world), settings.annotate.teacher)
     check_device(settings.compute.device)
-    model, tokenizer = load_pretrained(_saved(run / "reflector", settings.reflector.model), settings.compute.device)
+    saved = _saved(run / "reflector", settings.reflector.model)
+    model, tokenizer = load_pretrained(saved, settings.compute.device, bases=context.bases)
     return local_reflector(run, context, model, tokenizer)
 
 
 def local_reflector(
-    run: RunFolder, context: Context, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    run: RunFolder,
+    context: Context,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    progress: Progress | None = None,
 ) -> LocalReflector:
-    """A reflector around a model; its memo in the run folder is keyed by the model's fingerprint."""
+    """A reflector around a model; its memo in the run folder is keyed by the model's fingerprint.
+
+    progress: is warned if the reflector cannot read or be asked as requested.
+    """
     settings, part = context.settings, context.settings.reflector
     namespace = f"{fingerprint(model, tokenizer)} {part.decoding} {part.max_new_tokens}"
     if part.decoding == "sample":
         namespace += f" {part.temperature} {settings.seed}"
-    prompts = reflector_prompts(context, model, tokenizer)
+    prompts = reflector_prompts(context, model, tokenizer, progress)
     memo = Memo(run / MEMO, namespace)
     exact = is_exact(settings.compute, part.model)
+    passes = forward_passes(settings.compute, part.model, model, progress)
     chunk = part.batch or DECODED[settings.compute.device]
-    return LocalReflector(model, tokenizer, prompts, part, memo, settings.seed, chunk, exact)
+    return LocalReflector(model, tokenizer, prompts, part, memo, settings.seed, chunk, exact, passes)
 
 
 def _saved(folder: Path, part: ModelSettings, fresh: bool = False) -> ModelSettings:

@@ -31,7 +31,7 @@ from reflect_rl.lm.forward import Forward
 from reflect_rl.lm.models import pad_id
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.lm.remembered import Remembered
-from reflect_rl.lm.text import encode, encode_with_places
+from reflect_rl.lm.text import encode_prompt, encode_with_places
 from reflect_rl.players.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -109,9 +109,9 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return self.label_ids.device  # type: ignore[return-value]
 
-    def count(self, text: str) -> int:
-        """Number of tokens in a text."""
-        return len(encode(self.tokenizer, text))
+    def count(self, prompt: Prompt) -> int:
+        """Number of tokens in a prompt."""
+        return len(encode_prompt(self.tokenizer, prompt.text, prompt.controls))
 
     def encode(self, prompt: Prompt) -> Encoded:
         """Token ids with the positions to read. Raises PromptError if the prompt exceeds the model's context length."""
@@ -122,7 +122,7 @@ class Policy(nn.Module):
         return known
 
     def _encode(self, prompt: Prompt) -> Encoded:
-        ids, starts, ends = encode_with_places(self.tokenizer, prompt.text)
+        ids, starts, ends = encode_with_places(self.tokenizer, prompt.text, prompt.controls)
         if len(ids) > self.backbone.context:
             raise PromptError(
                 f"A prompt has {len(ids)} tokens, but the model reads {self.backbone.context} at the most. Set "

@@ -2,9 +2,12 @@
 
 The order is: task, actions, past reflections, history, observation, reflection, answer cue. Static text comes first, so
 that all prompts of a batch share its computation. With the pointer head, the actions come after the reflection, so that
-the end of each action's line has seen everything it is scored by. The reflector's prompt is the policy's up to the word
-"Reflection:". To fit the budget, the oldest steps are dropped first; task, actions, observation and reflection are
-never dropped.
+the end of each action's line has seen everything it is scored by. To fit the budget, the oldest steps are dropped
+first; task, actions, observation and reflection are never dropped.
+
+There are two formats. Plain: one text, which the players continue after "Reflection:" and "Action:". Chat, for instruct
+models, in the frames of their template: the user describes the state, and asks for a reflection; the model writes it;
+the user asks for a choice; the model answers. In both, the reflector's prompt is the policy's up to the reflection.
 """
 
 from __future__ import annotations
@@ -14,12 +17,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from reflect_rl.errors import PromptError
+from reflect_rl.lm.chat import ChatFrames
 from reflect_rl.lm.remembered import Remembered
 from reflect_rl.records import State
 from reflect_rl.settings import PromptSettings
 
 CUE_REFLECTION = "\nReflection:"
 CUE_ACTION = "\nAction:"
+REFLECT = "Reflect briefly: what matters now?"
+CHOOSE = "Which choice? Answer with its label."
+POINT = "Which choice?"
+"""Default instructions in the chat format; the plain format has none."""
 MOST_CHARACTERS = 2**25
 """Maximum characters in cached prompts; with their keys, a character takes about 2 bytes."""
 
@@ -30,7 +38,8 @@ class Prompt:
 
     text: what the model reads. static: number of leading characters shared by all prompts of this world. actions:
     number of choices. line_ends: for the pointer head, the position after each action's line. state_end: for a gated
-    mixture, the position where the state ends and the reflection's text begins.
+    mixture, the position where the state ends and the reflection's text begins. controls: the frames of the chat
+    template, as (start, end); only there are control tokens recognised.
     """
 
     text: str
@@ -38,14 +47,35 @@ class Prompt:
     actions: int
     line_ends: tuple[int, ...] = ()
     state_end: int | None = None
+    controls: tuple[tuple[int, int], ...] = ()
+
+
+class _Draft:
+    """A prompt's text while it is written."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.controls: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def add(self, text: str) -> None:
+        self.text += text
+
+    def frame(self, text: str) -> None:
+        if text:
+            self.controls.append((len(self.text), len(self.text) + len(text)))
+            self.text += text
 
 
 class PromptBuilder:
     """Builds the prompts of one world.
 
-    labels: the label strings in the order of the choices; None for the pointer head. count: number of tokens of a text,
-    for the budget. gated: record where a policy prompt's state ends. context: the model's context length; the budget is
-    the smaller of this and prompt.max_tokens. remedy: advice on how to raise `context`.
+    labels: the label strings in the order of the choices; None for the pointer head. count: number of tokens of a
+    prompt, for the budget. gated: record where a policy prompt's state ends. context: the model's context length; the
+    budget is the smaller of this and prompt.max_tokens. remedy: advice on how to raise `context`. frames: those of the
+    model's chat template; None for the plain format.
     """
 
     def __init__(
@@ -53,12 +83,14 @@ class PromptBuilder:
         task_text: str,
         settings: PromptSettings,
         labels: Sequence[str] | None,
-        count: Callable[[str], int] | None = None,
+        count: Callable[[Prompt], int] | None = None,
         gated: bool = False,
         context: int | None = None,
         remedy: str = "Use a model that reads more",
+        frames: ChatFrames | None = None,
     ) -> None:
-        self.task_text = task_text
+        self.task_text = settings.task or task_text
+        self.frames = frames
         self.settings = settings
         self.labels = labels
         self.gated = gated
@@ -107,7 +139,7 @@ class PromptBuilder:
             prompt = build(shown)
             if len(prompt.text.encode()) <= self.budget:  # no token is shorter than a byte
                 return prompt
-            tokens = self._count(prompt.text)
+            tokens = self._count(prompt)
             if tokens <= self.budget:
                 return prompt
         raise PromptError(
@@ -117,26 +149,76 @@ class PromptBuilder:
         )
 
     def _reflector(self, state: State, shown: int) -> Prompt:
-        static = self._static(state) if self.labels is not None else self.task_text
-        text = static + self._history(state, shown) + "\n" + state.observation + CUE_REFLECTION
-        return Prompt(text, len(static), len(state.actions))
+        draft = _Draft()
+        static = self._state(draft, state, shown)
+        self._ask_reflection(draft)
+        return Prompt(draft.text, static, len(state.actions), controls=tuple(draft.controls))
 
     def _policy(self, state: State, reflection: str | None, shown: int) -> Prompt:
-        said = "" if reflection is None else f"{CUE_REFLECTION} {reflection}" if reflection else CUE_REFLECTION
-        if self.labels is not None:
-            static = self._static(state)
-            told = static + self._history(state, shown) + "\n" + state.observation
-            end = len(told + CUE_REFLECTION) if self.gated and said else None
-            return Prompt(told + said + CUE_ACTION, len(static), len(state.actions), state_end=end)
-        text = self.task_text + self._history(state, shown) + "\n" + state.observation + said + "\nChoices:"
-        ends = []
-        lines = [f"\n{action}" for action in state.actions]
-        if self.settings.notes:
-            lines = [f"{line}: {note}" if note else line for line, note in zip(lines, self._notes(state), strict=True)]
-        for line in lines:
-            text += line
-            ends.append(len(text))
-        return Prompt(text + CUE_ACTION, len(self.task_text), len(state.actions), tuple(ends))
+        draft = _Draft()
+        static = self._state(draft, state, shown)
+        state_end = None
+        if reflection is not None:
+            state_end = self._told(draft, reflection)
+        ends: list[int] = []
+        if self.labels is None:
+            draft.add(self._line("Choices:", draft))
+            for line in self._lines(state):
+                draft.add(f"\n{line}")
+                ends.append(len(draft))
+        self._ask_choice(draft)
+        kept = state_end if self.gated and self.labels is not None else None
+        return Prompt(draft.text, static, len(state.actions), tuple(ends), kept, tuple(draft.controls))
+
+    def _state(self, draft: _Draft, state: State, shown: int) -> int:
+        """Write task, actions, history and observation; return where the static text ends."""
+        if self.frames:
+            draft.frame(self.frames.opening)
+        draft.add(self.task_text if self.labels is None else self._static(state))
+        static = len(draft)
+        draft.add(self._history(state, shown) + "\n" + state.observation)
+        return static
+
+    def _ask_reflection(self, draft: _Draft, answered: bool = False) -> None:
+        """Ask for the reflection. answered: it follows."""
+        instruction = self.settings.reflect or (REFLECT if self.frames else "")
+        draft.add(f"\n{instruction}" if instruction else "")
+        if self.frames:
+            draft.frame(self.frames.answered if answered else self.frames.write)
+        else:
+            draft.add(CUE_REFLECTION)
+
+    def _told(self, draft: _Draft, reflection: str) -> int:
+        """Write the reflection as an answer; return where the state ends."""
+        self._ask_reflection(draft, answered=True)
+        end = len(draft)
+        if self.frames:
+            draft.add(reflection)
+            draft.frame(self.frames.again)
+        else:
+            draft.add(f" {reflection}" if reflection else "")
+        return end
+
+    def _ask_choice(self, draft: _Draft) -> None:
+        instruction = self.settings.act or ((POINT if self.labels is None else CHOOSE) if self.frames else "")
+        draft.add(self._line(instruction, draft) if instruction else "")
+        if self.frames:
+            draft.frame(self.frames.write)
+        else:
+            draft.add(CUE_ACTION)
+
+    @staticmethod
+    def _line(text: str, draft: _Draft) -> str:
+        """The text on a line of its own; a message begins without a line break."""
+        begins = bool(draft.controls) and draft.controls[-1][1] == len(draft)
+        return text if begins else f"\n{text}"
+
+    def _lines(self, state: State) -> list[str]:
+        """The actions for the pointer head, with their notes if asked for."""
+        if not self.settings.notes:
+            return list(state.actions)
+        notes = zip(state.actions, self._notes(state), strict=True)
+        return [f"{action}: {note}" if note else action for action, note in notes]
 
     def _notes(self, state: State) -> tuple[str, ...]:
         """A note on each action, from the facts. Raises PromptError if the world provides none."""

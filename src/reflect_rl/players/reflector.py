@@ -7,7 +7,7 @@ texts for one state with sampled decoding; greedy decoding ignores it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -15,12 +15,13 @@ from torch import Tensor
 
 from reflect_rl.envs.checked import taught
 from reflect_rl.errors import NonFiniteError, PromptError
-from reflect_rl.lm.backbone import Backbone
-from reflect_rl.lm.decoding import decoding_steps
-from reflect_rl.lm.models import end_id
-from reflect_rl.lm.text import decode, encode
+from reflect_rl.lm.backbone import Backbone, Passes
+from reflect_rl.lm.chat import turn_end
+from reflect_rl.lm.decoding import decoding_steps, mixes_lengths
+from reflect_rl.lm.models import end_ids, pad_id
+from reflect_rl.lm.text import decode, encode, encode_prompt
 from reflect_rl.players.memo import Memo
-from reflect_rl.players.prompt import PromptBuilder
+from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.records import State
 from reflect_rl.seeding import stream, stream_seed
 from reflect_rl.settings import ReflectorSettings
@@ -81,8 +82,9 @@ class LocalReflector:
     """A causal LM in eval mode that continues the reflector prompt up to its end token.
 
     memo: stores texts by the model's fingerprint and decoding parameters. chunk: maximum number of prompts decoded
-    together. Only prompts of equal length share a chunk; if the architecture allows padding, lengths are rounded up to
-    LENGTH_STEP. exact: chunks are filled up with copies, so a text does not depend, to the bit, on its batch.
+    together. exact: a text does not depend, to the bit, on its batch: only prompts of equal length share a chunk
+    (rounded up to LENGTH_STEP if the architecture allows padding), and it is filled up with copies. passes: how prompts
+    go through the model; packed, their common prefixes are read once.
     """
 
     def __init__(
@@ -95,9 +97,10 @@ class LocalReflector:
         seed: int = 0,
         chunk: int = 16,
         exact: bool = True,
+        passes: Passes | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.backbone = Backbone(model)
+        self.backbone = Backbone(model, passes)
         self.tokenizer = tokenizer
         self.prompts = prompts
         self.settings = settings
@@ -108,70 +111,80 @@ class LocalReflector:
         self.exact = exact
         self.written = 0
         self.step = LENGTH_STEP if self.backbone.lookup else 1
+        self.turn_end = turn_end(tokenizer, prompts.frames)
+        self.ends = sorted({self.turn_end, *end_ids(model, tokenizer)})
+
+    def written_as(self, text: str) -> list[int]:
+        """The token ids with which the model writes this reflection, the end token included."""
+        said = text if self.prompts.frames else f" {text}"
+        return [*encode(self.tokenizer, said), self.turn_end]
 
     def reflect(self, states: Sequence[State], sample: int = 0) -> list[str | None]:
         sample = sample if self.sampled else 0
-        texts = [self.prompts.reflector_prompt(state).text for state in states]
-        wanted = [(text, sample) for text in dict.fromkeys(texts)]
+        prompts = {prompt.text: prompt for prompt in map(self.prompts.reflector_prompt, states)}
+        wanted = [(text, sample) for text in prompts]
         known = self.memo.get(wanted)
         missing = [pair for pair in wanted if pair not in known]
         if missing:
-            written = self._write([text for text, _ in missing], sample)
+            written = self._write([prompts[text] for text, _ in missing], sample)
             fresh = dict(zip(missing, written, strict=True))
             self.memo.put(fresh)
             known |= fresh
             self.written += len(fresh)
-        return [known[text, sample] for text in texts]
+        return [known[self.prompts.reflector_prompt(state).text, sample] for state in states]
 
     def has_at_hand(self, state: State, sample: int = 0) -> bool:
         return bool(self.memo.get([(self.prompts.reflector_prompt(state).text, sample if self.sampled else 0)]))
 
-    def _write(self, prompts: Sequence[str], sample: int) -> list[str]:
-        groups: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
-        for index, prompt in enumerate(prompts):
-            ids = encode(self.tokenizer, prompt)
-            groups[-(-len(ids) // self.step)].append((index, ids))
+    def _write(self, prompts: Sequence[Prompt], sample: int) -> list[str]:
         texts = [""] * len(prompts)
-        for members in groups.values():
-            for start in range(0, len(members), self.chunk):
-                part = members[start : start + self.chunk]
-                seeds = [stream_seed(self.seed, f"reflection {prompts[index]}", sample) for index, _ in part]
-                filled = [ids for _, ids in part] + [part[-1][1]] * (self.chunk - len(part)) * self.exact
-                for (index, _), ids in zip(part, self._decode(filled, seeds), strict=False):
-                    texts[index] = decode(self.tokenizer, ids).strip()
+        encoded = [encode_prompt(self.tokenizer, prompt.text, prompt.controls) for prompt in prompts]
+        for part in self._chunks(encoded):
+            seeds = [stream_seed(self.seed, f"reflection {prompts[index].text}", sample) for index in part]
+            filled = [encoded[index] for index in part]
+            filled += [filled[-1]] * (self.chunk - len(part)) * self.exact
+            for index, ids in zip(part, self._decode(filled, seeds), strict=True):
+                texts[index] = decode(self.tokenizer, ids).strip()
         return texts
 
+    def _chunks(self, encoded: Sequence[list[int]]) -> Iterator[list[int]]:
+        """The indices of prompts to decode together; if lengths may differ, prompts with a common prefix."""
+        groups: dict[int, list[int]] = defaultdict(list)
+        alike = self.exact or not mixes_lengths(self.backbone)
+        for index, ids in enumerate(encoded):
+            groups[-(-len(ids) // self.step) if alike else 0].append(index)
+        for members in groups.values():
+            if not alike:
+                members.sort(key=encoded.__getitem__)
+            for start in range(0, len(members), self.chunk):
+                yield members[start : start + self.chunk]
+
     def _decode(self, ids: list[list[int]], seeds: list[int]) -> list[list[int]]:
-        """Token ids written after each prompt, cut before the end token. Rounded up, the prompts have equal length."""
-        length = -(-len(ids[0]) // self.step) * self.step
+        """Token ids written after each prompt, cut before the end token; for the first len(seeds) prompts."""
+        length = -(-max(map(len, ids)) // self.step) * self.step
         room = self.backbone.context - length
         if room < 1:
-            raise PromptError(f"A reflector prompt has {len(ids[0])} tokens; the model reads {self.backbone.context}.")
+            raise PromptError(f"A reflector prompt has {length} tokens; the model reads {self.backbone.context}.")
         most = min(self.settings.max_new_tokens, room)
         uniforms = [stream(seed, "tokens").random(most) for seed in seeds]
-        written, end = [], end_id(self.tokenizer)
-        pads = [length - len(row) for row in ids]
-        pads_B = torch.tensor(pads, device=self.model.device) if self.backbone.lookup else None
-        steps = decoding_steps(self.backbone, len(ids), length + most, pads_B)
-        next_BL = torch.tensor(
-            [[end] * pad + row for pad, row in zip(pads, ids, strict=True)], device=self.model.device
-        )
+        steps = decoding_steps(self.backbone, ids, length, length + most, pad_id(self.tokenizer))
+        ends_E = torch.tensor(self.ends, device=self.model.device)
         done_B = torch.arange(len(ids), device=self.model.device) >= len(seeds)
+        logits_BV, written = steps.first(), []
+        if bool(torch.isnan(logits_BV).any()):
+            raise NonFiniteError(
+                "the reflector's probabilities are not finite",
+                "Its weights are too large, or damaged: train it again, with a lower reflector_sft.lr.",
+            )
         for step in range(most):
-            logits_BV = steps(next_BL)
-            if not step and bool(torch.isnan(logits_BV).any()):
-                raise NonFiniteError(
-                    "the reflector's probabilities are not finite",
-                    "Its weights are too large, or damaged: train it again, with a lower reflector_sft.lr.",
-                )
-            next_B = self._pick(logits_BV, [row[step] for row in uniforms])
-            next_BL = next_B.masked_fill(done_B, end).unsqueeze(1)
-            written.append(next_BL)
-            done_B = done_B | (next_B == end)
-            if bool(done_B.all()):
+            next_B = self._pick(logits_BV, [row[step] for row in uniforms]).masked_fill(done_B, self.turn_end)
+            written.append(next_B)
+            done_B |= torch.isin(next_B, ends_E)
+            if bool(done_B.all()) or step == most - 1:
                 break
-        rows = torch.cat(written, dim=1).tolist()[: len(seeds)]
-        return [row[: row.index(end)] if end in row else row for row in rows]
+            logits_BV = steps(next_B[:, None])
+        rows = torch.stack(written, dim=1).tolist()[: len(seeds)]
+        return [row[: next((place for place, token in enumerate(row) if token in self.ends), len(row))] for row in rows]
 
     def _pick(self, logits_BV: Tensor, uniforms: list[float]) -> Tensor:
         if self.settings.decoding == "greedy":

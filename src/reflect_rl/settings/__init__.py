@@ -95,6 +95,20 @@ class PromptSettings(Section):
         "learned.",
     )
     max_tokens: int = Field(default=1024, ge=16, description="Token budget of a policy prompt.")
+    format: Literal["auto", "plain", "chat"] = Field(
+        default="auto",
+        description="'plain': one text that the players continue; 'chat': messages in the model's own chat template; "
+        "'auto': chat for pretrained models that have a template.",
+    )
+    task: str = Field(
+        default="", description="Replaces the world's task text. @FILE reads it from a file, when the recipe is loaded."
+    )
+    reflect: str = Field(
+        default="",
+        description="The instruction to the reflector; by default a short one in the chat format, and none in the "
+        "plain one. @FILE as for task.",
+    )
+    act: str = Field(default="", description="The instruction to the policy, likewise.")
 
 
 class ModelSettings(Section):

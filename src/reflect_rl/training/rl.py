@@ -44,11 +44,11 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     """
     settings, part = context.settings, context.settings.rl
     accelerator = Accelerator(cpu=settings.compute.device == "cpu")
-    policy = load_policy(run / "policy-sft", settings, adapters=True, progress=progress)
+    policy = load_policy(run / "policy-sft", settings, adapters=True, progress=progress, bases=context.bases)
     decisions = load_decisions(run, context, policy)
     wrapped = accelerator.prepare_model(policy)
     optimizer = make_optimizer(policy, part.lr, weight_decay=0.0)
-    reference = load_policy(run / "policy-sft", settings) if part.reference_kl else None
+    reference = load_policy(run / "policy-sft", settings, bases=context.bases) if part.reference_kl else None
     learner = Learner(
         wrapped,
         policy,

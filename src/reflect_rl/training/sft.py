@@ -25,14 +25,20 @@ from reflect_rl.data.pool import (
 )
 from reflect_rl.errors import PromptError
 from reflect_rl.intervals import wilson
-from reflect_rl.lm.backbone import Backbone
 from reflect_rl.lm.encoded import Encoded, compact
-from reflect_rl.lm.models import end_id, pad_id, parameter_count
+from reflect_rl.lm.models import pad_id, parameter_count
 from reflect_rl.lm.pretrained import save_model
-from reflect_rl.lm.text import encode, encode_all
+from reflect_rl.lm.text import encode_prompt
 from reflect_rl.players.context import Context, with_torch
 from reflect_rl.players.labels import find_labels
-from reflect_rl.players.load import MOST_LABELS, forward_passes, load_reflector, local_reflector, policy_prompts
+from reflect_rl.players.load import (
+    MOST_LABELS,
+    chat_frames,
+    forward_passes,
+    load_reflector,
+    local_reflector,
+    policy_prompts,
+)
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Progress
@@ -62,14 +68,14 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
     texts = [label.text for label in labels]
     model, tokenizer = start_model(settings.reflector.model, context, pool, texts, "reflector")
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    reflector = local_reflector(run, context, model, tokenizer)  # freezes the model
+    reflector = local_reflector(run, context, model, tokenizer, progress)  # freezes the model
     # A repeated label costs budget but teaches nothing new: distinct pairs are the examples.
     pairs = dict.fromkeys((label.state, label.text) for label in train)
     rows = [_reflection_row(reflector, places[state], text) for state, text in pairs]
     for weight in trained:
         weight.requires_grad_(True)
-    passes = forward_passes(settings.compute, settings.reflector.model, model, progress)
-    loss = text_loss(Backbone(model, passes), rows, pad_id(tokenizer))
+    passes = reflector.backbone.passes
+    loss = text_loss(reflector.backbone, rows, pad_id(tokenizer))
     final = fit(loss, len(rows), model, settings.reflector_sft, run, settings.seed, "reflector", progress)
     # The memo is keyed by the weights, which training has changed.
     reflector = local_reflector(run, context, model, tokenizer)
@@ -132,7 +138,8 @@ def sft_policy(run: RunFolder, context: Context, progress: Progress) -> dict[str
     said = _reflections_to_read(run, context, states, reflections, progress)
     read = [text for text in said if text]
     model, tokenizer = start_model(settings.policy.model, context, pool, texts, "policy", read)
-    names = find_labels(tokenizer, MOST_LABELS) if settings.policy.head == "labels" else None
+    chat = chat_frames(settings, settings.policy.model, tokenizer, progress) is not None
+    names = find_labels(tokenizer, MOST_LABELS, chat) if settings.policy.head == "labels" else None
     value_head = settings.rl.learns_value
     trust = _trust(run) if settings.policy.gated_mixture and settings.reflector.kind != "none" else None
     passes = forward_passes(settings.compute, settings.policy.model, model, progress)
@@ -217,8 +224,10 @@ def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> T
     """A reflector prompt followed by the text: the positions to read, and the target token at each."""
     tokenizer = reflector.tokenizer
     prompt = reflector.prompts.reflector_prompt(entry.state)
-    static, ids = encode_all(tokenizer, [prompt.text[: prompt.static], prompt.text])
-    said = [*encode(tokenizer, f" {text}"), end_id(tokenizer)]
+    controls = [span for span in prompt.controls if span[1] <= prompt.static]
+    static = encode_prompt(tokenizer, prompt.text[: prompt.static], controls)
+    ids = encode_prompt(tokenizer, prompt.text, prompt.controls)
+    said = reflector.written_as(text)
     if len(ids) + len(said) - 1 > reflector.backbone.context:
         raise PromptError(
             f"A prompt of {len(ids)} tokens and its reflection of {len(said)} are more than the "

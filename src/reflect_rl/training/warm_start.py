@@ -39,7 +39,8 @@ def start_model(
     """
     settings = context.settings
     if part.source != "scratch":
-        return load_pretrained(part, settings.compute.device, stream_seed(settings.seed, f"init {who}"))
+        seed = stream_seed(settings.seed, f"init {who}")
+        return load_pretrained(part, settings.compute.device, seed, bases=context.bases)
     most = max(len(entry.state.actions) for entry in pool)
     labels = [label for label, _ in zip(candidates(), range(max(2, int(most * SPARE))), strict=False)]
     shown = labels if settings.policy.head == "labels" else None

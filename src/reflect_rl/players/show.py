@@ -1,0 +1,101 @@
+"""What the players read, before anything is trained."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from reflect_rl.envs.checked import advance, begin, expert_choice, facts_of, tasks_of, taught
+from reflect_rl.lm.pretrained import load_tokenizer
+from reflect_rl.lm.text import encode_prompt
+from reflect_rl.players.context import Context
+from reflect_rl.players.labels import candidates, find_labels
+from reflect_rl.players.load import MOST_LABELS, chat_frames
+from reflect_rl.players.prompt import Prompt, PromptBuilder
+from reflect_rl.progress import Progress
+from reflect_rl.records import EpisodeMemory, State
+from reflect_rl.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ANY_TEXT = "(the reflection)"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A prompt of one player.
+
+    Attributes:
+        who: "reflector" or "policy".
+        text: the prompt, with the control tokens of a chat template by their names.
+        chat: whether it is in the chat format.
+        tokens: its length; None for models from scratch, whose tokenizer is trained later.
+        answers: the labels that the policy chooses from; empty for the reflector and the pointer head.
+    """
+
+    who: str
+    text: str
+    chat: bool
+    tokens: int | None
+    answers: tuple[str, ...] = ()
+
+
+def shown_prompts(context: Context, progress: Progress, task: str | None = None, steps: int = 1) -> list[Shown]:
+    """The prompts of both players in one state of a training task, after some steps of the expert.
+
+    The reflection is the scripted teacher's, if the world has one. Raises ModelError if a tokenizer cannot be loaded.
+    """
+    settings = context.settings
+    state, note = _state(context, task, steps)
+    shown = []
+    if settings.reflector.kind == "local":
+        shown.append(_shown(context, "reflector", settings.reflector.model, state, None, progress))
+    said = None if settings.reflector.kind == "none" else note
+    return [*shown, _shown(context, "policy", settings.policy.model, state, said, progress)]
+
+
+def _state(context: Context, task: str | None, steps: int) -> tuple[State, str]:
+    """A state and the teacher's reflection on it."""
+    settings, env = context.settings, context.make_env()
+    memory = EpisodeMemory(settings.prompt.history, settings.prompt.reflections)
+    observation, actions, _ = begin(env, settings.seed, {"task": task or tasks_of(env, "train")[0]})
+    stop = None
+    while True:
+        facts = facts_of(env)
+        state = memory.observe(observation, actions, facts)
+        known = settings.annotate.teacher in env.teachers
+        note = taught(type(env), facts, settings.annotate.teacher) if known else ANY_TEXT
+        if not steps or stop is not None:
+            return state, note
+        steps -= 1
+        choice = expert_choice(env, actions) or 0  # worlds without an expert say None
+        memory.acted(choice, note)
+        observation, actions, _, stop = advance(env, choice)
+
+
+def _shown(
+    context: Context, who: str, part: ModelSettings, state: State, note: str | None, progress: Progress
+) -> Shown:
+    settings = context.settings
+    tokenizer = None if part.source == "scratch" else load_tokenizer(part.source)
+    frames = None if tokenizer is None else chat_frames(settings, part, tokenizer, progress)
+    labels = _labels(tokenizer, frames is not None) if settings.policy.head == "labels" else None
+    gated = settings.policy.gated_mixture
+    count = None if tokenizer is None else partial(_tokens, tokenizer)
+    builder = PromptBuilder(context.world.task_text, settings.prompt, labels, count, gated, frames=frames)
+    prompt = builder.reflector_prompt(state) if who == "reflector" else builder.policy_prompt(state, note)
+    answers = tuple(labels or ())[: prompt.actions] if who == "policy" else ()
+    return Shown(who, prompt.text, frames is not None, count(prompt) if count else None, answers)
+
+
+def _labels(tokenizer: PreTrainedTokenizerBase | None, chat: bool) -> list[str]:
+    if tokenizer is None:
+        return list(itertools.islice(candidates(), MOST_LABELS))
+    return list(find_labels(tokenizer, MOST_LABELS, chat))
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> int:
+    return len(encode_prompt(tokenizer, prompt.text, prompt.controls))
