@@ -14,6 +14,7 @@ from reflect_rl import __version__
 from reflect_rl.bars import Bars
 from reflect_rl.cli.alfworld import app as alfworld
 from reflect_rl.cli.bench import bench
+from reflect_rl.cli.export import export
 from reflect_rl.cli.overrides import Overrides, Seed, Seeds, Workers, names, whole_numbers
 from reflect_rl.cli.select import select
 from reflect_rl.runs.outputs import output_folder
@@ -39,6 +40,7 @@ For example:
 app.command(alfworld)
 app.command(select)
 app.command(bench)
+app.command(export)
 
 SFT = ("sft_reflector", "sft_policy")
 Folder = Annotated[Path, Parameter(help="An existing run folder.")]
@@ -171,10 +173,9 @@ def evaluate(folder: Folder, /, *, out: str | None = None, force: Force = False,
     from reflect_rl.pipeline.runner import copy_agent
     from reflect_rl.progress import Progress
     from reflect_rl.runs.folder import RunFolder
-    from reflect_rl.runs.kept_arm import kept_arm
-    from reflect_rl.runs.trained import trained_settings
+    from reflect_rl.runs.kept_arm import finished_agent
 
-    kept_arm(RunFolder(folder), trained_settings(RunFolder(folder), Progress()))  # raises if the run is not finished
+    finished_agent(folder, Progress())  # raises if the run is not finished
     copied = output_folder(out, "--out", [folder])
     copy_agent(RunFolder(folder), RunFolder(copied))
     _summary(_stages(copied, overrides, force, "evaluate", "report").path)
@@ -260,7 +261,8 @@ def play(env: str, /, *, agent: Path | None = None, task: str | None = None, see
     env
         The name of a world (see `reflect-rl envs`), or module:Class for your own.
     agent
-        A finished run folder: its agent acts, in the world with the run's horizon and options.
+        A finished run folder, an exported agent, or one on the Hugging Face hub (user/name): it acts, in the world
+        with the horizon and options that it was trained with.
     task
         The task to play; a random one by default.
     seed

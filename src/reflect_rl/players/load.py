@@ -22,6 +22,7 @@ from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.trained import is_exported
 from reflect_rl.settings import ComputeSettings, ModelSettings, Settings
 
 if TYPE_CHECKING:
@@ -121,13 +122,16 @@ def load_reflector(run: RunFolder, context: Context) -> Reflector:
 def local_reflector(
     run: RunFolder, context: Context, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> LocalReflector:
-    """A reflector around a model; its memo in the run folder is keyed by the model's fingerprint."""
+    """A reflector around a model; its memo is keyed by the model's fingerprint.
+
+    The memo lies in the run folder. An exported agent keeps it in memory, and its folder as it is.
+    """
     settings, part = context.settings, context.settings.reflector
     namespace = f"{fingerprint(model, tokenizer)} {part.decoding} {part.max_new_tokens}"
     if part.decoding == "sample":
         namespace += f" {part.temperature} {settings.seed}"
     prompts = reflector_prompts(context, model, tokenizer)
-    memo = Memo(run / MEMO, namespace)
+    memo = Memo(None if is_exported(run) else run / MEMO, namespace)
     exact = is_exact(settings.compute, part.model)
     chunk = part.batch or DECODED[settings.compute.device]
     return LocalReflector(model, tokenizer, prompts, part, memo, settings.seed, chunk, exact)

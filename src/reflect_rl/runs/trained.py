@@ -65,6 +65,17 @@ def measured_settings(run: RunFolder, progress: Progress) -> Settings:
     return settings
 
 
+def is_measured(run: RunFolder) -> bool:
+    """Whether results.json is there and is about the agent in policy/."""
+    trained = _finished(run, BY_NAME["rl"])
+    return (run / "results.json").is_file() and (trained is None or _measured(run, trained) is not None)
+
+
+def is_exported(run: RunFolder) -> bool:
+    """Whether the folder holds an agent without the record of its run, as `reflect-rl export` writes it."""
+    return (run / CONFIG).is_file() and not (run / "manifests").is_dir()
+
+
 def reported_settings(run: RunFolder) -> Settings:
     """The settings behind a report: for each finished stage, those that it ran with."""
     return _with(run, read_config(run), _recorded(run, (*TRAINING, BY_NAME["evaluate"])))
