@@ -139,14 +139,14 @@ def _use(name: str, settings: Settings, models: Mapping[str, ExportedModel]) -> 
 def _results(settings: Settings, results: Mapping[str, Any], world: EnvSettings) -> Iterator[str]:
     labels, agreement = results["labels"], results["agreement"]
     yield (
-        f"Horizon {results['horizon']} steps. Labels used for training: {labels['actions']:,} actions "
+        f"Horizon {results['horizon']} steps. Label budgets: {labels['actions']:,} actions "
         f"({labels['actions_distinct']:,} distinct states) and {labels['reflections']:,} reflections "
         f"({labels['reflections_distinct']:,} distinct states). One training run with seed {results['seed']}. "
         f"Intervals are 95 % Wilson intervals over episodes, not over training runs."
     )
     if world.options != settings.env.options:
         yield f"Measured with other options of the world than trained with: `{_shown(world.options)}`."
-    rows = [("tasks", "success %", "95 % interval", "episodes", "choice of actions", "mean steps", "mean return")]
+    rows = [("tasks", "success %", "95 % interval", "episodes", "actions", "mean steps", "mean return")]
     for panel, modes in results["panels"].items():
         for mode, figures in modes.items():
             mean = f"{figures['steps_mean']:.1f}", f"{figures['return_mean']:.2f}"
@@ -193,7 +193,7 @@ def _sizes(models: Mapping[str, ExportedModel], results: Mapping[str, Any] | Non
         weights = sum(map(_weights, files))
         whole = results["parameters"][player] if results and model.state == "adapters" else weights
         known = ABSENT if model.state == "adapters" and not results else f"{whole:,}"
-        yield (f"{player}/", f"{weights:,}", f"{size:.1f}", known, str(model))
+        yield (f"{player}/", f"{weights:,}", f"{size:.3g}", known, str(model))
 
 
 def _weights(file: Path) -> int:

@@ -53,6 +53,8 @@ def _write(
 ) -> None:
     """Write everything as drafts, then put it into place, config.yaml last: without it a folder holds no agent."""
     measured = is_measured(run)
+    if not measured and (run / RESULTS).is_file():
+        progress.warn(f"{run / RESULTS} is not of this agent, or was changed: it is left out. Evaluate the run again.")
     world = measured_settings(run, Progress()).env if measured else settings.env
     with ExitStack() as drafts:
         config = drafts.enter_context(out.replacing(CONFIG))

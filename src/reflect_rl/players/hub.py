@@ -40,7 +40,7 @@ def check_repository(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise OutputError(f"The repository '{name}' cannot be used: {_reason(error)}") from error
+        raise OutputError(f"The repository '{name}' cannot be used: {_reason(error)}.") from error
     if "/" not in name:
         raise OutputError(f"The repository '{name}' has no owner. Name it user/name.")
 
@@ -84,12 +84,12 @@ def upload(folder: Path, name: str) -> str:
         )
     except Exception as error:  # the client raises many unrelated types
         raise OutputError(
-            f"{folder} is complete, but could not be uploaded to {name}: {_reason(error)} Check the network and the "
+            f"{folder} is complete, but could not be uploaded to {name}: {_reason(error)}. Check the network and the "
             f"token (`hf auth login`, or HF_TOKEN), and run the same command again."
         ) from error
     return str(address)
 
 
 def _reason(error: Exception) -> str:
-    """The first sentence or line of an error, ended by a full stop."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".") + "."
+    """The first line of an error, without a full stop."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

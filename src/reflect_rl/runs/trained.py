@@ -12,7 +12,7 @@ from reflect_rl.config import parse_settings, read_recipe, with_new_names
 from reflect_rl.errors import RunFolderError
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import CONFIG, RunFolder
-from reflect_rl.runs.manifest import Manifest, Stage, flat, read_manifest
+from reflect_rl.runs.manifest import Manifest, Stage, flat, hashes, read_manifest
 from reflect_rl.runs.stages import STAGES
 from reflect_rl.settings import Settings
 
@@ -66,9 +66,12 @@ def measured_settings(run: RunFolder, progress: Progress) -> Settings:
 
 
 def is_measured(run: RunFolder) -> bool:
-    """Whether results.json is there and is about the agent in policy/."""
-    trained = _finished(run, BY_NAME["rl"])
-    return (run / "results.json").is_file() and (trained is None or _measured(run, trained) is not None)
+    """Whether results.json is there, as `evaluate` wrote it, and is about the agent that is there now."""
+    if is_exported(run) or not (run / "results.json").is_file():
+        return (run / "results.json").is_file()
+    found, agent = read_manifest(run, BY_NAME["evaluate"]), ("policy", "reflector", "guard.json")
+    recorded = {**found.inputs, **found.outputs} if found else {}
+    return all(recorded.get(name) == now for name, now in hashes(run, (*agent, "results.json")).items())
 
 
 def is_exported(run: RunFolder) -> bool:
