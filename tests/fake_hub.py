@@ -24,7 +24,8 @@ Repositories = dict[str, dict[str, bytes]]
 class _Hub(BaseHTTPRequestHandler):
     repositories: Repositories
 
-    def log_message(self, *_: Any) -> None: ...
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  as it is called in the base class
+        pass
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

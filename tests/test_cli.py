@@ -27,8 +27,8 @@ from reflect_rl.runs.manifest import Stage
 from reflect_rl.settings import setting_keys
 
 COMMANDS = (
-    "alfworld run collect annotate sft rl evaluate report compare bench play envs recipes check settings select".split()
-)
+    "alfworld run collect annotate sft rl evaluate report compare export bench play envs recipes check settings select"
+).split()
 
 
 def in_own_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

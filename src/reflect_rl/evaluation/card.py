@@ -78,7 +78,7 @@ def model_card(
         f"Settings that differ from the defaults of reflect-rl {__version__}; `{CONFIG}` has all of them.",
         markdown_table([("setting", "value"), *_told(settings)]),
         "## Sizes",
-        markdown_table(_sizes(models, results)),
+        markdown_table([*_sizes(models, results)]),
         "## Not measured",
         "\n".join(f"- {text}" for text in _not_measured(settings, models, results)),
     ]
