@@ -43,6 +43,7 @@ FILES: dict[str, Command] = {
 FOLDERS: dict[str, Command] = {
     "run": lambda out: reflect_rl("run", "recipe.yaml", "--until", "collect", "--out", out),
     "evaluate": lambda out: reflect_rl("evaluate", "run", "--out", out),
+    "export": lambda out: reflect_rl("export", "run", "--to", out),
     "compare": lambda out: reflect_rl("compare", "recipe.yaml", "--seeds", "0", "--gather-only", "--out", out),
     "labels": lambda out: reflect_rl("bench", "labels", "--seeds", "0", "--out", out),
 }
@@ -108,23 +109,25 @@ def test_what_can_be_no_folder_is_refused(name: str, out: str, yard: Path) -> No
     os.mkfifo(yard / "fifo")
     (yard / "loop").symlink_to("loop")
     before = files(yard)
-    refused(FOLDERS[name](out), "--out")
+    refused(FOLDERS[name](out), "--to" if name == "export" else "--out")
     unharmed(yard, before)
 
 
 @pytest.mark.parametrize("out", ["run", "run/", "./run", "run/inside", "run/policy", "run-link", "keep/../run"])
-def test_an_agent_is_not_measured_inside_its_own_run(out: str, yard: Path) -> None:
+@pytest.mark.parametrize("name", ["evaluate", "export"])
+def test_an_agent_is_not_copied_into_its_own_run(name: str, out: str, yard: Path) -> None:
     (yard / "run-link").symlink_to("run")
     before = files(yard)
-    refused(FOLDERS["evaluate"](out), "--out", "overlaps")
+    refused(FOLDERS[name](out), "overlaps")
     unharmed(yard, before)
 
 
-def test_an_agent_is_measured_in_an_empty_folder_which_stays_the_same_folder(yard: Path) -> None:
+@pytest.mark.parametrize("name", ["evaluate", "export"])
+def test_an_agent_is_copied_into_an_empty_folder_which_stays_the_same_folder(name: str, yard: Path) -> None:
     before = files(yard)
     (yard / "empty").mkdir()
     inode = (yard / "empty").stat().st_ino
-    ended = FOLDERS["evaluate"]("empty")
+    ended = FOLDERS[name]("empty")
     assert ended.code == 0, ended.err
     assert (yard / "empty").stat().st_ino == inode
     assert (yard / "empty/results.json").is_file()

@@ -44,13 +44,15 @@ def lookup(seed: int = 0) -> PreTrainedModel:
     return scratch_model(part, len(tokenizer()), CONTEXT, seed, tokenizer().eos_token_id).eval()
 
 
-def llama(kind: str = "llama") -> PreTrainedModel:
+def llama(kind: str = "llama", width: int = 16, spread: float = 0.02) -> PreTrainedModel:
+    """spread: standard deviation of the weights."""
     from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
     config = {"llama": LlamaConfig, "qwen2": Qwen2Config}[kind](
         vocab_size=len(tokenizer()),
-        hidden_size=16,
-        intermediate_size=24,
+        hidden_size=width,
+        intermediate_size=width * 3 // 2,
+        initializer_range=spread,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,

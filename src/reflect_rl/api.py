@@ -68,6 +68,30 @@ class Run:
 
         return Agent.load(self.path, progress)
 
+    def export(
+        self, to: str | Path, *, merge: bool = False, push: str | None = None, progress: Progress | None = None
+    ) -> Path:
+        """Copy the finished agent into a folder of its own, with a model card, for `Agent.load` anywhere.
+
+        Args:
+            to: a new or empty folder, or an earlier export, which is replaced.
+            merge: merge LoRA adapters into their bases, in float32, so that the folder needs no other model.
+            push: also upload the folder to this repository of the Hugging Face hub, `user/name`. It is created if it
+                does not exist, as a public one.
+            progress: is told what is done, and warned of paths that other machines lack.
+
+        Returns:
+            The folder.
+
+        Raises:
+            RunFolderError: there is no finished agent, or the run is in use.
+            OutputError: the folder holds something else; or the upload failed, and the folder is complete.
+            ModelError: the adapters cannot be merged.
+        """
+        from reflect_rl.pipeline.export import export_agent
+
+        return export_agent(self.path, to, progress or Progress(), merge=merge, push=push)
+
     def players(self, policy: str = "policy") -> Decisions:
         """The reflector and the policy, as `play_episodes` takes them.
 

@@ -14,6 +14,7 @@ from reflect_rl import __version__
 from reflect_rl.bars import Bars
 from reflect_rl.cli.alfworld import app as alfworld
 from reflect_rl.cli.bench import bench
+from reflect_rl.cli.export import export
 from reflect_rl.cli.look import register
 from reflect_rl.cli.overrides import Overrides, Seeds, Workers, names, whole_numbers
 from reflect_rl.cli.select import select
@@ -40,6 +41,7 @@ For example:
 app.command(alfworld)
 app.command(select)
 app.command(bench)
+app.command(export)
 
 SFT = ("sft_reflector", "sft_policy")
 Folder = Annotated[Path, Parameter(help="An existing run folder.")]
@@ -176,10 +178,9 @@ def evaluate(folder: Folder, /, *, out: str | None = None, force: Force = False,
     from reflect_rl.pipeline.runner import copy_agent
     from reflect_rl.progress import Progress
     from reflect_rl.runs.folder import RunFolder
-    from reflect_rl.runs.kept_arm import kept_arm
-    from reflect_rl.runs.trained import trained_settings
+    from reflect_rl.runs.kept_arm import finished_agent
 
-    kept_arm(RunFolder(folder), trained_settings(RunFolder(folder), Progress()))  # raises if the run is not finished
+    finished_agent(folder, Progress())  # raises if the run is not finished
     copied = output_folder(out, "--out", [folder])
     copy_agent(RunFolder(folder), RunFolder(copied))
     _summary(_stages(copied, overrides, force, "evaluate", "report").path)

@@ -24,7 +24,8 @@ def play(env: str, /, *, agent: Path | None = None, task: str | None = None, see
     env
         The name of a world (see `reflect-rl envs`), or module:Class for your own.
     agent
-        A finished run folder: its agent acts, in the world with the run's horizon and options.
+        A finished run folder, an exported agent, or one on the Hugging Face hub (user/name): it acts, in the world
+        with the horizon and options that it was trained with.
     task
         The task to play; a random one by default.
     seed

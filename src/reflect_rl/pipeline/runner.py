@@ -91,11 +91,9 @@ def run_stages(
 def copy_agent(run: RunFolder, out: RunFolder) -> None:
     """Copy a run with a trained agent to another folder, without its results, to evaluate the agent there.
 
-    A folder that already holds a copy of this agent is left unchanged. Raises RunFolderError (no agent, the run is in
-    use, disk full) and OutputError (the folder holds something else).
+    A folder that already holds a copy of this agent is left unchanged. Raises RunFolderError (the run is in use, disk
+    full) and OutputError (the folder holds something else).
     """
-    if not (run / AGENT).is_dir():
-        raise RunFolderError(f"{run.path} has no trained agent (no folder {AGENT}). `reflect-rl run` trains one.")
     claim_folder(out.path, "copy of an agent", known_by=CONFIG)
     if (out / CONFIG).exists():  # copied last
         if (out / AGENT).is_dir() and out.hash(AGENT) == run.hash(AGENT):

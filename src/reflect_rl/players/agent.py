@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from reflect_rl.errors import PromptError, RunFolderError
+from reflect_rl.errors import PromptError
 from reflect_rl.players.context import Context
 from reflect_rl.players.decisions import Decided
+from reflect_rl.players.hub import local_folder
 from reflect_rl.players.load import load_decisions
 from reflect_rl.progress import Progress
 from reflect_rl.records import EpisodeMemory, State
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.runs.kept_arm import kept_arm
-from reflect_rl.runs.trained import trained_settings
+from reflect_rl.runs.kept_arm import finished_agent
 from reflect_rl.seeding import stream
 
 
@@ -64,22 +64,17 @@ class Agent:
 
     @classmethod
     def load(cls, path: str | Path, progress: Progress | None = None) -> Agent:
-        """Load the agent of a finished run, with the settings it was trained with.
+        """Load the agent of a finished run, or an exported one, with the settings it was trained with.
 
         Args:
-            path: the run folder.
+            path: a run folder, a folder made by `reflect-rl export`, or a `user/name` on the Hugging Face hub. The
+                hub is asked only if there is no folder `user` here.
             progress: is warned if config.yaml differs from those settings.
 
         Raises:
-            RunFolderError: the folder holds no agent, or one whose training was interrupted.
+            RunFolderError: there is no agent, or one whose training was interrupted.
         """
-        folder = Path(path)
-        if not (folder / "config.yaml").is_file() or not (folder / "policy").is_dir():
-            raise RunFolderError(
-                f"{folder} holds no trained agent (config.yaml and policy/). Train one, or finish what was "
-                f"interrupted: reflect-rl run RECIPE --out {folder}"
-            )
-        run, settings = kept_arm(RunFolder(folder), trained_settings(RunFolder(folder), progress or Progress()))
+        run, settings = finished_agent(local_folder(path), progress or Progress())
         return cls(run, Context(settings))
 
     def reset(self, seeds: int | Sequence[int] | None = None) -> None:

@@ -25,6 +25,7 @@ from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.trained import is_exported
 from reflect_rl.settings import ComputeSettings, ModelSettings, Settings
 
 if TYPE_CHECKING:
@@ -171,16 +172,17 @@ def local_reflector(
     tokenizer: PreTrainedTokenizerBase,
     progress: Progress | None = None,
 ) -> LocalReflector:
-    """A reflector around a model; its memo in the run folder is keyed by the model's fingerprint.
+    """A reflector around a model; its memo is keyed by the model's fingerprint.
 
-    progress: is warned if the reflector cannot read or be asked as requested.
+    The memo lies in the run folder. An exported agent keeps it in memory, and its folder as it is. progress: is warned
+    if the reflector cannot read or be asked as requested.
     """
     settings, part = context.settings, context.settings.reflector
     namespace = f"{fingerprint(model, tokenizer)} {part.decoding} {part.max_new_tokens}"
     if part.decoding == "sample":
         namespace += f" {part.temperature} {settings.seed}"
     prompts = reflector_prompts(context, model, tokenizer, progress)
-    memo = Memo(run / MEMO, namespace)
+    memo = Memo(None if is_exported(run) else run / MEMO, namespace)
     exact = is_exact(settings.compute, part.model)
     passes = forward_passes(settings.compute, part.model, model, progress)
     chunk = part.batch or DECODED[settings.compute.device]

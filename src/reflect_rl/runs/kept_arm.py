@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from reflect_rl.errors import RunFolderError
-from reflect_rl.runs.folder import RunFolder
+from reflect_rl.progress import Progress
+from reflect_rl.runs.folder import CONFIG, RunFolder
 from reflect_rl.runs.manifest import read_manifest
-from reflect_rl.runs.trained import BY_NAME, to_finish
+from reflect_rl.runs.trained import BY_NAME, to_finish, trained_settings
 from reflect_rl.settings import Settings
 
 GUARD = "guard.json"
@@ -31,6 +33,20 @@ def kept_arm(run: RunFolder, settings: Settings) -> tuple[RunFolder, Settings]:
     if decided and run.hash(agent) != decided.outputs.get(agent):
         raise RunFolderError(f"{run / agent} is not the agent that the guard kept. {to_finish(run)}")
     return RunFolder(run / PLAIN_ARM), plain_settings(settings)
+
+
+def finished_agent(folder: Path, progress: Progress) -> tuple[RunFolder, Settings]:
+    """The folder and the settings of the final agent in a run folder, or in a folder made by `reflect-rl export`.
+
+    Warns as `trained_settings` does. Raises RunFolderError if there is no agent, or if its training was interrupted.
+    """
+    run = RunFolder(folder)
+    if not (run / CONFIG).is_file() or not (run / "policy").is_dir():
+        raise RunFolderError(
+            f"{folder} holds no trained agent ({CONFIG} and policy/). Train one, or finish what was interrupted: "
+            f"reflect-rl run RECIPE --out {folder}"
+        )
+    return kept_arm(run, trained_settings(run, progress))
 
 
 def plain_settings(settings: Settings) -> Settings:

@@ -126,11 +126,11 @@ def output_folder(given: str | Path, option: str, inputs: Sequence[Path] = ()) -
     return Path(given).expanduser()
 
 
-def claim_folder(folder: Path, holds: str, known_by: str) -> None:
+def claim_folder(folder: Path, holds: str, known_by: str = MARK, option: str = "--out") -> None:
     """Mark a new or empty folder as ours before anything is written into it. An existing mark is kept.
 
     holds: what the folder will hold, such as "comparison". known_by: a glob pattern that identifies an unmarked folder
-    of this kind.
+    of this kind; by default none is recognised. option: the option that names the folder.
 
     Raises OutputError if the folder holds something else.
     """
@@ -141,7 +141,7 @@ def claim_folder(folder: Path, holds: str, known_by: str) -> None:
     others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if there is not None or others:
         raise OutputError(
-            f"{folder} holds no {holds}, but {there or ', '.join(others[:3])}. Choose another folder with --out."
+            f"{folder} holds no {holds}, but {there or ', '.join(others[:3])}. Choose another folder with {option}."
         )
     RunFolder(folder).write_text(MARK, f"{holds}\n")
 

@@ -12,7 +12,7 @@ from reflect_rl.config import parse_settings, read_recipe, with_new_names
 from reflect_rl.errors import RunFolderError
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import CONFIG, RunFolder
-from reflect_rl.runs.manifest import Manifest, Stage, flat, read_manifest
+from reflect_rl.runs.manifest import Manifest, Stage, flat, hashes, read_manifest
 from reflect_rl.runs.stages import STAGES
 from reflect_rl.settings import Settings
 
@@ -63,6 +63,20 @@ def measured_settings(run: RunFolder, progress: Progress) -> Settings:
         settings = _with(run, settings, world)
     _announce(run, read_config(run), settings, progress)
     return settings
+
+
+def is_measured(run: RunFolder) -> bool:
+    """Whether results.json is there, as `evaluate` wrote it, and is about the agent that is there now."""
+    if is_exported(run) or not (run / "results.json").is_file():
+        return (run / "results.json").is_file()
+    found, agent = read_manifest(run, BY_NAME["evaluate"]), ("policy", "reflector", "guard.json")
+    recorded = {**found.inputs, **found.outputs} if found else {}
+    return all(recorded.get(name) == now for name, now in hashes(run, (*agent, "results.json")).items())
+
+
+def is_exported(run: RunFolder) -> bool:
+    """Whether the folder holds an agent without the record of its run, as `reflect-rl export` writes it."""
+    return (run / CONFIG).is_file() and not (run / "manifests").is_dir()
 
 
 def reported_settings(run: RunFolder) -> Settings:

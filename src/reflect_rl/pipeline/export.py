@@ -1,0 +1,126 @@
+"""Export a finished agent into a folder of its own, with a model card, and optionally to the Hugging Face hub."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from reflect_rl.config import parse_settings
+from reflect_rl.core_yaml import dump_yaml
+from reflect_rl.evaluation.card import ExportedModel, is_path, model_card
+from reflect_rl.lm import adapters
+from reflect_rl.lm.merging import load_merged
+from reflect_rl.lm.pretrained import save_model
+from reflect_rl.players.hub import CARD, PLAYER_FILES, PLAYERS, RESULTS, check_repository, is_local, public_name, upload
+from reflect_rl.progress import Progress
+from reflect_rl.runs.folder import CONFIG, RunFolder, remove
+from reflect_rl.runs.kept_arm import finished_agent
+from reflect_rl.runs.outputs import claim_folder, output_folder
+from reflect_rl.runs.trained import is_measured, measured_settings
+from reflect_rl.settings import ModelSettings, Settings
+
+
+def export_agent(
+    folder: Path, to: str | Path, progress: Progress, *, merge: bool = False, push: str | None = None
+) -> Path:
+    """Copy the finished agent of a run folder into the folder `to`; return that folder.
+
+    An earlier export in it is replaced. merge: merge LoRA adapters into their bases, in float32. push: also upload the
+    export to this repository (user/name) of the Hugging Face hub.
+
+    Raises RunFolderError (no finished agent, the run is in use, disk full), OutputError (`to` holds something else, or
+    the upload failed) and ModelError (the adapters cannot be merged).
+    """
+    if push is not None:
+        check_repository(push)
+    out = RunFolder(output_folder(to, "--to", [folder]))
+    run = RunFolder(folder)
+    agent, settings = finished_agent(folder, progress)
+    claim_folder(out.path, "exported agent", option="--to")
+    with run.lock(progress), out.lock(progress):
+        out.tidy()
+        _write(run, agent, settings, out, merge, push or out.path.resolve().name, progress)
+    if push is not None:
+        progress.say(f"{out.path} was uploaded: {upload(out.path, push)}")
+    return out.path
+
+
+def _write(
+    run: RunFolder, agent: RunFolder, settings: Settings, out: RunFolder, merge: bool, name: str, progress: Progress
+) -> None:
+    """Write everything as drafts, then put it into place, config.yaml last: without it a folder holds no agent."""
+    measured = is_measured(run)
+    if not measured and (run / RESULTS).is_file():
+        progress.warn(f"{run / RESULTS} is not of this agent, or was changed: it is left out. Evaluate the run again.")
+    world = measured_settings(run, Progress()).env if measured else settings.env
+    with ExitStack() as drafts:
+        config = drafts.enter_context(out.replacing(CONFIG))
+        models = {}
+        for player in PLAYERS if settings.reflector.kind == "local" else PLAYERS[:1]:
+            draft = drafts.enter_context(out.replacing(player))
+            models[player] = _model(agent, player, draft, getattr(settings, player).model, merge, progress)
+        trained = _without_folders(settings)
+
+        def card(results: Any) -> str:
+            return model_card(name, trained, models, results, world)
+
+        text = run.read_json(RESULTS, card) if measured else card(None)
+        drafts.enter_context(out.replacing(CARD)).write_text(text, encoding="utf-8")
+        if measured:
+            shutil.copyfile(run / RESULTS, drafts.enter_context(out.replacing(RESULTS)))
+        config.write_text(dump_yaml(_as_exported(trained, models).model_dump(mode="json")), encoding="utf-8")
+        for former in {CONFIG, RESULTS, *PLAYERS} - models.keys():
+            remove(out / former)
+    _warn_of_paths(settings, models, progress)
+
+
+def _model(
+    agent: RunFolder, player: str, draft: Path, trained: ModelSettings, merge: bool, progress: Progress
+) -> ExportedModel:
+    """Copy the folder of a player's model, or merge its adapters, if it has any."""
+    source = agent / player
+    adapted = (source / adapters.CONFIG).is_file()
+    state = "full" if not adapted else "merged" if merge else "adapters"
+    left_out = (adapters.CONFIG, adapters.WEIGHTS) if state == "merged" else ()
+    draft.mkdir()
+    for file in (file for pattern in PLAYER_FILES for file in source.glob(pattern)):
+        if file.name not in left_out:
+            shutil.copyfile(file, draft / file.name)
+    if state == "merged":
+        progress.say(f"{player}: its adapters are merged into their base")
+        save_model(*load_merged(source, trained), draft)
+    base = agent.read_json(f"{player}/{adapters.CONFIG}", _base) if adapted else trained.source
+    return ExportedModel(draft, base, state, trained)
+
+
+def _base(adapter_config: Any) -> str:
+    return adapter_config["base_model_name_or_path"]
+
+
+def _without_folders(settings: Settings) -> Settings:
+    """The settings, with models named without the folders of this machine."""
+    sources = {f"{player}.model.source": getattr(settings, player).model.source for player in PLAYERS}
+    return parse_settings(settings.model_dump(), {key: public_name(source) for key, source in sources.items()})
+
+
+def _as_exported(settings: Settings, models: Mapping[str, ExportedModel]) -> Settings:
+    """The settings for config.yaml: those of training, except that merged models have no adapters and 32 bits."""
+    merged = [player for player, model in models.items() if model.state == "merged"]
+    changed = {f"{player}.model.{key}": value for player in merged for key, value in (("lora_rank", 0), ("bits", 32))}
+    return parse_settings(settings.model_dump(), changed)
+
+
+def _warn_of_paths(settings: Settings, models: Mapping[str, ExportedModel], progress: Progress) -> None:
+    """Warn of paths that another machine lacks."""
+    adapted = {player: model.base for player, model in models.items() if model.state == "adapters"}
+    if local := {player: base for player, base in adapted.items() if is_local(base)}:
+        progress.warn(
+            f"The {' and the '.join(local)} are LoRA adapters, which need their base in the folder "
+            f"{' and '.join(dict.fromkeys(local.values()))} on every machine. For an agent that needs no base, export "
+            f"with --merge; or train from a name on the hub."
+        )
+    if paths := [key for key, value in settings.env.options.items() if is_path(value)]:
+        progress.warn(f"{CONFIG} names a path of this machine as env.options.{paths[0]}: change it on another one.")
