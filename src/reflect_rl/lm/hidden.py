@@ -13,6 +13,7 @@ from torch import Tensor
 from reflect_rl.errors import ModelError
 from reflect_rl.lm.batches import TOKEN_BUDGET, Encoder, Item, Texts, batches
 from reflect_rl.lm.models import base_model, pad_id
+from reflect_rl.lm.packed import PACKED, packs, read_pack, why_not
 from reflect_rl.progress import Progress
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ def pooled_states(
     """(index of the text, its embedding (D,) float32), in order of computation; memory does not grow with N.
 
     layer: 0 for the token embeddings, k for the output of block k, -1 for the last, after the final norm. pooling: the
-    mean over the text's tokens, or its last token. done_N: (N,) bool, texts to leave out. Rows are padded on the right,
-    where causal attention cannot see, and padding is not pooled. Raises ModelError for a missing layer, an empty text,
+    mean over the text's tokens, or its last token. done_N: (N,) bool, texts to leave out. Texts that begin alike are
+    read as tries (`lm.packed`) if the model can; otherwise rows are padded on the right, where causal attention cannot
+    see, and padding is not pooled. Raises ModelError for a missing layer, an empty text,
     or numbers that are not finite.
     """
     progress = progress or Progress()
@@ -72,9 +74,14 @@ def pooled_states(
         padded=True,
         done_N=done_N.copy(),
     )
+    packed = why_not(model) is None
+    wanted, fill = layer % (depth + 1), pad_id(tokenizer)
     with progress.bar("embed", len(texts), "texts", int(done_N.sum())) as bar:
         for batch in parts:
-            states_BD = _states(model, batch, pad_id(tokenizer), layer % (depth + 1), pooling)
+            if packed:
+                states_BD = _packed_states(model, batch, None if wanted == depth else wanted, pooling)
+            else:
+                states_BD = _states(model, batch, fill, wanted, pooling)
             for item, state_D in zip(batch, states_BD, strict=True):
                 if not np.isfinite(state_D).all():
                     raise ModelError(
@@ -90,6 +97,17 @@ def pooled_states(
 def width(model: PreTrainedModel) -> int:
     """Size of a hidden state."""
     return model.config.get_text_config().hidden_size
+
+
+@torch.no_grad()
+def _packed_states(model: PreTrainedModel, batch: list[Item], layer: int | None, pooling: Pooling) -> np.ndarray:
+    states: list[Tensor] = [torch.empty(0)] * len(batch)
+    for pack in packs([item.prompt for item in batch], PACKED[model.device.type]):
+        x_TD = read_pack(model, pack, layer=layer).float()
+        for place, path in zip(pack.rows, pack.paths, strict=True):
+            nodes_L = torch.from_numpy(path).to(x_TD.device)
+            states[place] = x_TD[nodes_L[-1]] if pooling == "last" else x_TD[nodes_L].mean(0)
+    return torch.stack(states).cpu().numpy()
 
 
 @torch.no_grad()

@@ -31,6 +31,8 @@ OTHER_WINDOWS = "window_size", "attention_chunk_size"
 """Config keys of attention that is local by position in the row, whatever the mask (GPT-Neo, Llama 4)."""
 FAILURES = ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError
 """The errors of architectures that do not support such masks or positions."""
+PACKED = {"cpu": 600, "mps": 2048, "cuda": 4096}
+"""Default tokens of a packed pass by device. They are fewer than in a padded one, since the mask is dense."""
 Mask = Tensor | dict[str, Tensor]
 
 
@@ -109,14 +111,19 @@ def _shared(one: np.ndarray, other: np.ndarray) -> int:
     return int(differs.argmax()) if differs.any() else shorter
 
 
-def read_pack(model: PreTrainedModel, pack: Pack, cache: Cache | None = None) -> Tensor:
-    """x_TD: hidden states of all nodes, after the final norm. cache: an empty one, to keep keys and values of nodes."""
+def read_pack(model: PreTrainedModel, pack: Pack, cache: Cache | None = None, layer: int | None = None) -> Tensor:
+    """x_TD: hidden states of all nodes, after the final norm, or after an inner layer (0: the embeddings).
+
+    cache: an empty one, to keep keys and values of the nodes.
+    """
     plain = base_model(model)
     body: Any = plain.base_model
     ids_1T, depth_1T = (torch.from_numpy(values)[None].to(plain.device) for values in (pack.ids_T, pack.depth_T))
     kept: dict[str, Any] = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
+    if layer is not None:
+        kept["output_hidden_states"] = True
     out = body(input_ids=ids_1T, position_ids=depth_1T, attention_mask=_mask(plain, pack), **kept)
-    return out.last_hidden_state[0]
+    return (out.last_hidden_state if layer is None else out.hidden_states[layer])[0]
 
 
 def _mask(plain: PreTrainedModel, pack: Pack) -> Mask:

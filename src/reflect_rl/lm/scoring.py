@@ -20,9 +20,12 @@ import torch
 from torch import Tensor
 
 from reflect_rl.errors import ModelError
+from reflect_rl.lm.backbone import Backbone, Passes
 from reflect_rl.lm.batches import CELLS, TOKEN_BUDGET, Encoder, Item, Pair, Texts, batches
+from reflect_rl.lm.decoding import decoding_steps, mixes_lengths
 from reflect_rl.lm.models import end_ids, pad_id
-from reflect_rl.lm.reading import Reader, make_reader, takes_padding
+from reflect_rl.lm.packed import PACKED, packs, why_not
+from reflect_rl.lm.reading import make_reader
 from reflect_rl.lm.text import decode
 from reflect_rl.progress import Progress
 
@@ -103,6 +106,7 @@ class Scorer:
         self.encoder = Encoder(model, tokenizer, self.progress)
         self.ends_E = torch.tensor(end_ids(model, tokenizer), device=model.device)
         self.token_budget = token_budget
+        self.backbone = Backbone(model, Passes(why_not(model) is None, PACKED[model.device.type]))
 
     def batches(self, pairs: Iterable[Pair], new_tokens: int, done_N: np.ndarray) -> Iterator[list[Item]]:
         """The batches for `score`. new_tokens: 0 for given targets. done_N: (N,) bool, texts to leave out."""
@@ -112,7 +116,7 @@ class Scorer:
             room=new_tokens,
             token_budget=self.token_budget,
             most_rows=max(1, CELLS // vocabulary(self.model)),
-            padded=takes_padding(self.model),
+            padded=mixes_lengths(self.backbone),
             done_N=done_N,
         )
 
@@ -131,18 +135,12 @@ class Scorer:
     @torch.no_grad()
     def score(self, batch: Sequence[Item], new_tokens: int) -> list[TokenScores]:
         """Scores of one batch: of `new_tokens` generated tokens, or of the targets if it is 0."""
-        longest = max(len(item.prompt) for item in batch)
-        pads = [longest - len(item.prompt) for item in batch]
-        pads_B = torch.tensor(pads, device=self.model.device)
-        fill = pad_id(self.tokenizer)
-        prompts_BL = self._tensor([[fill] * pad + item.prompt for pad, item in zip(pads, batch, strict=True)])
-        most = new_tokens or max(len(item.target) for item in batch)
-        read = make_reader(self.model, pads_B, longest + most)
         if new_tokens:
-            ids_BT, *stats = self._written(read, prompts_BL, new_tokens)
+            ids_BT, *stats = self._written(batch, new_tokens)
+        elif self.backbone.passes.packed:
+            ids_BT, *stats = self._packed(batch)
         else:
-            rows = [item.target + [fill] * (most - len(item.target)) for item in batch]
-            ids_BT, *stats = _followed(read, prompts_BL, self._tensor(rows))
+            ids_BT, *stats = self._followed(batch)
         values_BT = [stat.cpu().numpy() for stat in stats]
         scores = []
         for number, (item, ids) in enumerate(zip(batch, ids_BT.tolist(), strict=True)):
@@ -156,19 +154,57 @@ class Scorer:
             scores.append(TokenScores(decode(self.tokenizer, ids[:T]), *parts))
         return scores
 
-    def _written(self, read: Reader, prompts_BL: Tensor, most: int) -> Stats:
+    def _written(self, batch: Sequence[Item], most: int) -> Stats:
         """Greedy decoding until all rows have ended: ids_BT and three statistics of each token."""
-        steps, logits_BV = [], read(prompts_BL)[:, -1]
-        ended_B = torch.zeros(len(prompts_BL), dtype=torch.bool, device=prompts_BL.device)
+        prompts = [item.prompt for item in batch]
+        longest = max(map(len, prompts))
+        decode_next = decoding_steps(self.backbone, prompts, longest, longest + most, pad_id(self.tokenizer))
+        steps, logits_BV = [], decode_next.first()
+        ended_B = torch.zeros(len(prompts), dtype=torch.bool, device=self.model.device)
         for step in range(most):
             next_B = logits_BV.argmax(-1)
             steps.append((next_B, *token_stats(logits_BV, next_B)))
             ended_B |= torch.isin(next_B, self.ends_E)
             if step == most - 1 or bool(ended_B.all()):
                 break
-            logits_BV = read(next_B[:, None])[:, -1]
+            logits_BV = decode_next(next_B[:, None])
         ids_BT, entropies_BT, margins_BT, logprobs_BT = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
         return ids_BT, entropies_BT, margins_BT, logprobs_BT
+
+    def _packed(self, batch: Sequence[Item]) -> Stats:
+        """Read prompts with their targets as tries: the targets and three statistics of each token, padded by 0."""
+        most = max(len(item.target) for item in batch)
+        ids_BT = self._tensor([item.target + [0] * (most - len(item.target)) for item in batch])
+        stats_3BT = torch.zeros(3, *ids_BT.shape, device=self.model.device)
+        piece = max(1, CELLS // vocabulary(self.model))
+        for pack in packs([item.prompt + item.target[:-1] for item in batch], self.backbone.passes.tokens):
+            x_TD = self.backbone.nodes(pack)
+            for place, path in zip(pack.rows, pack.paths, strict=True):
+                item = batch[place]
+                nodes_T = torch.from_numpy(path[len(item.prompt) - 1 :]).to(x_TD.device)
+                for first in range(0, len(item.target), piece):
+                    end = min(first + piece, len(item.target))
+                    logits_KV = self.backbone.logits(x_TD[nodes_T[first:end]])
+                    stats_3BT[:, place, first:end] = torch.stack(token_stats(logits_KV, ids_BT[place, first:end]))
+        return ids_BT, *stats_3BT
+
+    def _followed(self, batch: Sequence[Item]) -> Stats:
+        """The same with padded rows; targets are read in pieces that keep logits_BKV within CELLS."""
+        longest, T = max(len(item.prompt) for item in batch), max(len(item.target) for item in batch)
+        fill, B = pad_id(self.tokenizer), len(batch)
+        pads = [longest - len(item.prompt) for item in batch]
+        read = make_reader(self.model, self._tensor(pads), longest + T)
+        targets_BT = self._tensor([item.target + [fill] * (T - len(item.target)) for item in batch])
+        logits_BKV = read(self._tensor([[fill] * pad + item.prompt for pad, item in zip(pads, batch, strict=True)]))
+        parts, first = [token_stats(logits_BKV, targets_BT[:, :1])], 0
+        piece = max(1, CELLS // (B * logits_BKV.shape[-1]))
+        del logits_BKV
+        while first < T - 1:
+            end = min(first + piece, T - 1)
+            parts.append(token_stats(read(targets_BT[:, first:end], end - first), targets_BT[:, first + 1 : end + 1]))
+            first = end
+        entropies_BT, margins_BT, logprobs_BT = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+        return targets_BT, entropies_BT, margins_BT, logprobs_BT
 
     def _length(self, ids: list[int]) -> int:
         """Number of tokens up to and including the first end token."""
@@ -177,21 +213,6 @@ class Scorer:
 
     def _tensor(self, rows: list[list[int]]) -> Tensor:
         return torch.tensor(rows, device=self.model.device)
-
-
-def _followed(read: Reader, prompts_BL: Tensor, targets_BT: Tensor) -> Stats:
-    """Read the targets in pieces that keep logits_BKV within CELLS: the targets and three statistics of each token."""
-    B, T = targets_BT.shape
-    logits_BKV = read(prompts_BL)
-    parts, first = [token_stats(logits_BKV, targets_BT[:, :1])], 0
-    piece = max(1, CELLS // (B * logits_BKV.shape[-1]))
-    del logits_BKV
-    while first < T - 1:
-        end = min(first + piece, T - 1)
-        parts.append(token_stats(read(targets_BT[:, first:end], end - first), targets_BT[:, first + 1 : end + 1]))
-        first = end
-    entropies_BT, margins_BT, logprobs_BT = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
-    return targets_BT, entropies_BT, margins_BT, logprobs_BT
 
 
 def token_stats(logits_V: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ from reflect_rl.lm.backbone import Backbone, Passes
 from reflect_rl.lm.bases import Bases
 from reflect_rl.lm.chat import ChatFrames
 from reflect_rl.lm.models import base_model, fingerprint
-from reflect_rl.lm.packed import why_not
+from reflect_rl.lm.packed import PACKED, why_not
 from reflect_rl.lm.pretrained import load_pretrained
 from reflect_rl.lm.text import encode_prompt
 from reflect_rl.lm.torch_setup import check_device
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 MEMO = "reflections.sqlite"
 MOST_LABELS = 256
 PADDED = {"cpu": 2048, "mps": 2**13, "cuda": 2**15}
-PACKED = {"cpu": 600, "mps": 2048, "cuda": 4096}
-"""Default tokens of a forward pass by device. Packed passes are smaller, since their mask is dense."""
+"""Default tokens of a padded pass by device."""
 DECODED = {"cpu": 8, "mps": 64, "cuda": 256}
 """Default number of prompts decoded in one batch, by device."""
 
