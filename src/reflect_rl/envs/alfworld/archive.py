@@ -11,6 +11,7 @@ import re
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,17 +41,30 @@ class Archive:
     @cached_property
     def ids(self) -> tuple[str, ...]:
         """The ids (split/task/trial) of the games in it, sorted. Raises ArchiveError."""
-        try:
-            with zipfile.ZipFile(self._packed) as packed:
-                return tuple(sorted(name.removesuffix(".json") for name in packed.namelist()))
-        except (OSError, zipfile.BadZipFile) as error:
-            raise ArchiveError(f"{self._packed} is damaged ({error}). Delete it; it is made again.") from error
+        with self._opened() as packed:
+            return tuple(sorted(name.removesuffix(".json") for name in packed.namelist()))
 
     def read(self, game_id: str) -> dict[str, Any]:
         """The record of one game: "pddl_problem" (text), "traj" (mapping), "walkthrough". Raises ArchiveError."""
+        (record,) = self.records([game_id])
+        return record
+
+    def records(self, game_ids: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """The records of several games, from one opened file: many times as fast as `read` for each."""
+        with self._opened() as packed:
+            for game_id in game_ids:
+                yield self._record(packed, game_id)
+
+    def _opened(self) -> zipfile.ZipFile:
+        """The repacked file, opened anew: threads and forks do not share a file position."""
         try:
-            with zipfile.ZipFile(self._packed) as packed:  # opened anew: threads and forks do not share a file position
-                record = json.loads(packed.read(f"{game_id}.json"))
+            return zipfile.ZipFile(self._packed)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise ArchiveError(f"{self._packed} is damaged ({error}). Delete it; it is made again.") from error
+
+    def _record(self, packed: zipfile.ZipFile, game_id: str) -> dict[str, Any]:
+        try:
+            record = json.loads(packed.read(f"{game_id}.json"))
         except KeyError as error:
             raise ArchiveError(f"There is no game {game_id} in {self.path}.") from error
         except (OSError, ValueError, zipfile.BadZipFile) as error:

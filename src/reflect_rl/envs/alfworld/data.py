@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from reflect_rl.envs.alfworld.archive import Archive
-from reflect_rl.envs.alfworld.game import MAX_GAME_BYTES, GameFile, read_game
+from reflect_rl.envs.alfworld.game import MAX_GAME_BYTES, GameFile, descriptions, read_game, read_trajectory
 from reflect_rl.envs.alfworld.rules import mask_task
 from reflect_rl.envs.simple import unknown
 from reflect_rl.errors import ReflectRLError
@@ -118,6 +118,16 @@ class AlfworldData:
     def known(self) -> frozenset[str]:
         """All ids, to look one up."""
         return frozenset(self.ids)
+
+    @cached_property
+    def described(self) -> frozenset[str]:
+        """The ids of the games that people described. All trajectories are read once (the full release: seconds)."""
+        found = {each for each, file in self._files.items() if descriptions(read_trajectory(file))}
+        if self.archive is not None:
+            packed = sorted(self.known - self._files.keys())
+            records = zip(packed, self.archive.records(packed), strict=True)
+            found |= {each for each, record in records if descriptions(record["traj"])}
+        return frozenset(found)
 
     @cached_property
     def splits(self) -> frozenset[str]:

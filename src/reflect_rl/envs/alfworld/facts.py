@@ -73,8 +73,8 @@ def read_goal(sentence: str) -> Goal:
             count = 2 if part.get("two") else 1
             return Goal(part["object"], part.get("target") or "", treatment, part.get("lamp") or "", count)
     raise EnvironmentContractError(
-        f"The task sentence {text!r} is none of ALFWorld's templates, so it is not known what it asks for. Games whose "
-        f"tasks were described by people can be played, but not by the searching expert or the scripted teacher."
+        f"The task sentence {text!r} is none of ALFWorld's templates, so it is not known what it asks for. A game file "
+        f"that states such a sentence can be played, but not by the searching expert or the scripted teacher."
     )
 
 

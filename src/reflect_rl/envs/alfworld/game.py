@@ -12,6 +12,8 @@ from reflect_rl.errors import ReflectRLError
 
 MAX_GAME_BYTES = 20_000_000
 """Released games have 0.2 MB."""
+CHARACTERS = frozenset(c for c in map(chr, (*range(0x20, 0x250), *range(0x2010, 0x2060))) if c.isprintable())
+"""What a description may consist of: printable Latin letters, digits, symbols and punctuation."""
 
 
 class GameFileError(ReflectRLError):
@@ -69,8 +71,6 @@ def read_game(path: str | Path, id: str | None = None) -> GameFile:  # noqa: A00
     problem = data.get("pddl_problem")
     if not isinstance(problem, str):
         raise GameFileError(f"{file} holds no 'pddl_problem', so it is no ALFWorld game. Give a file game.tw-pddl.")
-    beside = file.parent / "traj_data.json"
-    traj = _json(beside) if beside.is_file() else {}
     texts = {name: data.get(name) for name in ("pddl_domain", "grammar")}
     for name, text in texts.items():
         if text is not None and not isinstance(text, str):
@@ -78,11 +78,31 @@ def read_game(path: str | Path, id: str | None = None) -> GameFile:  # noqa: A00
     return GameFile(
         id=id or str(file),
         problem=problem,
-        traj=traj,
+        traj=read_trajectory(file),
         walkthrough=data.get("walkthrough"),
         domain=texts["pddl_domain"],
         grammar=texts["grammar"],
     )
+
+
+def read_trajectory(game: Path) -> dict[str, Any]:
+    """What traj_data.json beside a game file holds; empty if there is none. Raises GameFileError."""
+    beside = game.parent / "traj_data.json"
+    return _json(beside) if beside.is_file() else {}
+
+
+def descriptions(traj: Mapping[str, Any]) -> tuple[str, ...]:
+    """What people wrote to describe the task of a trajectory; empty if nobody did.
+
+    The sentences are as they were typed, except that every character outside CHARACTERS (a line break, a control
+    character) becomes a space, and spaces at both ends are removed.
+    """
+    try:
+        written = [each["task_desc"] for each in traj["turk_annotations"]["anns"]]
+    except (KeyError, TypeError):
+        return ()
+    lines = ("".join(c if c in CHARACTERS else " " for c in text).strip() for text in written if isinstance(text, str))
+    return tuple(line for line in lines if line)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -44,10 +44,14 @@ def games_of(data: str | None) -> AlfworldData | GeneratedData:
 
 
 @lru_cache(maxsize=64)
-def tasks_of(data: str | None, split: str, types: tuple[str, ...]) -> tuple[str, ...]:
-    """The games of a split (by its name in the data) that belong to one of these types or families."""
-    begins = tuple(f"{name}-" for name in types)
-    return tuple(game for game in games_of(data).games(split) if f"{game.split('/')[-2]}-".startswith(begins))
+def tasks_of(data: str | None, split: str, types: tuple[str, ...], described: bool = False) -> tuple[str, ...]:
+    """The games of a split (by its name in the data) that belong to one of these types or families.
+
+    described: only those that people described.
+    """
+    begins, games = tuple(f"{name}-" for name in types), games_of(data)
+    found = (game for game in games.games(split) if f"{game.split('/')[-2]}-".startswith(begins))
+    return tuple(game for game in found if not described or game in games.described)
 
 
 @lru_cache(maxsize=GAMES_KEPT)

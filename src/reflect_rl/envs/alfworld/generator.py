@@ -31,6 +31,8 @@ class GeneratedData:
     """The generated games, as `AlfworldData` gives those of a folder. An id reads generated/split/type/number."""
 
     splits = frozenset(SPLITS)
+    described: frozenset[str] = frozenset()
+    """No person described a generated game."""
 
     @cached_property
     def ids(self) -> tuple[str, ...]:

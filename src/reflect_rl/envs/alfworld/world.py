@@ -10,6 +10,7 @@ import gymnasium
 
 from reflect_rl.envs.alfworld.data import TASK_TYPES
 from reflect_rl.envs.alfworld.facts import split_intro
+from reflect_rl.envs.alfworld.game import CHARACTERS, descriptions
 from reflect_rl.envs.alfworld.games import GENERATED, TOMATO, families, games_of, load, tasks_of
 from reflect_rl.envs.alfworld.prior import NO_PRIOR, train_prior
 from reflect_rl.envs.alfworld.searcher import Reader, Searcher, is_lost
@@ -19,6 +20,7 @@ from reflect_rl.envs.optional import write_reflection
 from reflect_rl.envs.simple import SimpleTextEnv, unknown
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason
+from reflect_rl.seeding import stream
 
 if TYPE_CHECKING:
     from reflect_rl.envs.alfworld.game import GameFile, TextGame
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("fast", "textworld")
 GRAMMARS = ("move", "put")
+GOALS = ("template", "human")
 EXPERTS = ("searcher", "planner")
 TEST_SPLITS = ("valid_seen", "valid_unseen")
 HELD_OUT = "held_out"
@@ -44,7 +47,8 @@ class Alfworld(SimpleTextEnv):
     `alfworld-download` puts them; "generated" takes small generated games, which are no part of ALFWorld. task_types:
     "all", "tomato" (the paper's family), or any of the six types and their families (named like
     pick_and_place_simple-Tomato-None-Microwave), as a list or with commas; train_types: those to learn from, if they
-    are others. shuffle: numbers in names in a random order, as alfworld's domain randomisation does.
+    are others. shuffle: numbers in names in a random order, as alfworld's domain randomisation does. goals: "template"
+    states the task in ALFWorld's words, "human" in those of a person.
 
     ## Actions
     The engine's admissible commands, in its order (sorted as strings).
@@ -52,11 +56,17 @@ class Alfworld(SimpleTextEnv):
     ## Observations
     Text: a line with the task, then what the engine answered to the last command; at first, what one sees.
 
+    With goals "human" the task is what a person wrote about this game (turk_annotations in traj_data.json). People may
+    use other words than the game ("newsletters" for newspapers), and leave things out. Their sentences stand as typed,
+    with all typing errors, except that characters other than printable Latin text become spaces, and spaces at both
+    ends are removed. Everything else is the same.
+
     ## Starting state
     A game of the split: "train" is ALFWorld's train, "valid" its valid_train (apart from train, in the same rooms),
     "test" the one named by test_split, "valid_seen", "valid_unseen", or "held_out" for all but train; solvable games
-    only, named split/task/trial. Any game of the data can be asked for by name. The wording of the task (one of two) is
-    drawn at reset.
+    only, named split/task/trial. Any game of the data can be asked for by name. The wording of the task (one of two,
+    or with goals "human" one of usually three) is drawn at reset. With goals "human", games that nobody described are
+    left out.
 
     ## Rewards
     success_reward 1 at the end of a game that is won, and step_reward 0 for every step.
@@ -66,7 +76,8 @@ class Alfworld(SimpleTextEnv):
 
     ## Experts
     "searcher" knows only what the player is told, "planner" the whole game; `prior`: whether the searcher knows where
-    things tend to be in train games.
+    things tend to be in train games. Whatever `goals` is, the experts, `describe` and the teacher know the goal in
+    ALFWorld's words: scripted reflections, and notes on actions, give it away.
 
     ## Version history
     v1: first version.
@@ -87,26 +98,38 @@ class Alfworld(SimpleTextEnv):
         horizon: int = 50,
         prior: bool = True,
         shuffle: bool = False,
+        goals: str = "template",
         success_reward: float = 1.0,
         step_reward: float = 0.0,
         render_mode: str | None = None,
     ) -> None:
         super().__init__(horizon, render_mode)
-        named = (("engine", engine, ENGINES), ("grammar", grammar, GRAMMARS), ("expert", expert, EXPERTS))
-        for option, given, known in (*named, ("test_split", test_split, (*TEST_SPLITS, HELD_OUT))):
+        for option, given, known in (
+            ("engine", engine, ENGINES),
+            ("grammar", grammar, GRAMMARS),
+            ("goals", goals, GOALS),
+            ("expert", expert, EXPERTS),
+            ("test_split", test_split, (*TEST_SPLITS, HELD_OUT)),
+        ):
             if given not in known:
                 raise EnvironmentContractError(unknown(option, given, known))
         self.engine, self.grammar, self.data, self.expert_name = engine, grammar, data, expert
+        self.has_human_goals = goals == "human"
+        if self.has_human_goals and data == GENERATED:
+            raise EnvironmentContractError(
+                "Nobody described the generated games, so they cannot be played with goals: human. Take goals: "
+                "template, or ALFWorld's own games (data: the folder of alfworld-download)."
+            )
         self.families = families(task_types)
         self.train_families = self.families if train_types is None else families(train_types)
         self.test_split = test_split
         self.shuffle = shuffle
         self.success_reward, self.step_reward = success_reward, step_reward
-        self.observation_space = gymnasium.spaces.Text(100_000, charset=string.printable)
+        self.observation_space = gymnasium.spaces.Text(100_000, charset=CHARACTERS.union(string.printable))
         self.action_space = gymnasium.spaces.Discrete(MOST_ACTIONS)  # type: ignore[assignment]
         self.searcher = Searcher(train_prior() if prior else NO_PRIOR)
         self.game_seed = 0
-        """What the engine draws the task's wording and the order of names from; drawn at reset."""
+        """What the task's wording and the order of names are drawn from; drawn at reset."""
         self.transcript: list[tuple[str, str, tuple[str, ...]]] = []
         """Of the episode: each command ("" at first), the engine's text, and the commands admissible after it."""
         self._game: TextGame | None = None
@@ -117,12 +140,18 @@ class Alfworld(SimpleTextEnv):
     def tasks(self, split: str) -> tuple[str, ...]:
         """The games of a split, sorted.
 
-        Raises EnvironmentContractError for another name than train, valid or test, and if the task types leave no
-        game; AlfworldDataError if there are no games.
+        Raises EnvironmentContractError for another name than train, valid or test, and if the task types, or the
+        people who described games, leave none; AlfworldDataError if there are no games.
         """
         self.check_split(split)
         types = self.train_families if split == "train" else self.families
-        tasks = tuple(task for name in self._names(split) for task in tasks_of(self.data, name, types))
+        names = self._names(split)
+        tasks = tuple(task for name in names for task in tasks_of(self.data, name, types, self.has_human_goals))
+        if not tasks and any(tasks_of(self.data, name, types) for name in names):
+            raise EnvironmentContractError(
+                f"Nobody described a game of the split {split}: no traj_data.json holds a sentence under "
+                f"turk_annotations. Take goals: template, or the trajectories of ALFWorld's release, which have them."
+            )
         if not tasks:
             raise EnvironmentContractError(
                 f"The split {split} has no game of {', '.join(self.families)}. The types are {', '.join(TASK_TYPES)}; "
@@ -136,7 +165,8 @@ class Alfworld(SimpleTextEnv):
         if self.data == GENERATED or self.test_split == HELD_OUT:
             return panels
         other = next(name for name in TEST_SPLITS if name != self.test_split)
-        beside = tasks_of(self.data, other, self.families) if other in games_of(self.data).splits else ()
+        known = other in games_of(self.data).splits
+        beside = tasks_of(self.data, other, self.families, self.has_human_goals) if known else ()
         return panels | ({other.removeprefix("valid_"): beside} if beside else {})
 
     def kind(self, task: str) -> str:
@@ -149,9 +179,13 @@ class Alfworld(SimpleTextEnv):
 
     def begin(self, task: str, stage: str | None) -> None:
         self.game_seed = int(self.np_random.integers(2**31))
-        self._game = game = self._start(load(self.data, task))
+        file = load(self.data, task)
+        described = self._described(file) if self.has_human_goals else ""
+        self._game = game = self._start(file)
         first = game.reset()
         self._text, self._task_line = split_intro(first)
+        if described:
+            self._task_line = f"Your task is to: {described}"
         self.transcript = [("", first, game.admissible)]
         self._reader = Reader(self.searcher, first, game.admissible)
 
@@ -216,7 +250,7 @@ class Alfworld(SimpleTextEnv):
         return self._reader
 
     def describe(self) -> dict[str, Any]:
-        """Facts that a reader of the transcript could know, JSON-able; see `teacher.describe`."""
+        """The goal and what a reader of the transcript could know, JSON-able; see `teacher.describe`."""
         self.require_playing("describe")
         return describe(self.reader.memory(), self._admissible, self.reader.best(), self.reader.helped())
 
@@ -224,6 +258,16 @@ class Alfworld(SimpleTextEnv):
     def teach(cls, facts: Mapping[str, Any], style: str) -> str:
         """A reflection in one of the styles of the module `teacher`."""
         return write_reflection(cls, STYLES, facts, style)
+
+    def _described(self, game: GameFile) -> str:
+        """One of the sentences that people wrote for a game. Raises EnvironmentContractError if there is none."""
+        written = descriptions(game.traj)
+        if not written:
+            raise EnvironmentContractError(
+                f"Nobody described the game {game.id}: its trajectory holds no sentence under turk_annotations. "
+                f"Play it with goals: template."
+            )
+        return written[int(stream(self.game_seed, "alfworld description").integers(len(written)))]
 
     def _names(self, split: str) -> tuple[str, ...]:
         """The names that the data has for a split."""
