@@ -58,22 +58,23 @@ def shown_prompts(context: Context, progress: Progress, task: str | None = None,
 
 
 def _state(context: Context, task: str | None, steps: int) -> tuple[State, str]:
-    """A state and the teacher's reflection on it."""
+    """A state and the teacher's reflection on it; the last state of the episode if it ends before."""
     settings, env = context.settings, context.make_env()
     memory = EpisodeMemory(settings.prompt.history, settings.prompt.reflections)
     observation, actions, _ = begin(env, settings.seed, {"task": task or tasks_of(env, "train")[0]})
-    stop = None
     while True:
         facts = facts_of(env)
         state = memory.observe(observation, actions, facts)
         known = settings.annotate.teacher in env.teachers
         note = taught(type(env), facts, settings.annotate.teacher) if known else ANY_TEXT
-        if not steps or stop is not None:
+        if not steps:
             return state, note
         steps -= 1
         choice = expert_choice(env, actions) or 0  # worlds without an expert say None
-        memory.acted(choice, note)
         observation, actions, _, stop = advance(env, choice)
+        if stop is not None:
+            return state, note
+        memory.acted(choice, note)
 
 
 def _shown(
