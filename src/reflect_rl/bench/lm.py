@@ -15,8 +15,8 @@ documentation of transformers and PEFT has it. Both sides use the same model, pr
 - peer_iteration_N, peer_memory: the same iteration by another library (`bench.peer_trl`), which is measured with the
   first number of episodes only; for others, its steps/s are assumed to be the same.
 
-A ratio above 1 means that ours is faster, or takes less memory. The plain side is measured between or around ours, so
-that other load on the machine slows both.
+A ratio above 1 means that ours is faster, or takes less memory. Ratios are of wall time; the plain side is measured
+between or around ours, so that other load on the machine slows both. `cpu_seconds` tell what load did not.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,14 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What some work took. peak_mb: peak memory of the process, on a GPU of torch there; None if it is not known."""
+    """What some work took.
+
+    cpu_seconds: of this process, all its threads together; other load on the machine does not count. peak_mb: peak
+    memory of the process, on a GPU of torch there; None if it is not known.
+    """
 
     seconds: float
+    cpu_seconds: float
     peak_mb: float | None
 
     @classmethod
@@ -62,14 +68,15 @@ class Spent:
         is_known = forget_peak_memory()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        before = time.process_time()
         seconds = floor.seconds(work, device)
-        if device.type == "cuda":
-            return cls(seconds, torch.cuda.max_memory_allocated() / 1e6)
-        return cls(seconds, peak_memory_mb() if is_known else None)
+        cpu_seconds = time.process_time() - before
+        peak = peak_memory_mb() if is_known else None
+        return cls(seconds, cpu_seconds, torch.cuda.max_memory_allocated() / 1e6 if device.type == "cuda" else peak)
 
     def __add__(self, other: Spent) -> Spent:
         peaks = [spent.peak_mb for spent in (self, other) if spent.peak_mb is not None]
-        return Spent(self.seconds + other.seconds, max(peaks, default=None))
+        return Spent(self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds, max(peaks, default=None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +142,13 @@ def measure_decision(sides: Sides, prompts: Sequence[Prompt]) -> dict[str, Any]:
     ours, theirs = [], []
     for number in range(1 + DECISIONS):
         one, other = [prompts[2 * number]], [prompts[2 * number + 1]]
-        ours.append(floor.seconds(partial(sides.policy.evaluate, one), sides.device))
-        theirs.append(floor.seconds(partial(sides.read_plainly, other), sides.device))
-    return {"ours": statistics.median(ours[1:]), "plain": statistics.median(theirs[1:]), "unit": "s"}
+        ours.append(Spent.on(partial(sides.policy.evaluate, one), sides.device))
+        theirs.append(Spent.on(partial(sides.read_plainly, other), sides.device))
+    figures: dict[str, Any] = {"unit": "s"}
+    for name, spent in (("ours", ours[1:]), ("plain", theirs[1:])):
+        figures[name] = statistics.median(each.seconds for each in spent)
+        figures[f"{name}_cpu_seconds"] = statistics.median(each.cpu_seconds for each in spent)
+    return figures
 
 
 def measure_evaluate(sides: Sides, prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -169,9 +180,13 @@ def _beside(
         "plain": (len(first) + len(second)) / other.seconds,
         "ours_rows": count,
         "plain_rows": len(first) + len(second),
-        "ours_peak_mb": own.peak_mb,
-        "plain_peak_mb": other.peak_mb,
+        **_named("ours", own),
+        **_named("plain", other),
     }, own.seconds
+
+
+def _named(name: str, spent: Spent) -> dict[str, Any]:
+    return {f"{name}_{what}": value for what, value in asdict(spent).items()}
 
 
 def share_of_floor(policy: Policy, prompts: Sequence[Prompt], seconds: float, backward: bool = False) -> dict[str, Any]:
@@ -242,4 +257,4 @@ def _iterate_plainly(sides: Sides, rollout: Rollout) -> dict[str, Any]:
 
 
 def _iteration(steps: int, spent: Spent) -> dict[str, Any]:
-    return {"steps_per_s": steps / spent.seconds, "steps": steps, "seconds": spent.seconds, "peak_mb": spent.peak_mb}
+    return {"steps_per_s": steps / spent.seconds, "steps": steps, **asdict(spent)}

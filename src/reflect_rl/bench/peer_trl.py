@@ -256,9 +256,9 @@ def train(settings: Settings, episodes: int) -> dict[str, Any]:
             rollout_func=rollout,
         )
         is_known = forget_peak_memory()
-        started = time.perf_counter()
+        started, started_cpu = time.perf_counter(), time.process_time()
         trainer.train()
-        seconds = time.perf_counter() - started
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
     peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else peak_memory_mb() if is_known else None
     return {
         "library": f"trl {trl.__version__}",
@@ -267,6 +267,7 @@ def train(settings: Settings, episodes: int) -> dict[str, Any]:
         "steps": rollout.steps,
         "steps_per_s": rollout.steps / seconds,
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "rollout_seconds": rollout.seconds,
         "peak_mb": peak,
     }
