@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 import tiny_models
 from reflect_rl.bench import floor, lm_parts, peer_trl
 from reflect_rl.bench.corridor import Corridor
-from reflect_rl.bench.lm import bench_lm, lm_settings, lm_table
+from reflect_rl.bench.lm import bench_lm, lm_settings, lm_table, ratios_of
 from reflect_rl.bench.lm_parts import Sides, taxi_prompts, visited_once
 from reflect_rl.bench.plain import samples_of
 from reflect_rl.envs.checked import advance, begin
@@ -165,13 +165,13 @@ def test_settings_that_the_plain_side_does_not_know_are_refused(folder: str, key
 
 
 def test_a_peer_that_is_not_there_is_skipped_with_its_reason(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    settings: Settings, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "`make trl`" in peer_trl.measure(settings, 16)["skipped"]
-    result = bench_lm(settings, Progress(), [1], peer_trl.measure)
-    assert "peer: not measured: there is no .venv-trl" in lm_table(result)
-    assert not any(name.startswith("peer") for name in result["ratios"])
+    skipped = {**result, "peer": peer_trl.measure(settings, 16)}
+    assert "`make trl`" in skipped["peer"]["skipped"]
+    assert "peer: not measured: there is no .venv-trl" in lm_table(skipped)
+    assert not any(name.startswith("peer") for name in ratios_of(skipped))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("datasets") is not None, reason="the libraries of the peer are here")
