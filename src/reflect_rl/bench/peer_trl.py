@@ -210,11 +210,11 @@ def episode_return(completions: Sequence[str], total: Sequence[float], **about: 
 
 def train(settings: Settings, episodes: int) -> dict[str, Any]:
     """One optimizer step on this many new episodes."""
-    import datasets
+    import datasets  # type: ignore[import-not-found]
     import peft
     import torch
     import transformers
-    import trl
+    import trl  # type: ignore[import-not-found]
 
     from reflect_rl.memory import forget_peak_memory, peak_memory_mb
 
