@@ -6,11 +6,12 @@ CORE := $(VENV)/.core
 ALL := $(VENV)/.installed
 SMOLLM := $(VENV)/.smollm
 DOCS := $(VENV)/.docs
+TRL := $(VENV)-trl
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
 PYTHONS := python3.13 python3.12 python3.11 python3 python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint docs smollm clean
+.PHONY: help demo install test lint docs smollm trl clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1: \2/p' $(MAKEFILE_LIST)
@@ -34,8 +35,10 @@ docs: $(DOCS) ## build the documentation site into build/docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
 	@echo "build/docs/index.html"
 
-clean: ## remove .venv and caches (runs/ is kept)
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+trl: $(TRL)/.done ## install the library and TRL into .venv-trl, for bench lm --peer trl
+
+clean: ## remove .venv, .venv-trl and caches (runs/ is kept)
+	rm -rf $(VENV) $(TRL) build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(CORE): pyproject.toml constraints.txt
@@ -66,4 +69,9 @@ $(SMOLLM): $(CORE)
 
 $(DOCS): $(CORE)
 	$(PIP_INSTALL) '.[docs]'
+	@touch $@
+
+$(TRL)/.done: pyproject.toml constraints.txt
+	$(MAKE) VENV=$(TRL) $(TRL)/.core
+	$(PIP_INSTALL:$(BIN)%=$(TRL)/bin%) '.[lora]' 'trl==1.16.*'
 	@touch $@

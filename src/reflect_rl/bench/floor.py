@@ -1,13 +1,15 @@
 """How close the policy comes to the matrix-multiplication floor of this machine.
 
 The floor is the time for the minimum matrix work, at the rate at which this machine multiplies matrices of the model's
-shapes. The minimum work is: linear layers and causal attention on the real tokens (no padding), the shared prefix once
-per pass, the last layer's queries and MLP at the answer cue only, and the head's label rows. A backward pass counts as
-two forward passes. At a share of 1, nothing but these products would take time.
+shapes. The minimum work is: linear layers and causal attention on the real tokens (no padding), what prompts share once
+(`Reading`), the last layer's queries and MLP at the answer cue only, and the head's label rows. A backward pass counts
+as two forward passes; through a frozen linear layer, as one. At a share of 1, nothing but these products would take
+time.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +19,10 @@ import torch
 from torch import nn
 
 from reflect_rl.errors import ModelError
-from reflect_rl.lm.backbone import Passes
+from reflect_rl.lm.backbone import UNBOUNDED, Passes
 from reflect_rl.lm.encoded import Encoded
 from reflect_rl.lm.models import base_model, parameter_count
+from reflect_rl.lm.packed import packs
 from reflect_rl.players.policy import Policy
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import Settings
@@ -48,6 +51,38 @@ HALF_BILLION = {
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What has to be read of some prompts.
+
+    tokens: all tokens, what prompts share counted once. pairs: query-key pairs of attention over them. cues, cue_pairs:
+    the answer cues, and the pairs of their queries.
+    """
+
+    tokens: int
+    pairs: int
+    cues: int
+    cue_pairs: int
+
+    @classmethod
+    def with_prefix(cls, rows: Sequence[Encoded]) -> Reading:
+        """The rows of one pass, which share `Encoded.prefix`."""
+        prefixes = [len(prefix) for prefix in {row.prefix for row in rows}]
+        own = [(len(row.prefix), len(row.rest)) for row in rows]
+        return cls(
+            sum(prefixes) + sum(rest for _, rest in own),
+            sum(map(_triangle, prefixes)) + sum(rest * before + _triangle(rest) for before, rest in own),
+            len(rows),
+            sum(before + rest for before, rest in own),
+        )
+
+    @classmethod
+    def as_trie(cls, rows: Sequence[Encoded]) -> Reading:
+        """Rows of which every common prefix is read once."""
+        (trie,) = packs([row.ids for row in rows], UNBOUNDED)
+        return cls(len(trie), int((trie.depth_T + 1).sum()), len(rows), sum(len(row.ids) for row in rows))
+
+
+@dataclass(frozen=True, slots=True)
 class Shapes:
     """A model's matrices. linears: (in, out) of all linear layers of a block. query, key_value: attention widths."""
 
@@ -59,14 +94,17 @@ class Shapes:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Shapes:
-        """Read the shapes off the modules of any architecture."""
+        """Read the shapes off the modules of any architecture. LoRA adapters, which are small, do not count."""
         from transformers.pytorch_utils import Conv1D
 
         plain = base_model(model)
         config, head = plain.config, plain.get_output_embeddings()
         layers, heads = config.num_hidden_layers, config.num_attention_heads
-        kinds = (nn.Linear, Conv1D)
-        found = [m.weight.shape for m in plain.modules() if isinstance(m, kinds) and m is not head]
+        found = [
+            module.weight.shape
+            for name, module in plain.named_modules()
+            if isinstance(module, (nn.Linear, Conv1D)) and module is not head and ".lora_" not in name
+        ]
         linears = tuple((shape[0], shape[1]) for shape in found[: len(found) // layers])
         each = getattr(config, "head_dim", None) or config.hidden_size // heads
         shared = getattr(config, "num_key_value_heads", None) or heads
@@ -74,20 +112,16 @@ class Shapes:
 
     def forward_flops(self, rows: Sequence[Encoded], labels: int) -> float:
         """Minimum floating-point operations of a forward pass over `rows`; a multiply-add counts as two."""
-        prefixes = {row.prefix for row in rows}
-        tokens = sum(map(len, prefixes))
-        pairs = sum(_triangle(len(prefix)) for prefix in prefixes)
-        last_pairs = 0
-        for row in rows:
-            before, own = len(row.prefix), len(row.rest)
-            tokens += own
-            pairs += own * before + _triangle(own)
-            last_pairs += before + own
+        return sum(self.flops(Reading.with_prefix(rows), labels))
+
+    def flops(self, read: Reading, labels: int) -> tuple[float, float]:
+        """The same for what has to be read: of linear layers and head, and of attention."""
         block = sum(a * b for a, b in self.linears)
         keys_values = 2 * self.width * self.key_value
-        below = (self.layers - 1) * (2 * block * tokens + 4 * self.query * pairs)
-        last = 2 * keys_values * tokens + 2 * (block - keys_values) * len(rows) + 4 * self.query * last_pairs
-        return float(below + last + 2 * self.width * labels * len(rows))
+        below = self.layers - 1
+        linear = 2 * block * below * read.tokens + 2 * keys_values * read.tokens
+        linear += 2 * (block - keys_values + self.width * labels) * read.cues
+        return float(linear), float(4 * self.query * (below * read.pairs + read.cue_pairs))
 
 
 def _triangle(length: int) -> int:
@@ -146,6 +180,17 @@ def _share(count: int, seconds: float, flops: float, own_rate: float, square_rat
         "share_of_matmul_floor": flops / own_rate / seconds,
         "share_of_square_matmul_floor": flops / square_rate / seconds,
     }
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the figures were measured on."""
+    about: dict[str, Any] = {
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "device": device,
+    }
+    return about | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, repeats: int = REPEATS) -> float:

@@ -12,7 +12,7 @@ head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,6 @@ from reflect_rl.training.rollout import EpisodeSpec, Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-MOST_ROWS = 64
-"""Maximum rows of a forward and backward pass; larger minibatches accumulate gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +65,21 @@ class PlainReflector:
 
 @dataclass(frozen=True, slots=True)
 class PlainPolicy:
-    """A full forward pass with full logits, of which the label columns are used."""
+    """A full forward pass with full logits, of which the label columns are used.
+
+    most_rows: maximum rows of a forward and backward pass; larger minibatches accumulate gradients.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     label_ids: Tensor
     prompts: PromptBuilder
+    most_rows: int = 64
 
     @classmethod
-    def of(cls, policy: Policy, prompts: PromptBuilder) -> PlainPolicy:
+    def of(cls, policy: Policy, prompts: PromptBuilder, most_rows: int = 64) -> PlainPolicy:
         """The model, labels and prompts of the library's policy."""
-        return cls(policy.model, policy.tokenizer, policy.label_ids, prompts)  # type: ignore[arg-type]
+        return cls(policy.model, policy.tokenizer, policy.label_ids, prompts, most_rows)  # type: ignore[arg-type]
 
     def log_probs(self, prompts: Sequence[Prompt]) -> Tensor:
         """log_probs_BN with gradients: float32, -inf beyond a row's actions; N is the longest action list."""
@@ -188,14 +189,10 @@ def update(
     for epoch in range(settings.epochs):
         order = stream(seed, "plain minibatches", epoch).permutation(len(samples))
         for chosen in np.array_split(order, settings.minibatches):
-            for part in _parts([samples[i] for i in chosen]):
+            for start in range(0, len(chosen), policy.most_rows):
+                part = [samples[i] for i in chosen[start : start + policy.most_rows]]
                 (ppo_loss(policy, part, settings.clip, entropy) * len(part) / len(chosen)).backward()
             clip_and_step(optimizer, policy.model.parameters(), settings.max_grad_norm)
-
-
-def _parts(samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
-    for start in range(0, len(samples), MOST_ROWS):
-        yield samples[start : start + MOST_ROWS]
 
 
 def ppo_loss(policy: PlainPolicy, samples: Sequence[Sample], clip: float, entropy: float) -> Tensor:

@@ -20,7 +20,6 @@ that other load on the machine slows both; figures are medians.
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 import time
@@ -96,7 +95,7 @@ def bench(settings_overrides: Mapping[str, Any], device: str, progress: Progress
             large = "not measured: ask for it with --device cuda"
         bar.update()
     return {
-        "machine": _machine(device),
+        "machine": floor.machine(device),
         "ratios": {name: rate["ours"] / rate["plain"] for name, rate in rates.items()},
         "rates": rates,
         "floor": share,
@@ -218,16 +217,6 @@ def _timed_update(policy: Policy, settings: Settings, work: Callable[[torch.opti
     taken = floor.seconds(lambda: work(optimizer), policy.device)
     policy.load_state_dict(before)
     return taken
-
-
-def _machine(device: str) -> dict[str, Any]:
-    about: dict[str, Any] = {
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "device": device,
-    }
-    return about | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
 
 
 def bench_table(result: Mapping[str, Any]) -> str:

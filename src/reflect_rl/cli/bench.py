@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
 from reflect_rl.bars import Bars
 from reflect_rl.cli.overrides import Overrides, Seeds, Workers, whole_numbers
+from reflect_rl.errors import SettingsError
 from reflect_rl.runs.outputs import output_folder
 
 Size = Annotated[int, Parameter(validator=validators.Number(gte=2))]
@@ -19,6 +21,10 @@ def bench(
     /,
     *,
     device: Literal["cpu", "cuda", "mps"] | None = None,
+    model: str | None = None,
+    episodes: str = "16,256",
+    peer: Literal["trl"] | None = None,
+    peer_python: str | None = None,
     seeds: Seeds = "0,1,2",
     workers: Workers = 1,
     out: str = "runs/bench-labels",
@@ -32,6 +38,7 @@ def bench(
     For example:
 
     - `reflect-rl bench taxi` — rollout and update
+    - `reflect-rl bench lm --model HuggingFaceTB/SmolLM2-360M-Instruct` — a pretrained model with LoRA adapters
     - `reflect-rl bench alfworld` — the fast ALFWorld engine, against the real one if that is installed
     - `reflect-rl bench select` — selection, against plain numpy
     - `reflect-rl bench labels` — what a small model learns from the labels that each strategy picks
@@ -39,9 +46,17 @@ def bench(
     Parameters
     ----------
     recipe
-        The recipe whose players and world are measured; or alfworld, select or labels.
+        The recipe whose players and world are measured; or lm, alfworld, select or labels.
     device
         The device to measure on; the recipe's compute.device by default.
+    model
+        lm: the model, a folder or hub name.
+    episodes
+        lm: numbers of episodes of an iteration of RL, separated by commas.
+    peer
+        lm: also measure an iteration by TRL's GRPOTrainer, in an environment of its own (`make trl`).
+    peer_python
+        lm: the Python of that environment; .venv-trl/bin/python by default.
     seeds
         labels: the seeds, separated by commas.
     workers
@@ -55,40 +70,81 @@ def bench(
     json_
         Print all results as JSON.
     """
-    from reflect_rl.config import load_settings, parse_settings
+    if recipe == "lm":
+        figures, told = _lm(model, overrides, device, episodes, peer, peer_python)
+    elif recipe == "alfworld":
+        figures, told = _alfworld(overrides)
+    elif recipe == "select":
+        figures, told = _select(overrides, items, picks)
+    elif recipe == "labels":
+        figures, told = _labels(overrides, out, seeds, workers)
+    else:
+        figures, told = _recipe(recipe, overrides, device)
+    print(json.dumps(figures, indent=2, allow_nan=False) if json_ else told)
 
-    if recipe == "alfworld":
-        from reflect_rl.bench.alfworld import bench_engine, engine_table
 
-        figures = bench_engine(parse_settings({}, overrides).env.options, Bars())
-        print(json.dumps(figures, indent=2, allow_nan=False) if json_ else engine_table(figures))
-        return
-    if recipe == "select":
-        from reflect_rl.bench.select import LARGE, bench_large, bench_select, measured_line, select_table
+Measured = tuple[dict[str, Any], str]
+"""The results, and the text that shows them."""
 
-        parse_settings({}, overrides)  # raises for unknown settings
-        if items or picks:
-            figures = bench_large(Bars(), items or LARGE, picks or (items or LARGE) // 2)
-            print(
-                json.dumps(figures, indent=2, allow_nan=False) if json_ else measured_line("facility_location", figures)
-            )
-            return
-        figures = bench_select(Bars())
-        print(json.dumps(figures, indent=2, allow_nan=False) if json_ else select_table(figures))
-        return
-    if recipe == "labels":
-        from reflect_rl.bench.labels import bench_labels, labels_table
-        from reflect_rl.cli.tables import table
 
-        parse_settings({}, overrides)
-        folder = output_folder(out, "--out")
-        figures = bench_labels(folder, Bars(), seeds=whole_numbers(seeds), workers=workers)
-        told = f"{table(labels_table(figures))}\n\nreport  {folder / 'report.html'}"
-        print(json.dumps(figures, indent=2, allow_nan=False) if json_ else told)
-        return
+def _lm(
+    model: str | None,
+    overrides: dict[str, Any],
+    device: str | None,
+    episodes: str,
+    peer: str | None,
+    peer_python: str | None,
+) -> Measured:
+    if model in (None, "scratch"):
+        raise SettingsError("bench lm measures a pretrained model: name a folder or a hub name with --model.")
+    numbers = whole_numbers(episodes, "--episodes", least=1)
+    from reflect_rl.bench.lm import bench_lm, lm_settings, lm_table
+    from reflect_rl.bench.peer_trl import check, measure
+
+    settings = lm_settings(model, overrides, device)
+    if peer:
+        check(numbers[0], peer_python)
+    figures = bench_lm(settings, Bars(), numbers, partial(measure, python=peer_python) if peer else None)
+    return figures, lm_table(figures)
+
+
+def _alfworld(overrides: dict[str, Any]) -> Measured:
+    from reflect_rl.bench.alfworld import bench_engine, engine_table
+    from reflect_rl.config import parse_settings
+
+    figures = bench_engine(parse_settings({}, overrides).env.options, Bars())
+    return figures, engine_table(figures)
+
+
+def _select(overrides: dict[str, Any], items: int | None, picks: int | None) -> Measured:
+    from reflect_rl.bench.select import LARGE, bench_large, bench_select, measured_line, select_table
+    from reflect_rl.config import parse_settings
+
+    parse_settings({}, overrides)  # raises for unknown settings
+    if items or picks:
+        figures = bench_large(Bars(), items or LARGE, picks or (items or LARGE) // 2)
+        return figures, measured_line("facility_location", figures)
+    figures = bench_select(Bars())
+    return figures, select_table(figures)
+
+
+def _labels(overrides: dict[str, Any], out: str, seeds: str, workers: int) -> Measured:
+    from reflect_rl.bench.labels import bench_labels, labels_table
+    from reflect_rl.cli.tables import table
+    from reflect_rl.config import parse_settings
+
+    parse_settings({}, overrides)
+    folder = output_folder(out, "--out")
+    figures = bench_labels(folder, Bars(), seeds=whole_numbers(seeds), workers=workers)
+    return figures, f"{table(labels_table(figures))}\n\nreport  {folder / 'report.html'}"
+
+
+def _recipe(recipe: str, overrides: dict[str, Any], device: str | None) -> Measured:
+    from reflect_rl.config import load_settings
+
     settings = load_settings(recipe, overrides)
     from reflect_rl.bench.taxi import bench as measure
     from reflect_rl.bench.taxi import bench_table
 
     figures = measure(settings.model_dump(), device or settings.compute.device, Bars())
-    print(json.dumps(figures, indent=2, allow_nan=False) if json_ else bench_table(figures))
+    return figures, bench_table(figures)

@@ -83,15 +83,17 @@ def _value(name: str, text: str) -> Any:
         return text
 
 
-def whole_numbers(text: str) -> list[int]:
-    """Parse the seeds of an option. Raises ReflectRLError."""
+def whole_numbers(text: str, option: str = "--seeds", least: int = 0) -> list[int]:
+    """Parse the different numbers of an option. Raises ReflectRLError."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(re.fullmatch(r"[0-9]{1,18}", part) for part in parts):
+    if not all(re.fullmatch(r"[0-9]{1,18}", part) and int(part) >= least for part in parts):
         shown = text if len(text) <= 60 else f"{text[:57]}..."
-        raise ReflectRLError(f"--seeds {shown} should be whole numbers from 0 up, separated by commas, such as 0,1,2.")
+        raise ReflectRLError(
+            f"{option} {shown} should be whole numbers from {least} up, separated by commas, such as {least},7,20."
+        )
     numbers = [int(part) for part in parts]
     if twice := [number for number in numbers if numbers.count(number) > 1]:
-        raise ReflectRLError(f"--seeds {text} names {twice[0]} twice; every seed is a run of its own.")
+        raise ReflectRLError(f"{option} {text} names {twice[0]} twice; each is measured or run once.")
     return numbers
 
 
