@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from reflect_rl.lm.adapters import CONFIG as ADAPTERS
 from reflect_rl.lm.backbone import Backbone, Passes
+from reflect_rl.lm.layers import load_player_model, recompute_layers
 from reflect_rl.lm.models import base_model, fingerprint
 from reflect_rl.lm.packed import why_not
-from reflect_rl.lm.pretrained import load_pretrained
 from reflect_rl.lm.text import encode
 from reflect_rl.lm.torch_setup import check_device
 from reflect_rl.players.context import Context
@@ -45,17 +45,19 @@ def forward_passes(
     compute: ComputeSettings, part: ModelSettings, model: PreTrainedModel, progress: Progress | None = None
 ) -> Passes:
     """How prompts go through a player's model. progress: is warned if the model cannot read packed prompts."""
+    if compute.gradient_checkpointing and part.source != "scratch":
+        recompute_layers(model)
     if not is_exact(compute, part) and not Backbone(model).lookup:
         with Backbone(model).computing():
             reason = why_not(model)
         if reason is None:
-            return Passes(True, compute.tokens or PACKED[compute.device])
+            return Passes(True, compute.tokens or PACKED[compute.device], progress=progress or Progress())
         if progress is not None:
             progress.warn(
                 f"{type(base_model(model)).__name__} reads whole padded prompts, which is slower: packed ones it "
                 f"cannot read ({reason})."
             )
-    return Passes(False, compute.tokens or PADDED[compute.device], compute.tokens)
+    return Passes(False, compute.tokens or PADDED[compute.device], compute.tokens, progress or Progress())
 
 
 def load_policy(folder: Path, settings: Settings, adapters: bool = False, progress: Progress | None = None) -> Policy:
@@ -66,7 +68,7 @@ def load_policy(folder: Path, settings: Settings, adapters: bool = False, progre
     """
     compute, part = settings.compute, settings.policy.model
     check_device(compute.device)
-    model, tokenizer = load_pretrained(_saved(folder, part, adapters), compute.device)
+    model, tokenizer = load_player_model(_saved(folder, part, adapters), compute)
     passes = forward_passes(compute, part, model, progress)
     policy = Policy.load(folder, model, tokenizer, passes)
     policy.eval()
@@ -103,10 +105,10 @@ def load_decisions(
 ) -> Decisions:
     """Both players of a run. policy: used instead of the trained one in policy/. progress: as for `load_policy`."""
     policy = load_policy(run / "policy", context.settings, progress=progress) if policy is None else policy
-    return Decisions(policy, load_reflector(run, context), policy_prompts(policy, context))
+    return Decisions(policy, load_reflector(run, context, progress), policy_prompts(policy, context))
 
 
-def load_reflector(run: RunFolder, context: Context) -> Reflector:
+def load_reflector(run: RunFolder, context: Context, progress: Progress | None = None) -> Reflector:
     """The frozen reflector of a run: none, the scripted teacher, or the trained model with its memo."""
     settings = context.settings
     if settings.reflector.kind == "none":
@@ -114,23 +116,31 @@ def load_reflector(run: RunFolder, context: Context) -> Reflector:
     if settings.reflector.kind == "scripted":
         return ScriptedReflector(type(context.world), settings.annotate.teacher)
     check_device(settings.compute.device)
-    model, tokenizer = load_pretrained(_saved(run / "reflector", settings.reflector.model), settings.compute.device)
-    return local_reflector(run, context, model, tokenizer)
+    model, tokenizer = load_player_model(_saved(run / "reflector", settings.reflector.model), settings.compute)
+    return local_reflector(run, context, model, tokenizer, progress)
 
 
 def local_reflector(
-    run: RunFolder, context: Context, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    run: RunFolder,
+    context: Context,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    progress: Progress | None = None,
 ) -> LocalReflector:
-    """A reflector around a model; its memo in the run folder is keyed by the model's fingerprint."""
+    """A reflector around a model; its memo in the run folder is keyed by the model's fingerprint.
+
+    The memo of ranks that work alike is not on disk: one rank could find a text that another has yet to write.
+    """
     settings, part = context.settings, context.settings.reflector
-    namespace = f"{fingerprint(model, tokenizer)} {part.decoding} {part.max_new_tokens}"
+    mark = "" if context.ranks.alike else fingerprint(model, tokenizer)
+    namespace = f"{mark} {part.decoding} {part.max_new_tokens}"
     if part.decoding == "sample":
         namespace += f" {part.temperature} {settings.seed}"
     prompts = reflector_prompts(context, model, tokenizer)
-    memo = Memo(run / MEMO, namespace)
+    memo = Memo(None if context.ranks.alike else run / MEMO, namespace)
     exact = is_exact(settings.compute, part.model)
     chunk = part.batch or DECODED[settings.compute.device]
-    return LocalReflector(model, tokenizer, prompts, part, memo, settings.seed, chunk, exact)
+    return LocalReflector(model, tokenizer, prompts, part, memo, settings.seed, chunk, exact, progress)
 
 
 def _saved(folder: Path, part: ModelSettings, fresh: bool = False) -> ModelSettings:

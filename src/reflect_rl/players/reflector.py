@@ -17,10 +17,14 @@ from reflect_rl.envs.checked import taught
 from reflect_rl.errors import NonFiniteError, PromptError
 from reflect_rl.lm.backbone import Backbone
 from reflect_rl.lm.decoding import decoding_steps
+from reflect_rl.lm.layers import is_sharded
 from reflect_rl.lm.models import end_id
+from reflect_rl.lm.out_of_memory import fitted
 from reflect_rl.lm.text import decode, encode
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.prompt import PromptBuilder
+from reflect_rl.progress import Progress
+from reflect_rl.ranks import Ranks
 from reflect_rl.records import State
 from reflect_rl.seeding import stream, stream_seed
 from reflect_rl.settings import ReflectorSettings
@@ -82,7 +86,8 @@ class LocalReflector:
 
     memo: stores texts by the model's fingerprint and decoding parameters. chunk: maximum number of prompts decoded
     together. Only prompts of equal length share a chunk; if the architecture allows padding, lengths are rounded up to
-    LENGTH_STEP. exact: chunks are filled up with copies, so a text does not depend, to the bit, on its batch.
+    LENGTH_STEP. exact: chunks are filled up with copies, so a text does not depend, to the bit, on its batch. progress:
+    is warned if the device runs out of memory and chunks become smaller.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class LocalReflector:
         seed: int = 0,
         chunk: int = 16,
         exact: bool = True,
+        progress: Progress | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.backbone = Backbone(model)
@@ -106,6 +112,7 @@ class LocalReflector:
         self.seed = seed
         self.chunk = chunk
         self.exact = exact
+        self.progress = progress or Progress()
         self.written = 0
         self.step = LENGTH_STEP if self.backbone.lookup else 1
 
@@ -116,7 +123,7 @@ class LocalReflector:
         known = self.memo.get(wanted)
         missing = [pair for pair in wanted if pair not in known]
         if missing:
-            written = self._write([text for text, _ in missing], sample)
+            written = fitted(lambda: self._write([text for text, _ in missing], sample), self._halve)
             fresh = dict(zip(missing, written, strict=True))
             self.memo.put(fresh)
             known |= fresh
@@ -125,6 +132,17 @@ class LocalReflector:
 
     def has_at_hand(self, state: State, sample: int = 0) -> bool:
         return bool(self.memo.get([(self.prompts.reflector_prompt(state).text, sample if self.sampled else 0)]))
+
+    def _halve(self) -> bool:
+        """Halve the chunks after one that ran out of memory; False if they cannot be smaller."""
+        if self.chunk == 1 or is_sharded(self.model):
+            return False
+        self.chunk //= 2
+        self.progress.warn_here(
+            f"The device ran out of memory: from now on, {self.chunk} reflections are written together. To begin with "
+            f"that, set reflector.batch: {self.chunk}."
+        )
+        return True
 
     def _write(self, prompts: Sequence[str], sample: int) -> list[str]:
         groups: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
@@ -180,3 +198,14 @@ class LocalReflector:
         below = torch.tensor(uniforms + [0.5] * (len(logits_BV) - len(uniforms)), device=logits_BV.device)
         picked = torch.searchsorted(cumulative_BV, below.double().unsqueeze(1) * cumulative_BV[:, -1:]).squeeze(1)
         return picked.clamp(max=logits_BV.shape[1] - 1)
+
+
+def reflect_together(reflector: Reflector, states: Sequence[State], ranks: Ranks) -> list[str | None]:
+    """`reflector.reflect(states)` on all ranks, where each distinct prompt of a model is written by one of them."""
+    if not (ranks.sharing and isinstance(reflector, LocalReflector)):
+        return reflector.reflect(states)
+    prompts = [reflector.prompts.reflector_prompt(state).text for state in states]
+    distinct = dict(zip(prompts, states, strict=True))
+    texts = ranks.gather_in_order(reflector.reflect(ranks.share(list(distinct.values()))))
+    text_of = dict(zip(distinct, texts, strict=True))
+    return [text_of[prompt] for prompt in prompts]
