@@ -117,6 +117,13 @@ def test_killed_ranks_continue_from_their_checkpoint_with_the_same_bytes(tmp_pat
         assert files(tmp_path / "killed" / name) == files(tmp_path / "whole" / name)
 
 
+def test_all_ranks_stop_at_a_number_that_is_not_finite(tmp_path: Path) -> None:
+    with pytest.raises(RankError, match=r"Training stopped in rl, iteration 1: "):
+        in_ranks(run_through, tmp_path / "two", {"rl.lr": 1e37, **NO_REFLECTOR})
+    assert not (tmp_path / "two/policy").exists()
+    assert not (tmp_path / "two/checkpoints/rl").exists()
+
+
 def sums_of_gradients(_: Any = None) -> tuple[list[Any], int]:
     """Gradients after the exchange: of weights with a gradient on both ranks, on one, and on none."""
     ranks = Ranks.here()

@@ -219,7 +219,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, iteration: int, spoil: Callable[[P
         replayed(learner, replay, number)
         if number == iteration:
             with torch.no_grad():
-                spoil(learner.plain)
+                spoil(learner.policy)
 
     monkeypatch.setattr(rl_module, "replay_update", spoiling)
 
