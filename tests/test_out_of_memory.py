@@ -55,7 +55,6 @@ def test_what_does_not_fit_even_in_small_passes_is_one_message(most: int, heard:
     with (
         tiny_models.little_memory(most),
         pytest.raises(ModelError, match=r"too little memory \(CUDA out .*Lower compute.tokens or .*bits 4") as caught,
-        torch_set_up(ComputeSettings(threads=1)),
     ):
         policy.log_probs(tiny_models.prompts(policy))
     assert "\n" not in str(caught.value)
@@ -64,9 +63,14 @@ def test_what_does_not_fit_even_in_small_passes_is_one_message(most: int, heard:
 
 def test_a_single_prompt_is_not_made_smaller(heard: Heard) -> None:
     policy = tiny_models.policy(passes=Passes(True, 100_000, progress=heard))
-    with tiny_models.little_memory(20), pytest.raises(torch.OutOfMemoryError):
+    with tiny_models.little_memory(20), pytest.raises(ModelError):
         policy.log_probs(tiny_models.prompts(policy)[:1])
     assert heard.warned == []
+
+
+def test_a_stage_that_needs_too_much_elsewhere_ends_with_the_same_message() -> None:
+    with pytest.raises(ModelError, match="too little memory"), torch_set_up(ComputeSettings(threads=1)):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
 def test_a_step_begins_its_gradients_again() -> None:
@@ -125,7 +129,7 @@ def test_reflections_are_written_fewer_at_a_time(heard: Heard) -> None:
         assert made.reflect(states) == wanted
     assert heard.warned[-1].startswith(f"The device ran out of memory: from now on, {made.chunk} reflections")
     assert made.chunk < 12
-    with tiny_models.little_memory(5), pytest.raises(torch.OutOfMemoryError):
+    with tiny_models.little_memory(5), pytest.raises(ModelError):
         reflector(2, heard).reflect(states)
 
 

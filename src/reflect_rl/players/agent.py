@@ -53,11 +53,11 @@ class Agent:
     >>> decision = agent.act(observation, info["actions"])   # doctest: +SKIP
     """
 
-    def __init__(self, run: RunFolder, context: Context) -> None:
+    def __init__(self, run: RunFolder, context: Context, progress: Progress | None = None) -> None:
         self.settings = context.settings
         self.world = context.world
         with torch.random.fork_rng(devices=[]):  # new heads draw from torch's generator before their weights load
-            self._decisions = load_decisions(run, context)
+            self._decisions = load_decisions(run, context, progress=progress)
         self._memories: list[EpisodeMemory] = []
         self._draws: list[Generator] = []
         self._lock = Lock()
@@ -68,7 +68,7 @@ class Agent:
 
         Args:
             path: the run folder.
-            progress: is warned if config.yaml differs from those settings.
+            progress: is warned if config.yaml differs from those settings, or if the players have to read otherwise.
 
         Raises:
             RunFolderError: the folder holds no agent, or one whose training was interrupted.
@@ -80,7 +80,7 @@ class Agent:
                 f"interrupted: reflect-rl run RECIPE --out {folder}"
             )
         run, settings = kept_arm(RunFolder(folder), trained_settings(RunFolder(folder), progress or Progress()))
-        return cls(run, Context(settings))
+        return cls(run, Context(settings), progress)
 
     def reset(self, seeds: int | Sequence[int] | None = None) -> None:
         """Begin new episodes and forget the current ones.

@@ -204,8 +204,8 @@ class ComputeSettings(Section):
     )
     exact: Literal[True, False, "auto"] = Field(
         default="auto",
-        description="true: results do not depend, to the bit, on what is batched together, so rl.num_envs and the "
-        "number of ranks never change them; false: prompts with a common prefix are packed, which is faster and "
+        description="true: results do not depend, to the bit, on what is batched together, so rl.num_envs never "
+        "changes them; false: prompts with a common prefix are packed, which is faster and "
         "changes results by rounding. auto: exact for models from scratch on a CPU.",
     )
     tokens: int = Field(
