@@ -48,8 +48,8 @@ SAVE_EVERY = 4
 """Steps of a warm-up between checkpoints; the library's own is more than a small warm-up has."""
 TIMES = {"seconds"}
 
-_processes = get_context("forkserver")
-_processes.set_forkserver_preload(
+processes = get_context("forkserver")
+processes.set_forkserver_preload(
     [
         "reflect_rl.training.sft",
         "reflect_rl.training.rl",
@@ -104,7 +104,7 @@ def reflect_rl(
         paths = Path(folder) / "out", Path(folder) / "err"
         for path in paths:
             path.touch()  # a process may be killed before it has opened them
-        process = _processes.Process(target=_child, args=(arguments, cwd or folder, paths, kill, limits))
+        process = processes.Process(target=_child, args=(arguments, cwd or folder, paths, kill, limits))
         process.start()
         process.join(LIMIT if after is None else after)
         if process.exitcode is None:

@@ -93,7 +93,7 @@ def test_plain_and_ours_have_the_same_ppo_gradient(arm: Arm, rollout: Rollout) -
         return {name: (before[name] - weight).detach() for name, weight in policy.model.named_parameters()}
 
     def ours(optimizer: torch.optim.Optimizer) -> None:
-        learner = Learner(policy, policy, optimizer, settings.rl, settings.seed)
+        learner = Learner(policy, optimizer, settings.rl, settings.seed)
         update(learner, rollout, fold(rollout, advantage, returns, "cpu"), 0, entropy=0.1)
 
     def theirs(optimizer: torch.optim.Optimizer) -> None:

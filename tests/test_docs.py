@@ -366,7 +366,7 @@ def test_the_way_of_a_prompt_is_the_one_described(warmed: RunFolder, tiny: Calla
 
     playing: list[bool] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reflect_rl.training.rl.play_episodes", play)
+        patch.setattr("reflect_rl.training.rollout.play_episodes", play)
         sys.setprofile(note)
         try:
             rl(warmed, Context(tiny({"rl.iterations": 1, "rl.episodes": 4})), Progress())

@@ -27,7 +27,7 @@ KILLS: list[tuple[str, Kill, dict[str, int]]] = [
     ("rl", Kill("reflect_rl.training.rl:update", 2), {"rl": 1}),
     ("rl", Kill(RENAME, where="/.rl."), {}),  # the old checkpoint is moved away, the new one not there yet
     ("rl", Kill("reflect_rl.players.policy:Policy.save", after=True), {"rl": 2}),
-    ("evaluate", Kill("reflect_rl.evaluation.evaluate:play_episodes", 4), {}),
+    ("evaluate", Kill("reflect_rl.evaluation.evaluate:play_together", 4), {}),
     ("evaluate", Kill(RENAME, where="/.results.json."), {}),
     ("report", Kill("reflect_rl.evaluation.report:render"), {}),
     ("report", Kill(RENAME, where="/.report.json."), {}),  # all but its manifest

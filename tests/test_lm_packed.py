@@ -226,7 +226,7 @@ def test_the_sft_loss_of_the_policy_and_its_gradient_are_those_of_padded_rows(he
     def learn(made: Policy) -> None:
         rows = [made.encode(prompt) for prompt in tiny_models.prompts(made)]
         wanted = [(0, 1) if number % 3 else (1,) for number in range(len(rows))]
-        parts = list(choice_loss(made, rows, wanted, smoothing=0.1)(range(3, len(rows))))
+        parts = list(choice_loss(made, rows, wanted, smoothing=0.1)(range(3, len(rows)), range(3, len(rows))))
         totals.append(sum(float(part.detach()) for part in parts))
         for part in parts:
             part.backward()
@@ -248,7 +248,7 @@ def test_an_updates_loss_and_gradient_are_those_of_padded_rows(head: str) -> Non
         gain_PN, loss_PN = torch.rand(2, len(prompts), 3, generator=draw) * allowed_PN
         folded = Folded(old_PN, gain_PN, -loss_PN, *torch.rand(3, len(prompts), generator=draw))
         settings = RlSettings(baseline="value")
-        learner = Learner(made, made, torch.optim.SGD(made.parameters(), lr=0), settings, 0)
+        learner = Learner(made, torch.optim.SGD(made.parameters(), lr=0), settings, 0)
         losses.append(_accumulate(learner, encoded, folded, list(range(2, len(prompts))), 3, 0.3, 0.1))
 
     assert_near(*(after(made, learn) for made in both_ways(head)))
@@ -268,7 +268,9 @@ def test_the_sft_loss_of_the_reflector_and_its_gradient_are_those_of_padded_rows
         first = len(ids) - shared - 1
         rows.append((Encoded(ids[:shared], rest, tuple(range(first, first + len(text))), 0), tuple(text)))
     indices = [*range(len(rows)), 0]
-    ways = [list(text_loss(Backbone(model, passes), rows, 0)(indices)) for passes in (Passes(True, 9), Passes())]
+    ways = [
+        list(text_loss(Backbone(model, passes), rows, 0)(indices, indices)) for passes in (Passes(True, 9), Passes())
+    ]
     packed, padded = (sum(parts[1:], parts[0]) for parts in ways)
     torch.testing.assert_close(packed, padded, **NEAR)
     assert_near(gradients(model, packed), gradients(model, padded))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ def test_another_process_in_another_folder_makes_the_same_bytes(whole: Path, tmp
     assert differences(tmp_path / "elsewhere/mine", whole) == []
 
 
-def test_a_launchers_processes_share_rl_alone(whole: Path, tmp_path: Path) -> None:
+def test_a_launchers_processes_share_training_and_evaluation(whole: Path, tmp_path: Path) -> None:
     """The first does the other stages while the second waits; gradients are summed in another order, and so rounded."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     command = [*launcher, "-m", "reflect_rl", "run", "taxi", "--out", str(tmp_path / "run"), *options()]
@@ -31,8 +32,11 @@ def test_a_launchers_processes_share_rl_alone(whole: Path, tmp_path: Path) -> No
     if "EADDR" in ended.stderr or ("gloo" in ended.stderr.lower() and "not available" in ended.stderr):
         pytest.skip("this machine lets no two processes talk to each other")
     assert ended.returncode == 0, ended.stderr[-3000:]
-    after_rl = ("policy/", "metrics.jsonl", "evaluation.jsonl", "results.json", "report.html")
-    assert [name for name in differences(tmp_path / "run", whole) if not name.startswith(after_rl)] == []
+    rounded = ("reflector/", "reflector.json", "policy-sft/", "policy/", "metrics.jsonl")
+    rounded += ("evaluation.jsonl", "results.json", "report.html", "manifests/")
+    assert [name for name in differences(tmp_path / "run", whole) if not name.startswith(rounded)] == []
+    losses = [json.loads((run / "reflector.json").read_text())["loss"] for run in (tmp_path / "run", whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_another_seed_makes_others(whole: Path, tmp_path: Path) -> None:

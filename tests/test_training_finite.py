@@ -88,7 +88,7 @@ FAULTS: dict[str, tuple[Callable[[nn.Parameter], Tensor], str]] = {
 
 def warm_up(run: RunFolder, module: Weights, steps: int = 7, lr: float = 0.1) -> float | None:
     return fit(
-        lambda batch: [module.loss(batch)],
+        lambda batch, _: [module.loss(batch)],
         5,
         module,
         SftSettings(steps=steps, batch=2, lr=lr),
@@ -219,7 +219,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, iteration: int, spoil: Callable[[P
         replayed(learner, replay, number)
         if number == iteration:
             with torch.no_grad():
-                spoil(learner.plain)
+                spoil(learner.policy)
 
     monkeypatch.setattr(rl_module, "replay_update", spoiling)
 

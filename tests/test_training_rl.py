@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +14,11 @@ import torch
 
 import tiny_models
 from corridor import Corridor
-from reflect_rl.config import parse_settings
 from reflect_rl.data.annotate import annotate
 from reflect_rl.data.collect import collect
 from reflect_rl.lm.forward import Forward
 from reflect_rl.players.context import Context
 from reflect_rl.players.decisions import Decisions
-from reflect_rl.players.load import load_policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import NoReflector
 from reflect_rl.progress import Progress
@@ -32,7 +26,6 @@ from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import PromptSettings, RlSettings, Settings
 from reflect_rl.training.advantages import advantages
 from reflect_rl.training.losses import fold, kl_P
-from reflect_rl.training.optimizer import make_optimizer
 from reflect_rl.training.rl import rl
 from reflect_rl.training.rollout import EpisodeSpec, Rollout, play_episodes
 from reflect_rl.training.sft import sft_policy
@@ -167,11 +160,11 @@ def played() -> tuple[Rollout, Any]:
     return play_episodes(Corridor, Decisions(policy, NoReflector(), prompts), specs, 16), policy
 
 
-def updated(settings: RlSettings, ranks: int = 1) -> tuple[list[torch.Tensor], dict[str, float], int]:
+def updated(settings: RlSettings) -> tuple[list[torch.Tensor], dict[str, float], int]:
     rollout, policy = played()
     advantage, returns = advantages(rollout, settings)
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)  # linear in the gradient: shows what it was
-    learner = Learner(policy, policy, optimizer, settings, seed=0, ranks=ranks)
+    learner = Learner(policy, optimizer, settings, seed=0)
     figures = update(learner, rollout, fold(rollout, advantage, returns, "cpu"), 0, 0.01)
     return [weight.detach().clone() for weight in policy.parameters()], figures, len(rollout.prompts)
 
@@ -220,7 +213,7 @@ def test_the_reference_pulls_towards_it_and_nothing_else_does_at_it() -> None:
     before = [weight.detach().clone() for weight in policy.parameters()]
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.02)
     at_it = replace(folded, reference_PN=folded.old_PN)
-    update(Learner(policy, policy, optimizer, settings, 0), rollout, at_it, 0, 0.0)
+    update(Learner(policy, optimizer, settings, 0), rollout, at_it, 0, 0.0)
     assert drift(at_it, policy.log_probs(rollout.prompts))["kl_sft"] < 1e-6
     for weight, old in zip(policy.parameters(), before, strict=True):
         torch.testing.assert_close(weight.detach(), old, rtol=0, atol=1e-5)
@@ -228,7 +221,7 @@ def test_the_reference_pulls_towards_it_and_nothing_else_does_at_it() -> None:
     weight_P = folded.visits_P / folded.visits_P.sum()
     distance = float((weight_P * kl_P(folded.old_PN, away)).sum())
     from_it = replace(folded, reference_PN=away)
-    update(Learner(policy, policy, optimizer, settings, 0), rollout, from_it, 0, 0.0)
+    update(Learner(policy, optimizer, settings, 0), rollout, from_it, 0, 0.0)
     assert drift(from_it, policy.log_probs(rollout.prompts))["kl_sft"] < distance
 
 
@@ -259,87 +252,3 @@ def test_larger_steps_leave_more_choices_outside_the_clipping_range(warmed: RunF
 def test_reinforce_clips_nothing_and_says_nothing_of_it(warmed: RunFolder, tiny: Tiny) -> None:
     rl(warmed, Context(tiny({"rl.algorithm": "reinforce", "rl.iterations": 1})), Progress())
     assert "clip_fraction" not in warmed.read_jsonl("metrics.jsonl", dict)[0]
-
-
-@pytest.mark.parametrize("most", [3, 256])
-def test_every_rank_takes_part_in_every_gradient_exchange(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    """Ranks that exchanged gradients a different number of times would wait for each other for ever."""
-    monkeypatch.setattr(Forward, "parts", lambda self, rows: in_slices(len(rows), most))
-    rollout, policy = played()
-    settings = RlSettings(baseline="state", minibatches=7, epochs=1)
-    folded = fold(rollout, *advantages(rollout, settings), "cpu")
-    exchanges = []
-    for ranks in (1, 2, 3, 5):
-        of_rank = []
-        for rank in range(ranks):
-            calls: list[int] = []
-            hook = policy.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
-            optimizer = make_optimizer(policy, 0.0, 0.0)
-            update(Learner(policy, policy, optimizer, settings, 0, rank, ranks), rollout, folded, 0, 0.0)
-            hook.remove()
-            of_rank.append(len(calls))
-        exchanges.append(set(of_rank))
-    assert [len(counts) for counts in exchanges] == [1, 1, 1, 1]
-
-
-# Two processes
-
-LAUNCHED = """
-import sys
-from conftest import TINY
-from reflect_rl.config import parse_settings
-from reflect_rl.players.context import Context
-from reflect_rl.progress import Progress
-from reflect_rl.runs.folder import RunFolder
-from reflect_rl.training.rl import rl
-import json
-rl(RunFolder(sys.argv[1]), Context(parse_settings({}, TINY | json.loads(sys.argv[2]))), Progress())
-"""
-
-
-def launch(run: RunFolder, folder: Path, overrides: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """RL of a run by two processes."""
-    script = folder / "launched.py"
-    script.write_text(LAUNCHED)
-    here = str(Path(__file__).parent)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = os.environ | {"PYTHONPATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(script), str(run.path), json.dumps(overrides)],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    if "EADDR" in done.stderr or ("gloo" in done.stderr.lower() and "not available" in done.stderr):
-        pytest.skip("this machine lets no two processes talk to each other")
-    return done
-
-
-def test_two_processes_train_one_policy(warmed: RunFolder, tiny: Tiny, tmp_path: Path) -> None:
-    overrides = ARMS["ppo+value"] | {"rl.iterations": 2, "rl.episodes": 25, "rl.replay": 3}
-    settings = tiny(overrides)
-    start(warmed, settings)
-    alone = RunFolder(shutil.copytree(warmed.path, tmp_path / "alone"))
-    rl(alone, Context(settings), Progress())
-    done = launch(warmed, tmp_path, overrides)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (_, rows), (_, single) = outcome(warmed), outcome(alone)
-    rollout = ("episodes", "success", "return_mean", "steps_mean", "stop_reasons", "distinct_prompts", "entropy")
-    assert {key: rows[0][key] for key in rollout} == {key: single[0][key] for key in rollout}
-    assert rows[0]["grad_norm"] == pytest.approx(single[0]["grad_norm"], rel=1e-2)
-    assert rows[0]["kl"] == pytest.approx(single[0]["kl"], rel=1e-2)
-    two, one = (
-        load_policy(run / "policy", parse_settings({"env": settings.env.model_dump()})) for run in (warmed, alone)
-    )
-    for weight, other in zip(two.parameters(), one.parameters(), strict=True):
-        assert (weight - other).abs().max() < 5e-3
-
-
-def test_two_processes_both_stop(warmed: RunFolder, tmp_path: Path) -> None:
-    done = launch(warmed, tmp_path, {"rl.lr": 1e37, "rl.iterations": 2})
-    assert done.returncode != 0
-    assert "Training stopped in rl, iteration 1: " in done.stderr
-    assert not (warmed / "policy").exists()
-    assert not (warmed / "checkpoints/rl").exists()

@@ -206,7 +206,7 @@ def test_dropout_never_makes_two_functions_of_one_model(tmp_path: Path) -> None:
         part = SftSettings(steps=3, batch=2)
         run = RunFolder(tmp_path / str(seed))
         fit(
-            lambda chosen: [model(ids[list(chosen)], labels=ids[list(chosen)]).loss],
+            lambda chosen, _: [model(ids[list(chosen)], labels=ids[list(chosen)]).loss],
             2,
             model,
             part,
@@ -291,5 +291,5 @@ def test_where_several_actions_are_right_the_probability_of_them_all_counts() ->
     log_probs_BN = made(rows, 3).log_probs_BN
     wanted = [(0, 1) if number % 2 else (1,) for number in range(len(rows))]
     by_hand = [-log_probs_BN[row, list(right)].exp().sum().log() for row, right in enumerate(wanted)]
-    loss = sum(choice_loss(made, rows, wanted, smoothing=0.0)(range(len(rows))))
+    loss = sum(choice_loss(made, rows, wanted, smoothing=0.0)(range(len(rows)), rows))
     torch.testing.assert_close(loss, torch.stack(by_hand).mean())

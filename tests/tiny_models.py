@@ -6,6 +6,9 @@ from functools import cache
 from itertools import islice
 
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from corridor import Corridor
@@ -82,6 +85,16 @@ def policy(
     if made.pointer is not None:
         torch.nn.init.normal_(made.pointer.weight, generator=torch.Generator().manual_seed(2))
     return made.eval()
+
+
+def little_memory(most: int) -> RemovableHandle:
+    """From now on, a pass of more than `most` tokens runs out of memory, as on a GPU. Also a context."""
+
+    def check(module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, nn.Embedding) and given[0].numel() > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    return register_module_forward_pre_hook(check)
 
 
 @cache

@@ -33,6 +33,10 @@ class Progress:
     def warn(self, text: str) -> None:
         """Warn the user, for example about a fallback or a weak reflector."""
 
+    def warn_here(self, text: str) -> None:
+        """Warn about this process alone, also where it is one of several ranks."""
+        self.warn(text)
+
 
 class _NoBar:
     def update(self, n: int = 1) -> None:

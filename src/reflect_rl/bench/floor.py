@@ -141,7 +141,7 @@ def measure(policy: Policy, rollout: Rollout, folded: Folded, settings: Settings
     labels = rollout.log_probs_PN.shape[1]
     minibatches, epochs = settings.rl.minibatches, settings.rl.epochs
     optimizer = make_optimizer(policy, settings.rl.lr, weight_decay=0.0)
-    learner = Learner(policy, policy, optimizer, settings.rl, settings.seed)
+    learner = Learner(policy, optimizer, settings.rl, settings.seed)
 
     def learn_once() -> None:
         update(learner, rollout, folded, 0, settings.rl.entropy)

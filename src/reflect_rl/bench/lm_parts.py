@@ -112,7 +112,7 @@ class Sides:
         """The library's update."""
         rl, seed = self.settings.rl, self.settings.seed
         folded = fold(rollout, estimates, returns, self.device.type)
-        update(Learner(self.policy, self.policy, self._optimizer(), rl, seed), rollout, folded, 0, rl.entropy)
+        update(Learner(self.policy, self._optimizer(), rl, seed), rollout, folded, 0, rl.entropy)
         return folded
 
     def learn_plainly(self, samples: Sequence[plain.Sample]) -> None:

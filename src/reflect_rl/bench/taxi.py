@@ -188,7 +188,7 @@ def measure_update(arm: Arm, rollout: Rollout, bar: Bar) -> dict[str, Any]:
 
     def ours(optimizer: torch.optim.Optimizer) -> None:
         folded = fold(rollout, advantage, returns, settings.compute.device)
-        update(Learner(policy, policy, optimizer, settings.rl, settings.seed), rollout, folded, 0, entropy)
+        update(Learner(policy, optimizer, settings.rl, settings.seed), rollout, folded, 0, entropy)
         drift(folded, policy.log_probs(rollout.prompts))
 
     def theirs(optimizer: torch.optim.Optimizer) -> None:

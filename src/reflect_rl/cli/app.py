@@ -95,11 +95,11 @@ def run(
 
 def _summary(folder: Path) -> None:
     from reflect_rl.cli.tables import run_summary
-    from reflect_rl.pipeline.ranks import Ranks
+    from reflect_rl.ranks import Ranks
     from reflect_rl.runs.folder import RunFolder
     from reflect_rl.runs.manifest import total_seconds
 
-    if Ranks.here(cpu=True).first:  # other ranks may get here before the results exist
+    if Ranks.here().first:  # other ranks may get here before the results exist
         print(run_summary(RunFolder(folder), total_seconds(RunFolder(folder))))
 
 

@@ -23,7 +23,7 @@ from reflect_rl.runs.kept_arm import GUARD, kept_arm
 from reflect_rl.runs.manifest import total_seconds
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import Settings
-from reflect_rl.training.rollout import EpisodeSpec, Trajectory, play_episodes
+from reflect_rl.training.rollout import EpisodeSpec, Trajectory, play_episodes, play_together
 
 VALIDATION_REPEATS = 4
 """Sampled episodes per valid task for decisions such as the guard's, whatever the settings evaluate."""
@@ -42,10 +42,12 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
     panels: dict[str, Any] = {}
     plan = [(panel, mode) for panel in panels_of(world) for mode in ("greedy", "sampled")]
     specs = {(panel, mode): panel_episodes(world, settings, panel, mode) for panel, mode in plan}
-    with progress.bar("evaluate", sum(map(len, specs.values())), "episodes") as bar:
+    own = sum(len(context.ranks.share(episodes)) for episodes in specs.values())
+    with progress.bar("evaluate", own, "episodes") as bar:
         for panel, mode in plan:
             most = settings.evaluate.shown_episodes if panel == "test" else 0
-            rollout = play_episodes(
+            rollout = play_together(
+                context.ranks,
                 context.make_env,
                 decisions,
                 specs[panel, mode],
@@ -76,8 +78,9 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
         "guard": run.read_json(GUARD) if settings.guard else None,
         "seconds": round(sum(total_seconds(run).values()) + time.perf_counter() - started, 1),
     }
-    run.write_jsonl("evaluation.jsonl", shown)
-    run.write_json("results.json", results)
+    if context.ranks.first:
+        run.write_jsonl("evaluation.jsonl", shown)
+        run.write_json("results.json", results)
     return {"forward": policy.backbone.passes.mode, "episodes": sum(map(len, specs.values()))}
 
 

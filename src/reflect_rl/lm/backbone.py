@@ -12,7 +12,7 @@ There are two modes (`Passes`):
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,14 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reflect_rl.lm.layers import is_sharded, recomputes
 from reflect_rl.lm.models import LOOKUP, base_model
 from reflect_rl.lm.packed import Pack, read_pack
+from reflect_rl.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 UNBOUNDED = 1 << 30
+LEAST_TOKENS = 64
+"""Passes are not halved below this many tokens."""
 GRAPH_BYTES = 3 * 2**26
 """Approximate memory that a padded pass may keep for its backward pass, unless `Passes.learning` is set."""
 
@@ -38,12 +42,13 @@ class Passes:
 
     packed: as tries; otherwise padded, in chunks of one shape, so a row's results do not depend, to the bit, on its
     batch. tokens: maximum tokens in a pass, unless a single row is longer. learning: the same for a padded pass with
-    gradients; 0 means what fits into GRAPH_BYTES.
+    gradients; 0 means what fits into GRAPH_BYTES. progress: is warned if passes become smaller.
     """
 
     packed: bool = False
     tokens: int = 2048
     learning: int = 0
+    progress: Progress = field(default_factory=Progress, compare=False)
 
     @property
     def mode(self) -> Literal["packed", "exact"]:
@@ -83,10 +88,11 @@ class Backbone:
 
         self.model = model
         self.passes = passes or Passes()
+        self._alone = False  # whether the latest pass read a single row
         plain = base_model(model)
         adapted = hasattr(model, "peft_config") or getattr(plain, "is_quantized", False)
         gpt2 = isinstance(plain, GPT2LMHeadModel) and _plain_attention(plain.config)
-        self.fast = gpt2 and not adapted and not self.passes.packed
+        self.fast = gpt2 and not adapted and not self.passes.packed and not recomputes(model)
         self.lookup = plain.config.model_type == LOOKUP
         self.mixed: bool = getattr(plain, "computes_in_bfloat16", False)
         output: Any = plain.get_output_embeddings()
@@ -119,6 +125,18 @@ class Backbone:
         each = 12 * layers * self.width * self.output_rows.element_size()
         return self.passes.learning or GRAPH_BYTES // each
 
+    def halve(self) -> bool:
+        """Halve the passes after one that ran out of memory; False if they cannot be smaller."""
+        tokens = self.passes.tokens // 2
+        if self._alone or tokens < LEAST_TOKENS or is_sharded(self.model):
+            return False
+        self.passes = replace(self.passes, tokens=tokens, learning=min(max(1, self.learning_tokens // 2), tokens))
+        self.passes.progress.warn_here(
+            f"The device ran out of memory: from now on, a pass has at most {tokens:,} tokens. To begin with that, set "
+            f"compute.tokens: {tokens}."
+        )
+        return True
+
     def logits(self, x: Tensor, ids_N: Tensor | None = None) -> Tensor:
         """float32 logits of the N given tokens, or of the whole vocabulary: hidden states (..., D) -> (..., N)."""
         rows_ND = self.output_rows if ids_N is None else self.output_rows[ids_N]
@@ -131,11 +149,13 @@ class Backbone:
 
     def nodes(self, pack: Pack) -> Tensor:
         """x_TD: hidden states of a pack's nodes, after the final norm."""
+        self._alone = len(pack.rows) == 1
         with self.computing():
             return read_pack(self.model, pack)
 
     def hidden(self, batch: TokenBatch) -> Tensor:
         """hidden_BRD at batch.read_BR, after the final norm."""
+        self._alone = len(batch.ids_BL) == 1
         with self.computing():
             return self._hidden(batch)
 

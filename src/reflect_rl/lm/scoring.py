@@ -186,14 +186,15 @@ class Scorer:
                     end = min(first + piece, len(item.target))
                     logits_KV = self.backbone.logits(x_TD[nodes_T[first:end]])
                     stats_3BT[:, place, first:end] = torch.stack(token_stats(logits_KV, ids_BT[place, first:end]))
-        return ids_BT, *stats_3BT
+        entropies_BT, margins_BT, logprobs_BT = stats_3BT
+        return ids_BT, entropies_BT, margins_BT, logprobs_BT
 
     def _followed(self, batch: Sequence[Item]) -> Stats:
         """The same with padded rows; targets are read in pieces that keep logits_BKV within CELLS."""
         longest, T = max(len(item.prompt) for item in batch), max(len(item.target) for item in batch)
         fill, B = pad_id(self.tokenizer), len(batch)
         pads = [longest - len(item.prompt) for item in batch]
-        read = make_reader(self.model, self._tensor(pads), longest + T)
+        read = make_reader(self.model, torch.tensor(pads, device=self.model.device), longest + T)
         targets_BT = self._tensor([item.target + [fill] * (T - len(item.target)) for item in batch])
         logits_BKV = read(self._tensor([[fill] * pad + item.prompt for pad, item in zip(pads, batch, strict=True)]))
         parts, first = [token_stats(logits_BKV, targets_BT[:, :1])], 0

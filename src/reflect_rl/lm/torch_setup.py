@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from reflect_rl.errors import SettingsError
+from reflect_rl.lm.out_of_memory import out_of_memory_explained
 from reflect_rl.settings import ComputeSettings
 
 MKL_BITWISE = "MKL_CBWR"
@@ -30,7 +31,7 @@ def check_device(device: str) -> None:
 def torch_set_up(compute: ComputeSettings) -> Iterator[None]:
     """Set threads and determinism; afterwards restore them and torch's generator.
 
-    Raises SettingsError if the device is not available.
+    Raises SettingsError if the device is not available, and ModelError if it runs out of memory.
     """
     import torch
 
@@ -48,7 +49,8 @@ def torch_set_up(compute: ComputeSettings) -> Iterator[None]:
     torch.use_deterministic_algorithms(compute.device == "cpu")
     memory.fill_uninitialized_memory = False  # uninitialised memory is never read here
     try:
-        with torch.random.fork_rng(devices=[]):  # new layers draw from it before their weights are set
+        # New layers draw from torch's generator before their weights are set.
+        with out_of_memory_explained(), torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.set_num_threads(threads)

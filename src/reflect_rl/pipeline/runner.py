@@ -14,9 +14,9 @@ from typing import Any
 from reflect_rl.core_yaml import dump_yaml
 from reflect_rl.errors import OutputError, ReflectRLError, RunFolderError, SettingsError
 from reflect_rl.memory import give_back_memory, peak_memory_mb
-from reflect_rl.pipeline.ranks import ALONE, Ranks
 from reflect_rl.players.context import Context, StageFunction
 from reflect_rl.progress import Progress
+from reflect_rl.ranks import Ranks
 from reflect_rl.runs.attempt import EDITED, Attempt
 from reflect_rl.runs.folder import CONFIG, RunFolder, set_aside
 from reflect_rl.runs.manifest import (
@@ -64,11 +64,11 @@ def run_stages(
     not writable) and any error of the stages.
     """
     chosen = [stage for stage in _chosen(stages, until, only) if not stage.when or getattr(settings, stage.when)]
-    ranks = Ranks.here(cpu=settings.compute.device == "cpu")
-    _check_machine(settings, ranks)
+    context = Context(settings)
+    _check_machine(settings, context.ranks)
     run = RunFolder(out)
-    runner = Runner(run, Context(settings), progress, function_of, Store(store) if store else None, force, ranks)
-    if not ranks.first:
+    runner = Runner(run, context, progress, function_of, Store(store) if store else None, force)
+    if not context.ranks.first:
         for stage in chosen:
             runner.help_with(stage)
         return run
@@ -119,12 +119,12 @@ class Runner:
     function_of: Callable[[str], StageFunction]
     store: Store | None = None
     force: bool = False
-    ranks: Ranks = ALONE
 
     def help_with(self, stage: Stage) -> None:
         """On all ranks but the first: take part in parallel stages that have to run, and write nothing."""
-        if stage.parallel and self.ranks.agree():
-            self.function_of(stage.name)(self.run, self.context, Progress())
+        ranks = self.context.ranks
+        if stage.parallel and ranks.agree():
+            self.function_of(stage.name)(self.run, self.context, OfOtherRank(ranks.rank, self.progress))
 
     def bring_up_to_date(self, stage: Stage) -> bool:
         """Return False if the stage is done; otherwise take its outputs from the store, or run it, and return True."""
@@ -155,7 +155,7 @@ class Runner:
 
     def _tell(self, stage: Stage, runs: bool) -> None:
         if stage.parallel:
-            self.ranks.agree(runs)
+            self.context.ranks.agree(runs)
 
     def _check_inputs(self, stage: Stage) -> None:
         for name in stage.inputs:
@@ -190,6 +190,17 @@ class Runner:
                 self.store.put(self.run, stage, manifest)
 
 
+class OfOtherRank(Progress):
+    """Progress of a rank other than the first: silent, but for warnings about this process alone."""
+
+    def __init__(self, rank: int, shown: Progress) -> None:
+        self.rank = rank
+        self.shown = shown
+
+    def warn_here(self, text: str) -> None:
+        self.shown.warn(f"Rank {self.rank}: {text}")
+
+
 def _chosen(stages: Sequence[Stage], until: str | None, only: Sequence[str]) -> list[Stage]:
     names = [stage.name for stage in stages]
     for name in (*only, *([until] if until else [])):
@@ -209,6 +220,13 @@ def _check_machine(settings: Settings, ranks: Ranks) -> None:
             f"guard: true trains a second arm, which {ranks.count} processes cannot share. Run without a launcher, or "
             f"train the arm without reflection as a run of its own (--reflector.kind none)."
         )
+    if settings.compute.shard and ranks.count == 1:
+        raise SettingsError(
+            "compute.shard shares a model between processes, and there is only one. Start several: "
+            "torchrun --nproc-per-node 2 -m reflect_rl ..., or drop compute.shard."
+        )
+    if settings.compute.device == "mps" and ranks.count > 1:
+        raise SettingsError(f"{ranks.count} processes cannot share compute.device: mps. Run without a launcher.")
     if settings.compute.device != "cpu":
         from reflect_rl.lm.torch_setup import check_device
 

@@ -53,11 +53,11 @@ class Agent:
     >>> decision = agent.act(observation, info["actions"])   # doctest: +SKIP
     """
 
-    def __init__(self, run: RunFolder, context: Context) -> None:
+    def __init__(self, run: RunFolder, context: Context, progress: Progress | None = None) -> None:
         self.settings = context.settings
         self.world = context.world
         with torch.random.fork_rng(devices=[]):  # new heads draw from torch's generator before their weights load
-            self._decisions = load_decisions(run, context)
+            self._decisions = load_decisions(run, context, progress=progress)
         self._memories: list[EpisodeMemory] = []
         self._draws: list[Generator] = []
         self._lock = Lock()
@@ -69,13 +69,13 @@ class Agent:
         Args:
             path: a run folder, a folder made by `reflect-rl export`, or a `user/name` on the Hugging Face hub. The
                 hub is asked only if there is no folder `user` here.
-            progress: is warned if config.yaml differs from those settings.
+            progress: is warned if config.yaml differs from those settings, or if the players have to read otherwise.
 
         Raises:
             RunFolderError: there is no agent, or one whose training was interrupted.
         """
         run, settings = finished_agent(local_folder(path), progress or Progress())
-        return cls(run, Context(settings))
+        return cls(run, Context(settings), progress)
 
     def reset(self, seeds: int | Sequence[int] | None = None) -> None:
         """Begin new episodes and forget the current ones.

@@ -11,6 +11,7 @@ from reflect_rl.envs.registry import make
 from reflect_rl.lm.bases import Bases
 from reflect_rl.lm.torch_setup import torch_set_up
 from reflect_rl.progress import Progress
+from reflect_rl.ranks import Ranks
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
 
@@ -29,6 +30,12 @@ class Context:
     def world(self) -> TextEnv:
         """An environment that is never played, for its tasks and texts."""
         return self.make_env()
+
+    @cached_property
+    def ranks(self) -> Ranks:
+        """The processes that share the run."""
+        compute = self.settings.compute
+        return Ranks.here(compute.device == "cuda", compute.shard)
 
     def make_env(self) -> TextEnv:
         """A new environment of the run's world with the run's horizon."""

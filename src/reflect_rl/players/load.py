@@ -11,9 +11,9 @@ from reflect_rl.lm.adapters import CONFIG as ADAPTERS
 from reflect_rl.lm.backbone import Backbone, Passes
 from reflect_rl.lm.bases import Bases
 from reflect_rl.lm.chat import ChatFrames
+from reflect_rl.lm.layers import load_player_model, recompute_layers
 from reflect_rl.lm.models import base_model, fingerprint
 from reflect_rl.lm.packed import PACKED, why_not
-from reflect_rl.lm.pretrained import load_pretrained
 from reflect_rl.lm.text import encode_prompt
 from reflect_rl.lm.torch_setup import check_device
 from reflect_rl.players.context import Context
@@ -48,17 +48,19 @@ def forward_passes(
     compute: ComputeSettings, part: ModelSettings, model: PreTrainedModel, progress: Progress | None = None
 ) -> Passes:
     """How prompts go through a player's model. progress: is warned if the model cannot read packed prompts."""
+    if compute.gradient_checkpointing and part.source != "scratch":
+        recompute_layers(model)
     if not is_exact(compute, part) and not Backbone(model).lookup:
         with Backbone(model).computing():
             reason = why_not(model)
         if reason is None:
-            return Passes(True, compute.tokens or PACKED[compute.device])
+            return Passes(True, compute.tokens or PACKED[compute.device], progress=progress or Progress())
         if progress is not None:
             progress.warn(
                 f"{type(base_model(model)).__name__} reads whole padded prompts, which is slower: packed ones it "
                 f"cannot read ({reason})."
             )
-    return Passes(False, compute.tokens or PADDED[compute.device], compute.tokens)
+    return Passes(False, compute.tokens or PADDED[compute.device], compute.tokens, progress or Progress())
 
 
 def load_policy(
@@ -75,7 +77,7 @@ def load_policy(
     """
     compute, part = settings.compute, settings.policy.model
     check_device(compute.device)
-    model, tokenizer = load_pretrained(_saved(folder, part, adapters), compute.device, bases=bases)
+    model, tokenizer = load_player_model(_saved(folder, part, adapters), compute, bases=bases)
     passes = forward_passes(compute, part, model, progress)
     policy = Policy.load(folder, model, tokenizer, passes)
     policy.eval()
@@ -148,10 +150,10 @@ def load_decisions(
     """Both players of a run. policy: used instead of the trained one in policy/. progress: as for `load_policy`."""
     if policy is None:
         policy = load_policy(run / "policy", context.settings, progress=progress, bases=context.bases)
-    return Decisions(policy, load_reflector(run, context), policy_prompts(policy, context))
+    return Decisions(policy, load_reflector(run, context, progress), policy_prompts(policy, context))
 
 
-def load_reflector(run: RunFolder, context: Context) -> Reflector:
+def load_reflector(run: RunFolder, context: Context, progress: Progress | None = None) -> Reflector:
     """The frozen reflector of a run: none, the scripted teacher, or the trained model with its memo."""
     settings = context.settings
     if settings.reflector.kind == "none":
@@ -160,8 +162,8 @@ def load_reflector(run: RunFolder, context: Context) -> Reflector:
         return ScriptedReflector(type(context.world), settings.annotate.teacher)
     check_device(settings.compute.device)
     saved = _saved(run / "reflector", settings.reflector.model)
-    model, tokenizer = load_pretrained(saved, settings.compute.device, bases=context.bases)
-    return local_reflector(run, context, model, tokenizer)
+    model, tokenizer = load_player_model(saved, settings.compute, bases=context.bases)
+    return local_reflector(run, context, model, tokenizer, progress)
 
 
 def local_reflector(
@@ -173,15 +175,17 @@ def local_reflector(
 ) -> LocalReflector:
     """A reflector around a model; its memo is keyed by the model's fingerprint.
 
-    The memo lies in the run folder. An exported agent keeps it in memory, and its folder as it is. progress: is warned
-    if the reflector cannot read or be asked as requested.
+    The memo lies in the run folder. An exported agent keeps it in memory, and its folder as it is; so do ranks that
+    work alike, since one could find a text that another has yet to write. progress: is warned if the reflector cannot
+    read or be asked as requested.
     """
     settings, part = context.settings, context.settings.reflector
-    namespace = f"{fingerprint(model, tokenizer)} {part.decoding} {part.max_new_tokens}"
+    mark = "" if context.ranks.alike else fingerprint(model, tokenizer)
+    namespace = f"{mark} {part.decoding} {part.max_new_tokens}"
     if part.decoding == "sample":
         namespace += f" {part.temperature} {settings.seed}"
     prompts = reflector_prompts(context, model, tokenizer, progress)
-    memo = Memo(None if is_exported(run) else run / MEMO, namespace)
+    memo = Memo(None if is_exported(run) or context.ranks.alike else run / MEMO, namespace)
     exact = is_exact(settings.compute, part.model)
     passes = forward_passes(settings.compute, part.model, model, progress)
     chunk = part.batch or DECODED[settings.compute.device]

@@ -29,6 +29,7 @@ from reflect_rl.lm.checks import check_finite
 from reflect_rl.lm.encoded import LENGTH_STEP, Encoded, compact
 from reflect_rl.lm.forward import Forward
 from reflect_rl.lm.models import pad_id
+from reflect_rl.lm.out_of_memory import fitted
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.lm.remembered import Remembered
 from reflect_rl.lm.text import encode_prompt, encode_with_places
@@ -187,11 +188,8 @@ class Policy(nn.Module):
         """
         width = max(prompt.actions for prompt in prompts)
         encoded = [self.encode(prompt) for prompt in prompts]
-        if self.backbone.passes.packed:
-            chosen = self(encoded, width)
-            log_probs_BN, value_B = chosen.log_probs_BN.cpu(), chosen.value_B.cpu()
-        else:
-            log_probs_BN, value_B = self._alike(encoded, width)
+        read = self._packed if self.backbone.passes.packed else self._alike
+        log_probs_BN, value_B = fitted(lambda: read(encoded, width), self.backbone.halve)
         actions = sum(prompt.actions for prompt in prompts)
         if int(torch.isfinite(log_probs_BN).sum()) != actions or not bool(torch.isfinite(value_B).all()):
             raise NonFiniteError(
@@ -199,6 +197,11 @@ class Policy(nn.Module):
                 "Its weights are too large, or damaged: train it again, with a lower policy_sft.lr or rl.lr.",
             )
         return log_probs_BN, value_B
+
+    def _packed(self, encoded: Sequence[Encoded], width: int) -> tuple[Tensor, Tensor]:
+        """log_probs_BN and value_B from packed passes."""
+        chosen = self(encoded, width)
+        return chosen.log_probs_BN.cpu(), chosen.value_B.cpu()
 
     def _alike(self, encoded: Sequence[Encoded], width: int) -> tuple[Tensor, Tensor]:
         """log_probs_BN and value_B from chunks of fixed shape; the choice axis, too, depends on the bucket only."""

@@ -18,10 +18,13 @@ from reflect_rl.errors import NonFiniteError, PromptError
 from reflect_rl.lm.backbone import Backbone, Passes
 from reflect_rl.lm.chat import turn_end
 from reflect_rl.lm.decoding import decoding_steps, mixes_lengths
+from reflect_rl.lm.layers import is_sharded
 from reflect_rl.lm.models import end_ids, pad_id
+from reflect_rl.lm.out_of_memory import fitted
 from reflect_rl.lm.text import decode, encode, encode_prompt
 from reflect_rl.players.memo import Memo
 from reflect_rl.players.prompt import Prompt, PromptBuilder
+from reflect_rl.ranks import Ranks
 from reflect_rl.records import State
 from reflect_rl.seeding import stream, stream_seed
 from reflect_rl.settings import ReflectorSettings
@@ -126,7 +129,7 @@ class LocalReflector:
         known = self.memo.get(wanted)
         missing = [pair for pair in wanted if pair not in known]
         if missing:
-            written = self._write([prompts[text] for text, _ in missing], sample)
+            written = fitted(lambda: self._write([prompts[text] for text, _ in missing], sample), self._halve)
             fresh = dict(zip(missing, written, strict=True))
             self.memo.put(fresh)
             known |= fresh
@@ -135,6 +138,17 @@ class LocalReflector:
 
     def has_at_hand(self, state: State, sample: int = 0) -> bool:
         return bool(self.memo.get([(self.prompts.reflector_prompt(state).text, sample if self.sampled else 0)]))
+
+    def _halve(self) -> bool:
+        """Halve the chunks after one that ran out of memory; False if they cannot be smaller."""
+        if self.chunk == 1 or is_sharded(self.model):
+            return False
+        self.chunk //= 2
+        self.backbone.passes.progress.warn_here(
+            f"The device ran out of memory: from now on, {self.chunk} reflections are written together. To begin with "
+            f"that, set reflector.batch: {self.chunk}."
+        )
+        return True
 
     def _write(self, prompts: Sequence[Prompt], sample: int) -> list[str]:
         texts = [""] * len(prompts)
@@ -193,3 +207,14 @@ class LocalReflector:
         below = torch.tensor(uniforms + [0.5] * (len(logits_BV) - len(uniforms)), device=logits_BV.device)
         picked = torch.searchsorted(cumulative_BV, below.double().unsqueeze(1) * cumulative_BV[:, -1:]).squeeze(1)
         return picked.clamp(max=logits_BV.shape[1] - 1)
+
+
+def reflect_together(reflector: Reflector, states: Sequence[State], ranks: Ranks) -> list[str | None]:
+    """`reflector.reflect(states)` on all ranks, where each distinct prompt of a model is written by one of them."""
+    if not (ranks.sharing and isinstance(reflector, LocalReflector)):
+        return reflector.reflect(states)
+    prompts = [reflector.prompts.reflector_prompt(state).text for state in states]
+    distinct = dict(zip(prompts, states, strict=True))
+    texts = ranks.gather_in_order(reflector.reflect(ranks.share(list(distinct.values()))))
+    text_of = dict(zip(distinct, texts, strict=True))
+    return [text_of[prompt] for prompt in prompts]

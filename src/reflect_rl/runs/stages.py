@@ -38,6 +38,7 @@ STAGES = (
         outputs=("reflector", "reflector.json"),
         optional=("reflector",),
         scratch=("checkpoints/sft-reflector",),
+        parallel=True,
     ),
     Stage(
         "sft_policy",
@@ -46,6 +47,7 @@ STAGES = (
         outputs=("policy-sft",),
         optional=("reflector",),
         scratch=("checkpoints/sft-policy",),
+        parallel=True,
     ),
     Stage(
         "rl",
@@ -70,6 +72,7 @@ STAGES = (
         inputs=("policy", "reflector", "reflector.json", "action_labels.jsonl", "reflections.jsonl", "guard.json"),
         outputs=("results.json", "evaluation.jsonl"),
         optional=("reflector", "guard.json"),
+        parallel=True,
     ),
     Stage(
         "report",

@@ -218,8 +218,8 @@ class ComputeSettings(Section):
     )
     exact: Literal[True, False, "auto"] = Field(
         default="auto",
-        description="true: results do not depend, to the bit, on what is batched together, so rl.num_envs and the "
-        "number of ranks never change them; false: prompts with a common prefix are packed, which is faster and "
+        description="true: results do not depend, to the bit, on what is batched together, so rl.num_envs never "
+        "changes them; false: prompts with a common prefix are packed, which is faster and "
         "changes results by rounding. auto: exact for models from scratch on a CPU.",
     )
     tokens: int = Field(
@@ -227,7 +227,17 @@ class ComputeSettings(Section):
         ge=0,
         description="Maximum tokens in a forward pass, unless a single prompt is longer; lower it for a large model. "
         "0: a default for the device (packed: 600 on a CPU, 2,048 on mps, 4,096 on cuda; exact: 2,048, 8,192, 32,768, "
-        "and with gradients what fits into about 192 MiB).",
+        "and with gradients what fits into about 192 MiB). Halved, with a warning, when a GPU runs out of memory.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Compute each layer's activations again in the backward pass instead of keeping them: far less "
+        "memory, about a third more time, the same results. Pretrained players only.",
+    )
+    shard: bool = Field(
+        default=False,
+        description="For a base model that does not fit one GPU: the processes of a launcher share its layers (FSDP2) "
+        "instead of the work, which all of them do alike. Pretrained players need lora_rank above 0 and bits 16 or 32.",
     )
 
 
@@ -280,6 +290,17 @@ class Settings(Section):
             raise ValueError(f"policy_sft.text: {self.policy_sft.text} needs reflector.kind: local")
         if self.prompt.notes and self.policy.head != "pointer":
             raise ValueError("prompt.notes are written on the action lines of policy.head: pointer")
+        players = [self.policy.model, *([self.reflector.model] if self.reflector.kind == "local" else [])]
+        pretrained = [model for model in players if model.source != "scratch"]
+        if self.compute.gradient_checkpointing and not pretrained:
+            raise ValueError(
+                "compute.gradient_checkpointing is for pretrained players, and both are from scratch; drop it"
+            )
+        if self.compute.shard and (not pretrained or any(not m.lora_rank or m.bits < 16 for m in pretrained)):
+            raise ValueError(
+                "compute.shard shares the layers of a frozen base model between processes: every pretrained player "
+                "needs lora_rank above 0 and bits: 16 or 32; set them, or drop compute.shard"
+            )
         if self.guard and self.reflector.kind == "none":
             raise ValueError("guard compares with the arm without reflection; reflector.kind: none is that arm already")
         return self

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reflect_rl.errors import SettingsError
 from reflect_rl.progress import Progress
+from reflect_rl.ranks import ALONE, Ranks
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream
 from reflect_rl.settings import SftSettings
 from reflect_rl.training.checkpoint import Checkpointer
 from reflect_rl.training.finite import finite, stopping
+from reflect_rl.training.gradients import accumulate
 from reflect_rl.training.optimizer import clip_and_step, make_optimizer, set_lr, warmup_cosine
+from reflect_rl.training.sft_losses import Loss
 
 SAVE_EVERY = 200
 """Steps between checkpoints."""
 
 
 def fit(
-    loss: Callable[[Sequence[int]], Iterable[Tensor]],
+    loss: Loss,
     examples: int,
     module: nn.Module,
     settings: SftSettings,
@@ -29,11 +33,13 @@ def fit(
     seed: int,
     who: str,
     progress: Progress,
+    ranks: Ranks = ALONE,
+    halve: Callable[[], bool] = lambda: False,
 ) -> float | None:
-    """Minimise `loss(batch indices)`, resuming from a checkpoint; return the mean loss of the last tenth of the steps.
+    """Minimise `loss`, resuming from a checkpoint; return the mean loss of the last tenth of the steps.
 
-    The loss comes in parts to be summed; each part's backward pass runs before the next part is computed. Raises
-    NonFiniteError if a loss, a gradient or a weight is not finite, including the weights after the last step.
+    ranks: share each batch. halve: makes the loss's passes smaller when they run out of memory (`Backbone.halve`).
+    Raises NonFiniteError if a loss, a gradient or a weight is not finite, including the weights after the last step.
     """
     if settings.steps and not examples:
         raise SettingsError(
@@ -51,20 +57,18 @@ def fit(
         for step in range(start, settings.steps):
             with stopping(f"sft_{who}", "step", step + 1, checkpoint, advice):
                 set_lr(optimizer, settings.lr * warmup_cosine(step, settings.steps))
-                batch, total = _indices(seed, who, step, settings.batch, examples), 0.0
-                for part in loss(batch):
-                    part.backward()
-                    total += float(part.detach())
-                losses.append(finite("the loss", total))
+                batch = _indices(seed, who, step, settings.batch, examples)
+                parts = partial(loss, ranks.share(batch), batch)
+                losses.append(finite("the loss", accumulate(parts, module, ranks, halve)))
                 clip_and_step(optimizer, weights, 1.0)
                 bar.update()
                 bar.note(loss=losses[-1])
-                if (step + 1) % SAVE_EVERY == 0 and step + 1 < settings.steps:
+                if (step + 1) % SAVE_EVERY == 0 and step + 1 < settings.steps and ranks.first:
                     checkpoint.save(step + 1, losses=losses)
                 if step + 1 == settings.steps:  # no later step would notice
                     checkpoint.check_finite()
                     with torch.no_grad():
-                        finite("the loss after the last step", sum(map(float, loss(batch))))
+                        finite("the loss after the last step", sum(ranks.gather(sum(map(float, parts())))))
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last) if last else None
 

@@ -1,7 +1,7 @@
 """Online RL of the policy with the frozen reflector in the loop: roll out, estimate advantages, fold, update.
 
 Under `accelerate launch` or torchrun, each rank plays its share of the episodes, the rollouts are merged on all ranks,
-and gradients are reduced by DDP.
+and each rank computes the gradients of its share of a minibatch.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
-
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 
 from reflect_rl.envs.checked import tasks_of
 from reflect_rl.players.context import Context, with_torch
@@ -31,7 +28,7 @@ from reflect_rl.training.finite import finite, stopping
 from reflect_rl.training.losses import fold
 from reflect_rl.training.optimizer import linear_to, make_optimizer, set_lr
 from reflect_rl.training.replay import SuccessReplay
-from reflect_rl.training.rollout import EpisodeSpec, Rollout, merge, play_episodes
+from reflect_rl.training.rollout import EpisodeSpec, Rollout, play_together
 from reflect_rl.training.tracking import open_tracker
 from reflect_rl.training.update import Learner, clip_fraction, drift, replay_update, update
 
@@ -43,28 +40,18 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     Raises NonFiniteError if a loss, a gradient, a weight, a probability or a metric is not finite.
     """
     settings, part = context.settings, context.settings.rl
-    accelerator = Accelerator(cpu=settings.compute.device == "cpu")
     policy = load_policy(run / "policy-sft", settings, adapters=True, progress=progress, bases=context.bases)
-    decisions = load_decisions(run, context, policy)
-    wrapped = accelerator.prepare_model(policy)
+    decisions = load_decisions(run, context, policy, progress)
     optimizer = make_optimizer(policy, part.lr, weight_decay=0.0)
     reference = load_policy(run / "policy-sft", settings, bases=context.bases) if part.reference_kl else None
-    learner = Learner(
-        wrapped,
-        policy,
-        optimizer,
-        part,
-        settings.seed,
-        accelerator.process_index,
-        accelerator.num_processes,
-        reference,
-    )
+    ranks = context.ranks
+    learner = Learner(policy, optimizer, part, settings.seed, ranks, reference)
     checkpoint = Checkpointer(run, "checkpoints/rl", policy, optimizer)
     found = checkpoint.load()
     rows: list[dict[str, Any]] = found.extra["metrics"] if found else []
     replay = SuccessReplay(part.replay, found.extra["replay"] if found else ())
     _announce(part, context.world.stages, progress)
-    tracking = open_tracker(run, settings, rows) if accelerator.is_main_process else nullcontext()
+    tracking = open_tracker(run, settings, rows) if ranks.first else nullcontext()
     advice = f"Lower rl.lr (it is {part.lr:g}), or scale the world's rewards to about 1, and run again."
     with tracking as tracker, progress.bar("rl", part.iterations, "iterations", done=len(rows)) as bar:
         for iteration in range(len(rows), part.iterations):
@@ -81,12 +68,11 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
                     checkpoint.save(iteration + 1, metrics=rows, replay=replay.to_json())
             bar.update()
             bar.note(success=rows[-1]["success"], entropy=rows[-1]["entropy"])
-    if accelerator.is_main_process:
+    if ranks.first:
         run.write_jsonl("metrics.jsonl", rows)
         policy.eval()
         with run.replacing("policy") as folder:
             policy.save(folder)
-    accelerator.wait_for_everyone()
     return {
         "forward": policy.backbone.passes.mode,
         "iterations": part.iterations,
@@ -120,8 +106,7 @@ def _iterate(
     set_lr(learner.optimizer, part.lr * linear_to(0.1, iteration, part.iterations))
     entropy = part.entropy * linear_to(0.0, iteration, part.iterations)
     specs = training_episodes(tasks_of(world, "train"), world.stages, part, iteration, settings.seed)
-    learner.plain.eval()
-    rollout = _roll_out(learner, decisions, context, specs)
+    rollout = play_together(context.ranks, context.make_env, decisions, specs, part.num_envs)
     started = time.perf_counter()
     advantage, returns = advantages(rollout, part)
     if iteration == 0 and not any(a.any() for a in advantage) and len({float(g[0]) for g in returns}) > 1:
@@ -153,20 +138,12 @@ def _iterate(
     }
 
 
-def _roll_out(learner: Learner, decisions: Decisions, context: Context, specs: list[EpisodeSpec]) -> Rollout:
-    """Play this rank's share of the episodes and merge the rollouts of all ranks."""
-    own = specs[learner.rank :: learner.ranks]
-    rollout = play_episodes(context.make_env, decisions, own, context.settings.rl.num_envs)
-    if learner.ranks == 1:
-        return rollout
-    return merge(gather_object([rollout]), len(specs))
-
-
 def _validate(decisions: Decisions, context: Context) -> float:
     """Greedy success on the valid tasks."""
     tasks, seed = tasks_of(context.world, "valid"), context.settings.seed
     specs = [EpisodeSpec(task, stream_seed(seed, "valid", index)) for index, task in enumerate(tasks)]
-    rollout = play_episodes(context.make_env, decisions, specs, context.settings.rl.num_envs, greedy=True)
+    num_envs = context.settings.rl.num_envs
+    rollout = play_together(context.ranks, context.make_env, decisions, specs, num_envs, greedy=True)
     return sum(t.success for t in rollout.trajectories) / len(specs)
 
 

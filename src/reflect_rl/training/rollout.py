@@ -18,6 +18,7 @@ from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import advance, begin, check_horizon, expert_choice, facts_of, opened
 from reflect_rl.players.decisions import Answer, Decided, Decisions
 from reflect_rl.players.prompt import Prompt
+from reflect_rl.ranks import Ranks
 from reflect_rl.records import EpisodeMemory, State, StopReason
 from reflect_rl.seeding import stream
 
@@ -237,6 +238,23 @@ def _rollout(played: Sequence[_Slot], seconds: dict[str, float]) -> Rollout:
     values_P = np.array([used[text].value for text in texts], dtype=np.float32)
     trajectories = [slot.trajectory for slot in played]
     return Rollout([used[text].prompt for text in texts], log_probs_PN, values_P, trajectories, seconds)
+
+
+def play_together(
+    ranks: Ranks,
+    make_env: Callable[[], TextEnv],
+    decisions: Decisions,
+    specs: Sequence[EpisodeSpec],
+    num_envs: int,
+    keep: Callable[[int], bool] = lambda number: False,
+    **options: Any,
+) -> Rollout:
+    """`play_episodes` on all ranks: each plays its share, and all get the rollout of one process."""
+    own = list(ranks.share(range(len(specs))))
+    rollout = play_episodes(
+        make_env, decisions, [specs[i] for i in own], num_envs, keep=lambda number: keep(own[number]), **options
+    )
+    return merge(ranks.gather(rollout), len(specs)) if ranks.sharing else rollout
 
 
 def merge(parts: Sequence[Rollout], episodes: int) -> Rollout:

@@ -40,8 +40,9 @@ from reflect_rl.players.load import (
     policy_prompts,
 )
 from reflect_rl.players.policy import Policy
-from reflect_rl.players.reflector import LocalReflector
+from reflect_rl.players.reflector import LocalReflector, reflect_together
 from reflect_rl.progress import Progress
+from reflect_rl.ranks import Ranks
 from reflect_rl.records import Reflection, State
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream
@@ -56,7 +57,8 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
     """Train the reflector on reflections.jsonl; write reflector/ and reflector.json with its agreement."""
     settings = context.settings
     if settings.reflector.kind != "local":
-        run.write_json("reflector.json", {"kind": settings.reflector.kind})
+        if context.ranks.first:
+            run.write_json("reflector.json", {"kind": settings.reflector.kind})
         return {"kind": settings.reflector.kind}
     collected = read_pool(run, settings, reads_facts(settings))
     labels = read_reflections(run, collected)
@@ -74,16 +76,18 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
     rows = [_reflection_row(reflector, places[state], text) for state, text in pairs]
     for weight in trained:
         weight.requires_grad_(True)
-    passes = reflector.backbone.passes
-    loss = text_loss(reflector.backbone, rows, pad_id(tokenizer))
-    final = fit(loss, len(rows), model, settings.reflector_sft, run, settings.seed, "reflector", progress)
+    backbone, ranks = reflector.backbone, context.ranks
+    loss, part = text_loss(backbone, rows, pad_id(tokenizer)), settings.reflector_sft
+    final = fit(loss, len(rows), model, part, run, settings.seed, "reflector", progress, ranks, backbone.halve)
     # The memo is keyed by the weights, which training has changed.
-    reflector = local_reflector(run, context, model, tokenizer)
-    report = agreement(reflector, [(places[label.state], label.text) for label in held])
+    reflector = local_reflector(run, context, model, tokenizer, progress)
+    report = agreement(reflector, [(places[label.state], label.text) for label in held], ranks)
+    if not ranks.first:
+        return {}
     with run.replacing("reflector") as folder:
         save_model(model, tokenizer, folder)
     figures = {"kind": "local", "labels": len(train), "parameters": parameter_count(model), "loss": final, **report}
-    figures["forward"] = passes.mode
+    figures["forward"] = backbone.passes.mode
     run.write_json("reflector.json", figures)
     _announce(figures, settings, progress)
     return {key: value for key, value in figures.items() if key != "examples"}
@@ -97,9 +101,9 @@ def split_held_out(labels: Sequence[Reflection], share: float) -> tuple[list[Ref
     return [label for label in labels if label.state not in aside], list(held.values())
 
 
-def agreement(reflector: LocalReflector, held: Sequence[tuple[PoolState, str]]) -> dict[str, Any]:
+def agreement(reflector: LocalReflector, held: Sequence[tuple[PoolState, str]], ranks: Ranks) -> dict[str, Any]:
     """Share of reflections that match the teacher's word for word, with Wilson's interval and examples."""
-    said = reflector.reflect([entry.state for entry, _ in held])
+    said = reflect_together(reflector, [entry.state for entry, _ in held], ranks)
     pairs = [(entry, teacher, text) for (entry, teacher), text in zip(held, said, strict=True)]
     same = sum(teacher == text for _, teacher, text in pairs)
     shown = sorted(pairs, key=lambda pair: pair[1] == pair[2])[:12]
@@ -151,7 +155,10 @@ def sft_policy(run: RunFolder, context: Context, progress: Progress) -> dict[str
     )
     rows = [policy.encode(prompt) for prompt, _ in examples]
     loss = choice_loss(policy, rows, [wanted for _, wanted in examples], settings.policy_sft.label_smoothing)
-    final = fit(loss, len(rows), policy, settings.policy_sft, run, settings.seed, "policy", progress)
+    part, ranks, halve = settings.policy_sft, context.ranks, policy.backbone.halve
+    final = fit(loss, len(rows), policy, part, run, settings.seed, "policy", progress, ranks, halve)
+    if not ranks.first:
+        return {}
     with run.replacing("policy-sft") as folder:
         policy.save(folder)
     return {
@@ -182,9 +189,9 @@ def _labelled(
     def write(states: Sequence[State]) -> list[str | None]:
         nonlocal written
         written += len(states)
-        return reflector().reflect(states)
+        return reflect_together(reflector(), states, context.ranks)
 
-    reflector = cache(lambda: load_reflector(run, context))
+    reflector = cache(lambda: load_reflector(run, context, progress))
     most = settings.prompt.reflections if reads_reflections(settings) else 0
     at = {(entry.episode, entry.step): entry for entry in with_notes(played, bought, most, write)}
     if written:
@@ -215,9 +222,13 @@ def _reflections_to_read(
             f"{missing} of {len(states)} labelled states have no teacher's text: the reflector's own is read."
         )
     asked = [i for i, entry in enumerate(states) if wants_own[i] or entry.id not in teacher]
-    own = load_reflector(run, context).reflect([states[i].state for i in asked]) if asked else []
+    own = _reflected(run, context, [states[i].state for i in asked], progress) if asked else []
     said: dict[int, str | None] = dict(zip(asked, own, strict=True))
     return [said[i] if i in said else teacher[entry.id] for i, entry in enumerate(states)]
+
+
+def _reflected(run: RunFolder, context: Context, states: Sequence[State], progress: Progress) -> list[str | None]:
+    return reflect_together(load_reflector(run, context, progress), states, context.ranks)
 
 
 def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> TextRow:

@@ -7,7 +7,7 @@ choice. Vocabulary logits are computed only at scored positions.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -24,8 +24,10 @@ LENGTH_STEP = 64
 """Texts in the same bucket of this many tokens are padded to one length."""
 TextRow = tuple[Encoded, Sequence[int]]
 """A prompt followed by a text, read before each of the text's tokens; and these tokens."""
-Loss = Callable[[Sequence[int]], Iterator[Tensor]]
-"""The loss of the examples with these indices, in parts, one per forward pass."""
+Loss = Callable[[Sequence[int], Sequence[int]], Iterable[Tensor]]
+"""What a share of a batch adds to the mean loss of the batch, in parts to be summed, one per forward pass. Share and
+batch are indices of examples.
+"""
 
 
 def text_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Loss:
@@ -36,9 +38,9 @@ def text_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Loss:
 def _packed_loss(backbone: Backbone, rows: Sequence[TextRow]) -> Loss:
     """Each edge of the trie is weighted by the number of texts that pass along it."""
 
-    def loss(indices: Sequence[int]) -> Iterator[Tensor]:
-        chosen = [rows[index] for index in indices]
-        tokens = sum(len(said) for _, said in chosen)
+    def loss(share: Sequence[int], batch: Sequence[int]) -> Iterator[Tensor]:
+        chosen = [rows[index] for index in share]
+        tokens = sum(len(rows[index][1]) for index in batch)
         for pack in packs([row.ids for row, _ in chosen], backbone.learning_tokens):
             pairs = zip(pack.rows, pack.paths, strict=True)
             nodes = np.concatenate([path[chosen[place][0].places] for place, path in pairs])
@@ -55,15 +57,23 @@ def _packed_loss(backbone: Backbone, rows: Sequence[TextRow]) -> Loss:
 
 
 def _padded_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Loss:
-    """Rows of similar length are batched."""
+    """Rows of similar length are batched. The passes of a step are one part, unless a bound was set for passes."""
     device = backbone.output_rows.device
 
-    def loss(indices: Sequence[int]) -> Iterator[Tensor]:
+    def loss(share: Sequence[int], batch: Sequence[int]) -> Iterator[Tensor]:
         groups: dict[int, list[TextRow]] = defaultdict(list)
-        for index in indices:
+        for index in share:
             groups[-(-len(rows[index][0].rest) // LENGTH_STEP)].append(rows[index])
-        tokens = sum(len(rows[index][1]) for index in indices)
-        yield torch.stack([total(chosen) for chosen in groups.values()]).sum() / tokens
+        tokens = sum(len(rows[index][1]) for index in batch)
+        if not backbone.passes.learning:
+            if groups:
+                yield torch.stack([total(chosen) for chosen in groups.values()]).sum() / tokens
+            return
+        for chosen in groups.values():
+            longest = max(len(row.ids) for row, _ in chosen)
+            most = max(1, backbone.passes.learning // longest)
+            for first in range(0, len(chosen), most):
+                yield total(chosen[first : first + most]) / tokens
 
     def total(chosen: Sequence[TextRow]) -> Tensor:
         prefix = chosen[0][0].prefix
@@ -89,9 +99,9 @@ def choice_loss(policy: Policy, rows: Sequence[Encoded], wanted: Sequence[Sequen
     If several actions are correct, their total probability counts.
     """
 
-    def loss(indices: Sequence[int]) -> Iterator[Tensor]:
-        for part in policy.through.parts([rows[i] for i in indices]):
-            yield mean([indices[place] for place in part]) * (len(part) / len(indices))
+    def loss(share: Sequence[int], batch: Sequence[int]) -> Iterator[Tensor]:
+        for part in policy.through.parts([rows[i] for i in share]):
+            yield mean([share[place] for place in part]) * (len(part) / len(batch))
 
     def mean(indices: Sequence[int]) -> Tensor:
         chosen = [rows[i] for i in indices]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reflect_rl.lm.encoded import Encoded
 from reflect_rl.players.policy import Choices, Policy
+from reflect_rl.ranks import ALONE, Ranks
 from reflect_rl.seeding import stream
 from reflect_rl.settings import RlSettings
 from reflect_rl.training.finite import finite
+from reflect_rl.training.gradients import accumulate
 from reflect_rl.training.losses import Folded, entropy_P, kl_P, ppo_gain, reinforce_gain, value_error
 from reflect_rl.training.optimizer import clip_and_step, rising, set_lr
 from reflect_rl.training.replay import SuccessReplay
@@ -22,26 +24,23 @@ from reflect_rl.training.rollout import Rollout
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """What an update needs.
+    """What an update needs. ranks: share each minibatch. reference: the frozen reference policy, if there is one."""
 
-    policy: the module or its distributed wrapper. plain: the module itself. rank, ranks: index and number of processes.
-    reference: the frozen reference policy, if there is one.
-    """
-
-    policy: nn.Module
-    plain: Policy
+    policy: Policy
     optimizer: torch.optim.Optimizer
     settings: RlSettings
     seed: int
-    rank: int = 0
-    ranks: int = 1
+    ranks: Ranks = ALONE
     reference: Policy | None = None
 
-    def shares(self, encoded: Sequence[Encoded], rows: Sequence[int]) -> list[list[list[int]]]:
-        """For each rank, its share of the rows, split into parts of one forward pass."""
-        shares = [list(rows[rank :: self.ranks]) for rank in range(self.ranks)]
-        parts = [self.plain.through.parts([encoded[i] for i in share]) for share in shares]
-        return [[[share[i] for i in part] for part in own] for share, own in zip(shares, parts, strict=True)]
+    def parts(self, encoded: Sequence[Encoded], rows: Sequence[int]) -> list[list[int]]:
+        """This rank's share of the rows, split into parts of one forward pass."""
+        share = self.ranks.share(rows)
+        return [[share[i] for i in part] for part in self.policy.through.parts([encoded[i] for i in share])]
+
+    def accumulate(self, parts: Callable[[], Iterator[Tensor]]) -> float:
+        """`accumulate` for the policy's weights."""
+        return accumulate(parts, self.policy, self.ranks, self.policy.backbone.halve)
 
 
 def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, entropy: float) -> dict[str, float]:
@@ -50,8 +49,8 @@ def update(learner: Learner, rollout: Rollout, folded: Folded, iteration: int, e
     The learning rate of the iteration is approached from 0 during `rl.warmup`: Adam's first steps are as large as the
     rate, whatever the gradient, and can undo SFT.
     """
-    settings, plain = learner.settings, learner.plain
-    encoded = [plain.encode(prompt) for prompt in rollout.prompts]
+    settings = learner.settings
+    encoded = [learner.policy.encode(prompt) for prompt in rollout.prompts]
     width = rollout.log_probs_PN.shape[1]
     visits = float(folded.visits_P.sum())
     is_ppo = settings.algorithm == "ppo"
@@ -106,19 +105,14 @@ def _minibatches(seed: int, iteration: int, prompts: int, epochs: int, batches: 
 def _accumulate(
     learner: Learner, encoded: list[Encoded], folded: Folded, rows: list[int], width: int, scale: float, entropy: float
 ) -> float:
-    """Accumulate the gradients of one minibatch over its parts; return this rank's loss."""
-    shares = learner.shares(encoded, rows)
-    total, own = 0.0, shares[learner.rank]
-    # Every rank joins every gradient exchange; a rank without rows uses weight 0.
-    for number in range(max(map(len, shares))):
-        chosen = own[number] if number < len(own) else []
-        part = chosen or [0]
-        choices = learner.policy([encoded[i] for i in part], width)
-        loss = _loss(choices, folded.rows(part), learner.settings, entropy) * scale
-        loss = loss * learner.ranks if chosen else loss * 0
-        loss.backward()
-        total += float(loss.detach())
-    return total
+    """Accumulate the gradients of one minibatch; return its loss."""
+
+    def parts() -> Iterator[Tensor]:
+        for part in learner.parts(encoded, rows):
+            choices = learner.policy([encoded[i] for i in part], width)
+            yield _loss(choices, folded.rows(part), learner.settings, entropy) * scale
+
+    return learner.accumulate(parts)
 
 
 def _loss(choices: Choices, rows: Folded, settings: RlSettings, entropy: float) -> Tensor:
@@ -137,22 +131,21 @@ def _loss(choices: Choices, rows: Folded, settings: RlSettings, entropy: float) 
 
 
 def replay_update(learner: Learner, replay: SuccessReplay, iteration: int) -> None:
-    """One REINFORCE step on a replayed success, if there is one; the same on every rank."""
+    """One REINFORCE step on a replayed success, if there is one."""
     drawn = replay.draw(learner.seed, iteration)
     if drawn is None:
         return
     prompts, taken, returns = drawn
-    encoded = [learner.plain.encode(prompt) for prompt in prompts]
+    encoded = [learner.policy.encode(prompt) for prompt in prompts]
     width = max(prompt.actions for prompt in prompts)
-    for part in learner.plain.through.parts(encoded):
-        choices = learner.policy([encoded[i] for i in part], width)
-        log_probs_TN = choices.log_probs_BN
-        device = log_probs_TN.device
-        return_T = torch.tensor([returns[i] for i in part], dtype=torch.float32, device=device)
-        chosen_T = log_probs_TN.gather(1, torch.tensor([taken[i] for i in part], device=device)[:, None]).squeeze(1)
-        loss = -(chosen_T * return_T).sum() / len(encoded)
-        if learner.plain.value is not None:
-            loss = loss + 0 * choices.value_B.sum()  # DDP needs a gradient for every weight
-        finite("the loss of a replayed success", float(loss.detach()))
-        loss.backward()
+
+    def parts() -> Iterator[Tensor]:
+        for part in learner.parts(encoded, range(len(encoded))):
+            log_probs_TN = learner.policy([encoded[i] for i in part], width).log_probs_BN
+            device = log_probs_TN.device
+            return_T = torch.tensor([returns[i] for i in part], dtype=torch.float32, device=device)
+            chosen_T = log_probs_TN.gather(1, torch.tensor([taken[i] for i in part], device=device)[:, None]).squeeze(1)
+            yield -(chosen_T * return_T).sum() / len(encoded)
+
+    finite("the loss of a replayed success", learner.accumulate(parts))
     clip_and_step(learner.optimizer, learner.policy.parameters(), learner.settings.max_grad_norm)

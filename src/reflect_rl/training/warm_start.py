@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from reflect_rl.data.pool import PoolState
+from reflect_rl.lm.layers import load_player_model
 from reflect_rl.lm.models import end_id
-from reflect_rl.lm.pretrained import load_pretrained, load_tokenizer
+from reflect_rl.lm.pretrained import load_tokenizer
 from reflect_rl.lm.scratch import scratch_model, train_tokenizer
 from reflect_rl.lm.text import most_tokens
 from reflect_rl.players.context import Context
@@ -40,7 +41,7 @@ def start_model(
     settings = context.settings
     if part.source != "scratch":
         seed = stream_seed(settings.seed, f"init {who}")
-        return load_pretrained(part, settings.compute.device, seed, bases=context.bases)
+        return load_player_model(part, settings.compute, seed, context.bases)
     most = max(len(entry.state.actions) for entry in pool)
     labels = [label for label, _ in zip(candidates(), range(max(2, int(most * SPARE))), strict=False)]
     shown = labels if settings.policy.head == "labels" else None
