@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import tiny_models
 from conftest import Heard
+from reflect_rl.lm import backbone as backbone_module
 from reflect_rl.lm.backbone import Backbone, Passes
 from reflect_rl.lm.checks import check_reading
 from reflect_rl.lm.encoded import Encoded
@@ -196,6 +197,25 @@ def both_ways(head: str, value: bool = True) -> tuple[Policy, Policy]:
     packed = deepcopy(padded)
     packed.backbone = packed.through.backbone = Backbone(packed.model, PACKED)
     return packed, padded
+
+
+def test_what_prompts_begin_with_is_read_once_until_a_weight_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    read = backbone_module.read_opening
+    monkeypatch.setattr(
+        backbone_module, "read_opening", lambda model, ids: lengths.append(len(ids)) or read(model, ids)
+    )
+    packed, padded = both_ways("labels")
+    prompts = [prompt for prompt in tiny_models.prompts(packed) if prompt.actions == 3]
+    (prefix,) = {packed.encode(prompt).prefix for prompt in prompts}
+    for turn in (1, 2):
+        for some in (prompts[:4], prompts[4:], prompts[:1]):
+            torch.testing.assert_close(packed.log_probs(some), padded.log_probs(some), **NEAR)
+        assert lengths == [len(prefix)] * turn
+        for policy in (packed, padded):
+            with torch.no_grad():
+                policy.model.get_output_embeddings().weight[: len(prompts)] += 0.3  # type: ignore[union-attr]
+                policy.model.model.layers[0].mlp.up_proj.weight *= 1.5
 
 
 HEADS = pytest.mark.parametrize("head", ["labels", "pointer", "hedged"])

@@ -1,7 +1,8 @@
 """Speed with a pretrained model and LoRA adapters, relative to a plain implementation measured in the same run.
 
-The plain side is `bench.plain`: whole prompts in left-padded batches, with logits over the whole vocabulary, as the
-documentation of transformers and PEFT has it. Both sides use the same model, prompts and torch threads:
+The plain side is `bench.plain`: whole prompts in left-padded batches, with logits over the whole vocabulary and PEFT's
+own layers, as the documentation of transformers and PEFT has it. Prompts are in the plain format. Both sides use the
+same model, prompts and torch threads:
 
 - evaluate: prompts/s of forward passes over the distinct prompts of some episodes of DangerousTaxi. The plain side
   reads a random sample of them.
@@ -46,6 +47,7 @@ from reflect_rl.settings import Settings
 
 DEFAULTS: dict[str, Any] = {
     "env.name": "reflect_rl.bench.corridor:Corridor",
+    "prompt.format": "plain",
     "reflector.kind": "none",
     "policy.model.lora_rank": 8,
     "rl.epochs": 1,

@@ -6,10 +6,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,6 +40,9 @@ from reflect_rl.training.losses import Folded, fold
 from reflect_rl.training.optimizer import make_optimizer
 from reflect_rl.training.rollout import EpisodeSpec, Rollout, Trajectory, play_episodes
 from reflect_rl.training.update import Learner, drift, update
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TAXI: dict[str, Any] = {"env.name": "taxi", "env.options": {}, "annotate.teacher": "blocked", "collect.episodes": 40}
 """The episodes whose prompts are evaluated and learned from."""
@@ -117,11 +121,26 @@ class Sides:
 
     def learn_plainly(self, samples: Sequence[plain.Sample]) -> None:
         rl, seed = self.settings.rl, self.settings.seed
-        plain.update(self.plain, self._optimizer(), samples, rl, seed, rl.entropy)
+        with _as_in_peft(self.policy.model):
+            plain.update(self.plain, self._optimizer(), samples, rl, seed, rl.entropy)
 
     @torch.no_grad()
     def read_plainly(self, prompts: Sequence[Prompt]) -> None:
-        self.plain.log_probs(prompts)
+        with _as_in_peft(self.policy.model):
+            self.plain.log_probs(prompts)
+
+    def play_plainly(self, specs: Sequence[EpisodeSpec]) -> list[plain.PlainEpisode]:
+        with _as_in_peft(self.policy.model):
+            return plain.play(Context(self.settings).make_env, self.plain, None, specs)
+
+
+def _as_in_peft(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """LoRA layers as PEFT computes them."""
+    if not hasattr(model, "peft_config"):
+        return nullcontext()
+    from reflect_rl.lm.fused_lora import unfused
+
+    return unfused(model)
 
 
 def taxi_prompts(sides: Sides) -> list[Prompt]:
@@ -248,8 +267,7 @@ def _iterate_plainly(sides: Sides, rollout: Rollout) -> dict[str, Any]:
     """The first episodes of a rollout, played and learned from in the plain way."""
     specs = [trajectory.spec for trajectory in rollout.trajectories[:PLAIN_EPISODES]]
     played: list[plain.PlainEpisode] = []
-    make_env = Context(sides.settings).make_env
-    play = Spent.on(lambda: played.extend(plain.play(make_env, sides.plain, None, specs)), sides.device)
+    play = Spent.on(lambda: played.extend(sides.play_plainly(specs)), sides.device)
     steps = sum(len(episode.choices) for episode in played)
     samples = plain.samples_of(rollout, advantages(rollout, sides.settings.rl)[0])[:steps]
     spent = play + Spent.on(partial(sides.learn_plainly, samples), sides.device)

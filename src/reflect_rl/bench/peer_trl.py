@@ -25,6 +25,7 @@ from reflect_rl.config import parse_settings
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import advance, begin, tasks_of
 from reflect_rl.errors import SettingsError
+from reflect_rl.lm.sources import located
 from reflect_rl.players.context import Context
 from reflect_rl.players.prompt import CUE_ACTION, PromptBuilder
 from reflect_rl.records import EpisodeMemory, State
@@ -63,7 +64,9 @@ def measure(settings: Settings, episodes: int, python: str | None = None) -> dic
         return {"skipped": f"there is no {PYTHON}: `make trl` makes it, or --peer-python names another Python with trl"}
     source = str(Path(__file__).parents[2])
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
-    asked = json.dumps({"settings": settings.model_dump(), "episodes": episodes})
+    given = settings.model_dump()
+    given["policy"]["model"]["source"] = located(settings.policy.model.source)  # a package is installed here only
+    asked = json.dumps({"settings": given, "episodes": episodes})
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "figures.json"
         command = [str(chosen), "-m", __name__, asked, str(answer)]

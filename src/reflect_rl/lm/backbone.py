@@ -22,7 +22,7 @@ from torch import Tensor
 
 from reflect_rl.lm.layers import is_sharded, recomputes
 from reflect_rl.lm.models import LOOKUP, base_model
-from reflect_rl.lm.packed import Pack, read_pack
+from reflect_rl.lm.packed import Opening, Pack, read_opening, read_pack
 from reflect_rl.progress import Progress
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class Backbone:
         self.model = model
         self.passes = passes or Passes()
         self._alone = False  # whether the latest pass read a single row
+        self._opening: tuple[object, Opening] | None = None
         plain = base_model(model)
         adapted = hasattr(model, "peft_config") or getattr(plain, "is_quantized", False)
         gpt2 = isinstance(plain, GPT2LMHeadModel) and _plain_attention(plain.config)
@@ -147,11 +148,21 @@ class Backbone:
             logits = logits * self._scale
         return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
 
-    def nodes(self, pack: Pack) -> Tensor:
-        """x_TD: hidden states of a pack's nodes, after the final norm."""
+    def nodes(self, pack: Pack, opening: Opening | None = None) -> Tensor:
+        """x_TD: hidden states of a pack's nodes, after the final norm. opening: what comes before them."""
         self._alone = len(pack.rows) == 1
         with self.computing():
-            return read_pack(self.model, pack)
+            return read_pack(self.model, pack, opening=opening)
+
+    def opening(self, ids: tuple[int, ...]) -> Opening:
+        """Keys and values of the tokens that prompts begin with; kept until other tokens are asked for, or a weight
+        has changed.
+        """
+        key = ids, sum(weight._version for weight in self.model.parameters())
+        if self._opening is None or self._opening[0] != key:
+            with self.computing(), torch.no_grad():
+                self._opening = key, read_opening(self.model, ids)
+        return self._opening[1]
 
     def hidden(self, batch: TokenBatch) -> Tensor:
         """hidden_BRD at batch.read_BR, after the final norm."""

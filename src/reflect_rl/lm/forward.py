@@ -36,11 +36,15 @@ class Forward:
         return self._packed(rows) if self.backbone.passes.packed else self._padded(rows)
 
     def _packed(self, rows: Sequence[Encoded]) -> Iterator[tuple[list[int], Tensor]]:
-        for pack in packs([row.ids for row in rows], self.backbone.passes.tokens):
-            x_TD = self.backbone.nodes(pack)
+        """Without gradients, what all rows begin with is read once, and kept for later calls."""
+        opens = not torch.is_grad_enabled() and len({row.prefix for row in rows}) == 1 and len(rows[0].prefix) > 0
+        opening = self.backbone.opening(rows[0].prefix) if opens else None
+        for pack in packs([row.rest if opens else row.ids for row in rows], self.backbone.passes.tokens):
+            x_TD = self.backbone.nodes(pack, opening)
             groups: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
             for place, path in zip(pack.rows, pack.paths, strict=True):
-                groups[len(rows[place].read)].append((place, path[rows[place].places]))
+                read = list(rows[place].read) if opens else rows[place].places
+                groups[len(read)].append((place, path[read]))
             for members in groups.values():
                 places, nodes = zip(*members, strict=True)
                 yield list(places), x_TD[torch.from_numpy(np.stack(nodes)).to(x_TD.device)]

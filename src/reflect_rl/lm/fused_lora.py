@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,6 +28,19 @@ class FusedLinear(lora.Linear):
         base = self.base_layer(x)
         added = torch.addmm(base.flatten(0, -2), x.flatten(0, -2) @ down.T, up.T, alpha=self.scaling[name])
         return added.view(base.shape)
+
+
+@contextmanager
+def unfused(model: nn.Module) -> Iterator[None]:
+    """Let the LoRA layers of a model compute in PEFT's own way in the block."""
+    fused: list[Any] = [module for module in model.modules() if type(module) is FusedLinear]
+    for module in fused:
+        module.__class__ = lora.Linear
+    try:
+        yield
+    finally:
+        for module in fused:
+            module.__class__ = FusedLinear
 
 
 def fuse(model: nn.Module) -> None:

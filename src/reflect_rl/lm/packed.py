@@ -53,15 +53,37 @@ class Pack:
     def __len__(self) -> int:
         return len(self.ids_T)
 
-    def sees(self, window: int | None = None, device: torch.device | None = None) -> Tensor:
-        """sees_TT: whether a node (first axis) is the other node or a descendant of it.
+    def sees(self, window: int | None = None, opened: int = 0, device: torch.device | None = None) -> Tensor:
+        """sees_TS: whether a node (first axis) sees one of the `opened` tokens before the trie, all of which it may
+        see, or the other node, of which it is a descendant, or which it is itself.
 
-        window: also requires the other node to be less than this many tokens back in the row.
+        window: also requires what is seen to be less than this many tokens back in the row.
         """
         depth_T, end_T = (torch.from_numpy(values).to(device) for values in (self.depth_T, self.end_T))
         nodes_T = torch.arange(len(self), device=device)
-        sees_TT = (nodes_T[:, None] >= nodes_T) & (nodes_T[:, None] < end_T)
-        return sees_TT if window is None else sees_TT & (depth_T[:, None] - depth_T < window)
+        sees_TS = (nodes_T[:, None] >= nodes_T) & (nodes_T[:, None] < end_T)
+        depth_S = depth_T
+        if opened:
+            sees_TS = torch.cat([sees_TS.new_ones(len(self), opened), sees_TS], dim=1)
+            depth_S = torch.cat([torch.arange(-opened, 0, device=device), depth_T])
+        return sees_TS if window is None else sees_TS & (depth_T[:, None] - depth_S < window)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Keys and values of the tokens before a trie: by layer, each (1, heads, length, E)."""
+
+    length: int
+    layers: list[tuple[Tensor, Tensor]]
+
+    def cache(self) -> Cache:
+        """A new cache that begins with them."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for number, (keys, values) in enumerate(self.layers):
+            cache.update(keys, values, number)
+        return cache
 
 
 def packs(rows: Sequence[list[int]] | Sequence[tuple[int, ...]], tokens: int) -> list[Pack]:
@@ -111,44 +133,65 @@ def _shared(one: np.ndarray, other: np.ndarray) -> int:
     return int(differs.argmax()) if differs.any() else shorter
 
 
-def read_pack(model: PreTrainedModel, pack: Pack, cache: Cache | None = None, layer: int | None = None) -> Tensor:
+def read_opening(model: PreTrainedModel, ids: Sequence[int]) -> Opening:
+    """Read the tokens that the rows of following packs begin with."""
+    from transformers import DynamicCache
+
+    cache: Any = DynamicCache()
+    (pack,) = packs([tuple(ids)], len(ids))
+    read_pack(model, pack, cache)
+    return Opening(len(ids), [(layer.keys, layer.values) for layer in cache.layers])
+
+
+def read_pack(
+    model: PreTrainedModel,
+    pack: Pack,
+    cache: Cache | None = None,
+    layer: int | None = None,
+    opening: Opening | None = None,
+) -> Tensor:
     """x_TD: hidden states of all nodes, after the final norm, or after an inner layer (0: the embeddings).
 
-    cache: an empty one, to keep keys and values of the nodes.
+    cache: an empty one, to keep keys and values of the nodes. opening: what comes before the trie.
     """
     plain = base_model(model)
     body: Any = plain.base_model
+    opened = 0 if opening is None else opening.length
     ids_1T, depth_1T = (torch.from_numpy(values)[None].to(plain.device) for values in (pack.ids_T, pack.depth_T))
-    kept: dict[str, Any] = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
+    kept = cache if opening is None else opening.cache()
+    more: dict[str, Any] = {"use_cache": False} if kept is None else {"use_cache": True, "past_key_values": kept}
     if layer is not None:
-        kept["output_hidden_states"] = True
-    out = body(input_ids=ids_1T, position_ids=depth_1T, attention_mask=_mask(plain, pack), **kept)
+        more["output_hidden_states"] = True
+    out = body(input_ids=ids_1T, position_ids=depth_1T + opened, attention_mask=_mask(plain, pack, opened), **more)
     return (out.last_hidden_state if layer is None else out.hidden_states[layer])[0]
 
 
-def _mask(plain: PreTrainedModel, pack: Pack) -> Mask:
+def _mask(plain: PreTrainedModel, pack: Pack, opened: int) -> Mask:
     """The model's attention mask, or one for each kind of layer if the model has several."""
     config: Any = plain.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
-        return _as_given(plain, pack.sees(window, plain.device))
+        return _as_given(plain, pack.sees(window, opened, plain.device))
     windows = {kind: window if kind == "sliding_attention" else None for kind in sorted(set(kinds))}
-    return {kind: _as_given(plain, pack.sees(own, plain.device)) for kind, own in windows.items()}
+    return {kind: _as_given(plain, pack.sees(own, opened, plain.device)) for kind, own in windows.items()}
 
 
-def _as_given(plain: PreTrainedModel, sees_TT: Tensor) -> Tensor:
+def _as_given(plain: PreTrainedModel, sees_TS: Tensor) -> Tensor:
     """A mask in the form that attention takes: boolean for PyTorch's SDPA, otherwise added to the scores."""
-    seen_11TT = sees_TT[None, None]
+    seen_11TS = sees_TS[None, None]
     if plain.config._attn_implementation == "sdpa":
-        return seen_11TT
+        return seen_11TS
     least = torch.finfo(plain.dtype).min
-    return torch.zeros(seen_11TT.shape, dtype=plain.dtype, device=plain.device).masked_fill(~seen_11TT, least)
+    return torch.zeros(seen_11TS.shape, dtype=plain.dtype, device=plain.device).masked_fill(~seen_11TS, least)
 
 
 @torch.no_grad()
 def why_not(model: PreTrainedModel) -> str | None:
-    """Why a model cannot read packs; None if it can. Tested by comparing hidden states of two short rows."""
+    """Why a model cannot read packs; None if it can. Tested by comparing hidden states of two short rows.
+
+    They are read as a trie, and as a trie after an opening.
+    """
     plain = base_model(model)
     config: Any = plain.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
@@ -162,12 +205,18 @@ def why_not(model: PreTrainedModel) -> str | None:
     try:
         (pack,) = packs(rows, sum(map(len, rows)))
         x_TD = read_pack(model, pack)
+        opening, half = read_opening(model, rows[0][: PROBE // 4]), PROBE // 4
+        (rest,) = packs([row[half:] for row in rows], sum(map(len, rows)))
+        after_TD = read_pack(model, rest, opening=opening)
         alone_1L = [torch.tensor([rows[place]], device=plain.device) for place in pack.rows]
         alone = [body(input_ids=ids_1L, use_cache=False).last_hidden_state[0] for ids_1L in alone_1L]
     except FAILURES as error:
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     near = NEAR if x_TD.dtype == torch.float32 and not torch.is_autocast_enabled(plain.device.type) else COARSE
-    for path, single_LD in zip(pack.paths, alone, strict=True):
-        if not bool((x_TD[torch.from_numpy(path)] - single_LD).abs().max() <= near * single_LD.abs().max()):
+    for path, after, single_LD in zip(pack.paths, rest.paths, alone, strict=True):
+        read_LD = x_TD[torch.from_numpy(path)]
+        opened_LD = torch.cat([read_LD[:half], after_TD[torch.from_numpy(after)]])
+        most = near * single_LD.abs().max()
+        if not bool(torch.maximum((read_LD - single_LD).abs(), (opened_LD - single_LD).abs()).max() <= most):
             return "it reads a packed prompt differently from the prompt alone"
     return None
