@@ -118,7 +118,9 @@ def reflector(chunk: int, heard: Heard) -> LocalReflector:
     builder = PromptBuilder("Go.", PromptSettings(), None)
     settings = ReflectorSettings(max_new_tokens=4)
     model, words = tiny_models.gpt2(), tiny_models.tokenizer()
-    return LocalReflector(model, words, builder, settings, Memo(None, ""), chunk=chunk, exact=False, progress=heard)
+    return LocalReflector(
+        model, words, builder, settings, Memo(None, ""), chunk=chunk, exact=False, passes=Passes(progress=heard)
+    )
 
 
 def test_reflections_are_written_fewer_at_a_time(heard: Heard) -> None:

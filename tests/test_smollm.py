@@ -69,7 +69,7 @@ def test_a_step_of_sft_lowers_the_loss_of_a_reflection(tmp_path: Path) -> None:
     loss = text_loss(reflector.backbone, [_reflection_row(reflector, entry, TEXT)], 0)
     optimizer, values = make_optimizer(model, 1e-3, 0.0), []
     for _ in range(2):
-        (part,) = loss([0])
+        (part,) = loss([0], [0])
         part.backward()
         values.append(float(part.detach()))
         clip_and_step(optimizer, trained, 1.0)

@@ -66,7 +66,7 @@ def measure(settings: Settings, episodes: int, python: str | None = None) -> dic
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
     given = settings.model_dump()
     given["policy"]["model"]["source"] = located(settings.policy.model.source)  # a package is installed here only
-    asked = json.dumps({"settings": given, "episodes": episodes})
+    asked = json.dumps({"settings": given, "episodes": episodes}, allow_nan=False)
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "figures.json"
         command = [str(chosen), "-m", __name__, asked, str(answer)]
@@ -279,7 +279,8 @@ def train(settings: Settings, episodes: int) -> dict[str, Any]:
 def main() -> None:
     """Measure what the first argument asks for, and write the figures to the file that the second one names."""
     asked, answer = json.loads(sys.argv[1]), Path(sys.argv[2])
-    answer.write_text(json.dumps(train(parse_settings(asked["settings"]), asked["episodes"])))
+    figures = train(parse_settings(asked["settings"]), asked["episodes"])
+    answer.write_text(json.dumps(figures, allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Method: Reflect-RL keeps 50 successes and adds one update on one of them per ite
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -46,8 +46,14 @@ class SuccessReplay:
         if not self.episodes:
             return None
         success = self.episodes[int(stream(seed, "replay", iteration).integers(len(self.episodes)))]
-        prompts = [Prompt(**{**fields, "line_ends": tuple(fields["line_ends"])}) for fields in success["prompts"]]
+        prompts = [_prompt(fields) for fields in success["prompts"]]
         return prompts, success["choices"], np.array(success["returns"])
 
     def to_json(self) -> list[Success]:
         return list(self.episodes)
+
+
+def _prompt(fields: Mapping[str, Any]) -> Prompt:
+    """A prompt from its fields as JSON gives them back."""
+    lists = {"line_ends": tuple(fields["line_ends"]), "controls": tuple(map(tuple, fields.get("controls", ())))}
+    return Prompt(**{**fields, **lists})
