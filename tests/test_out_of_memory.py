@@ -63,8 +63,10 @@ def test_what_does_not_fit_even_in_small_passes_is_one_message(most: int, heard:
 
 def test_a_single_prompt_is_not_made_smaller(heard: Heard) -> None:
     policy = tiny_models.policy(passes=Passes(True, 100_000, progress=heard))
-    with tiny_models.little_memory(20), pytest.raises(ModelError):
-        policy.log_probs(tiny_models.prompts(policy)[:1])
+    prompts = tiny_models.prompts(policy)
+    for prompt, most in ((prompts[0], 5), (prompts[2], 20)):  # in what prompts begin with, and in what comes after it
+        with tiny_models.little_memory(most), pytest.raises(ModelError):
+            policy.log_probs([prompt])
     assert heard.warned == []
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import tiny_models
 from conftest import Heard
 from reflect_rl.lm.backbone import Backbone, Passes, TokenBatch
-from reflect_rl.lm.packed import Pack
+from reflect_rl.lm.packed import Opening, Pack
 from reflect_rl.players import reflector as reflector_module
 from reflect_rl.players.agent import Agent
 from reflect_rl.players.context import Context
@@ -37,9 +37,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         tokens.append(batch.ids_BL.numel())
         return hidden(self, batch)
 
-    def counted_nodes(self: Backbone, pack: Pack) -> Tensor:
+    def counted_nodes(self: Backbone, pack: Pack, opening: Opening | None = None) -> Tensor:
         tokens.append(len(pack))
-        return nodes(self, pack)
+        return nodes(self, pack, opening)
 
     monkeypatch.setattr(Backbone, "hidden", counted_hidden)
     monkeypatch.setattr(Backbone, "nodes", counted_nodes)

@@ -160,6 +160,7 @@ class Backbone:
         """
         key = ids, sum(weight._version for weight in self.model.parameters())
         if self._opening is None or self._opening[0] != key:
+            self._alone = True
             with self.computing(), torch.no_grad():
                 self._opening = key, read_opening(self.model, ids)
         return self._opening[1]
