@@ -163,9 +163,11 @@ def test_a_recipe_with_a_setting_of_an_earlier_version_is_told_what_became_of_it
 
 def test_a_run_folder_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     former = {"policy": {"hedge": True}, "rl": {"slots": 7, "anchor": 0.5, "lr": 1e-3}, "compute": {"rows": 3}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**former, "reflector_sft": {"attempts": 2, "steps": 9}}))
+    former |= {"reflector_sft": {"attempts": 2, "steps": 9}, "prompt": {"history": 2}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(former))
     settings = read_config(RunFolder(tmp_path))
     assert (settings.policy.gated_mixture, settings.rl.num_envs, settings.rl.reference_kl) == (True, 7, 0.5)
     assert (settings.rl.lr, settings.reflector_sft.steps) == (1e-3, 9)
+    assert settings.prompt.format == "plain"  # as its models were trained, whatever templates they have
     assert set(RENAMED.values()) <= set(setting_keys())
     assert not {*RENAMED, *GONE} & set(setting_keys())

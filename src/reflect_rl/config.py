@@ -156,6 +156,8 @@ def with_new_names(data: Mapping[str, Any]) -> dict[str, Any]:
             value = read[section].pop(name)
             if former in RENAMED:
                 _set(read, RENAMED[former], value)
+    if isinstance(read.get("prompt"), dict):
+        read["prompt"].setdefault("format", "plain")  # the only one before there was a choice
     return read
 
 
