@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 import tiny_models
 from conftest import Heard
@@ -200,7 +200,3 @@ def test_a_policy_acts_on_chat_prompts(head: str) -> None:
     prompts = [made.policy_prompt(state, "Go left.") for state in tiny_models.states()]
     total_B = policy.log_probs(prompts).exp().sum(1)
     torch.testing.assert_close(total_B, torch.ones(len(prompts)))
-
-
-def test_a_chat_tokenizer_is_fast() -> None:
-    assert isinstance(tokenizer(), PreTrainedTokenizerFast)

@@ -218,6 +218,23 @@ def test_what_prompts_begin_with_is_read_once_until_a_weight_changes(monkeypatch
                 policy.model.model.layers[0].mlp.up_proj.weight *= 1.5
 
 
+def test_an_optimizer_that_counts_no_versions_is_noticed_too() -> None:
+    packed, padded = both_ways("labels")
+    prompts = [prompt for prompt in tiny_models.prompts(packed) if prompt.actions == 3][:3]
+    packed.log_probs(prompts)
+    assert packed.backbone._opening
+    for policy in (packed, padded):
+        weights = list(policy.model.parameters())
+        optimizer = torch.optim.AdamW(weights, lr=0.1, fused=True)
+        policy([policy.encode(prompt) for prompt in prompts], 3).value_B.sum().backward()
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)
+        versions = [weight._version for weight in weights]
+        optimizer.step()
+        assert versions == [weight._version for weight in weights]
+    torch.testing.assert_close(packed.log_probs(prompts), padded.log_probs(prompts), **NEAR)
+
+
 HEADS = pytest.mark.parametrize("head", ["labels", "pointer", "hedged"])
 
 

@@ -151,12 +151,14 @@ class Backbone:
     def nodes(self, pack: Pack, opening: Opening | None = None) -> Tensor:
         """x_TD: hidden states of a pack's nodes, after the final norm. opening: what comes before them."""
         self._alone = len(pack.rows) == 1
+        if torch.is_grad_enabled():  # a step follows, and fused optimizers do not count a weight's versions
+            self._opening = None
         with self.computing():
             return read_pack(self.model, pack, opening=opening)
 
     def opening(self, ids: tuple[int, ...]) -> Opening:
-        """Keys and values of the tokens that prompts begin with; kept until other tokens are asked for, or a weight
-        has changed.
+        """Keys and values of the tokens that prompts begin with; kept until other tokens are asked for, a weight
+        has changed, or a pass has kept gradients.
         """
         key = ids, sum(weight._version for weight in self.model.parameters())
         if self._opening is None or self._opening[0] != key:

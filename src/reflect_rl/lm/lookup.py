@@ -182,10 +182,6 @@ class LookupSteps:
         self.read = 0
 
     @torch.no_grad()
-    def __call__(self, ids_BL: Tensor) -> Tensor:
-        return self.model.lm_head(self.hidden(ids_BL)[:, -1]).float()
-
-    @torch.no_grad()
     def hidden(self, ids_BL: Tensor) -> Tensor:
         """Read L more tokens of every row; return their hidden states after the final norm, (B, L, D)."""
         first, end = self.read, self.read + ids_BL.shape[1]

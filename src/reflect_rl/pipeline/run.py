@@ -10,9 +10,13 @@ from reflect_rl.pipeline import stages
 from reflect_rl.pipeline.runner import run_stages
 from reflect_rl.players.context import StageFunction
 from reflect_rl.progress import Progress
+from reflect_rl.ranks import Ranks
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
 from reflect_rl.settings.advice import advice
+
+TRAINS = ("sft_reflector", "sft_policy", "rl")
+"""The stages with a learning rate."""
 
 
 def run_pipeline(
@@ -23,9 +27,10 @@ def run_pipeline(
     options: passed to `runner.run_stages`, which also documents the errors.
     """
     settings = recipe if isinstance(recipe, Settings) else load_settings(recipe)
-    progress = progress or Progress()
-    for sentence in advice(settings):
-        progress.warn(sentence)
+    progress, only = progress or Progress(), options.get("only") or TRAINS
+    if set(only) & set(TRAINS) and Ranks.here().first:
+        for sentence in advice(settings):
+            progress.warn(sentence)
     return run_stages(settings, out, progress, stage_function, **options)
 
 

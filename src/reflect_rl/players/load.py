@@ -113,11 +113,16 @@ def policy_prompts(policy: Policy, context: Context) -> PromptBuilder:
         settings.prompt,
         labels,
         policy.count,
-        policy.gate is not None,
-        policy.backbone.context,
-        _remedy(part, "policy"),
-        chat_frames(settings, part, policy.tokenizer),
+        gated=policy.gate is not None,
+        context=policy.backbone.context,
+        remedy=_remedy(part, "policy"),
+        frames=chat_frames(settings, part, policy.tokenizer),
     )
+
+
+def reflector_labels(frames: ChatFrames | None) -> list[str]:
+    """The labels on the action lines of a reflector's prompts, which it never answers with."""
+    return list(itertools.islice(candidates(frames is not None), MOST_LABELS))
 
 
 def reflector_prompts(
@@ -126,12 +131,11 @@ def reflector_prompts(
     """The builder of the reflector's prompts: the policy's up to the reflection, with room for one."""
     settings, task_text = context.settings, context.world.task_text
     frames = chat_frames(settings, settings.reflector.model, tokenizer, progress)
-    labels = list(itertools.islice(candidates(frames is not None), MOST_LABELS))
     reads = Backbone(model).context
     return PromptBuilder(
         task_text,
         settings.prompt,
-        labels if settings.policy.head == "labels" else None,
+        reflector_labels(frames) if settings.policy.head == "labels" else None,
         lambda prompt: len(encode_prompt(tokenizer, prompt.text, prompt.controls)),
         context=max(reads - settings.reflector.max_new_tokens, reads // 2),
         remedy=_remedy(settings.reflector.model, "reflector"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,8 +10,8 @@ from reflect_rl.envs.checked import advance, begin, expert_choice, facts_of, tas
 from reflect_rl.lm.pretrained import load_tokenizer
 from reflect_rl.lm.text import encode_prompt
 from reflect_rl.players.context import Context
-from reflect_rl.players.labels import candidates, find_labels
-from reflect_rl.players.load import MOST_LABELS, chat_frames
+from reflect_rl.players.labels import find_labels
+from reflect_rl.players.load import MOST_LABELS, chat_frames, reflector_labels
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.progress import Progress
 from reflect_rl.records import EpisodeMemory, State
@@ -83,19 +82,16 @@ def _shown(
     settings = context.settings
     tokenizer = None if part.source == "scratch" else load_tokenizer(part.source)
     frames = None if tokenizer is None else chat_frames(settings, part, tokenizer, progress)
-    labels = _labels(tokenizer, frames is not None) if settings.policy.head == "labels" else None
+    labels = reflector_labels(frames)
+    if tokenizer is not None and who == "policy" and settings.policy.head == "labels":
+        labels = list(find_labels(tokenizer, MOST_LABELS, frames is not None))
+    shown = labels if settings.policy.head == "labels" else None
     gated = settings.policy.gated_mixture
     count = None if tokenizer is None else partial(_tokens, tokenizer)
-    builder = PromptBuilder(context.world.task_text, settings.prompt, labels, count, gated, frames=frames)
+    builder = PromptBuilder(context.world.task_text, settings.prompt, shown, count, gated, frames=frames)
     prompt = builder.reflector_prompt(state) if who == "reflector" else builder.policy_prompt(state, note)
-    answers = tuple(labels or ())[: prompt.actions] if who == "policy" else ()
+    answers = tuple(shown or ())[: prompt.actions] if who == "policy" else ()
     return Shown(who, prompt.text, frames is not None, count(prompt) if count else None, answers)
-
-
-def _labels(tokenizer: PreTrainedTokenizerBase | None, chat: bool) -> list[str]:
-    if tokenizer is None:
-        return list(itertools.islice(candidates(), MOST_LABELS))
-    return list(find_labels(tokenizer, MOST_LABELS, chat))
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> int:
