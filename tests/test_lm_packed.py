@@ -225,10 +225,11 @@ def test_an_optimizer_that_counts_no_versions_is_noticed_too() -> None:
     assert packed.backbone._opening
     for policy in (packed, padded):
         weights = list(policy.model.parameters())
-        optimizer = torch.optim.AdamW(weights, lr=0.1, fused=True)
+        optimizer = torch.optim.AdamW(weights, lr=0.5, fused=True)
         policy([policy.encode(prompt) for prompt in prompts], 3).value_B.sum().backward()
+        generator = torch.Generator().manual_seed(3)
         for weight in weights:
-            weight.grad = torch.ones_like(weight)
+            weight.grad = torch.randn(weight.shape, generator=generator)
         versions = [weight._version for weight in weights]
         optimizer.step()
         assert versions == [weight._version for weight in weights]
