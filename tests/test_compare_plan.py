@@ -63,5 +63,5 @@ def test_a_plan_that_cannot_work_is_refused_with_the_reason(tmp_path: Path, old:
 
 
 def test_a_plan_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(SettingsError, match="neither a file nor one of compare, selection"):
+    with pytest.raises(SettingsError, match="neither a file nor one of compare, pretrained, selection"):
         read_plan("taxi", None, None, "selections")

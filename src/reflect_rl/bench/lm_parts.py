@@ -191,6 +191,9 @@ def _beside(
 ) -> tuple[dict[str, Any], float]:
     """Rates of ours on `count` items, and of theirs on one batch of `items` before it and one after it; our seconds."""
     first, second = items[:PLAIN_ROWS], items[PLAIN_ROWS : 2 * PLAIN_ROWS]
+    if sides.device.type == "cuda":  # kernels are chosen and loaded when shapes are first seen
+        theirs(first)
+        ours()
     before = Spent.on(partial(theirs, first), sides.device)
     own = Spent.on(ours, sides.device)
     other = before + Spent.on(partial(theirs, second), sides.device)

@@ -232,7 +232,8 @@ def compare(
     arms
         Ways of training to compare, separated by commas; all by default.
     plan
-        compare (the method with its ablations), selection (strategies), or your own YAML file.
+        compare (the method with its ablations), selection (strategies), pretrained (label budgets for a pretrained
+        model), or your own YAML file.
     workers
         Number of runs trained side by side.
     out

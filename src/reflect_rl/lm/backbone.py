@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from reflect_rl.lm.layers import is_sharded, recomputes
+from reflect_rl.lm.layers import deterministic_attention, is_sharded, recomputes
 from reflect_rl.lm.models import LOOKUP, base_model
 from reflect_rl.lm.packed import Opening, Pack, read_opening, read_pack
 from reflect_rl.progress import Progress
@@ -41,8 +41,9 @@ class Passes:
     """How rows go through a model.
 
     packed: as tries; otherwise padded, in chunks of one shape, so a row's results do not depend, to the bit, on its
-    batch. tokens: maximum tokens in a pass, unless a single row is longer. learning: the same for a padded pass with
-    gradients; 0 means what fits into GRAPH_BYTES. progress: is warned if passes become smaller.
+    batch. tokens: maximum tokens in a pass, unless a single row is longer. learning: the same for a pass with
+    gradients; 0 means as many if packed, and otherwise what fits into GRAPH_BYTES. progress: is warned if passes become
+    smaller.
     """
 
     packed: bool = False
@@ -113,6 +114,10 @@ class Backbone:
     def device(self) -> torch.device:
         return self.output_rows.device
 
+    @cached_property
+    def _weights(self) -> list[nn.Parameter]:
+        return list(self.model.parameters())  # going through the modules takes as long as some of their layers
+
     def computing(self) -> AbstractContextManager[object]:
         """Context with the number format of a forward pass: bfloat16 on float32 weights if `bits: 16` asks for it."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.mixed else nullcontext()
@@ -121,7 +126,7 @@ class Backbone:
     def learning_tokens(self) -> int:
         """Maximum tokens in a pass with gradients, unless a single row is longer."""
         if self.passes.packed:
-            return self.passes.tokens
+            return self.passes.learning or self.passes.tokens
         layers = base_model(self.model).config.num_hidden_layers
         each = 12 * layers * self.width * self.output_rows.element_size()
         return self.passes.learning or GRAPH_BYTES // each
@@ -153,14 +158,14 @@ class Backbone:
         self._alone = len(pack.rows) == 1
         if torch.is_grad_enabled():  # a step follows, and fused optimizers do not count a weight's versions
             self._opening = None
-        with self.computing():
+        with self.computing(), deterministic_attention(self.device):
             return read_pack(self.model, pack, opening=opening)
 
     def opening(self, ids: tuple[int, ...]) -> Opening:
         """Keys and values of the tokens that prompts begin with; kept until other tokens are asked for, a weight
         has changed, or a pass has kept gradients.
         """
-        key = ids, sum(weight._version for weight in self.model.parameters())
+        key = ids, sum(weight._version for weight in self._weights)
         if self._opening is None or self._opening[0] != key:
             self._alone = True
             with self.computing(), torch.no_grad():

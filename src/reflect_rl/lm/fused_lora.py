@@ -15,14 +15,14 @@ class FusedLinear(lora.Linear):
     """A LoRA layer whose scaled product is added by the matrix product itself.
 
     PEFT scales and adds it in two more passes, which took 21 % of the time of a forward and backward pass of
-    SmolLM2-135M with rank 8 on a CPU. Where number formats are mixed, PEFT's own pass is used.
+    SmolLM2-135M with rank 8 on a CPU. Where number formats are mixed without autocast, PEFT's own pass is used.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         (name,) = self.active_adapters
         down: Any = self.lora_A[name].weight
         up: Any = self.lora_B[name].weight
-        same = x.dtype == down.dtype == self.base_layer.weight.dtype and not torch.is_autocast_enabled(x.device.type)
+        same = x.dtype == down.dtype == self.base_layer.weight.dtype or torch.is_autocast_enabled(x.device.type)
         if self.merged or self.disable_adapters or not same:
             return super().forward(x, *args, **kwargs)
         base = self.base_layer(x)

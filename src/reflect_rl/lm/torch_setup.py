@@ -12,9 +12,11 @@ from reflect_rl.errors import SettingsError
 from reflect_rl.lm.out_of_memory import out_of_memory_explained
 from reflect_rl.settings import ComputeSettings
 
-MKL_BITWISE = "MKL_CBWR"
-"""Without it, Intel's MKL uses other kernels for the rows of a second thread, so a prompt's last bits would depend on
-its position in a batch. MKL reads it on first use; other libraries ignore it.
+BITWISE = {"MKL_CBWR": "AUTO", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+"""Environment variables that the same results to the bit need; libraries read them on first use.
+
+Without the first, Intel's MKL uses other kernels for the rows of a second thread, so a prompt's last bits would depend
+on its position in a batch. Without the second, torch refuses deterministic matrix products on an NVIDIA GPU.
 """
 
 
@@ -36,8 +38,9 @@ def torch_set_up(compute: ComputeSettings) -> Iterator[None]:
     import torch
 
     check_device(compute.device)
-    bitwise = os.environ.get(MKL_BITWISE)
-    os.environ.setdefault(MKL_BITWISE, "AUTO")
+    given = {name: os.environ.get(name) for name in BITWISE}
+    for name, value in BITWISE.items():
+        os.environ.setdefault(name, value)
     memory: Any = torch.utils.deterministic
     threads, fills, frozen = torch.get_num_threads(), memory.fill_uninitialized_memory, gc.get_freeze_count()
     strict, only_warns = (
@@ -46,7 +49,7 @@ def torch_set_up(compute: ComputeSettings) -> Iterator[None]:
     )
     gc.freeze()  # exclude the libraries' objects, whose traversal takes a tenth of a second each time
     torch.set_num_threads(compute.threads)
-    torch.use_deterministic_algorithms(compute.device == "cpu")
+    torch.use_deterministic_algorithms(compute.device != "mps")
     memory.fill_uninitialized_memory = False  # uninitialised memory is never read here
     try:
         # New layers draw from torch's generator before their weights are set.
@@ -56,7 +59,7 @@ def torch_set_up(compute: ComputeSettings) -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict, warn_only=only_warns)
         memory.fill_uninitialized_memory = fills
-        if bitwise is None:
-            os.environ.pop(MKL_BITWISE, None)
+        for name in (name for name, value in given.items() if value is None):
+            os.environ.pop(name, None)
         if not frozen:
             gc.unfreeze()

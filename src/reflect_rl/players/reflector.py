@@ -203,10 +203,11 @@ class LocalReflector:
     def _pick(self, logits_BV: Tensor, uniforms: list[float]) -> Tensor:
         if self.settings.decoding == "greedy":
             return logits_BV.argmax(-1)
-        cumulative_BV = (logits_BV.double() / self.settings.temperature).softmax(-1).cumsum(-1)
-        below = torch.tensor(uniforms + [0.5] * (len(logits_BV) - len(uniforms)), device=logits_BV.device)
+        # On the CPU: a GPU's running sums are not deterministic.
+        cumulative_BV = (logits_BV.cpu().double() / self.settings.temperature).softmax(-1).cumsum(-1)
+        below = torch.tensor(uniforms + [0.5] * (len(logits_BV) - len(uniforms)))
         picked = torch.searchsorted(cumulative_BV, below.double().unsqueeze(1) * cumulative_BV[:, -1:]).squeeze(1)
-        return picked.clamp(max=logits_BV.shape[1] - 1)
+        return picked.clamp(max=logits_BV.shape[1] - 1).to(logits_BV.device)
 
 
 def reflect_together(reflector: Reflector, states: Sequence[State], ranks: Ranks) -> list[str | None]:
