@@ -13,7 +13,7 @@ from reflect_rl.lm.bases import Bases
 from reflect_rl.lm.chat import ChatFrames
 from reflect_rl.lm.layers import load_player_model, recompute_layers
 from reflect_rl.lm.models import base_model, fingerprint
-from reflect_rl.lm.packed import LEARNED, PACKED, why_not
+from reflect_rl.lm.packed import PACKED, why_not
 from reflect_rl.lm.text import encode_prompt
 from reflect_rl.lm.torch_setup import check_device
 from reflect_rl.players.context import Context
@@ -54,8 +54,7 @@ def forward_passes(
         with Backbone(model).computing():
             reason = why_not(model)
         if reason is None:
-            learning = compute.tokens or LEARNED[compute.device]
-            return Passes(True, compute.tokens or PACKED[compute.device], learning, progress or Progress())
+            return Passes(True, compute.tokens or PACKED[compute.device], progress=progress or Progress())
         if progress is not None:
             progress.warn(
                 f"{type(base_model(model)).__name__} reads whole padded prompts, which is slower: packed ones it "

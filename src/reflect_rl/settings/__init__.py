@@ -226,8 +226,7 @@ class ComputeSettings(Section):
         default=0,
         ge=0,
         description="Maximum tokens in a forward pass, unless a single prompt is longer; lower it for a large model. "
-        "0: a default for the device (packed: 600 on a CPU, 2,048 on mps, 8,192 on cuda and 2,048 with gradients; "
-        "exact: 2,048, 8,192, 32,768, "
+        "0: a default for the device (packed: 600 on a CPU, 2,048 on mps, 4,096 on cuda; exact: 2,048, 8,192, 32,768, "
         "and with gradients what fits into about 192 MiB). Halved, with a warning, when a GPU runs out of memory.",
     )
     gradient_checkpointing: bool = Field(
