@@ -1,12 +1,14 @@
 """Errors that a user can cause: a base class, with one subclass for each source.
 
 A message says what was given, why it cannot work, and what to do instead. The command line prints it without a
-traceback and exits with code 2.
+traceback and exits with the error's `exit_code`.
 """
 
 
 class ReflectRLError(Exception):
-    """Base class of all user errors."""
+    """Base class of all user errors. exit_code: of the command that one ends."""
+
+    exit_code = 2
 
 
 class SettingsError(ReflectRLError):
@@ -19,6 +21,16 @@ class EnvironmentContractError(ReflectRLError):
 
 class TeacherError(ReflectRLError):
     """A teacher that could not write a reflection."""
+
+
+class ServerError(ReflectRLError):
+    """A model server that stays away, or refuses the model, the key or the request. The same command continues."""
+
+    exit_code = 3
+
+
+class BudgetError(ServerError):
+    """A call to a model server that could exceed the budget."""
 
 
 class ModelError(ReflectRLError):
