@@ -33,7 +33,8 @@ def annotate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
         order = distinct(order)
     labelled = [entry for entry in order if entry.expert is not None]
     actions = _within(labelled, settings.annotate.actions, "action", progress)
-    wanted = 0 if settings.reflector.kind == "none" else settings.annotate.reflections
+    untaught = settings.reflector.kind in ("none", "prompted")
+    wanted = 0 if untaught else settings.annotate.reflections
     asked = _selected(run, order, settings) if settings.selects else _within(order, wanted, "reflection", progress)
     texts = []
     with same_folder(), progress.bar("annotate", len(asked), "reflections") as bar:
