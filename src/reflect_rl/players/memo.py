@@ -18,7 +18,7 @@ from reflect_rl.errors import RunFolderError
 PATIENCE = 60.0
 """Seconds to wait while another process is writing."""
 MOST_HELD = 100_000
-"""Maximum texts cached in memory, about 500 bytes each; beyond that they are read from the file again."""
+"""Maximum texts cached in memory, about 500 bytes each; beyond that they are read from the file, or written, again."""
 
 
 def _switch_to_wal(database: sqlite3.Connection) -> None:
@@ -63,7 +63,7 @@ class Memo:
             raise _unusable(self._path, error) from error
 
     def _found(self, prompts: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
-        if self._database is not None and len(self._texts) > MOST_HELD:
+        if len(self._texts) > MOST_HELD:
             self._texts.clear()
         found = {}
         for pair in prompts:
