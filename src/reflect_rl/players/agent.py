@@ -152,6 +152,11 @@ class Agent:
             memory.acted(decision.choice, decision.reflection)
         return decisions
 
+    @property
+    def reads_facts(self) -> bool:
+        """Whether the agent reads the `facts` that it is given."""
+        return self._decisions.reads_facts
+
     def new_memory(self) -> EpisodeMemory:
         """A memory for an episode that the caller keeps apart from the agent's own, to use with `decide`."""
         shown = self.settings.prompt

@@ -24,6 +24,8 @@ from reflect_rl.progress import Progress
 from reflect_rl.serving.app import Service, make_app
 from reflect_rl.serving.limits import Limits
 
+KEPT_SECONDS = 30
+"""Time that an idle connection is kept: longer than clients keep theirs, so that none is closed under a request."""
 LEAVING_SECONDS = 10
 """Time for requests to be answered after a signal."""
 TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -64,6 +66,7 @@ def serve(
                 log_level="error",
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=KEPT_SECONDS,
                 limit_concurrency=limits.connections,
                 timeout_graceful_shutdown=LEAVING_SECONDS,
             )
