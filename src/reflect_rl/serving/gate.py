@@ -38,7 +38,15 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        asked = Headers(scope=scope)
         started, status = time.perf_counter(), 500
+        unread = "transfer-encoding" in asked or asked.get("content-length", "0") != "0"
+
+        async def receiving() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = unread and message.get("more_body", False)
+            return message
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -47,15 +55,17 @@ class Gate:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                if unread:  # the rest of the body would be taken for the next request, and may never come
+                    headers["connection"] = "close"
             await send(message)
 
-        refused = refusal(scope["path"], Headers(scope=scope), self._token)
+        refused = refusal(scope["path"], asked, self._token)
         try:
             if refused is None:
-                await self._app(scope, receive, sending)
+                await self._app(scope, receiving, sending)
             else:
                 challenge = {"www-authenticate": "Bearer"} if refused[0] == 401 else None
-                await error_response(*refused, challenge)(scope, receive, sending)
+                await error_response(*refused, challenge)(scope, receiving, sending)
         finally:
             path = getattr(scope.get("route"), "path", "other")
             self._meters.requests.labels(path, status).inc()
