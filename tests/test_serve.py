@@ -17,11 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from end_to_end import reflect_rl, refused
+from reflect_rl.bench.serve import bench_serve, serve_table
 from reflect_rl.envs.checked import advance, begin
 from reflect_rl.players.agent import Agent
 from reflect_rl.players.context import Context
+from reflect_rl.progress import Progress
 from reflect_rl.serving.limits import Limits
 from serving_process import WAIT, Server, served
 
@@ -197,11 +201,25 @@ def test_odd_and_half_open_requests_get_their_status_and_are_closed(guarded: Ser
 
 
 def test_a_client_that_goes_away_harms_nobody(guarded: Server) -> None:
-    for _ in range(20):
+    for sent in (b"", head()[:30], head(length=400), head(length=400) + b'{"obs', head(length=2) + b"{}") * 5:
         with socket.create_connection(("127.0.0.1", guarded.port)) as opened:
-            opened.sendall(head(length=400))
+            opened.sendall(sent)
     with guarded.client(headers={"authorization": f"Bearer {TOKEN}"}) as client:
         assert client.post("/act", json=STATE).status_code == 200
+    assert guarded.log.read_text().count("\n") == 1  # the address
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+ANYTHING = st.recursive(PLAIN, lambda values: st.lists(values) | st.dictionaries(st.text(), values), max_leaves=8)
+FIELDS = {"observation": st.text(), "actions": st.lists(st.text()), "session": st.text(), "facts": ANYTHING}
+
+
+@given(ANYTHING | st.fixed_dictionaries({}, optional={name: kind | ANYTHING for name, kind in FIELDS.items()}))
+def test_whatever_is_sent_the_server_does_not_fail(guarded: Server, data: Any) -> None:
+    sent = json.dumps(data).encode()
+    with guarded.client(headers={"authorization": f"Bearer {TOKEN}", **JSON}) as client:
+        for path in ("/act", "/v1/chat/completions", "/worlds", "/worlds/x"):
+            assert client.post(path, content=sent).status_code in (200, 400, 404, 413, 422)
 
 
 @pytest.mark.parametrize("given", [None, "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer", "Bearer \xe9"])
@@ -362,3 +380,12 @@ def _shape(data: Any) -> Any:
     if isinstance(data, dict):
         return {key: _shape(value) for key, value in data.items()}
     return [_shape(data[0])] if isinstance(data, list) and data else type(data)
+
+
+def test_the_benchmark_compares_a_server_with_its_agent(whole: Path) -> None:
+    figures = bench_serve(whole, 300, Progress())
+    assert figures["differ"] == 0
+    assert figures["all"]["requests"] >= 300
+    assert figures["all"]["p50_ms"] <= figures["all"]["p99_ms"] <= figures["all"]["max_ms"]
+    assert "0 answers differ" in serve_table(figures)
+    refused(reflect_rl("bench", "serve"), "--run")

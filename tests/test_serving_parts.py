@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,11 +16,17 @@ from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
 from reflect_rl.errors import NonFiniteError, PromptError
-from reflect_rl.players.agent import Decision
+from reflect_rl.players.agent import Agent, Decision
+from reflect_rl.players.context import Context
 from reflect_rl.records import State
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.serving.acting import Acting
 from reflect_rl.serving.batcher import Batcher
+from reflect_rl.serving.chat import Chat, ChatModel, Message, state_in
 from reflect_rl.serving.kept import Kept
 from reflect_rl.serving.limits import Limits
+from reflect_rl.serving.requests import Ask
+from reflect_rl.settings import Settings
 
 LIMITS = Limits(states=4, waiting=6, answer_seconds=30)
 
@@ -52,6 +60,69 @@ def test_what_was_used_lately_is_kept(uses: list[tuple[str, bool, int]]) -> None
     assert not {*dropped} & {value for _, value in times.values()}
 
 
+# A state in a chat
+
+ACTIONS = st.text(min_size=1).map(str.strip).filter(lambda text: text and "\n" not in text and text[:2] != "- ")
+
+
+@given(
+    st.text(),
+    st.lists(ACTIONS.filter(lambda text: text.lower() != "actions:"), min_size=1),
+    st.sampled_from(["", "- "]),
+)
+def test_a_state_told_in_a_chat_is_read_as_it_is(observation: str, actions: list[str], bullet: str) -> None:
+    lines = "".join(f"\n{bullet}{action}" for action in actions)
+    for text in (f"{observation}\n\nActions:{lines}\n", json.dumps({"observation": observation, "actions": actions})):
+        asked = state_in(text)
+        assert asked.actions == tuple(actions)
+        assert asked.observation in (observation, observation.rstrip("\n"))
+
+
+# Agents that read more than the observation
+
+BEHIND_HTTP = Limits()
+
+
+def agent_with(run: RunFolder, settings: Settings) -> Agent:
+    shutil.copytree(run / "policy-sft", run / "policy", dirs_exist_ok=True)
+    return Agent(run, Context(settings))
+
+
+def test_a_chat_gives_past_reflections_to_an_agent_that_reads_them(
+    warmed: RunFolder, tiny: Callable[..., Settings]
+) -> None:
+    agent = agent_with(warmed, tiny({"prompt.reflections": 2, "prompt.history": 2}))
+    batcher = Batcher(agent.decide, BEHIND_HTTP)
+    model = ChatModel("tiny", agent, batcher, BEHIND_HTTP)
+    chat: list[Message] = []
+    for observation in ("P....i...", ".P...i...", "..P..i..."):
+        decision = agent.act(observation, ("left", "right", "take"))
+        chat.append(Message("user", f"{observation}\nActions:\nleft\nright\ntake"))
+        answer = asyncio.run(model.complete(Chat("tiny-with-reflection", tuple(chat))))
+        text = answer["choices"][0]["message"]["content"]
+        assert text == f"{decision.reflection}\n\n{decision.action}"
+        chat.append(Message("assistant", text))
+    bare = (chat[0], Message("assistant", "left"), chat[2])
+    with pytest.raises(HTTPException, match=r"400.*past reflections.*tiny-with-reflection"):
+        asyncio.run(model.complete(Chat("tiny", bare)))
+    batcher.close()
+
+
+def test_facts_that_a_scripted_reflector_cannot_read_are_the_clients_error(
+    warmed: RunFolder, tiny: Callable[..., Settings]
+) -> None:
+    agent = agent_with(warmed, tiny({"reflector.kind": "scripted"}))
+    env = agent.world
+    observation, info = env.reset(seed=0)
+    batcher = Batcher(agent.decide, BEHIND_HTTP)
+    acting = Acting(agent, batcher, BEHIND_HTTP)
+    (answer,) = asyncio.run(acting.act([Ask(observation, info["actions"], facts=env.describe())]))
+    assert answer["reflection"] == env.teach(env.describe(), "way")
+    with pytest.raises(HTTPException, match="422"):
+        asyncio.run(acting.act([Ask(observation, info["actions"], facts={"odd": 1})]))
+    batcher.close()
+
+
 # Batcher
 
 
@@ -63,7 +134,7 @@ def decision(state: State) -> Decision:
     return Decision(0, "a", state.observation, (0.5, 0.5))
 
 
-class Agent:
+class Slow:
     """Decides once it may, and remembers the passes."""
 
     def __init__(self) -> None:
@@ -89,8 +160,8 @@ class Agent:
 
 
 @contextmanager
-def batcher(limits: Limits = LIMITS) -> Iterator[tuple[Agent, Batcher, Callable[..., asyncio.Task[list[Decision]]]]]:
-    agent = Agent()
+def batcher(limits: Limits = LIMITS) -> Iterator[tuple[Slow, Batcher, Callable[..., asyncio.Task[list[Decision]]]]]:
+    agent = Slow()
     made = Batcher(agent.decide, limits)
 
     def ask(*observations: str) -> asyncio.Task[list[Decision]]:

@@ -130,10 +130,15 @@ class Client:
         length = re.search(r"content-length: (\d+)", answer, re.IGNORECASE)
         return int(answer.split()[1]), await self._reader.readexactly(int(length[1]) if length else 0)
 
+    def close(self) -> None:
+        self._writer.close()
+
 
 async def meter(port: int, name: str) -> float | None:
     """A value of the server's `/metrics`; None where the system does not tell it."""
-    _, text = await (await Client.connect(port)).ask("GET", "/metrics")
+    client = await Client.connect(port)
+    _, text = await client.ask("GET", "/metrics")
+    client.close()
     found = re.search(rf"^{name} (\S+)", text.decode(), re.MULTILINE)
     return float(found[1]) if found else None
 
@@ -154,6 +159,8 @@ async def _load(port: int, episodes: Sequence[Sequence[Turn]], requests: int, pr
             memory.append(await meter(port, MEMORY))
             if until == first:
                 passes = await meter(port, "reflect_rl_pass_states_count")
+    for client in clients:
+        client.close()
     return {
         "clients": CLIENTS,
         "differ": differ,

@@ -63,7 +63,7 @@ class Memo:
             raise _unusable(self._path, error) from error
 
     def _found(self, prompts: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
-        if len(self._texts) > MOST_HELD:
+        if self._database is not None and len(self._texts) > MOST_HELD:
             self._texts.clear()
         found = {}
         for pair in prompts:
@@ -80,6 +80,8 @@ class Memo:
         """Store texts, unless another process already has. Raises RunFolderError (disk full)."""
         rows = [(self._key(*pair), text) for pair, text in texts.items()]
         with self._lock:
+            if len(self._texts) > MOST_HELD:
+                self._texts.clear()
             self._texts.update(rows)
             if self._database is not None:
                 try:

@@ -37,5 +37,5 @@ class Limits:
     worlds: int = 64
     idle_seconds: float = 1_800.0
     read_seconds: float = 10.0
-    answer_seconds: float = 30.0
+    answer_seconds: float = 60.0
     connections: int = 1_000

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import StrictBool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from reflect_rl.errors import PromptError
 from reflect_rl.players.agent import Told, checked_input
@@ -38,9 +38,10 @@ class Ask:
 
 
 async def read_json(request: Request, limits: Limits) -> Any:
-    """The body of a request. Raises HTTPException: 400 (no JSON), 408 (too slow), 413 (too large), 415 (another type).
+    """The body of a request.
 
-    Another type is refused because a browser lets any page post it without asking the server first.
+    Another content type is refused because a browser lets any page post it without asking the server first. Raises
+    HTTPException: 400 (no JSON, or cut off), 408 (too slow), 413 (too large) or 415 (another type).
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -58,6 +59,8 @@ async def read_json(request: Request, limits: Limits) -> Any:
                     raise too_large
     except TimeoutError:
         raise HTTPException(408, f"The body did not arrive within {limits.read_seconds:g} s.") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "The client went away before its body had arrived.") from None
     try:
         return json.loads(body.decode(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
