@@ -18,6 +18,7 @@ from reflect_rl.cli.export import export
 from reflect_rl.cli.look import register
 from reflect_rl.cli.overrides import Overrides, Seeds, Workers, names, whole_numbers
 from reflect_rl.cli.select import select
+from reflect_rl.cli.serve import serve
 from reflect_rl.runs.outputs import output_folder
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ app.command(alfworld)
 app.command(select)
 app.command(bench)
 app.command(export)
+app.command(serve)
 
 SFT = ("sft_reflector", "sft_policy")
 Folder = Annotated[Path, Parameter(help="An existing run folder.")]
