@@ -13,10 +13,12 @@ import pytest
 import tiny_models
 from conftest import Heard
 from fake_server import FakeServer
-from reflect_rl.data.annotate import annotate
 from reflect_rl.errors import ServerError, SettingsError
 from reflect_rl.evaluation.evaluate import evaluate
 from reflect_rl.lm.pretrained import save_model
+from reflect_rl.pipeline.export import export_agent
+from reflect_rl.pipeline.run import run_pipeline
+from reflect_rl.players.agent import Agent
 from reflect_rl.players.context import Context
 from reflect_rl.players.load import load_reflector, message_prompts, reflector_prompts
 from reflect_rl.players.show import shown_prompts
@@ -151,18 +153,22 @@ def test_a_served_reflector_is_compared_with_its_teacher(
     assert "agrees with the teacher on 0%" in heard.warned[-1]
 
 
-def test_an_instruct_model_is_asked_as_it_is(tiny: Tiny, pooled: RunFolder, tmp_path: Path) -> None:
+def test_an_instruct_model_is_asked_as_it_is(tiny: Tiny, tmp_path: Path, heard: Heard) -> None:
     settings = prompted(tiny, tmp_path, **{"prompt.reflect": "Say where to go."})
-    context = Context(settings)
-    assert annotate(pooled, context, Progress())["reflections"] == 0
-    for stage in (sft_reflector, sft_policy, rl, evaluate):
-        stage(pooled, context, Progress())
-    assert not (pooled / "reflector").exists()
-    assert pooled.read_json("results.json")["reflector"] == "prompted"
-    (reflector, policy) = shown_prompts(context, Progress())
+    run = run_pipeline(settings, tmp_path / "run", Progress(), until="evaluate")
+    results = run.read_json("results.json")
+    assert results["labels"]["reflections"] == 0
+    assert results["reflector"] == "prompted"
+    assert not (run / "reflector").exists()
+    (reflector, _) = shown_prompts(Context(settings), Progress())
     assert "Say where to go." in reflector.text
     assert reflector.text.startswith("[user] ")
-    assert policy.who == "policy"
+    exported = Agent.load(export_agent(run.path, tmp_path / "agent", heard))
+    assert "names a folder of this machine as the reflector's model" in heard.warned[-1]
+    state = tiny_models.states()[0]
+    decision = exported.act(state.observation, state.actions)
+    assert decision.reflection
+    assert decision == Agent.load(run.path).act(state.observation, state.actions)
 
 
 def test_an_instruct_model_behind_a_server_is_asked_there(server: FakeServer, tiny: Tiny, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The corridor of examples/my_environment.py with a small panel, for a slow model: every second one of its 67 test starts."""
+"""The corridor of examples/my_environment.py with a small panel: every second one of its 67 test starts."""
 
 from examples.my_environment import Corridor
 

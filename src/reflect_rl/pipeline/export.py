@@ -65,7 +65,7 @@ def _write(
         drafts.enter_context(out.replacing(CARD)).write_text(text, encoding="utf-8")
         if measured:
             shutil.copyfile(run / RESULTS, drafts.enter_context(out.replacing(RESULTS)))
-        exported = _as_exported(_without_folders(settings), models)
+        exported = _as_exported(settings, models)
         config.write_text(dump_yaml(exported.model_dump(mode="json")), encoding="utf-8")
         for former in {CONFIG, RESULTS, *PLAYERS} - models.keys():
             remove(out / former)
@@ -136,10 +136,14 @@ def _without_folders(settings: Settings) -> Settings:
 
 
 def _as_exported(settings: Settings, models: Mapping[str, ExportedModel]) -> Settings:
-    """The settings for config.yaml: those of training, except that merged models have no adapters and 32 bits."""
+    """The settings for config.yaml: those of training, except that merged models have no adapters and 32 bits.
+
+    Models in the folder are named without the folders of this machine. A reflector that was not trained is not in it.
+    """
     merged = [player for player, model in models.items() if model.state == "merged"]
     changed = {f"{player}.model.{key}": value for player in merged for key, value in (("lora_rank", 0), ("bits", 32))}
-    return parse_settings(settings.model_dump(), changed)
+    kept = {} if "reflector" in models else {"reflector.model.source": settings.reflector.model.source}
+    return parse_settings(_without_folders(settings).model_dump(), changed | kept)
 
 
 def _warn_of_paths(settings: Settings, models: Mapping[str, ExportedModel], progress: Progress) -> None:
@@ -151,5 +155,8 @@ def _warn_of_paths(settings: Settings, models: Mapping[str, ExportedModel], prog
             f"{' and '.join(dict.fromkeys(local.values()))} on every machine. For an agent that needs no base, export "
             f"with --merge; or train from a name on the hub."
         )
+    asked = settings.reflector.model.source
+    if settings.reflector.kind == "prompted" and not settings.reflector.is_served and is_local(asked):
+        progress.warn(f"{CONFIG} names a folder of this machine as the reflector's model, {asked}: it has to be there.")
     if paths := [key for key, value in settings.env.options.items() if is_path(value)]:
         progress.warn(f"{CONFIG} names a path of this machine as env.options.{paths[0]}: change it on another one.")

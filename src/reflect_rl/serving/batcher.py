@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from starlette.exceptions import HTTPException
 
-from reflect_rl.errors import EnvironmentContractError, PromptError, ReflectRLError, TeacherError
+from reflect_rl.errors import EnvironmentContractError, PromptError, ReflectRLError, ServerError, TeacherError
 from reflect_rl.players.agent import Decision
 from reflect_rl.records import State
 from reflect_rl.serving.limits import RETRY, Limits
@@ -64,7 +64,7 @@ class Batcher:
 
         Raises:
             HTTPException: 422 (the agent cannot read a state), 429 (too many wait already) or 503 (it took too long,
-                or the server is stopping).
+                the server of its reflector stays away, or this one is stopping).
         """
         decided: Future[list[Decision]] = Future()
         with self._arrived:
@@ -80,6 +80,8 @@ class Batcher:
             raise HTTPException(503, f"No decision within {self._limits.answer_seconds:g} s.", RETRY) from None
         except UNREADABLE as error:
             raise HTTPException(422, str(error)) from error
+        except ServerError as error:  # of the reflector
+            raise HTTPException(503, str(error), RETRY) from error
 
     def close(self) -> None:
         """Decide in what waits, and stop."""
