@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from reflect_rl.envs.registry import make as make
     from reflect_rl.envs.registry import register as register
     from reflect_rl.envs.simple import SimpleTextEnv as SimpleTextEnv
+    from reflect_rl.errors import AgentError as AgentError
     from reflect_rl.errors import EnvironmentContractError as EnvironmentContractError
     from reflect_rl.errors import ModelError as ModelError
     from reflect_rl.errors import NonFiniteError as NonFiniteError
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Agent": "players.agent",
+    "AgentError": "errors",
     "Decision": "players.agent",
     "EnvironmentContractError": "errors",
     "ModelError": "errors",
@@ -72,6 +74,7 @@ _HOMES = {
 
 __all__ = [
     "Agent",
+    "AgentError",
     "Decision",
     "EnvironmentContractError",
     "ModelError",

@@ -21,6 +21,10 @@ class TeacherError(ReflectRLError):
     """A teacher that could not write a reflection."""
 
 
+class AgentError(ReflectRLError):
+    """An agent that cannot be loaded or evaluated, or that raised an error while it acted."""
+
+
 class ModelError(ReflectRLError):
     """A model or tokenizer that cannot be loaded, or lacks a required ability."""
 

@@ -12,11 +12,12 @@ from cyclopts import App, Parameter
 
 from reflect_rl import __version__
 from reflect_rl.bars import Bars
+from reflect_rl.cli.agents import Panels, export_rollouts, measure_agent, report_file
 from reflect_rl.cli.alfworld import app as alfworld
 from reflect_rl.cli.bench import bench
 from reflect_rl.cli.export import export
 from reflect_rl.cli.look import register
-from reflect_rl.cli.overrides import Overrides, Seeds, Workers, names, whole_numbers
+from reflect_rl.cli.overrides import Count, Overrides, Seeds, Workers, names, whole_numbers
 from reflect_rl.cli.select import select
 from reflect_rl.runs.outputs import output_folder
 
@@ -42,10 +43,14 @@ app.command(alfworld)
 app.command(select)
 app.command(bench)
 app.command(export)
+app.command(export_rollouts)
 
 SFT = ("sft_reflector", "sft_policy")
 Folder = Annotated[Path, Parameter(help="An existing run folder.")]
 Force = Annotated[bool, Parameter(negative="", help="Run the stage again even if it is done.")]
+Rollouts = Annotated[
+    str | None, Parameter(help="A file to which every episode played is appended, one JSON object a line.")
+]
 
 
 @app.command
@@ -57,6 +62,7 @@ def run(
     model: str | None = None,
     until: str | None = None,
     store: str | None = None,
+    rollouts: Rollouts = None,
     overrides: Overrides,
 ) -> None:
     """Run a recipe from start to finish; finished stages are skipped.
@@ -88,7 +94,16 @@ def run(
 
     folder = None if out is None else output_folder(out, "--out")
     shared = None if store is None else output_folder(store, "--store")
-    finished = run_recipe(recipe, folder, model=model, overrides=overrides, until=until, store=shared, progress=Bars())
+    finished = run_recipe(
+        recipe,
+        folder,
+        model=model,
+        overrides=overrides,
+        until=until,
+        store=shared,
+        rollouts=rollouts,
+        progress=Bars(),
+    )
     if until in (None, "evaluate", "report"):
         _summary(finished.path)
 
@@ -103,7 +118,9 @@ def _summary(folder: Path) -> None:
         print(run_summary(RunFolder(folder), total_seconds(RunFolder(folder))))
 
 
-def _stages(folder: Path, overrides: dict[str, Any], force: bool, *names: str) -> RunFolder:
+def _stages(
+    folder: Path, overrides: dict[str, Any], force: bool, *names: str, rollouts: str | None = None
+) -> RunFolder:
     """Run single stages of an existing run folder, with its own settings and overrides.
 
     Existing results are evaluated and reported with the settings they were made with.
@@ -111,15 +128,17 @@ def _stages(folder: Path, overrides: dict[str, Any], force: bool, *names: str) -
     from reflect_rl.config import parse_settings
     from reflect_rl.pipeline.run import run_pipeline
     from reflect_rl.runs.folder import RunFolder
+    from reflect_rl.runs.rollouts import rollouts_path
     from reflect_rl.runs.trained import measured_settings, read_config, reported_settings
 
+    file = None if rollouts is None else rollouts_path(rollouts)
     progress, run = Bars(), RunFolder(folder)
     settings = config = parse_settings(read_config(run).model_dump(), overrides)
     if names[0] == "evaluate":
         settings = parse_settings(measured_settings(run, progress).model_dump(), overrides)
     if names == ("report",):
         settings = parse_settings(reported_settings(run).model_dump(), overrides)
-    return run_pipeline(settings, folder, progress, only=names, force=force, config=config)
+    return run_pipeline(settings, folder, progress, only=names, force=force, config=config, rollouts=file)
 
 
 @app.command
@@ -150,30 +169,62 @@ def sft(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> Non
 
 
 @app.command
-def rl(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> None:
+def rl(folder: Folder, /, *, rollouts: Rollouts = None, force: Force = False, overrides: Overrides) -> None:
     """Improve the policy of a run folder by online RL with the frozen reflector in the loop.
 
     Example: `reflect-rl rl runs/mine --rl.iterations 50`
     """
-    _stages(folder, overrides, force, "rl")
+    _stages(folder, overrides, force, "rl", rollouts=rollouts)
 
 
 @app.command
-def evaluate(folder: Folder, /, *, out: str | None = None, force: Force = False, overrides: Overrides) -> None:
-    """Evaluate the agent of a run folder on fixed tasks, greedy and sampled, into results.json.
+def evaluate(
+    run: str,
+    /,
+    *,
+    agent: str | None = None,
+    panel: Panels = "test",
+    episodes: Count | None = None,
+    workers: Workers = 1,
+    out: str | None = None,
+    rollouts: Rollouts = None,
+    force: Force = False,
+    overrides: Overrides,
+) -> None:
+    """Evaluate the agent of a run folder, or any other agent in the world of a recipe, on fixed tasks.
+
+    The agent of a run plays greedily and sampled, on all panels. With --agent, another agent plays the same episodes
+    with the same seeds; finished episodes are kept, and the same command continues.
 
     For example:
 
     - `reflect-rl evaluate runs/taxi --evaluate.sampled_episodes 20`
     - `reflect-rl evaluate runs/alfworld --out runs/alfworld-unseen --env.options.test_split valid_unseen`
+    - `reflect-rl evaluate taxi --agent random`
+    - `reflect-rl evaluate alfworld --agent my_module:MyAgent --panel test,unseen --workers 4`
 
     Parameters
     ----------
+    run
+        A run folder; with --agent, the name of a recipe, a YAML file, or a run folder whose world is played.
+    agent
+        random, expert, or module:Class for your own.
+    panel
+        With --agent: panels of the world, separated by commas.
+    episodes
+        With --agent: play only the first so many tasks of each panel.
+    workers
+        With --agent: processes to play in.
     out
-        Evaluate a copy of the agent in this folder, for example on other tasks; the run stays unchanged.
+        Without --agent, evaluate a copy of the agent in this folder, for example on other tasks; the run stays
+        unchanged. With --agent, the folder of the results; runs/RECIPE-AGENT by default.
     """
+    if agent is not None:
+        measure_agent(run, agent, panel, episodes, workers, out, rollouts, overrides)
+        return
+    folder = Path(run)
     if out is None:
-        _summary(_stages(folder, overrides, force, "evaluate").path)
+        _summary(_stages(folder, overrides, force, "evaluate", rollouts=rollouts).path)
         return
     from reflect_rl.pipeline.runner import copy_agent
     from reflect_rl.progress import Progress
@@ -183,22 +234,33 @@ def evaluate(folder: Folder, /, *, out: str | None = None, force: Force = False,
     finished_agent(folder, Progress())  # raises if the run is not finished
     copied = output_folder(out, "--out", [folder])
     copy_agent(RunFolder(folder), RunFolder(copied))
-    _summary(_stages(copied, overrides, force, "evaluate", "report").path)
+    _summary(_stages(copied, overrides, force, "evaluate", "report", rollouts=rollouts).path)
 
 
 @app.command
-def report(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> None:
-    """Write the HTML report of a run folder, or of a comparison's folder.
+def report(path: Path, /, *, force: Force = False, overrides: Overrides) -> None:
+    """Write the HTML report of a run, of a comparison, of an agent's evaluation, or of a file of rollouts.
 
-    Example: `reflect-rl report runs/taxi`
+    For example:
+
+    - `reflect-rl report runs/taxi`
+    - `reflect-rl report rollouts.jsonl` — writes rollouts.html
+
+    Parameters
+    ----------
+    path
+        The folder, or the file.
     """
-    if (folder / "compare.json").is_file():
+    if (path / "compare.json").is_file():
         from reflect_rl.evaluation.report import report_compare
 
-        print(report_compare(folder))
+        print(report_compare(path))
         return
-    _stages(folder, overrides, force, "report")
-    print(folder / "report.html")
+    if path.is_file() or (path / "agent.json").is_file():
+        print(report_file(path))
+        return
+    _stages(path, overrides, force, "report")
+    print(path / "report.html")
 
 
 @app.command
