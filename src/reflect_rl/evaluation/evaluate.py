@@ -44,6 +44,7 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
     policy, reflector = decisions.policy, decisions.reflector
     shown: list[dict[str, Any]] = []
     panels: dict[str, Any] = {}
+    seconds: dict[str, Any] = {}
     plan = [(panel, mode) for panel in panels_of(world) for mode in ("greedy", "sampled")]
     specs = {(panel, mode): panel_episodes(world, settings, panel, mode) for panel, mode in plan}
     own = sum(len(context.ranks.share(episodes)) for episodes in specs.values())
@@ -61,8 +62,8 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
                 tick=bar.update,
             )
             recorder.add(rollout, panel=panel, mode=mode)
-            figures = measured(rollout.trajectories, world, settings.evaluate.within)
-            panels.setdefault(panel, {})[mode] = figures | {"seconds": round(sum(rollout.seconds.values()), 3)}
+            panels.setdefault(panel, {})[mode] = measured(rollout.trajectories, world, settings.evaluate.within)
+            seconds.setdefault(panel, {})[mode] = round(sum(rollout.seconds.values()), 3)
             shown += [{"panel": panel, "mode": mode, **episode_row(t, rollout)} for t in rollout.trajectories[:most]]
     local = isinstance(reflector, LocalReflector)
     results = {
@@ -78,6 +79,7 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
         "reflector": settings.reflector.kind,
         "agreement": run.read_json("reflector.json", agreement_of),
         "panels": panels,
+        "panel_seconds": seconds,
         "guard": run.read_json(GUARD) if settings.guard else None,
         "seconds": round(sum(total_seconds(run).values()) + time.perf_counter() - started, 1),
     }

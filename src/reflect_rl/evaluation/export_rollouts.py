@@ -81,11 +81,12 @@ def export_dataset(file: Path, to: str | Path, progress: Progress) -> Path:
     if suffix == "jsonl":
         progress.warn('The episodes are written as JSON lines. For Parquet: pip install "reflect-rl[parquet]".')
     size = file.stat().st_size if file.is_file() else 0
-    with out.lock(progress), progress.bar("export", size, "bytes") as bar, out.replacing(DATA) as data:
+    with out.lock(progress), progress.bar("export", size, "bytes") as bar:
         out.tidy()
-        data.mkdir()
-        write(data / f"train.{suffix}", _counted(each_episode(file), counts, bar))
-        out.write_text(CARD, card(folder.resolve().name, counts, suffix))
+        with out.replacing(DATA) as data:
+            data.mkdir()
+            write(data / f"train.{suffix}", _counted(each_episode(file), counts, bar))
+            out.write_text(CARD, card(folder.resolve().name, counts, suffix))
     return folder
 
 
