@@ -13,8 +13,8 @@ import pytest
 
 from end_to_end import reflect_rl
 from reflect_rl.errors import PromptError
+from reflect_rl.memo import Memo
 from reflect_rl.players.agent import Agent
-from reflect_rl.players.memo import Memo
 
 SHADOWS = (
     "yaml",

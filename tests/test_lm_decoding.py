@@ -12,8 +12,8 @@ import tiny_models
 from corridor import Corridor
 from reflect_rl.lm.backbone import Backbone, Passes
 from reflect_rl.lm.decoding import PaddedSteps, TrieSteps, decoding_steps, mixes_lengths
+from reflect_rl.memo import Memo
 from reflect_rl.players.labels import candidates
-from reflect_rl.players.memo import Memo
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.settings import PromptSettings, ReflectorSettings

@@ -21,9 +21,9 @@ from reflect_rl.lm.backbone import Passes
 from reflect_rl.lm.remembered import Remembered
 from reflect_rl.lm.scratch import train_tokenizer
 from reflect_rl.lm.text import encode, most_tokens
+from reflect_rl.memo import Memo
 from reflect_rl.memory import peak_memory_mb
 from reflect_rl.players.context import Context
-from reflect_rl.players.memo import Memo
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.players.reflector import LocalReflector

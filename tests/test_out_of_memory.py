@@ -18,9 +18,9 @@ from reflect_rl.lm.backbone import Backbone, Passes
 from reflect_rl.lm.encoded import Encoded
 from reflect_rl.lm.layers import recompute_layers
 from reflect_rl.lm.torch_setup import torch_set_up
+from reflect_rl.memo import Memo
 from reflect_rl.players.context import Context
 from reflect_rl.players.load import load_decisions
-from reflect_rl.players.memo import Memo
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector

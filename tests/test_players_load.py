@@ -14,11 +14,11 @@ import tiny_models
 from conftest import Heard
 from reflect_rl.lm.backbone import Backbone, Passes, TokenBatch
 from reflect_rl.lm.packed import Opening, Pack
+from reflect_rl.memo import Memo
 from reflect_rl.players import reflector as reflector_module
 from reflect_rl.players.agent import Agent
 from reflect_rl.players.context import Context
 from reflect_rl.players.load import forward_passes, load_policy, policy_prompts
-from reflect_rl.players.memo import Memo
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import ComputeSettings, ModelSettings, Settings
@@ -124,7 +124,7 @@ def test_a_packed_decision_reads_one_prompt_and_no_copies(
 def test_a_memo_on_disk_holds_a_bounded_number_of_texts_in_memory(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reflect_rl.players.memo.MOST_HELD", 10)
+    monkeypatch.setattr("reflect_rl.memo.MOST_HELD", 10)
     memo, unbounded = Memo(tmp_path / "memo.sqlite", "x"), Memo(None, "x")
     for number in range(50):
         for each in (memo, unbounded):

@@ -21,8 +21,8 @@ from reflect_rl.errors import PromptError, RunFolderError, TeacherError
 from reflect_rl.lm.backbone import Backbone
 from reflect_rl.lm.decoding import decoding_steps
 from reflect_rl.lm.models import fingerprint
+from reflect_rl.memo import Memo
 from reflect_rl.players.labels import candidates
-from reflect_rl.players.memo import Memo
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, ScriptedReflector
 from reflect_rl.records import State
@@ -124,7 +124,7 @@ def test_a_memo_is_shared_while_open_and_after_reopening(tmp_path: Path) -> None
 
 def test_two_processes_can_fill_one_memo_at_the_same_time(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from reflect_rl.players.memo import Memo\n"
+        "import sys; from pathlib import Path; from reflect_rl.memo import Memo\n"
         "memo = Memo(Path(sys.argv[1]), 'n')\n"
         "for i in range(60): memo.put({(f'p{i}', 0): f't{i}', (f'{sys.argv[2]}{i}', 0): 'own'})\n"
     )

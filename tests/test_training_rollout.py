@@ -14,9 +14,9 @@ import torch
 import tiny_models
 from corridor import CELLS, Corridor, Endless
 from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.memo import Memo
 from reflect_rl.players import decisions
 from reflect_rl.players.decisions import Decisions
-from reflect_rl.players.memo import Memo
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector

@@ -70,7 +70,7 @@ def _interrupted() -> int:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command line; return the exit code. User errors print one message on stderr and return 2."""
+    """Run one command line; return the exit code. User errors print one message on stderr and return their code."""
     here = _here()
     if here and here not in sys.path:
         sys.path.append(here)  # last, so that a user's module:Class can import the modules beside it
@@ -81,7 +81,7 @@ def run_command(arguments: list[str]) -> int:
         return _interrupted()
     except ReflectRLError as error:
         print(f"error: {error}", file=sys.stderr)
-        return USAGE
+        return error.exit_code
     except OSError as error:
         if here is None and error.errno == errno.ENOENT:
             print("error: The current folder has been deleted. Change to one that is there.", file=sys.stderr)

@@ -1,12 +1,14 @@
 """Errors that a user can cause: a base class, with one subclass for each source.
 
 A message says what was given, why it cannot work, and what to do instead. The command line prints it without a
-traceback and exits with code 2.
+traceback and exits with the error's `exit_code`.
 """
 
 
 class ReflectRLError(Exception):
-    """Base class of all user errors."""
+    """Base class of all user errors. exit_code: of the command that one ends."""
+
+    exit_code = 2
 
 
 class SettingsError(ReflectRLError):
@@ -23,6 +25,16 @@ class TeacherError(ReflectRLError):
 
 class AgentError(ReflectRLError):
     """An agent that cannot be loaded or evaluated, or that raised an error while it acted."""
+
+
+class ServerError(ReflectRLError):
+    """A model server that stays away, or refuses the model, the key or the request. The same command continues."""
+
+    exit_code = 3
+
+
+class BudgetError(ServerError):
+    """A call to a model server that could exceed the budget."""
 
 
 class ModelError(ReflectRLError):

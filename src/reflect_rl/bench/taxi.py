@@ -33,9 +33,9 @@ from reflect_rl.bench import floor, plain
 from reflect_rl.bench.prepare import Arm, bench_settings, prepare, text_lengths, without_reflection
 from reflect_rl.lm.backbone import Passes
 from reflect_rl.lm.torch_setup import torch_set_up
+from reflect_rl.memo import Memo
 from reflect_rl.players.decisions import Decisions
 from reflect_rl.players.load import PADDED
-from reflect_rl.players.memo import Memo
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Bar, Progress

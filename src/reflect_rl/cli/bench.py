@@ -41,12 +41,13 @@ def bench(
     - `reflect-rl bench lm --model HuggingFaceTB/SmolLM2-360M-Instruct` — a pretrained model with LoRA adapters
     - `reflect-rl bench alfworld` — the fast ALFWorld engine, against the real one if that is installed
     - `reflect-rl bench select` — selection, against plain numpy
+    - `reflect-rl bench served` — the client of model servers, against a plain load loop
     - `reflect-rl bench labels` — what a small model learns from the labels that each strategy picks
 
     Parameters
     ----------
     recipe
-        The recipe whose players and world are measured; or lm, alfworld, select or labels.
+        The recipe whose players and world are measured; or lm, alfworld, select, served or labels.
     device
         The device to measure on; the recipe's compute.device by default.
     model
@@ -76,6 +77,8 @@ def bench(
         figures, told = _alfworld(overrides)
     elif recipe == "select":
         figures, told = _select(overrides, items, picks)
+    elif recipe == "served":
+        figures, told = _served(overrides)
     elif recipe == "labels":
         figures, told = _labels(overrides, out, seeds, workers)
     else:
@@ -126,6 +129,15 @@ def _select(overrides: dict[str, Any], items: int | None, picks: int | None) -> 
         return figures, measured_line("facility_location", figures)
     figures = bench_select(Bars())
     return figures, select_table(figures)
+
+
+def _served(overrides: dict[str, Any]) -> Measured:
+    from reflect_rl.bench.served import bench_served, served_table
+    from reflect_rl.config import parse_settings
+
+    parse_settings({}, overrides)
+    figures = bench_served(Bars())
+    return figures, served_table(figures)
 
 
 def _labels(overrides: dict[str, Any], out: str, seeds: str, workers: int) -> Measured:

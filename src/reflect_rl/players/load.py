@@ -16,10 +16,10 @@ from reflect_rl.lm.models import base_model, fingerprint
 from reflect_rl.lm.packed import LEARNED, PACKED, why_not
 from reflect_rl.lm.text import encode_prompt
 from reflect_rl.lm.torch_setup import check_device
+from reflect_rl.memo import Memo
 from reflect_rl.players.context import Context
 from reflect_rl.players.decisions import Decisions
 from reflect_rl.players.labels import candidates
-from reflect_rl.players.memo import Memo
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector

@@ -22,7 +22,7 @@ from reflect_rl.lm.layers import is_sharded
 from reflect_rl.lm.models import end_ids, pad_id
 from reflect_rl.lm.out_of_memory import fitted
 from reflect_rl.lm.text import decode, encode, encode_prompt
-from reflect_rl.players.memo import Memo
+from reflect_rl.memo import Memo
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.ranks import Ranks
 from reflect_rl.records import State

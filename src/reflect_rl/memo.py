@@ -1,7 +1,7 @@
-"""A memo of reflections on disk: a frozen reflector with greedy decoding is a pure function of its prompt.
+"""A persistent map from prompts to what a model wrote: an SQLite file in WAL mode, which several runs may share.
 
-The key is the model's fingerprint, the decoding parameters, the prompt, and, for sampled decoding, the sample index.
-The memo is an SQLite file in WAL mode, which several runs may share.
+A frozen reflector with greedy decoding is a pure function of its prompt; its memo saves time. The answers of a model
+server are paid for; their store saves money.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from threading import Lock
 
@@ -35,10 +35,22 @@ def _switch_to_wal(database: sqlite3.Connection) -> None:
 
 
 class Memo:
-    """A persistent map from (namespace, prompt, sample) to text. `path` None keeps it in memory. Thread-safe."""
+    """A persistent map from (namespace, prompt, sample) to text. `path` None keeps it in memory. Thread-safe.
 
-    def __init__(self, path: Path | None, namespace: str) -> None:
+    namespace: what else a text depends on, such as the model's fingerprint and the decoding parameters. what: the
+    file's name in error messages. damaged: a sentence on what to do with a damaged file.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        namespace: str,
+        what: str = "The reflection memo",
+        damaged: str = "It only saves time: delete it and run again.",
+    ) -> None:
         self.namespace = namespace
+        self._what = what
+        self._damaged = damaged
         self._texts: dict[bytes, str] = {}
         self._database: sqlite3.Connection | None = None
         self._path = path
@@ -52,7 +64,7 @@ class Memo:
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.execute("CREATE TABLE IF NOT EXISTS memo (key BLOB PRIMARY KEY, text TEXT) WITHOUT ROWID")
         except sqlite3.Error as error:
-            raise _unusable(path, error) from error
+            raise self._unusable(error) from error
 
     def get(self, prompts: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
         """The stored texts of these (prompt, sample) pairs. Raises RunFolderError if the file is damaged."""
@@ -60,7 +72,7 @@ class Memo:
             with self._lock:
                 return self._found(prompts)
         except sqlite3.Error as error:
-            raise _unusable(self._path, error) from error
+            raise self._unusable(error) from error
 
     def _found(self, prompts: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
         if self._database is not None and len(self._texts) > MOST_HELD:
@@ -86,13 +98,28 @@ class Memo:
                     with self._database:
                         self._database.executemany("INSERT OR IGNORE INTO memo VALUES (?, ?)", rows)
                 except sqlite3.Error as error:
-                    raise RunFolderError(f"The reflection memo could not be written: {error}.") from error
+                    raise RunFolderError(f"{self._what} could not be written: {error}.") from error
 
     def _key(self, prompt: str, sample: int) -> bytes:
         return hashlib.blake2b(f"{self.namespace}\0{sample}\0{prompt}".encode(), digest_size=16).digest()
 
+    def texts(self) -> Iterator[str]:
+        """All stored texts, of every namespace, in any order. Raises RunFolderError if the file is damaged."""
+        if self._database is None:
+            yield from self._texts.values()
+            return
+        try:
+            with self._lock:
+                rows = self._database.execute("SELECT text FROM memo").fetchall()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        for (text,) in rows:
+            yield text
 
-def _unusable(path: Path | None, error: sqlite3.Error) -> RunFolderError:
-    return RunFolderError(
-        f"The reflection memo {path} cannot be used ({error}). It only saves time: delete it and run again."
-    )
+    def close(self) -> None:
+        """Close the file. The memo cannot be used any more."""
+        if self._database is not None:
+            self._database.close()
+
+    def _unusable(self, error: sqlite3.Error) -> RunFolderError:
+        return RunFolderError(f"{self._what} {self._path} cannot be used ({error}). {self._damaged}")

@@ -1,0 +1,210 @@
+"""Calls to a server that speaks the OpenAI protocol, tried again after errors that pass."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from reflect_rl.errors import ServerError, SettingsError
+from reflect_rl.progress import Progress
+from reflect_rl.seeding import stream
+from reflect_rl.served.meter import Price, most_prompt_tokens
+from reflect_rl.served.records import Answer, Ask, Failed
+from reflect_rl.settings.server import ServerSettings
+
+FIRST_WAIT = 1.0
+"""Seconds before the first retry, unless the server says how long to wait."""
+TOP_LOGPROBS = 20
+"""The most that OpenAI and vLLM allow."""
+TOO_LONG = ("context length", "context_length", "context size", "context window")
+FILTERED = ("content_filter", "content_policy", "content management policy")
+OPTIONAL = ("max_tokens", "temperature", "logprobs", "top_logprobs")
+"""Fields that some models refuse; OpenAI's newer ones want max_completion_tokens in place of the first."""
+PLACEHOLDER = "none"
+"""Sent to servers that want no key."""
+
+
+class Again(Exception):  # noqa: N818  no error yet
+    """A call that failed in a way that may pass. wait: seconds, if the server said so."""
+
+    def __init__(self, reason: str, wait: float | None = None, limited: bool = False) -> None:
+        super().__init__(reason)
+        self.wait = wait
+        self.limited = limited
+
+
+class Calls:
+    """Sends asks to one server; its coroutines share an event loop.
+
+    Raises SettingsError: no model, no key or address, or no openai package.
+    """
+
+    def __init__(self, settings: ServerSettings, price: Price | None, progress: Progress) -> None:
+        try:
+            from openai import AsyncOpenAI
+        except ImportError as error:
+            raise SettingsError("Model servers need the openai package: pip install 'reflect-rl[api]'") from error
+        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
+        self._base_url = settings.base_url or os.environ.get("OPENAI_BASE_URL") or None
+        if not self._key and not self._base_url:
+            raise SettingsError(
+                "There is no model server: set base_url (or OPENAI_BASE_URL) to your server's address, such as "
+                "http://127.0.0.1:8000/v1, or OPENAI_API_KEY to use OpenAI's API."
+            )
+        if not settings.model:
+            raise SettingsError("Name the model as the server calls it: set model.")
+        self.settings = settings
+        self._price = price
+        self._progress = progress
+        self._client = AsyncOpenAI(
+            api_key=self._key or PLACEHOLDER, base_url=self._base_url, max_retries=0, timeout=settings.timeout
+        )
+        self._refused: set[str] = set()
+        self._answered = 0
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    async def answer(self, ask: Ask) -> Answer | Failed:
+        """Send an ask until it is answered. Raises ServerError."""
+        failures, answered = 0, self._answered
+        while True:
+            try:
+                found = await self._once(ask)
+            except Again as again:
+                served_others = self._answered > answered
+                failures, answered = 1 if again.limited and served_others else failures + 1, self._answered
+                if failures > self.settings.retries:
+                    raise ServerError(
+                        f"The model server {self._client.base_url} did not answer: {again} ({failures} tries). All "
+                        f"earlier answers are kept. When it is back, run the same command again."
+                    ) from None
+                await asyncio.sleep(self._wait(again, ask, failures))
+            else:
+                self._answered += 1
+                return found
+
+    def _wait(self, again: Again, ask: Ask, failures: int) -> float:
+        """Seconds to wait before the next try: the server's own wish, or exponential back-off with jitter."""
+        jitter = stream(ask.sample, f"retry {ask}", failures).random()
+        wait = FIRST_WAIT * 2 ** (failures - 1) * (1 + jitter) if again.wait is None else again.wait
+        return min(wait, self.settings.max_retry_wait)
+
+    async def _once(self, ask: Ask) -> Answer | Failed:
+        """One try. Raises Again, or ServerError if no retry would help."""
+        from openai import APIConnectionError, APIStatusError
+
+        body = self._body(ask)
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                response = await self._client.chat.completions.with_raw_response.create(**body)
+                return self._read(response.http_response.text, ask)
+        except TimeoutError:
+            raise Again(f"no answer within {self.settings.timeout:g} s") from None
+        except APIConnectionError as error:
+            raise Again(self._hidden(str(error.__cause__ or error)) or type(error).__name__) from None
+        except APIStatusError as error:
+            status, headers = error.status_code, error.response.headers
+            said = self._hidden(f"{error.message} {error.code or ''}".strip())
+        if status in (400, 422) and self._left_out(said, body):
+            return await self._once(ask)
+        return self._refusal(status, headers, said)
+
+    def _body(self, ask: Ask) -> dict[str, Any]:
+        """The fields of a request, without those that the server refused."""
+        fields: dict[str, Any] = {"max_tokens": ask.max_tokens, "temperature": self.settings.temperature}
+        if ask.labels:
+            fields |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+        body = {name: value for name, value in fields.items() if name not in self._refused}
+        if "max_tokens" in self._refused:
+            body["max_completion_tokens"] = ask.max_tokens
+        messages = [message._asdict() for message in ask.messages]
+        return {"model": self.settings.model, "messages": messages, **body, "extra_body": self.settings.extra}
+
+    def _refusal(self, status: int, headers: Any, said: str) -> Failed:
+        """What to do about an HTTP error. Raises Again or ServerError."""
+        low = said.lower()
+        if status in (400, 413, 422):
+            if any(word in low for word in FILTERED):
+                return Failed(f"refused by the server's filter ({said})")
+            if any(word in low for word in TOO_LONG):
+                return Failed(f"too long for the model ({said})")
+        if (status in (408, 409, 429) or status >= 500) and "insufficient_quota" not in low:
+            raise Again(said, retry_after(headers), limited=status == 429)
+        what = {401: "the key in OPENAI_API_KEY", 403: "the key in OPENAI_API_KEY", 404: "the model or the address"}
+        raise ServerError(
+            f"The model server {self._client.base_url} refused {what.get(status, 'the request')} for model "
+            f"'{self.settings.model}'. {said}. All earlier answers are kept."
+        )
+
+    def _left_out(self, said: str, body: dict[str, Any]) -> bool:
+        """Whether the server does not support an optional field of this request, and later ones do without it."""
+        named = [name for name in OPTIONAL if name in body and f"'{name}'" in said and "support" in said]
+        for name in set(named) - self._refused:
+            self._refused.update(("logprobs", "top_logprobs") if "logprobs" in name else (name,))
+            if name != "max_tokens":
+                self._progress.warn(f"{self.settings.model} does not support {name}: it is asked without.")
+        return bool(named)
+
+    def _read(self, text: str, ask: Ask) -> Answer | Failed:
+        """The answer in a response. Raises Again if it is damaged."""
+        try:
+            data = json.loads(text)
+            usage, choices = data.get("usage") or {}, data["choices"]
+            prompt = int(usage.get("prompt_tokens", most_prompt_tokens(ask)))
+            completion = int(usage.get("completion_tokens", ask.max_tokens))
+            usd = self._price and self._price.usd(prompt, completion)
+            if not choices:
+                return Failed("the server gave no choice", prompt, completion, usd)
+            said, finish = choices[0]["message"], str(choices[0].get("finish_reason") or "stop")
+            content = said.get("content") or ""
+            if finish == "content_filter" or said.get("refusal"):
+                return Failed("refused by the server's filter", prompt, completion, usd)
+            return Answer(str(content), finish, prompt, completion, usd, label_logprobs(choices[0], ask.labels))
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            raise Again(f"the answer is no chat completion ({type(error).__name__}); check base_url") from None
+
+    def _hidden(self, text: str) -> str:
+        """A text without keys."""
+        return hide_keys(text, self._key)
+
+
+def label_logprobs(choice: dict[str, Any], labels: Sequence[str]) -> dict[str, float] | None:
+    """Log-probabilities of labels at the first token; tokens that differ by white space count together."""
+    tokens = (choice.get("logprobs") or {}).get("content") if labels else None
+    if not tokens:
+        return None
+    found: dict[str, float] = {}
+    for token in tokens[0].get("top_logprobs") or []:
+        label, value = token["token"].strip(), float(token["logprob"])
+        if label in labels:
+            found[label] = math.log(math.exp(found[label]) + math.exp(value)) if label in found else value
+    return found
+
+
+def hide_keys(text: str, key: str) -> str:
+    """`text` without `key`, and without anything that looks like an API key."""
+    text = text.replace(key, "***") if key else text
+    return re.sub(r"\b(sk|key)-[\w*-]{6,}|(?<=Bearer )\S+", "***", text)
+
+
+def retry_after(headers: Any) -> float | None:
+    """The seconds that a server asks to wait: a number or a date; None if it does not say."""
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        value = headers.get(name, "")
+        try:
+            return max(0.0, float(value) / unit)
+        except ValueError:
+            pass
+    try:
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,147 @@
+"""A model behind a server. Callers are synchronous; calls run side by side; every answer is stored when it arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Self
+
+from reflect_rl.errors import ReflectRLError
+from reflect_rl.memo import Memo
+from reflect_rl.progress import Progress
+from reflect_rl.served.calls import Calls
+from reflect_rl.served.meter import Meter, likely_prompt_tokens, price_of
+from reflect_rl.served.records import Answer, Ask, Estimate, Failed
+from reflect_rl.settings.server import ServerSettings
+
+Arrived = Callable[[int, Answer | Failed], None]
+
+
+class ServedModel:
+    """Asks one model of one server.
+
+    settings: the server, the model, and limits. store: an SQLite file of answers, so that nothing is paid for twice;
+    None keeps them in memory. progress: is warned of what the server does not support.
+
+    Attributes:
+        meter: calls, tokens and cost of all answers in the store, earlier processes included.
+
+    Raises SettingsError: no model or key, a budget without a price, unusable prices, no openai package. Raises
+    RunFolderError: the store is damaged.
+    """
+
+    def __init__(self, settings: ServerSettings, store: Path | None, progress: Progress | None = None) -> None:
+        price = price_of(settings)
+        self.settings = settings
+        self._calls = Calls(settings, price, progress or Progress())
+        self._store = Memo(
+            store,
+            json.dumps([settings.model, settings.temperature, settings.extra], sort_keys=True),
+            "The store of answers",
+            "Restore it from a copy; if you delete it, its answers are asked and paid for again.",
+        )
+        self.meter = Meter(price, settings.budget_usd)
+        for text in self._store.texts():
+            self.meter.add(_from_json(text))
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, name="model server", daemon=True)
+        self._thread.start()
+
+    def ask(self, asks: Sequence[Ask], arrived: Arrived | None = None) -> list[Answer | Failed]:
+        """The answers, in the order of `asks`. Equal asks are sent once, and stored ones not at all.
+
+        arrived: is called in this thread with the index and the answer, as each arrives.
+
+        Raises ServerError: the server stays away, or refuses the model or the key. Raises BudgetError: a call could
+        exceed the budget. What has arrived by then is stored.
+        """
+        places: dict[Ask, list[int]] = defaultdict(list)
+        for index, ask in enumerate(asks):
+            places[ask].append(index)
+        found: dict[Ask, Answer | Failed] = {}
+
+        def take(ask: Ask, answer: Answer | Failed) -> None:
+            found[ask] = answer
+            for index in places[ask] if arrived else ():
+                arrived(index, answer)
+
+        known = self._known(places)
+        for ask, answer in known.items():
+            take(ask, answer)
+        if missing := [ask for ask in places if ask not in known]:
+            arrivals: SimpleQueue[tuple[Ask, Answer | Failed] | None] = SimpleQueue()
+            sending = asyncio.run_coroutine_threadsafe(self._send(missing, arrivals.put), self._loop)
+            sending.add_done_callback(lambda _: arrivals.put(None))
+            try:
+                while pair := arrivals.get():
+                    take(*pair)
+                sending.result()
+            finally:
+                sending.cancel()
+        return [found[ask] for ask in asks]
+
+    def estimate(self, asks: Iterable[Ask]) -> Estimate:
+        """What `ask` would send, without sending it."""
+        distinct = dict.fromkeys(asks)
+        missing = distinct.keys() - self._known(distinct).keys()
+        prompt, completion = sum(map(likely_prompt_tokens, missing)), sum(ask.max_tokens for ask in missing)
+        price = self.meter.price
+        return Estimate(len(missing), prompt, completion, price and price.usd(prompt, completion))
+
+    def close(self) -> None:
+        """Close the connections and the store."""
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._calls.close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _known(self, asks: Iterable[Ask]) -> dict[Ask, Answer | Failed]:
+        keys = {_key(ask): ask for ask in asks}
+        return {keys[key]: _from_json(text) for key, text in self._store.get(keys).items()}
+
+    async def _send(self, asks: Sequence[Ask], arrived: Callable[[tuple[Ask, Answer | Failed]], None]) -> None:
+        """Send asks; after an error no more are sent, and those in flight are waited for, as they are paid for."""
+        waiting, errors = iter(asks), []
+
+        async def work() -> None:
+            for ask in waiting:
+                try:
+                    async with self._slots, self.meter.reserved(ask):
+                        if errors:
+                            return
+                        answer = await self._calls.answer(ask)
+                        self._store.put({_key(ask): json.dumps(asdict(answer))})
+                        self.meter.add(answer)
+                except ReflectRLError as error:
+                    errors.append(error)
+                    return
+                arrived((ask, answer))
+
+        await asyncio.gather(*(work() for _ in range(min(len(asks), self.settings.concurrency))))
+        if errors:
+            raise errors[0]
+
+
+def _key(ask: Ask) -> tuple[str, int]:
+    return json.dumps([ask.messages, ask.max_tokens, ask.labels]), ask.sample
+
+
+def _from_json(text: str) -> Answer | Failed:
+    data: dict[str, Any] = json.loads(text)
+    return Failed(**data) if "reason" in data else Answer(**data)
