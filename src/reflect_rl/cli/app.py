@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
 
 from reflect_rl import __version__
 from reflect_rl.bars import Bars
-from reflect_rl.cli.agents import Panels, export_rollouts, measure_agent, report_file
+from reflect_rl.cli.agents import LanguageOptions, Style, export_rollouts, measure_agent, report_file
 from reflect_rl.cli.alfworld import app as alfworld
 from reflect_rl.cli.bench import bench
 from reflect_rl.cli.export import export
@@ -183,9 +183,15 @@ def evaluate(
     /,
     *,
     agent: str | None = None,
-    panel: Panels = "test",
+    panel: str = "test",
     episodes: Count | None = None,
     workers: Workers = 1,
+    prompting: Style = "direct",
+    trials: Count = 3,
+    history: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
+    max_tokens: Count | None = None,
+    prompts: Path | None = None,
+    budget_usd: Annotated[float | None, Parameter(validator=validators.Number(gte=0))] = None,
     out: str | None = None,
     rollouts: Rollouts = None,
     force: Force = False,
@@ -202,25 +208,41 @@ def evaluate(
     - `reflect-rl evaluate runs/alfworld --out runs/alfworld-unseen --env.options.test_split valid_unseen`
     - `reflect-rl evaluate taxi --agent random`
     - `reflect-rl evaluate alfworld --agent my_module:MyAgent --panel test,unseen --workers 4`
+    - `reflect-rl evaluate alfworld --agent openai:qwen3-8b --prompting react --server.base_url http://127.0.0.1:8000/v1`
 
     Parameters
     ----------
     run
         A run folder; with --agent, the name of a recipe, a YAML file, or a run folder whose world is played.
     agent
-        random, expert, or module:Class for your own.
+        random, expert, module:Class for your own, or openai:MODEL for a language model behind a server, which any
+        field of `ServerSettings` describes: --server.base_url, --server.concurrency, --server.temperature and others.
     panel
         With --agent: panels of the world, separated by commas.
     episodes
         With --agent: play only the first so many tasks of each panel.
     workers
         With --agent: processes to play in.
+    prompting
+        With openai:MODEL: direct (a choice by its label), react (a thought, then an action), or reflexion (as react,
+        in several trials with a reflection after each that fails).
+    trials
+        With reflexion: how often a task is tried.
+    history
+        With openai:MODEL: maximum past steps that are shown; all by default.
+    max_tokens
+        With openai:MODEL: maximum tokens of an answer; by default 64 for direct, else 256.
+    prompts
+        With openai:MODEL: a folder whose direct.txt, react.txt or reflect.txt replace the library's.
+    budget_usd
+        With openai:MODEL: hard limit on the cost, as --server.budget_usd.
     out
         Without --agent, evaluate a copy of the agent in this folder, for example on other tasks; the run stays
         unchanged. With --agent, the folder of the results; runs/RECIPE-AGENT by default.
     """
     if agent is not None:
-        measure_agent(run, agent, panel, episodes, workers, out, rollouts, overrides)
+        asked = LanguageOptions(prompting, trials, history, max_tokens, prompts, budget_usd)
+        measure_agent(run, agent, panel, episodes, workers, asked, out, rollouts, overrides)
         return
     folder = Path(run)
     if out is None:
