@@ -105,7 +105,7 @@ class LanguagePlan(Plan):
         texts = "\0".join(f"{name}\0{text}" for name, text in sorted(prompting.prompts.items()))
         return {
             **Plan.about(self),
-            "prompting": prompting.style,
+            "style": prompting.style,
             "history": prompting.history,
             "max_tokens": prompting.max_tokens,
             "prompts": hashlib.sha256(texts.encode()).hexdigest(),
@@ -118,7 +118,7 @@ class LanguagePlan(Plan):
 
     def about(self) -> dict[str, Any]:
         known = self.identity()
-        names = ("prompting", "history", "max_tokens", "temperature", "prompts")
+        names = ("style", "history", "max_tokens", "temperature", "prompts")
         style = {name: known[name] for name in names} | {"trials": self.trials}
         return {**Plan.about(self), "prompting": style}
 

@@ -25,6 +25,7 @@ EPISODE = {
     "id": ("string", "unique in the data set"),
     "source": ("string", "rl, evaluate, or agent: what the episode was played for"),
     "agent": ("string", "the run folder or the agent that played"),
+    "prompting": ("string", "how a language model was asked, as JSON"),
     "version": ("string", "of reflect-rl"),
     "world": ("string", "the environment"),
     "options": ("string", "the environment's options, as JSON"),
@@ -130,7 +131,7 @@ def _counted(episodes: Iterable[dict[str, Any]], counts: Counter[tuple[str, str,
         counts[str(episode.get("world")), str(episode.get("agent")), place_of(episode)] += 1
         bar.update(len(json.dumps(episode, ensure_ascii=False)))
         row = {name: episode.get(name) for name in EPISODE}
-        row["options"] = json.dumps(row["options"], ensure_ascii=False)
+        row |= {name: json.dumps(row[name], ensure_ascii=False) for name in ("options", "prompting") if row[name]}
         yield row | {"steps": [{name: step.get(name) for name in STEP} for step in episode["steps"]]}
 
 
