@@ -422,7 +422,7 @@ def test_a_server_that_goes_away_and_a_budget_end_the_command_and_nothing_is_pai
     priced = {"prices": str(tmp_path / "prices.yaml"), "concurrency": 2}
     with FakeServer(reply=lambda r: f"Thought: go on\nAction: {way(r)}") as server:
         with pytest.raises(ServerError, match="budget"):
-            ask(server, "react", server=priced | {"budget_usd": 0.006})
+            ask(server, "react", server=priced | {"budget_usd": 0.002})
         assert 0 < server.billed.total() < 20
         results, rows = ask(server, "react", server=priced)
         assert max(server.billed.values()) == 1
