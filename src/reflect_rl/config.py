@@ -109,26 +109,29 @@ def parse_section(kind: type[Section], values: Mapping[str, Any], name: str) -> 
         raise SettingsError(_explain(error, "", f"{name}.")) from error
 
 
-TEXTS = ("task", "reflect", "act")
-"""Settings of `prompt` whose value @FILE stands for a file's content."""
+TEXTS = {"prompt": ("task", "reflect", "act"), "teacher": ("reflect", "act")}
+"""Settings, by section, whose value @FILE stands for a file's content."""
 
 
 def _read_texts(data: dict[str, Any], folder: Path) -> None:
     """Replace @FILE by the file's content; paths are relative to `folder`. Raises SettingsError."""
-    prompt = data.get("prompt")
-    if not isinstance(prompt, dict):
-        return
-    for name in TEXTS:
-        value = prompt.get(name)
-        if not isinstance(value, str) or not value.startswith("@"):
-            continue
-        file = folder / Path(value[1:]).expanduser()
-        try:
-            prompt[name] = file.read_text(encoding="utf-8").strip()
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"prompt.{name}: {value} names a file that cannot be read as text: {error}.") from error
-        if not prompt[name]:
-            raise SettingsError(f"prompt.{name}: {file} is empty. Write the text into it, or leave the setting out.")
+    for section, names in TEXTS.items():
+        values = data.get(section)
+        for name in names if isinstance(values, dict) else ():
+            value = values.get(name)
+            if isinstance(value, str) and value.startswith("@"):
+                values[name] = _file_text(f"{section}.{name}", value, folder)
+
+
+def _file_text(key: str, value: str, folder: Path) -> str:
+    file = folder / Path(value[1:]).expanduser()
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{key}: {value} names a file that cannot be read as text: {error}.") from error
+    if not text:
+        raise SettingsError(f"{key}: {file} is empty. Write the text into it, or leave the setting out.")
+    return text
 
 
 def with_model(overrides: Mapping[str, Any], model: str | None) -> dict[str, Any]:

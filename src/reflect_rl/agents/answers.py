@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from string import ascii_letters, ascii_uppercase
+from string import ascii_lowercase, ascii_uppercase
 
-LETTERS = ascii_uppercase + ascii_letters[:26]
+from reflect_rl.data.teacher import named_actions
+
+LETTERS = ascii_uppercase + ascii_lowercase
 ANNOUNCED = r"\b(?:answer|choice|label|option|action)(?:\s+is)?\s*:?\s*[\"'*(\[]*(\w+)"
 ORNAMENTS = " \t\"'`*_.,;:!#>-"
 
@@ -53,9 +55,8 @@ def without_thinking(text: str) -> str:
 def _named(text: str, actions: Sequence[str], labels: Sequence[str]) -> set[int]:
     """The choices that a text names."""
     plain = text.strip(ORNAMENTS)
-    exact = [index for index, action in enumerate(actions) if action.lower().strip(ORNAMENTS) == plain.lower()]
-    if exact:
-        return set(exact[:1]) if len(exact) == 1 else {actions.index(plain)} if plain in actions else set(exact)
+    if plain in actions:
+        return {actions.index(plain)}
     known = {label: index for index, label in enumerate(labels)}
     if len(labels) <= len(ascii_uppercase):
         known |= {label.lower(): index for label, index in known.items()}
@@ -64,15 +65,4 @@ def _named(text: str, actions: Sequence[str], labels: Sequence[str]) -> set[int]
     said = re.findall(r"[(\[](\w+)[)\]]", text) + re.findall(ANNOUNCED, text, flags=re.IGNORECASE)
     if begins := re.match(r"\W*(\w+)\s*[).:\]]", text):
         said.append(begins[1])
-    return {known[label] for label in said if label in known} | _mentioned(text, actions)
-
-
-def _mentioned(text: str, actions: Sequence[str]) -> set[int]:
-    """The actions whose text occurs, longest first; what lies within a longer one does not count."""
-    found, rest = set(), text.lower()
-    for index in sorted(range(len(actions)), key=lambda index: -len(actions[index])):
-        pattern = rf"(?<!\w){re.escape(actions[index].lower())}(?!\w)"
-        if re.search(pattern, rest):
-            found.add(index)
-            rest = re.sub(pattern, "\n", rest)
-    return found
+    return {known[label] for label in said if label in known} | named_actions(text, actions)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from reflect_rl.agents.evaluation import Plan
 from reflect_rl.agents.play import play
 from reflect_rl.agents.player import Game, Move, Played, Player, Turn
 from reflect_rl.agents.work import Finished, make_env
+from reflect_rl.data.teacher import filled
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.errors import SettingsError
 from reflect_rl.progress import Progress
@@ -201,13 +201,11 @@ class LanguagePlayer(Player):
         return stream_seed(game.seed, "answer", game.trial, step) if self.model.settings.temperature else 0
 
     def _messages(self, name: str, **fields: str) -> tuple[Message, ...]:
-        """A prompt as messages: what stands above the line "---" is the system's."""
-        filled = re.sub(r"\n---\n", "\n\0\n", self.prompting.prompts[name], count=1)
-        values = {"task": self.task, **fields}
-        filled = re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), filled)
-        above, found, below = filled.partition("\n\0\n")
+        """A prompt as messages: what stands above the line "---" is the system's. Paragraphs without content are left out."""
+        above, found, below = self.prompting.prompts[name].partition("\n---\n")
         parts = [("system", above), ("user", below)] if found else [("user", above)]
-        return tuple(Message(role, re.sub(r"\n{3,}", "\n\n", text).strip()) for role, text in parts)
+        shown = {"task": self.task, **{field: text or None for field, text in fields.items()}}
+        return tuple(Message(role, filled(text, shown).strip()) for role, text in parts)
 
     def _history(self, steps: Sequence[tuple[str, str | None, str]]) -> str:
         """The last steps as text: what was seen, thought and done."""

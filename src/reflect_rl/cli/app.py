@@ -151,12 +151,54 @@ def collect(folder: Folder, /, *, force: Force = False, overrides: Overrides) ->
 
 
 @app.command
-def annotate(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> None:
+def annotate(
+    folder: Folder,
+    /,
+    *,
+    teacher: str | None = None,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    force: Force = False,
+    overrides: Overrides,
+) -> None:
     """Label the states of a run folder with expert and teacher, within the label budgets.
 
-    Example: `reflect-rl annotate runs/mine --annotate.reflections 500`
+    For example:
+
+    - `reflect-rl annotate runs/mine --annotate.reflections 500`
+    - `reflect-rl annotate runs/mine --teacher openai --teacher.model gpt-5-mini --teacher.budget_usd 5 --dry-run`
+    - `reflect-rl annotate runs/mine --teacher openai --teacher.model qwen3 --teacher.base_url http://127.0.0.1:8000/v1`
+
+    Parameters
+    ----------
+    teacher
+        Short for --annotate.teacher: a style of the world's scripted teacher, or openai for a model behind a server.
+    dry_run
+        Print what the served teacher would be asked and what it would cost, and ask nothing.
     """
-    _stages(folder, overrides, force, "annotate")
+    if teacher is not None:
+        overrides = {"annotate.teacher": teacher, **overrides}
+    if dry_run:
+        print(_estimate(folder, overrides))
+    else:
+        _stages(folder, overrides, force, "annotate")
+
+
+def _estimate(folder: Path, overrides: dict[str, Any]) -> str:
+    from reflect_rl.config import parse_settings
+    from reflect_rl.data.annotate import estimate
+    from reflect_rl.players.context import Context
+    from reflect_rl.runs.folder import RunFolder
+    from reflect_rl.runs.trained import read_config
+
+    run = RunFolder(folder)
+    settings = parse_settings(read_config(run).model_dump(), overrides)
+    found = estimate(run, Context(settings), Bars())
+    price = "the price is unknown" if found.usd is None else f"at most {found.usd:.4f} USD"
+    return (
+        f"{found.calls:,} calls to {settings.teacher.model}, about {found.prompt_tokens:,} prompt tokens, at most "
+        f"{found.completion_tokens:,} completion tokens, {price}. Neither stored answers are counted, nor those "
+        f"that have to be asked for once more."
+    )
 
 
 @app.command

@@ -3,7 +3,8 @@
 A perturbed step takes a uniformly random action (a negative example), so the trajectory goes wrong and has to recover.
 The recorded `expert` action is always what the expert would do in that state, never the perturbation. If the expert
 considers several actions equally good, one is drawn and all are recorded. An episode ends early if the expert knows no
-way on. Method: Reflect-RL's negative example generation.
+way on. With `annotate.actions_by: teacher`, a world needs no expert: where there is none, every step is random. Method:
+Reflect-RL's negative example generation.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from reflect_rl.progress import Progress
 from reflect_rl.records import Episode, Step, StopReason
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream, stream_seed
+from reflect_rl.settings import Settings
 
 
 def collect(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def collect(run: RunFolder, context: Context, progress: Progress) -> dict[str, A
         with progress.bar("collect", settings.collect.episodes, "episodes") as bar:
             for index in range(settings.collect.episodes):
                 task = tasks[order[index % len(tasks)]]
-                episodes.append(_episode(env, task, settings.seed, index, settings.collect.perturb))
+                episodes.append(_episode(env, task, index, settings))
                 bar.update()
     run.write_jsonl("episodes.jsonl", (episode.to_json() for episode in episodes))
     steps = [step for episode in episodes for step in episode.steps]
@@ -43,7 +45,8 @@ def collect(run: RunFolder, context: Context, progress: Progress) -> dict[str, A
     }
 
 
-def _episode(env: TextEnv, task: str, seed: int, index: int, perturb: float) -> Episode:
+def _episode(env: TextEnv, task: str, index: int, settings: Settings) -> Episode:
+    seed, needed = settings.seed, settings.annotate.actions_by == "expert"
     random = stream(seed, "collect", index)
     observation, actions, _ = begin(env, stream_seed(seed, "collect env", index), {"task": task})
     steps: list[Step] = []
@@ -51,15 +54,18 @@ def _episode(env: TextEnv, task: str, seed: int, index: int, perturb: float) -> 
     while stop is None:
         check_horizon(env, len(steps), horizon, task)
         experts = expert_choices(env, actions)
-        if not experts and steps:
+        if not experts and needed and steps:
             return Episode(task, tuple(steps), StopReason.FAILURE)
-        if not experts:
+        if not experts and needed:
             raise EnvironmentContractError(
                 f"{type(env).__name__}.expert() gave nothing at the start of task {task}: collecting needs an expert. "
-                f"Write one, or put episodes of your own into episodes.jsonl and start with `reflect-rl annotate`."
+                f"Write one; or let a served teacher label actions (annotate.actions_by: teacher); or put episodes of "
+                f"your own into episodes.jsonl and start with `reflect-rl annotate`."
             )
-        expert = experts[0] if len(experts) == 1 else int(experts[random.integers(len(experts))])
-        perturbed = bool(random.random() < perturb)
+        expert = (
+            None if not experts else experts[0] if len(experts) == 1 else int(experts[random.integers(len(experts))])
+        )
+        perturbed = bool(random.random() < settings.collect.perturb) or expert is None
         choice = int(random.integers(len(actions))) if perturbed else expert
         facts, before, offered = facts_of(env), observation, actions
         observation, actions, reward, stop = advance(env, choice)

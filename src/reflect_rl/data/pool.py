@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -49,7 +49,10 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
-    """A state of the pool with its position, the expert's action, and all actions considered equally good."""
+    """A state of the pool with its position, the expert's action, and all actions considered equally good.
+
+    mistake: the action before, if it was drawn at random and the expert would have taken another.
+    """
 
     id: str
     state: State
@@ -57,19 +60,36 @@ class PoolState:
     step: int
     expert: int | None
     experts: tuple[int, ...] = ()
+    mistake: str | None = None
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """All correct actions; empty if unknown."""
+        return self.experts or (() if self.expert is None else (self.expert,))
 
 
-def read_pool(run: RunFolder, settings: Settings, facts: bool = True) -> list[PoolState]:
+def read_pool(
+    run: RunFolder, settings: Settings, facts: bool = True, texts: Mapping[str, str] | None = None
+) -> list[PoolState]:
     """All states of episodes.jsonl, in order. Raises RunFolderError if there are none.
 
-    facts: whether states keep their `facts`, which may take more memory than everything else.
+    facts: whether states keep their `facts`, which may take more memory than everything else. texts: the served
+    teacher's reflections by state, for states that show past ones; by default those of reflections.jsonl.
     """
     builder = id_builder(settings)
+    if texts is None and settings.served_teacher and reads_reflections(settings):
+        texts = {row.state: row.text for row in run.read_jsonl("reflections.jsonl", Reflection.from_json)}
+    reflect = _teacher(settings, texts or {})
     pool = []
     for number, episode in enumerate(run.each_of_jsonl("episodes.jsonl", Episode.from_json)):
-        for place, (state, step) in enumerate(zip(_states(episode, settings), episode.steps, strict=True)):
+        mistake = None
+        states = episode.states(settings.prompt.reflections, reflect) if reflect else episode.states()
+        for place, (state, step) in enumerate(zip(states, episode.steps, strict=True)):
             kept = state if facts else replace(state, facts={})
-            pool.append(PoolState(_id(builder, state, settings), kept, number, place, step.expert, step.experts))
+            name = state_name(builder, state, settings)
+            pool.append(PoolState(name, kept, number, place, step.expert, step.experts, mistake))
+            wrong = step.perturbed and pool[-1].wanted and step.choice not in pool[-1].wanted
+            mistake = step.actions[step.choice] if wrong else None
     if not pool:
         raise RunFolderError(f"{run / 'episodes.jsonl'} holds no step. Collect at least one episode.")
     return pool
@@ -152,16 +172,17 @@ def state_texts(pool: Iterable[PoolState], settings: Settings) -> Iterable[tuple
     return ((entry.id, builder.reflector_prompt(entry.state).text) for entry in pool)
 
 
-def _id(builder: PromptBuilder, state: State, settings: Settings) -> str:
+def state_name(builder: PromptBuilder, state: State, settings: Settings) -> str:
     """The state's id. With the labels head, the reflector also reads the actions, so they are part of the id."""
     return state_id(builder.reflector_prompt(state), state.actions if settings.policy.head == "labels" else ())
 
 
-def _states(episode: Episode, settings: Settings) -> Iterator[State]:
-    """The states of an episode; if past reflections are shown, with the teacher's texts on the earlier steps."""
+def _teacher(settings: Settings, texts: Mapping[str, str]) -> Callable[[State], str | None] | None:
+    """Writes the teacher's texts on earlier steps, if past reflections are shown."""
     if not reads_reflections(settings):
-        return episode.states()
+        return None
+    if settings.served_teacher:
+        builder = id_builder(settings)
+        return lambda state: texts.get(state_name(builder, state, settings))
     world = load(settings.env.name)
-    return episode.states(
-        settings.prompt.reflections, lambda state: taught(world, state.facts, settings.annotate.teacher)
-    )
+    return lambda state: taught(world, state.facts, settings.annotate.teacher)

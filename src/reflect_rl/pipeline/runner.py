@@ -37,8 +37,11 @@ from reflect_rl.runs.trained import read_config
 from reflect_rl.settings import Settings
 
 AGENT = "policy"
-OF_THE_RUN_ALONE = ("checkpoints", "results.json", "evaluation.jsonl", "report.html", "evaluate.json", "report.json")
-"""What a copy of the agent leaves out; the last two are manifests."""
+OF_THE_RUN_ALONE = (
+    *("checkpoints", "results.json", "evaluation.jsonl", "report.html", "teacher.sqlite*"),
+    *("evaluate.json", "report.json"),
+)
+"""What a copy of the agent leaves out, as patterns; the last two are manifests."""
 
 
 def run_stages(
@@ -102,7 +105,7 @@ def copy_agent(run: RunFolder, out: RunFolder) -> None:
         raise OutputError(f"{out.path} holds another agent or run. Choose another folder with --out.")
     with run.lock():
         entries = sorted(run.path.iterdir(), key=lambda path: (path.name == CONFIG, path.name))
-        for source in [path for path in entries if path.name[0] != "." and path.name not in OF_THE_RUN_ALONE]:
+        for source in [path for path in entries if not any(map(path.match, (".*", *OF_THE_RUN_ALONE)))]:
             with out.replacing(source.name) as draft:
                 if source.is_dir():
                     shutil.copytree(source, draft, ignore=shutil.ignore_patterns(".*", *OF_THE_RUN_ALONE))

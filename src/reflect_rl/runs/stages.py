@@ -8,6 +8,11 @@ from reflect_rl.settings import Settings
 _COMPUTE = ("compute.device", "compute.threads", "compute.exact", "compute.tokens")
 _PLAYERS = ("seed", "env", "prompt", "annotate.teacher", "reflector", "policy", *_COMPUTE)
 _UNTRAINED = ("reflector.kind", "reflector.model", "reflector.max_new_tokens", *_COMPUTE)
+_TEACHER = tuple(
+    f"teacher.{name}"
+    for name in ("model", "temperature", "extra", "reflect", "act", "hint", "history", "max_words", "max_tokens")
+)
+"""What the teacher's texts depend on: not on where its server is, nor on limits."""
 _SELECTED = ("selection.jsonl", "selection_map.jsonl")
 _SHOWN = (*_SELECTED, "reflector.json", "metrics.jsonl", "guard.json", "results.json", "evaluation.jsonl")
 
@@ -26,7 +31,7 @@ STAGES = (
     ),
     Stage(
         "annotate",
-        settings=("seed", "env", "annotate", "prompt", "reflector.kind", "policy.head", "select"),
+        settings=("seed", "env", "annotate", *_TEACHER, "prompt", "reflector.kind", "policy.head", "select"),
         inputs=("episodes.jsonl", "selection.jsonl"),
         optional=("selection.jsonl",),
         outputs=("action_labels.jsonl", "reflections.jsonl"),

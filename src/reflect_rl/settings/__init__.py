@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from reflect_rl.settings.base import Section
+from reflect_rl.settings.labels import OPENAI, AnnotateSettings, SelectSettings, TeacherSettings
 from reflect_rl.settings.training import PolicySftSettings, RlSettings, SftSettings
 
 
@@ -24,56 +25,6 @@ class CollectSettings(Section):
     episodes: int = Field(default=600, ge=1, description="Episodes to collect, over the train tasks in turn.")
     perturb: float = Field(
         default=0.5, ge=0, lt=1, description="Share of steps that are random (negative examples); 0 turns them off."
-    )
-
-
-class SelectSettings(Section):
-    """The states that the teacher labels."""
-
-    strategy: Literal[
-        "none",
-        "random",
-        "facility-location",
-        "k-center",
-        "mean-entropy",
-        "least-confidence",
-        "mean-margin",
-        "min-margin",
-        "max-token-uncertainty",
-        "uncertain-then-diverse",
-    ] = Field(
-        default="none",
-        description="'none': take states in the pool's seeded order; any other strategy picks annotate.reflections "
-        "distinct states. The last six rank states by what reflector.model, which must be pretrained, writes before "
-        "training.",
-    )
-    embedding: Literal["words", "cells", "model"] = Field(
-        default="words",
-        description="How states are compared. 'words': by words and pairs of words; 'cells': by characters and their "
-        "positions, for worlds that draw a picture; 'model': by the hidden states of reflector.model, which must be "
-        "pretrained.",
-    )
-
-    @property
-    def by_model(self) -> bool:
-        """Whether a model has to read the pool."""
-        return self.embedding == "model" or self.strategy not in ("none", "random", "facility-location", "k-center")
-
-
-class AnnotateSettings(Section):
-    """The labels: whose, and how many."""
-
-    teacher: str = Field(default="blocked", description="Style of the world's scripted teacher.")
-    actions: int = Field(default=1000, ge=1, description="Budget of action labels (the expert's choice in a state).")
-    reflections: int = Field(
-        default=2000, ge=0, description="Budget of reflection labels (the teacher's text for a state)."
-    )
-    distinct: bool = Field(
-        default=False,
-        description="Spend the budgets on distinct states; otherwise as the trajectories come, repeats included.",
-    )
-    holdout: float = Field(
-        default=0.1, ge=0, le=0.5, description="Share of the reflection labels kept aside to measure the reflector."
     )
 
 
@@ -254,6 +205,7 @@ class Settings(Section):
     collect: CollectSettings = Field(default_factory=CollectSettings)
     select: SelectSettings = Field(default_factory=SelectSettings)
     annotate: AnnotateSettings = Field(default_factory=AnnotateSettings)
+    teacher: TeacherSettings = Field(default_factory=TeacherSettings)
     prompt: PromptSettings = Field(default_factory=PromptSettings)
     reflector: ReflectorSettings = Field(default_factory=ReflectorSettings)
     reflector_sft: SftSettings = Field(default_factory=SftSettings)
@@ -268,8 +220,25 @@ class Settings(Section):
         """Whether a strategy picks the states that get reflections."""
         return self.select.strategy != "none" and self.reflector.kind != "none"
 
+    @property
+    def served_teacher(self) -> bool:
+        """Whether the teacher is a language model behind a server."""
+        return self.annotate.teacher == OPENAI
+
     @model_validator(mode="after")
     def _check(self) -> Settings:
+        if self.served_teacher and self.reflector.kind == "scripted":
+            raise ValueError(
+                "reflector.kind: scripted needs a style of the world's teacher in annotate.teacher, not 'openai'"
+            )
+        if self.served_teacher and self.annotate.distinct and self.prompt.reflections:
+            raise ValueError(
+                "prompt.reflections needs the served teacher's texts on whole episodes; set annotate.distinct: false"
+            )
+        if self.annotate.actions_by == "teacher" and not self.served_teacher:
+            raise ValueError(
+                "annotate.actions_by: teacher needs annotate.teacher: openai; scripted teachers only write"
+            )
         if self.selects and self.prompt.reflections:
             raise ValueError(
                 "select picks single states, but prompt.reflections needs whole episodes to be labelled; set "
