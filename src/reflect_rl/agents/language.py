@@ -201,7 +201,10 @@ class LanguagePlayer(Player):
         return stream_seed(game.seed, "answer", game.trial, step) if self.model.settings.temperature else 0
 
     def _messages(self, name: str, **fields: str) -> tuple[Message, ...]:
-        """A prompt as messages: what stands above the line "---" is the system's. Paragraphs without content are left out."""
+        """A prompt as messages: what stands above the line "---" is the system's.
+
+        Paragraphs for which there is nothing to say are left out.
+        """
         above, found, below = self.prompting.prompts[name].partition("\n---\n")
         parts = [("system", above), ("user", below)] if found else [("user", above)]
         shown = {"task": self.task, **{field: text or None for field, text in fields.items()}}
