@@ -6,23 +6,21 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-from cyclopts import App, Parameter, validators
+from cyclopts import App, Parameter
 
 from reflect_rl import __version__
 from reflect_rl.bars import Bars
-from reflect_rl.cli.agents import LanguageOptions, Style, export_rollouts, measure_agent, report_file
+from reflect_rl.cli.agents import evaluate, export_rollouts, report_file
 from reflect_rl.cli.alfworld import app as alfworld
 from reflect_rl.cli.bench import bench
 from reflect_rl.cli.export import export
 from reflect_rl.cli.look import register
-from reflect_rl.cli.overrides import Count, Overrides, Seeds, Workers, names, whole_numbers
+from reflect_rl.cli.overrides import Overrides, Seeds, Workers, names, whole_numbers
 from reflect_rl.cli.select import select
+from reflect_rl.cli.stages import Folder, Force, Rollouts, print_summary, stages_of
 from reflect_rl.runs.outputs import output_folder
-
-if TYPE_CHECKING:
-    from reflect_rl.runs.folder import RunFolder
 
 app = App(
     name="reflect-rl",
@@ -42,15 +40,11 @@ For example:
 app.command(alfworld)
 app.command(select)
 app.command(bench)
+app.command(evaluate)
 app.command(export)
 app.command(export_rollouts)
 
 SFT = ("sft_reflector", "sft_policy")
-Folder = Annotated[Path, Parameter(help="An existing run folder.")]
-Force = Annotated[bool, Parameter(negative="", help="Run the stage again even if it is done.")]
-Rollouts = Annotated[
-    str | None, Parameter(help="A file to which every episode played is appended, one JSON object a line.")
-]
 
 
 @app.command
@@ -105,40 +99,7 @@ def run(
         progress=Bars(),
     )
     if until in (None, "evaluate", "report"):
-        _summary(finished.path)
-
-
-def _summary(folder: Path) -> None:
-    from reflect_rl.cli.tables import run_summary
-    from reflect_rl.ranks import Ranks
-    from reflect_rl.runs.folder import RunFolder
-    from reflect_rl.runs.manifest import total_seconds
-
-    if Ranks.here().first:  # other ranks may get here before the results exist
-        print(run_summary(RunFolder(folder), total_seconds(RunFolder(folder))))
-
-
-def _stages(
-    folder: Path, overrides: dict[str, Any], force: bool, *names: str, rollouts: str | None = None
-) -> RunFolder:
-    """Run single stages of an existing run folder, with its own settings and overrides.
-
-    Existing results are evaluated and reported with the settings they were made with.
-    """
-    from reflect_rl.config import parse_settings
-    from reflect_rl.pipeline.run import run_pipeline
-    from reflect_rl.runs.folder import RunFolder
-    from reflect_rl.runs.rollouts import rollouts_path
-    from reflect_rl.runs.trained import measured_settings, read_config, reported_settings
-
-    file = None if rollouts is None else rollouts_path(rollouts)
-    progress, run = Bars(), RunFolder(folder)
-    settings = config = parse_settings(read_config(run).model_dump(), overrides)
-    if names[0] == "evaluate":
-        settings = parse_settings(measured_settings(run, progress).model_dump(), overrides)
-    if names == ("report",):
-        settings = parse_settings(reported_settings(run).model_dump(), overrides)
-    return run_pipeline(settings, folder, progress, only=names, force=force, config=config, rollouts=file)
+        print_summary(finished.path)
 
 
 @app.command
@@ -147,7 +108,7 @@ def collect(folder: Folder, /, *, force: Force = False, overrides: Overrides) ->
 
     Example: `reflect-rl collect runs/mine --collect.episodes 1000`
     """
-    _stages(folder, overrides, force, "collect")
+    stages_of(folder, overrides, force, "collect")
 
 
 @app.command
@@ -180,7 +141,7 @@ def annotate(
     if dry_run:
         print(_estimate(folder, overrides))
     else:
-        _stages(folder, overrides, force, "annotate")
+        stages_of(folder, overrides, force, "annotate")
 
 
 def _estimate(folder: Path, overrides: dict[str, Any]) -> str:
@@ -207,7 +168,7 @@ def sft(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> Non
 
     Example: `reflect-rl sft runs/mine --policy_sft.steps 2000`
     """
-    _stages(folder, overrides, force, *SFT)
+    stages_of(folder, overrides, force, *SFT)
 
 
 @app.command
@@ -216,89 +177,7 @@ def rl(folder: Folder, /, *, rollouts: Rollouts = None, force: Force = False, ov
 
     Example: `reflect-rl rl runs/mine --rl.iterations 50`
     """
-    _stages(folder, overrides, force, "rl", rollouts=rollouts)
-
-
-@app.command
-def evaluate(
-    run: str,
-    /,
-    *,
-    agent: str | None = None,
-    panel: str = "test",
-    episodes: Count | None = None,
-    workers: Workers = 1,
-    prompting: Style = "direct",
-    trials: Count = 3,
-    history: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
-    max_tokens: Count | None = None,
-    prompts: Path | None = None,
-    budget_usd: Annotated[float | None, Parameter(validator=validators.Number(gte=0))] = None,
-    out: str | None = None,
-    rollouts: Rollouts = None,
-    force: Force = False,
-    overrides: Overrides,
-) -> None:
-    """Evaluate the agent of a run folder, or any other agent in the world of a recipe, on fixed tasks.
-
-    The agent of a run plays greedily and sampled, on all panels. With --agent, another agent plays the same episodes
-    with the same seeds; finished episodes are kept, and the same command continues.
-
-    For example:
-
-    - `reflect-rl evaluate runs/taxi --evaluate.sampled_episodes 20`
-    - `reflect-rl evaluate runs/alfworld --out runs/alfworld-unseen --env.options.test_split valid_unseen`
-    - `reflect-rl evaluate taxi --agent random`
-    - `reflect-rl evaluate alfworld --agent my_module:MyAgent --panel test,unseen --workers 4`
-    - `reflect-rl evaluate alfworld --agent openai:qwen3-8b --prompting react --server.base_url http://127.0.0.1:8000/v1`
-
-    Parameters
-    ----------
-    run
-        A run folder; with --agent, the name of a recipe, a YAML file, or a run folder whose world is played.
-    agent
-        random, expert, module:Class for your own, or openai:MODEL for a language model behind a server, which any
-        field of `ServerSettings` describes: --server.base_url, --server.concurrency, --server.temperature and others.
-    panel
-        With --agent: panels of the world, separated by commas.
-    episodes
-        With --agent: play only the first so many tasks of each panel.
-    workers
-        With --agent: processes to play in.
-    prompting
-        With openai:MODEL: direct (a choice by its label), react (a thought, then an action), or reflexion (as react,
-        in several trials with a reflection after each that fails).
-    trials
-        With reflexion: how often a task is tried.
-    history
-        With openai:MODEL: maximum past steps that are shown; all by default.
-    max_tokens
-        With openai:MODEL: maximum tokens of an answer; by default 64 for direct, else 256.
-    prompts
-        With openai:MODEL: a folder whose direct.txt, react.txt or reflect.txt replace the library's.
-    budget_usd
-        With openai:MODEL: hard limit on the cost, as --server.budget_usd.
-    out
-        Without --agent, evaluate a copy of the agent in this folder, for example on other tasks; the run stays
-        unchanged. With --agent, the folder of the results; runs/RECIPE-AGENT by default.
-    """
-    if agent is not None:
-        asked = LanguageOptions(prompting, trials, history, max_tokens, prompts, budget_usd)
-        measure_agent(run, agent, panel, episodes, workers, asked, out, rollouts, overrides)
-        return
-    folder = Path(run)
-    if out is None:
-        _summary(_stages(folder, overrides, force, "evaluate", rollouts=rollouts).path)
-        return
-    from reflect_rl.pipeline.runner import copy_agent
-    from reflect_rl.progress import Progress
-    from reflect_rl.runs.folder import RunFolder
-    from reflect_rl.runs.kept_arm import finished_agent
-
-    finished_agent(folder, Progress())  # raises if the run is not finished
-    copied = output_folder(out, "--out", [folder])
-    copy_agent(RunFolder(folder), RunFolder(copied))
-    _summary(_stages(copied, overrides, force, "evaluate", "report", rollouts=rollouts).path)
+    stages_of(folder, overrides, force, "rl", rollouts=rollouts)
 
 
 @app.command
@@ -323,7 +202,7 @@ def report(path: Path, /, *, force: Force = False, overrides: Overrides) -> None
     if path.is_file() or (path / "agent.json").is_file():
         print(report_file(path))
         return
-    _stages(path, overrides, force, "report")
+    stages_of(path, overrides, force, "report")
     print(path / "report.html")
 
 
