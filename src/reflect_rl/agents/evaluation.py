@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reflect_rl.agents.own import source_hash
-from reflect_rl.agents.play import SUMS, next_trial
+from reflect_rl.agents.play import SUMS, next_trial, total
 from reflect_rl.agents.player import Game
 from reflect_rl.agents.work import BUILT_IN, Finished, check_expert, play_locally
 from reflect_rl.envs.base import TextEnv
@@ -165,12 +165,11 @@ def results(plan: Plan, world: TextEnv, games: Sequence[Game], done: Mapping[Any
 def _figures(tried: Sequence[Sequence[Row]], world: TextEnv, within: Sequence[int]) -> Row:
     """Figures about tasks. tried: the records of each task's trials."""
     everything = [record for records in tried for record in records]
-    sums = {name: [record.get(name) for record in everything] for name in SUMS}
     return {
         **measured([_trajectory(records[-1]) for records in tried], world, within),
         "steps": sum(record["length"] for record in everything),
         "invalid": sum(record["invalid"] for record in everything),
-        **{name: None if None in values else sum(values) for name, values in sums.items()},
+        **{name: total(everything, name) for name in SUMS},
         "seconds": round(sum(record["seconds"] for record in everything), 3),
     }
 

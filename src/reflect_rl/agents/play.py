@@ -107,7 +107,7 @@ def _played(slot: _Slot) -> Played:
 
 def _record(slot: _Slot, more: dict[str, Any]) -> dict[str, Any]:
     game = slot.game
-    sums = {name: _sum([*slot.steps, more], name) for name in SUMS}
+    sums = {name: total([*slot.steps, more], name) for name in SUMS}
     return {
         "panel": game.panel,
         "mode": "played",
@@ -127,7 +127,7 @@ def _record(slot: _Slot, more: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sum(parts: Sequence[dict[str, Any]], name: str) -> float | None:
-    """None if no part has the field, or if one that has it does not know it."""
+def total(parts: Sequence[dict[str, Any]], name: str) -> float | None:
+    """The sum of a field over the parts that have it; None if none has it, or one does not know it."""
     values = [part[name] for part in parts if name in part]
     return sum(values) if values and None not in values else None
