@@ -39,6 +39,7 @@ def episode(number: int, text: str = "You see a door.", steps: int = 2) -> dict[
         "source": "agent",
         "agent": "made up",
         "world": "doors",
+        "options": {},
         "panel": "test",
         "mode": "played",
         "task": f"door {number}",
@@ -309,3 +310,8 @@ def test_parquet_holds_the_same_rows(path: Path, tmp_path: Path) -> None:
     assert rows[1]["steps"][0]["actions"] == ["go", "stay"]
     assert rows[1]["success"] is True
     assert rows[1]["usd"] is None
+    assert rows[1]["options"] == "{}"
+    with RolloutFile(path) as file:
+        file.add([episode(9) | {"success": "yes"}])
+    with pytest.raises(RunFolderError, match="a field has a wrong type"):
+        export_dataset(path, to, Progress())

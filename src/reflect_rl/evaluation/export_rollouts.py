@@ -11,6 +11,7 @@ from typing import Any
 
 from reflect_rl import __version__
 from reflect_rl.core_yaml import dump_yaml
+from reflect_rl.errors import RunFolderError
 from reflect_rl.evaluation.report_rollouts import place_of
 from reflect_rl.evaluation.tables import markdown_table
 from reflect_rl.progress import Bar, Progress
@@ -97,6 +98,7 @@ def card(name: str, counts: Mapping[tuple[str, str, str], int], suffix: str) -> 
     sizes = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
     head = {
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": f"{DATA}/train.{suffix}"}]}],
+        "dataset_info": {"features": [*_features(EPISODE), {"name": "steps", "list": _features(STEP)}]},
         "tags": ["reflect-rl", "reinforcement-learning", "text-environments", "agents"],
         "size_categories": [next((text for most, text in sizes if total < most), "n>1M")],
     }
@@ -119,6 +121,12 @@ def card(name: str, counts: Mapping[tuple[str, str, str], int], suffix: str) -> 
     return "\n\n".join(blocks) + "\n"
 
 
+def _features(fields: Mapping[str, tuple[str, str]]) -> list[dict[str, str]]:
+    """Columns as `datasets` declares them; without this, a column of nulls would get no type."""
+    kinds = [(name, kind.removeprefix("list<").removesuffix(">"), kind) for name, (kind, _) in fields.items()]
+    return [{"name": name, "dtype" if inner == kind else "list": inner} for name, inner, kind in kinds]
+
+
 def _columns(fields: Mapping[str, tuple[str, str]], prefix: str) -> str:
     return markdown_table(
         [("field", "type", "meaning"), *((f"`{prefix}{name}`", kind, about) for name, (kind, about) in fields.items())]
@@ -131,7 +139,11 @@ def _counted(episodes: Iterable[dict[str, Any]], counts: Counter[tuple[str, str,
         counts[str(episode.get("world")), str(episode.get("agent")), place_of(episode)] += 1
         bar.update(len(json.dumps(episode, ensure_ascii=False)))
         row = {name: episode.get(name) for name in EPISODE}
-        row |= {name: json.dumps(row[name], ensure_ascii=False) for name in ("options", "prompting") if row[name]}
+        row |= {
+            name: json.dumps(row[name], ensure_ascii=False)
+            for name in ("options", "prompting")
+            if row[name] is not None
+        }
         yield row | {"steps": [{name: step.get(name) for name in STEP} for step in episode["steps"]]}
 
 
@@ -158,7 +170,10 @@ def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with ParquetWriter(path, schema) as writer:
         rows = iter(rows)
         while batch := list(islice(rows, BATCH)):
-            writer.write_table(arrow.Table.from_pylist(batch, schema=schema))
+            try:
+                writer.write_table(arrow.Table.from_pylist(batch, schema=schema))
+            except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
+                raise RunFolderError(f"An episode cannot be exported: a field has a wrong type ({error}).") from error
 
 
 def _arrow_type(arrow: Any, kind: str) -> Any:
