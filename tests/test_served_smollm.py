@@ -46,9 +46,9 @@ def test_log_probabilities_that_the_server_does_not_give_are_none(smollm: Served
 
 
 def test_a_wrong_model_name_is_one_message(smollm: Served) -> None:
-    with ServedModel(ServerSettings(model="no-such-model", base_url=smollm.base_url, retries=0), None) as model:
-        with pytest.raises(ServerError, match="no-such-model"):
-            model.ask([FRANCE])
+    settings = ServerSettings(model="no-such-model", base_url=smollm.base_url, retries=0)
+    with ServedModel(settings, None) as model, pytest.raises(ServerError, match="no-such-model"):
+        model.ask([FRANCE])
 
 
 def test_it_teaches_a_run(smollm: Served, tmp_path: Path, tiny: Callable[..., Settings], heard: Heard) -> None:

@@ -117,7 +117,9 @@ def _read_texts(data: dict[str, Any], folder: Path) -> None:
     """Replace @FILE by the file's content; paths are relative to `folder`. Raises SettingsError."""
     for section, names in TEXTS.items():
         values = data.get(section)
-        for name in names if isinstance(values, dict) else ():
+        if not isinstance(values, dict):
+            continue
+        for name in names:
             value = values.get(name)
             if isinstance(value, str) and value.startswith("@"):
                 values[name] = _file_text(f"{section}.{name}", value, folder)

@@ -65,9 +65,9 @@ def _episode(env: TextEnv, task: str, index: int, settings: Settings) -> Episode
         expert = (
             None if not experts else experts[0] if len(experts) == 1 else int(experts[random.integers(len(experts))])
         )
-        perturbed = bool(random.random() < settings.collect.perturb) or expert is None
-        choice = int(random.integers(len(actions))) if perturbed else expert
+        drawn = random.random() < settings.collect.perturb or expert is None
+        choice = expert if expert is not None and not drawn else int(random.integers(len(actions)))
         facts, before, offered = facts_of(env), observation, actions
         observation, actions, reward, stop = advance(env, choice)
-        steps.append(Step(before, offered, choice, reward, expert, perturbed, facts, experts))
+        steps.append(Step(before, offered, choice, reward, expert, drawn, facts, experts))
     return Episode(task, tuple(steps), stop)

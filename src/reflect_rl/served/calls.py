@@ -165,16 +165,21 @@ class Calls:
             if not choices:
                 return Failed("the server gave no choice", prompt, completion, usd)
             said, finish = choices[0]["message"], str(choices[0].get("finish_reason") or "stop")
-            content = said.get("content") or ""
+            content = without_thinking(str(said.get("content") or ""))
             if finish == "content_filter" or said.get("refusal"):
                 return Failed("refused by the server's filter", prompt, completion, usd)
-            return Answer(str(content), finish, prompt, completion, usd, label_logprobs(choices[0], ask.labels))
+            return Answer(content, finish, prompt, completion, usd, label_logprobs(choices[0], ask.labels))
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise Again(f"the answer is no chat completion ({type(error).__name__}); check base_url") from None
 
     def _hidden(self, text: str) -> str:
         """A text without keys."""
         return hide_keys(text, self._key)
+
+
+def without_thinking(text: str) -> str:
+    """`text` after the thoughts that some servers leave in the answers of models that reason."""
+    return re.sub(r"^\s*<think>.*?(</think>|$)", "", text, flags=re.DOTALL).strip()
 
 
 def label_logprobs(choice: dict[str, Any], labels: Sequence[str]) -> dict[str, float] | None:

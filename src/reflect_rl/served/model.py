@@ -69,8 +69,9 @@ class ServedModel:
 
         def take(ask: Ask, answer: Answer | Failed) -> None:
             found[ask] = answer
-            for index in places[ask] if arrived else ():
-                arrived(index, answer)
+            if arrived:
+                for index in places[ask]:
+                    arrived(index, answer)
 
         known = self._known(places)
         for ask, answer in known.items():
