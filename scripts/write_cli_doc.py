@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 GROUPS = {
     "Train": ("run", "collect", "annotate", "sft", "rl", "evaluate", "report", "compare"),
     "Look": ("play", "check", "envs", "recipes", "settings"),
-    "Share": ("export",),
+    "Share": ("export", "export-rollouts"),
     "Select what to label": ("select",),
     "Measure speed": ("bench",),
     "ALFWorld": ("alfworld",),

@@ -46,7 +46,7 @@ SMALL: dict[str, Any] = {
 """A run of the real taxi in a few seconds: too small to learn anything, but through every stage."""
 SAVE_EVERY = 4
 """Steps of a warm-up between checkpoints; the library's own is more than a small warm-up has."""
-TIMES = {"seconds"}
+TIMES = {"seconds", "panel_seconds"}
 
 processes = get_context("forkserver")
 processes.set_forkserver_preload(
@@ -186,22 +186,22 @@ def _content(path: Path) -> Any:
         manifest["counts"].pop("bytes", None)  # of a page that shows times
         return {key: manifest[key] for key in ("stage", "settings", "versions", "counts")}
     if path.name in ("results.json", "guard.json"):
-        return _timeless(json.loads(path.read_text()))
+        return timeless(json.loads(path.read_text()))
     if path.name == "metrics.jsonl":
-        return [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
+        return [timeless(json.loads(line)) for line in path.read_text().splitlines()]
     if path.name == "report.html":
         page = path.read_text()
         data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
         assert data
-        shown = _timeless(json.loads(data[1]))
+        shown = timeless(json.loads(data[1]))
         return {key: value for key, value in shown.items() if key not in ("name", "manifests")}
     return path.read_bytes()
 
 
-def _timeless(data: Any) -> Any:
+def timeless(data: Any) -> Any:
     if isinstance(data, dict):
-        return {key: _timeless(value) for key, value in data.items() if key not in TIMES}
-    return [_timeless(value) for value in data] if isinstance(data, list) else data
+        return {key: timeless(value) for key, value in data.items() if key not in TIMES}
+    return [timeless(value) for value in data] if isinstance(data, list) else data
 
 
 _made: dict[str, Path] = {}

@@ -23,7 +23,7 @@ import reflect_rl
 import reflect_rl.selection
 from reflect_rl.cli.app import app
 from reflect_rl.cli.overrides import split_overrides
-from reflect_rl.config import parse_settings, read_recipe, recipe_names, with_model
+from reflect_rl.config import parse_section, parse_settings, read_recipe, recipe_names, with_model
 from reflect_rl.envs.check import check
 from reflect_rl.envs.registry import load, make
 from reflect_rl.pipeline.plan import read_plan
@@ -34,6 +34,7 @@ from reflect_rl.progress import Progress
 from reflect_rl.records import State
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import PromptSettings, Settings, setting_keys
+from reflect_rl.settings.server import ServerSettings
 from reflect_rl.training.rl import rl
 from reflect_rl.training.rollout import play_episodes
 
@@ -254,6 +255,8 @@ def test_a_command_that_is_shown_can_be_given(line: str, monkeypatch: pytest.Mon
     if "overrides" in own:
         tokens, overrides = split_overrides(tokens, own)
     _, bound, _ = app.parse_args([name, *tokens], exit_on_error=False, print_error=False)
+    server = {key: overrides.pop(key) for key in list(overrides) if key.startswith("server.")}
+    parse_section(ServerSettings, {key.removeprefix("server."): value for key, value in server.items()}, "server")
     recipe = str(bound.arguments.get("recipe", ""))
     known = recipe in recipe_names() or Path(recipe).is_file()
     model = bound.arguments.get("model") if name in ("run", "prompt") else None

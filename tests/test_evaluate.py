@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corridor import Corridor, Undecided
-from end_to_end import files, reflect_rl, refused
+from end_to_end import files, reflect_rl, refused, timeless
 from reflect_rl.envs.checked import panels_of
 from reflect_rl.errors import EnvironmentContractError
-from reflect_rl.evaluation.evaluate import evaluate, measured, panel_episodes, summarise
+from reflect_rl.evaluation.evaluate import evaluate, measured, measured_on, panel_episodes, summarise
 from reflect_rl.intervals import mean_interval, wilson
 from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
@@ -129,12 +129,26 @@ def test_the_shown_episodes_are_of_the_test_panel_step_by_step(finished: RunFold
             assert episode["mode"] == "sampled" or step["probabilities"][step["choice"]] == max(step["probabilities"])
 
 
+def test_results_name_what_two_laboratories_have_to_share(finished: RunFolder, tiny: Tiny) -> None:
+    settings = tiny()
+    evaluate(finished, Context(settings), Progress())
+    results = finished.read_json("results.json")
+    assert results["options"] == {"slip": 0.1}
+    assert {"reflect_rl", "torch", "python"} <= set(results["versions"])
+    hashes = results["panel_hashes"]
+    assert set(hashes) == set(results["panels"])
+    assert hashes == measured_on(Corridor(), settings, hashes)["panel_hashes"]
+    other = measured_on(Corridor(), tiny({"seed": 1}), hashes)["panel_hashes"]
+    assert all(hashes[panel] != other[panel] for panel in hashes)  # other episodes of the same tasks
+    assert measured_on(Corridor(), tiny({"env.options": {}}), hashes)["options"] == {"slip": 0.0}
+
+
 def test_evaluating_twice_gives_the_same_figures(finished: RunFolder, tiny: Tiny) -> None:
     def made() -> tuple[Any, bytes]:
         evaluate(finished, Context(tiny()), Progress())
         results = finished.read_json("results.json")
-        assert results.pop("seconds") > 0
-        return results, (finished / "evaluation.jsonl").read_bytes()
+        assert results["seconds"] > 0
+        return timeless(results), (finished / "evaluation.jsonl").read_bytes()
 
     first = made()
     (finished / "reflections.sqlite").unlink()

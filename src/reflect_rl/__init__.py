@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from reflect_rl.envs.registry import make as make
     from reflect_rl.envs.registry import register as register
     from reflect_rl.envs.simple import SimpleTextEnv as SimpleTextEnv
+    from reflect_rl.errors import AgentError as AgentError
     from reflect_rl.errors import BudgetError as BudgetError
     from reflect_rl.errors import EnvironmentContractError as EnvironmentContractError
     from reflect_rl.errors import ModelError as ModelError
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Agent": "players.agent",
+    "AgentError": "errors",
     "BudgetError": "errors",
     "Decision": "players.agent",
     "EnvironmentContractError": "errors",
@@ -76,6 +78,7 @@ _HOMES = {
 
 __all__ = [
     "Agent",
+    "AgentError",
     "BudgetError",
     "Decision",
     "EnvironmentContractError",

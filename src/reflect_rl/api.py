@@ -21,6 +21,7 @@ from reflect_rl.pipeline.run import run_pipeline
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.outputs import output_folder
+from reflect_rl.runs.rollouts import rollouts_path
 from reflect_rl.runs.trained import read_config, trained_settings
 from reflect_rl.settings import Settings
 
@@ -115,6 +116,7 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     until: str | None = None,
     store: str | Path | None = None,
+    rollouts: str | Path | None = None,
     progress: Progress | bool = True,
 ) -> Run:
     """Run a recipe from start to finish. Finished stages are skipped, and an interrupted run continues.
@@ -128,6 +130,7 @@ def run(
         overrides: settings by dotted name, such as `{"rl.iterations": 30}`.
         until: the last stage to run.
         store: a folder in which runs share finished stages.
+        rollouts: a file to which every episode of RL and evaluation is appended, as JSON lines.
         progress: True shows bars in a terminal or notebook, False is silent; or pass your own Progress.
 
     Returns:
@@ -147,8 +150,9 @@ def run(
         settings = parse_settings(given, own)
     folder = output_folder(out, "out")
     shared = None if store is None else output_folder(store, "store")
+    written = None if rollouts is None else rollouts_path(rollouts)
     shown = progress if isinstance(progress, Progress) else Bars() if progress else Progress()
-    run_pipeline(settings, folder, shown, store=shared, until=until)
+    run_pipeline(settings, folder, shown, store=shared, until=until, rollouts=written)
     return Run(folder)
 
 

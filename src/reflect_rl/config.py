@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from reflect_rl.core_yaml import YamlError, parse_yaml
 from reflect_rl.errors import SettingsError
 from reflect_rl.settings import Settings, setting_keys
+from reflect_rl.settings.base import Section
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -100,6 +101,14 @@ def parse_settings(data: Mapping[str, Any], overrides: Mapping[str, Any] | None 
         raise SettingsError(_explain(error, source)) from error
 
 
+def parse_section(kind: type[Section], values: Mapping[str, Any], name: str) -> Any:
+    """A section of settings that no recipe holds, such as a command's own. Raises SettingsError."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, "", f"{name}.")) from error
+
+
 TEXTS = {"prompt": ("task", "reflect", "act"), "teacher": ("reflect", "act")}
 """Settings, by section, whose value @FILE stands for a file's content."""
 
@@ -177,11 +186,11 @@ def _hint(key: str) -> str:
     return f" Did you mean '{(near or leaf)[0]}'?" if near or leaf else ""
 
 
-def _explain(error: ValidationError, source: str) -> str:
+def _explain(error: ValidationError, source: str, prefix: str = "") -> str:
     """One message with a line for each error that pydantic found."""
     lines = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "settings"
+        key = prefix + ".".join(str(part) for part in item["loc"]) or "settings"
         if item["type"] == "extra_forbidden":
             lines.append(f"unknown setting '{key}'.{_hint(key)}")
         elif item["type"] == "value_error":

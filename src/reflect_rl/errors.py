@@ -23,6 +23,10 @@ class TeacherError(ReflectRLError):
     """A teacher that could not write a reflection."""
 
 
+class AgentError(ReflectRLError):
+    """An agent that cannot be loaded or evaluated, or that raised an error while it acted."""
+
+
 class ServerError(ReflectRLError):
     """A model server that stays away, or refuses the model, the key or the request. The same command continues."""
 

@@ -6,12 +6,13 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from reflect_rl import __version__
 from reflect_rl.bars import Bars
+from reflect_rl.cli.agents import evaluate, export_rollouts, report_file
 from reflect_rl.cli.alfworld import app as alfworld
 from reflect_rl.cli.bench import bench
 from reflect_rl.cli.export import export
@@ -19,10 +20,8 @@ from reflect_rl.cli.look import register
 from reflect_rl.cli.overrides import Overrides, Seeds, Workers, names, whole_numbers
 from reflect_rl.cli.select import select
 from reflect_rl.cli.serve import serve
+from reflect_rl.cli.stages import Folder, Force, Rollouts, print_summary, stages_of
 from reflect_rl.runs.outputs import output_folder
-
-if TYPE_CHECKING:
-    from reflect_rl.runs.folder import RunFolder
 
 app = App(
     name="reflect-rl",
@@ -42,12 +41,12 @@ For example:
 app.command(alfworld)
 app.command(select)
 app.command(bench)
+app.command(evaluate)
 app.command(export)
 app.command(serve)
+app.command(export_rollouts)
 
 SFT = ("sft_reflector", "sft_policy")
-Folder = Annotated[Path, Parameter(help="An existing run folder.")]
-Force = Annotated[bool, Parameter(negative="", help="Run the stage again even if it is done.")]
 
 
 @app.command
@@ -59,6 +58,7 @@ def run(
     model: str | None = None,
     until: str | None = None,
     store: str | None = None,
+    rollouts: Rollouts = None,
     overrides: Overrides,
 ) -> None:
     """Run a recipe from start to finish; finished stages are skipped.
@@ -90,38 +90,18 @@ def run(
 
     folder = None if out is None else output_folder(out, "--out")
     shared = None if store is None else output_folder(store, "--store")
-    finished = run_recipe(recipe, folder, model=model, overrides=overrides, until=until, store=shared, progress=Bars())
+    finished = run_recipe(
+        recipe,
+        folder,
+        model=model,
+        overrides=overrides,
+        until=until,
+        store=shared,
+        rollouts=rollouts,
+        progress=Bars(),
+    )
     if until in (None, "evaluate", "report"):
-        _summary(finished.path)
-
-
-def _summary(folder: Path) -> None:
-    from reflect_rl.cli.tables import run_summary
-    from reflect_rl.ranks import Ranks
-    from reflect_rl.runs.folder import RunFolder
-    from reflect_rl.runs.manifest import total_seconds
-
-    if Ranks.here().first:  # other ranks may get here before the results exist
-        print(run_summary(RunFolder(folder), total_seconds(RunFolder(folder))))
-
-
-def _stages(folder: Path, overrides: dict[str, Any], force: bool, *names: str) -> RunFolder:
-    """Run single stages of an existing run folder, with its own settings and overrides.
-
-    Existing results are evaluated and reported with the settings they were made with.
-    """
-    from reflect_rl.config import parse_settings
-    from reflect_rl.pipeline.run import run_pipeline
-    from reflect_rl.runs.folder import RunFolder
-    from reflect_rl.runs.trained import measured_settings, read_config, reported_settings
-
-    progress, run = Bars(), RunFolder(folder)
-    settings = config = parse_settings(read_config(run).model_dump(), overrides)
-    if names[0] == "evaluate":
-        settings = parse_settings(measured_settings(run, progress).model_dump(), overrides)
-    if names == ("report",):
-        settings = parse_settings(reported_settings(run).model_dump(), overrides)
-    return run_pipeline(settings, folder, progress, only=names, force=force, config=config)
+        print_summary(finished.path)
 
 
 @app.command
@@ -130,7 +110,7 @@ def collect(folder: Folder, /, *, force: Force = False, overrides: Overrides) ->
 
     Example: `reflect-rl collect runs/mine --collect.episodes 1000`
     """
-    _stages(folder, overrides, force, "collect")
+    stages_of(folder, overrides, force, "collect")
 
 
 @app.command
@@ -163,7 +143,7 @@ def annotate(
     if dry_run:
         print(_estimate(folder, overrides))
     else:
-        _stages(folder, overrides, force, "annotate")
+        stages_of(folder, overrides, force, "annotate")
 
 
 def _estimate(folder: Path, overrides: dict[str, Any]) -> str:
@@ -190,59 +170,42 @@ def sft(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> Non
 
     Example: `reflect-rl sft runs/mine --policy_sft.steps 2000`
     """
-    _stages(folder, overrides, force, *SFT)
+    stages_of(folder, overrides, force, *SFT)
 
 
 @app.command
-def rl(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> None:
+def rl(folder: Folder, /, *, rollouts: Rollouts = None, force: Force = False, overrides: Overrides) -> None:
     """Improve the policy of a run folder by online RL with the frozen reflector in the loop.
 
     Example: `reflect-rl rl runs/mine --rl.iterations 50`
     """
-    _stages(folder, overrides, force, "rl")
+    stages_of(folder, overrides, force, "rl", rollouts=rollouts)
 
 
 @app.command
-def evaluate(folder: Folder, /, *, out: str | None = None, force: Force = False, overrides: Overrides) -> None:
-    """Evaluate the agent of a run folder on fixed tasks, greedy and sampled, into results.json.
+def report(path: Path, /, *, force: Force = False, overrides: Overrides) -> None:
+    """Write the HTML report of a run, of a comparison, of an agent's evaluation, or of a file of rollouts.
 
     For example:
 
-    - `reflect-rl evaluate runs/taxi --evaluate.sampled_episodes 20`
-    - `reflect-rl evaluate runs/alfworld --out runs/alfworld-unseen --env.options.test_split valid_unseen`
+    - `reflect-rl report runs/taxi`
+    - `reflect-rl report rollouts.jsonl` — writes rollouts.html
 
     Parameters
     ----------
-    out
-        Evaluate a copy of the agent in this folder, for example on other tasks; the run stays unchanged.
+    path
+        The folder, or the file.
     """
-    if out is None:
-        _summary(_stages(folder, overrides, force, "evaluate").path)
-        return
-    from reflect_rl.pipeline.runner import copy_agent
-    from reflect_rl.progress import Progress
-    from reflect_rl.runs.folder import RunFolder
-    from reflect_rl.runs.kept_arm import finished_agent
-
-    finished_agent(folder, Progress())  # raises if the run is not finished
-    copied = output_folder(out, "--out", [folder])
-    copy_agent(RunFolder(folder), RunFolder(copied))
-    _summary(_stages(copied, overrides, force, "evaluate", "report").path)
-
-
-@app.command
-def report(folder: Folder, /, *, force: Force = False, overrides: Overrides) -> None:
-    """Write the HTML report of a run folder, or of a comparison's folder.
-
-    Example: `reflect-rl report runs/taxi`
-    """
-    if (folder / "compare.json").is_file():
+    if (path / "compare.json").is_file():
         from reflect_rl.evaluation.report import report_compare
 
-        print(report_compare(folder))
+        print(report_compare(path))
         return
-    _stages(folder, overrides, force, "report")
-    print(folder / "report.html")
+    if path.is_file() or (path / "agent.json").is_file():
+        print(report_file(path))
+        return
+    stages_of(path, overrides, force, "report")
+    print(path / "report.html")
 
 
 @app.command

@@ -65,6 +65,43 @@ def _summary(run: RunFolder, seconds: Mapping[str, float], results: Mapping[str,
     return f"{table(rows)}\n\n{table(facts)}"
 
 
+def agent_summary(run: RunFolder) -> str:
+    """The figures of an agent's evaluation, and the path of its report."""
+    return run.read_json("results.json", lambda results: _agent_summary(run, results))
+
+
+def _agent_summary(run: RunFolder, results: Mapping[str, Any]) -> str:
+    heading = ("panel", "episodes", "count", "success", "95 % interval", "return", "steps", "invalid", "seconds")
+    rows: list[tuple[str, ...]] = [(*heading, "tokens", "USD", "ended by")]
+    for panel, modes in results["panels"].items():
+        for mode, figures in modes.items():
+            *first, stops = _panel_row(panel, mode, figures)
+            rows.append((*first, *per_game(figures), stops))
+            rows += [_part_row(f"  {kind}", part) for kind, part in figures.get("kinds", {}).items()]
+            rows += [_part_row(f"  within {steps} steps", part) for steps, part in figures.get("within", {}).items()]
+    width = len(rows[0])
+    facts = [
+        ("agent", results["agent"]),
+        ("horizon", f"{results['horizon']} steps"),
+        ("results", str(run / "results.json")),
+        ("episodes", str(run / "episodes.jsonl")),
+        ("report", str(run / "report.html")),
+    ]
+    return f"{table([(*row, *[''] * (width - len(row))) for row in rows])}\n\n{table(facts)}"
+
+
+def per_game(figures: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """The share of invalid answers, and seconds, tokens and US dollars a game; "-" for what is not known."""
+    games = figures["episodes"]
+    tokens, usd = figures.get("prompt_tokens"), figures.get("usd")
+    return (
+        f"{100 * figures['invalid'] / max(1, figures['steps']):.1f} %",
+        f"{figures['seconds'] / games:.2f}",
+        "-" if tokens is None else f"{(tokens + figures['completion_tokens']) / games:,.0f}",
+        "-" if usd is None else f"{usd / games:.4f}",
+    )
+
+
 def _panel_row(panel: str, mode: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
     low, high = figures["interval"]
     stops = ", ".join(f"{reason} {count}" for reason, count in figures["stop_reasons"].items() if count)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -19,7 +19,6 @@ from reflect_rl.progress import Bar, Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.served.model import ServedModel
 from reflect_rl.served.records import Answer, Ask, Estimate, Failed, Message
-from reflect_rl.settings.labels import PLACEHOLDERS
 
 ANSWERS = "teacher.sqlite"
 """The file of a run folder that keeps every answer."""
@@ -137,9 +136,9 @@ def shipped_prompt(world: str, kind: str) -> str:
     return (PROMPTS / folder / f"{kind}.txt").read_text(encoding="utf-8").strip()
 
 
-def filled(prompt: str, shown: dict[str, str | None]) -> str:
+def filled(prompt: str, shown: Mapping[str, str | None]) -> str:
     """A prompt with its placeholders filled in, without the paragraphs that name an unknown one."""
-    named = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
+    named = re.compile(rf"\{{({'|'.join(shown)})\}}")
     paragraphs = [
         named.sub(lambda match: shown[match[1]] or "", paragraph)
         for paragraph in re.split(r"\n\s*\n", prompt)

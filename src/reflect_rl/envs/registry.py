@@ -87,7 +87,7 @@ def load(name: str) -> type[TextEnv]:
         raise EnvironmentContractError(unknown("world", name, names()) + hint)
     world = _WORLDS.get(name, name)
     if isinstance(world, str):
-        world = _import_once(world) if name in _WORLDS else _import(world)
+        world = _import_once(world) if name in _WORLDS else imported(world)
     if not (isinstance(world, type) and issubclass(world, TextEnv)):
         raise EnvironmentContractError(
             f"{name} is not a TextEnv but {world!r}. Name a class that derives from reflect_rl.TextEnv; an existing "
@@ -117,10 +117,11 @@ def describe_all() -> list[tuple[str, ...]]:
 @cache
 def _import_once(path: str) -> Any:
     """For worlds that are made by the hundred in a row."""
-    return _import(path)
+    return imported(path)
 
 
-def _import(path: str) -> Any:
+def imported(path: str) -> Any:
+    """What "module:Class" names, also in the current directory. Raises EnvironmentContractError like `make`."""
     from reflect_rl.envs.simple import unknown
 
     given, _, class_name = path.partition(":")
@@ -170,7 +171,7 @@ def _dotted(given: str, here: Path) -> str:
     path = Path(os.path.relpath(here / given.removesuffix(".py"), here))
     if ".." in path.parts:
         raise EnvironmentContractError(
-            f"{given} does not lie in {here}. Run the command in the folder of your file, and name the world "
+            f"{given} does not lie in {here}. Run the command in the folder of your file, and name it "
             f"{path.name}:Class."
         )
     return ".".join(path.parts)

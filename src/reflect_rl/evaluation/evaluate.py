@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from reflect_rl.data.pool import Label, agreement_of
@@ -20,9 +23,10 @@ from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.kept_arm import GUARD, kept_arm
-from reflect_rl.runs.manifest import total_seconds
+from reflect_rl.runs.manifest import total_seconds, versions
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import Settings
+from reflect_rl.training.recording import Recorder, episode_row
 from reflect_rl.training.rollout import EpisodeSpec, Trajectory, play_episodes, play_together
 
 VALIDATION_REPEATS = 4
@@ -40,10 +44,11 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
     policy, reflector = decisions.policy, decisions.reflector
     shown: list[dict[str, Any]] = []
     panels: dict[str, Any] = {}
+    seconds: dict[str, Any] = {}
     plan = [(panel, mode) for panel in panels_of(world) for mode in ("greedy", "sampled")]
     specs = {(panel, mode): panel_episodes(world, settings, panel, mode) for panel, mode in plan}
     own = sum(len(context.ranks.share(episodes)) for episodes in specs.values())
-    with progress.bar("evaluate", own, "episodes") as bar:
+    with Recorder(run, context, "evaluate", progress) as recorder, progress.bar("evaluate", own, "episodes") as bar:
         for panel, mode in plan:
             most = settings.evaluate.shown_episodes if panel == "test" else 0
             rollout = play_together(
@@ -53,20 +58,19 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
                 specs[panel, mode],
                 settings.rl.num_envs,
                 greedy=mode == "greedy",
-                keep=lambda number, most=most: number < most,
+                keep=lambda number, most=most: number < most or recorder.on,
                 tick=bar.update,
             )
+            recorder.add(rollout, panel=panel, mode=mode)
             panels.setdefault(panel, {})[mode] = measured(rollout.trajectories, world, settings.evaluate.within)
-            shown += [
-                _shown_episode(t, [rollout.log_probs_PN[row] for row in t.rows], panel, mode)
-                for t in rollout.trajectories
-                if t.shown
-            ]
+            seconds.setdefault(panel, {})[mode] = round(sum(rollout.seconds.values()), 3)
+            shown += [{"panel": panel, "mode": mode, **episode_row(t, rollout)} for t in rollout.trajectories[:most]]
     local = isinstance(reflector, LocalReflector)
     results = {
         "world": settings.env.name,
         "seed": settings.seed,
         "horizon": settings.env.horizon,
+        **measured_on(world, settings, panels),
         "labels": label_counts(run),
         "parameters": {
             "policy": parameter_count(policy.model),
@@ -75,6 +79,7 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
         "reflector": settings.reflector.kind,
         "agreement": run.read_json("reflector.json", agreement_of),
         "panels": panels,
+        "panel_seconds": seconds,
         "guard": run.read_json(GUARD) if settings.guard else None,
         "seconds": round(sum(total_seconds(run).values()) + time.perf_counter() - started, 1),
     }
@@ -143,6 +148,29 @@ def measured(played: Sequence[Trajectory], world: TextEnv, within: Sequence[int]
     }
 
 
+def measured_on(world: TextEnv, settings: Settings, panels: Iterable[str]) -> dict[str, Any]:
+    """What results depend on besides the agent, so that figures of two laboratories can be compared.
+
+    options: of the world, defaults included. panel_hashes: sha256 of each panel's tasks and the seeds of its greedy
+    episodes. versions: of the libraries.
+    """
+    defaults = {
+        name: each.default
+        for name, each in inspect.signature(type(world)).parameters.items()
+        if isinstance(each.default, str | int | float | None) and name not in ("horizon", "render_mode")
+    }
+    return {
+        "options": {**defaults, **settings.env.options},
+        "panel_hashes": {
+            panel: hashlib.sha256(
+                json.dumps([(s.task, s.seed) for s in panel_episodes(world, settings, panel, "greedy")]).encode()
+            ).hexdigest()
+            for panel in panels
+        },
+        "versions": versions(),
+    }
+
+
 def label_counts(run: RunFolder) -> dict[str, int]:
     """The labels bought, and the distinct states among them."""
     actions = run.read_jsonl("action_labels.jsonl", Label.from_json)
@@ -152,30 +180,4 @@ def label_counts(run: RunFolder) -> dict[str, int]:
         "actions_distinct": len({label.state for label in actions}),
         "reflections": len(reflections),
         "reflections_distinct": len({label.state for label in reflections}),
-    }
-
-
-def _shown_episode(trajectory: Trajectory, log_probs: Sequence[Any], panel: str, mode: str) -> dict[str, Any]:
-    steps = [
-        {
-            "observation": shown.state.observation,
-            "actions": list(shown.state.actions),
-            "choice": choice,
-            "reflection": shown.reflection,
-            "probabilities": [round(math.exp(value), 6) for value in row_N[: len(shown.state.actions)].tolist()],
-            "reward": reward,
-            "expert": shown.expert,
-        }
-        for shown, choice, reward, row_N in zip(
-            trajectory.shown, trajectory.choices, trajectory.rewards, log_probs, strict=True
-        )
-    ]
-    return {
-        "task": trajectory.spec.task,
-        "panel": panel,
-        "mode": mode,
-        "stop": str(trajectory.stop),
-        "success": trajectory.success,
-        "return": sum(trajectory.rewards),
-        "steps": steps,
     }

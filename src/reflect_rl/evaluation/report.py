@@ -29,7 +29,7 @@ from reflect_rl.settings import Settings, setting_keys
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = (
     *("dom.js", "charts.js", "stacks.js", "viewer.js", "reflector.js", "selection.js"),
-    *("compare.js", "labels.js", "run.js", "page.js"),
+    *("compare.js", "labels.js", "run.js", "rollouts.js", "page.js"),
 )
 STAGES = ("collect", "select", "annotate", "sft_reflector", "sft_policy", "rl", "guard", "evaluate")
 
@@ -67,7 +67,7 @@ def report(run: RunFolder, context: Context, progress: Progress) -> dict[str, in
     with progress.bar("report", total=len(parts), unit="part") as bar:
         for name, (file, read) in parts.items():
             with reading(run / file):
-                data[name] = _clean(read())
+                data[name] = clean(read())
             bar.update()
     page = render(data, title=f"{data['name']} · reflect-rl")
     run.write_text("report.html", page)
@@ -85,7 +85,7 @@ def report_compare(folder: Path) -> Path:
     Raises RunFolderError if `compare.json` is missing or damaged, or the page cannot be written.
     """
     run = RunFolder(folder)
-    compared = run.read_json("compare.json", lambda data: _clean({**data, "details": _details(data)}))
+    compared = run.read_json("compare.json", lambda data: clean({**data, "details": _details(data)}))
     data = {"kind": "compare", "name": run.path.resolve().name, "compare": compared}
     run.write_text("report.html", render(data, title=f"{data['name']} · comparison · reflect-rl"))
     return run / "report.html"
@@ -98,7 +98,7 @@ def _details(compared: Mapping[str, Any]) -> dict[str, Any]:
 def report_labels(folder: Path) -> Path:
     """Write `report.html` of a label-efficiency study from its `labels.json`. Returns and raises as above."""
     run = RunFolder(folder)
-    data = {"kind": "labels", "name": run.path.resolve().name, "labels": run.read_json("labels.json", _clean)}
+    data = {"kind": "labels", "name": run.path.resolve().name, "labels": run.read_json("labels.json", clean)}
     run.write_text("report.html", render(data, title=f"{data['name']} · label efficiency · reflect-rl"))
     return run / "report.html"
 
@@ -107,7 +107,7 @@ def render(data: Mapping[str, Any], title: str) -> str:
     """The page as text. `data` is JSON; non-finite numbers become null."""
     script = "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
-    block = json.dumps(_clean(data), allow_nan=False, separators=(",", ":"))
+    block = json.dumps(clean(data), allow_nan=False, separators=(",", ":"))
     parts = {
         "title": html.escape(title),
         "policy": f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'",
@@ -160,18 +160,18 @@ def _reflector(data: dict[str, Any] | None) -> dict[str, Any] | None:
     if data is None:
         return None
     examples = sorted(data.get("examples") or [], key=lambda example: bool(example.get("same")))
-    shown = _fit(examples[:MAX_EXAMPLES], EXAMPLE_BYTES)
+    shown = fit(examples[:MAX_EXAMPLES], EXAMPLE_BYTES)
     return {**data, "examples": shown, "examples_total": len(examples)}
 
 
 def _episodes(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    return {"total": len(rows), "shown": _fit(rows, EPISODE_BYTES)} if rows else None
+    return {"total": len(rows), "shown": fit(rows, EPISODE_BYTES)} if rows else None
 
 
-def _fit(records: Iterable[Any], budget: int) -> list[Any]:
+def fit(records: Iterable[Any], budget: int) -> list[Any]:
     """The records that fit into `budget` bytes of JSON, in order and with long texts cut."""
     shown = []
-    for record in map(_clean, records):
+    for record in map(clean, records):
         budget -= len(json.dumps(record, separators=(",", ":")))
         if budget >= 0:
             shown.append(record)
@@ -218,12 +218,12 @@ def _get(data: Any, dotted: str) -> Any:
     return data
 
 
-def _clean(data: Any) -> Any:
+def clean(data: Any) -> Any:
     """JSON for the page: six significant digits, null for non-finite numbers, long texts cut with a note."""
     if isinstance(data, Mapping):
-        return {str(key): _clean(value) for key, value in data.items()}
+        return {str(key): clean(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [_clean(value) for value in data]
+        return [clean(value) for value in data]
     if isinstance(data, float):
         return float(f"{data:.6g}") if math.isfinite(data) else None
     if isinstance(data, str) and len(data) > MAX_TEXT:

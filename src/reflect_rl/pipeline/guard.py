@@ -31,7 +31,7 @@ def guard(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any
         progress.say("guard: the arm without reflection begins anew, from the run's new pool; the former one is kept")
         set_aside(run / PLAIN_ARM, "before")
     progress.say("guard: training the arm without reflection")
-    other = run_stages(plain, run / PLAIN_ARM, progress, stage_function, until="rl")
+    other = run_stages(plain, run / PLAIN_ARM, progress, stage_function, until="rl", rollouts=context.rollouts)
     valid = {"reflection": validation(run, context), "no-reflection": validation(other, Context(plain))}
     kept = "no-reflection" if _key(valid["no-reflection"]) > _key(valid["reflection"]) else "reflection"
     folder = PLAIN_ARM if kept == "no-reflection" else "."

@@ -56,18 +56,19 @@ def run_stages(
     force: bool = False,
     stages: Sequence[Stage] = STAGES,
     config: Settings | None = None,
+    rollouts: Path | None = None,
 ) -> RunFolder:
     """Run stages in the folder `out`, skipping finished ones; return the run folder.
 
     function_of: gives the function of a stage by name. store: a folder of finished stages, shared between runs. until:
     the last stage to run. only: run these stages only, whatever their inputs were made with. force: run finished stages
-    too. config: the settings for config.yaml, if they differ from `settings`.
+    too. config: the settings for config.yaml, if they differ from `settings`. rollouts: a file for all episodes played.
 
     Raises RunFolderError (the folder is in use, or its settings leave nothing to keep; a file is missing, damaged or
     not writable) and any error of the stages.
     """
     chosen = [stage for stage in _chosen(stages, until, only) if not stage.when or getattr(settings, stage.when)]
-    context = Context(settings)
+    context = Context(settings, rollouts)
     _check_machine(settings, context.ranks)
     run = RunFolder(out)
     runner = Runner(run, context, progress, function_of, Store(store) if store else None, force)

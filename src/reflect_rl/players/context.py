@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, wraps
+from pathlib import Path
 from typing import Any
 
 from reflect_rl.envs.base import TextEnv
@@ -19,11 +20,12 @@ from reflect_rl.settings import Settings
 class Context:
     """The settings of a run, its world, and base models that its players share.
 
-    The runner makes one context for all stages.
+    The runner makes one context for all stages. rollouts: the file that episodes are written to, if any.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, rollouts: Path | None = None) -> None:
         self.settings = settings
+        self.rollouts = rollouts
         self.bases = Bases()
 
     @cached_property

@@ -27,6 +27,7 @@ from reflect_rl.training.curriculum import training_episodes
 from reflect_rl.training.finite import finite, stopping
 from reflect_rl.training.losses import fold
 from reflect_rl.training.optimizer import linear_to, make_optimizer, set_lr
+from reflect_rl.training.recording import Recorder
 from reflect_rl.training.replay import SuccessReplay
 from reflect_rl.training.rollout import EpisodeSpec, Rollout, play_together
 from reflect_rl.training.tracking import open_tracker
@@ -53,10 +54,14 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     _announce(part, context.world.stages, progress)
     tracking = open_tracker(run, settings, rows) if ranks.first else nullcontext()
     advice = f"Lower rl.lr (it is {part.lr:g}), or scale the world's rewards to about 1, and run again."
-    with tracking as tracker, progress.bar("rl", part.iterations, "iterations", done=len(rows)) as bar:
+    with (
+        tracking as tracker,
+        Recorder(run, context, "rl", progress) as recorder,
+        progress.bar("rl", part.iterations, "iterations", done=len(rows)) as bar,
+    ):
         for iteration in range(len(rows), part.iterations):
             with stopping("rl", "iteration", iteration + 1, checkpoint, advice):
-                rows.append(_iterate(learner, context, decisions, iteration, replay, progress))
+                rows.append(_iterate(learner, context, decisions, iteration, replay, recorder, progress))
                 checkpoint.check_finite()
             if (iteration + 1) % part.checkpoint_every == 0 and not decisions.exact:
                 # A run resumed here would start with an empty table too.
@@ -99,6 +104,7 @@ def _iterate(
     decisions: Decisions,
     iteration: int,
     replay: SuccessReplay,
+    recorder: Recorder,
     progress: Progress,
 ) -> dict[str, Any]:
     """Run one iteration; return its row of metrics."""
@@ -106,7 +112,8 @@ def _iterate(
     set_lr(learner.optimizer, part.lr * linear_to(0.1, iteration, part.iterations))
     entropy = part.entropy * linear_to(0.0, iteration, part.iterations)
     specs = training_episodes(tasks_of(world, "train"), world.stages, part, iteration, settings.seed)
-    rollout = play_together(context.ranks, context.make_env, decisions, specs, part.num_envs)
+    rollout = play_together(context.ranks, context.make_env, decisions, specs, part.num_envs, recorder.keep)
+    recorder.add(rollout, mode="training", iteration=iteration)
     started = time.perf_counter()
     advantage, returns = advantages(rollout, part)
     if iteration == 0 and not any(a.any() for a in advantage) and len({float(g[0]) for g in returns}) > 1:
@@ -133,17 +140,18 @@ def _iterate(
         **_outcome(rollout),
         **figures,
         "lr": learner.optimizer.param_groups[0]["lr"],
-        "valid_success": _validate(decisions, context) if validate else None,
+        "valid_success": _validate(decisions, context, recorder, iteration) if validate else None,
         "seconds": seconds,
     }
 
 
-def _validate(decisions: Decisions, context: Context) -> float:
+def _validate(decisions: Decisions, context: Context, recorder: Recorder, iteration: int) -> float:
     """Greedy success on the valid tasks."""
     tasks, seed = tasks_of(context.world, "valid"), context.settings.seed
     specs = [EpisodeSpec(task, stream_seed(seed, "valid", index)) for index, task in enumerate(tasks)]
     num_envs = context.settings.rl.num_envs
-    rollout = play_together(context.ranks, context.make_env, decisions, specs, num_envs, greedy=True)
+    rollout = play_together(context.ranks, context.make_env, decisions, specs, num_envs, recorder.keep, greedy=True)
+    recorder.add(rollout, mode="validation", iteration=iteration)
     return sum(t.success for t in rollout.trajectories) / len(specs)
 
 

@@ -40,5 +40,5 @@ function comparePage(data) {
   if (compare.command) document.getElementById("top").append(h("pre", { class: "command", tabindex: "0" }, compare.command));
 }
 
-({ compare: comparePage, labels: labelsPage }[DATA.kind] || runPage)(DATA);
+({ compare: comparePage, labels: labelsPage, rollouts: rolloutsPage }[DATA.kind] || runPage)(DATA);
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hide(); });

@@ -4,7 +4,7 @@ const MOST_ACTIONS = 12;
 
 function viewer(data) {
   const episodes = list(data.shown).filter((episode) => list(episode.steps).length);
-  if (!episodes.length) return absent("No episode is small enough to be shown here; evaluation.jsonl holds them all.");
+  if (!episodes.length) return absent("No episode is small enough to be shown here; the file holds them all.");
   const state = { episode: 0, step: 0, timer: null, filter: { result: "all", mode: "all" } };
   const passes = (episode) => (state.filter.result === "all" || (state.filter.result === "success") === Boolean(episode.success))
     && (state.filter.mode === "all" || episode.mode === state.filter.mode);
@@ -99,6 +99,8 @@ function showStep(episode, index) {
       h("h3", {}, "Reflection"),
       step.reflection ? h("blockquote", { class: "reflection" }, step.reflection)
         : h("p", { class: "reflection absent" }, step.reflection === "" ? "The reflector wrote nothing." : "This agent acts without reflection."),
+      step.said && [h("h3", {}, "Answer"), h("pre", { class: "said" }, step.said)],
+      step.invalid && h("p", { class: "note" }, "The answer names no admissible action: the first one was taken."),
       h("h3", {}, "Action probabilities"), probabilities(step, actions)),
     h("dl", { class: "outcome" },
       [["action", actions[step.choice] ?? ABSENT], ["reward", fixed(step.reward)], ["return so far", fixed(running)]].map(([name, value]) =>

@@ -1,0 +1,217 @@
+"""`evaluate --agent`: any agent on a world's fixed panels, with the episodes, seeds and intervals of trained agents."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reflect_rl.agents.own import source_hash
+from reflect_rl.agents.play import SUMS, next_trial, total
+from reflect_rl.agents.player import Game
+from reflect_rl.agents.work import BUILT_IN, Finished, check_expert, play_locally
+from reflect_rl.envs.base import TextEnv
+from reflect_rl.envs.checked import panels_of
+from reflect_rl.envs.simple import unknown
+from reflect_rl.errors import AgentError, SettingsError
+from reflect_rl.evaluation.evaluate import measured, measured_on, panel_episodes
+from reflect_rl.evaluation.report_rollouts import report_rollouts
+from reflect_rl.players.context import Context
+from reflect_rl.progress import Progress
+from reflect_rl.records import StopReason
+from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.manifest import changes
+from reflect_rl.runs.outputs import claim_folder
+from reflect_rl.runs.rollouts import RolloutFile, each_episode, episode_heads
+from reflect_rl.settings import Settings
+from reflect_rl.training.recording import about_world
+from reflect_rl.training.rollout import EpisodeSpec, Trajectory
+
+AGENT, EPISODES, RESULTS = "agent.json", "episodes.jsonl", "results.json"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is evaluated, and on what.
+
+    Attributes:
+        settings: of a recipe: the world, the seed, and how results are reported.
+        agent: "random", "expert", "module:Class" or "openai:MODEL".
+        panels: names of the world's panels.
+        episodes: the first so many of each panel; None for all.
+        workers: processes to play in.
+        rollouts: a file to which all episodes are appended too.
+    """
+
+    settings: Settings
+    agent: str
+    panels: tuple[str, ...] = ("test",)
+    episodes: int | None = None
+    workers: int = 1
+    rollouts: Path | None = None
+
+    @property
+    def trials(self) -> int:
+        return 1
+
+    def identity(self) -> Row:
+        """What all episodes of a folder have in common: the agent, the world and the seed."""
+        own = {} if self.agent in BUILT_IN else {"code": source_hash(self.agent)}
+        return {
+            "agent": self.agent,
+            **own,
+            "env": self.settings.env.model_dump(mode="json"),
+            "seed": self.settings.seed,
+        }
+
+    def about(self) -> Row:
+        """What results.json says of the agent."""
+        return {"agent": self.agent}
+
+    def check(self, world: TextEnv) -> None:
+        """Raise what `evaluate_agent` raises for an agent that cannot play this world."""
+        if self.agent == "expert":
+            check_expert(world)
+
+    def play(self, run: RunFolder, games: Sequence[Game], finished: Finished, progress: Progress) -> None:
+        """Play the games; `finished` is called as each ends."""
+        settings = self.settings
+        play_locally(self.agent, settings.env, settings.rl.num_envs, games, self.workers, finished)
+
+
+def evaluate_agent(plan: Plan, out: Path, progress: Progress) -> RunFolder:
+    """Play the panels; write results.json and report.html into the folder `out`, and return it.
+
+    Finished episodes are kept in episodes.jsonl as they arrive, and the same call continues with the others.
+
+    Raises AgentError (the agent cannot be loaded or raised, or the folder is of another one), SettingsError (no such
+    panel), OutputError (the folder holds something else), and RunFolderError (it is in use, or the disk is full).
+    """
+    context, run, identity = Context(plan.settings), RunFolder(out), plan.identity()
+    games = fixed_games(context.world, plan)
+    plan.check(context.world)
+    claim_folder(out, "evaluation of an agent")
+    with run.lock(progress), ExitStack() as files:
+        run.tidy()
+        _check_same(run, identity)
+        kept = files.enter_context(RolloutFile(run / EPISODES, progress))
+        copies = [files.enter_context(RolloutFile(plan.rollouts, progress))] if plan.rollouts else []
+        for copy in copies:
+            copy.add(each_episode(run / EPISODES))
+        about = {"source": "agent", **plan.about(), **about_world(context)}
+        name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        done = {_place(head): head for _, head in episode_heads(run / EPISODES)}
+        waiting = [game for first in games if (game := _next(first, done, plan.trials)) is not None]
+        with progress.bar("evaluate", len(games), "tasks", done=len(games) - len(waiting)) as bar:
+
+            def finished(game: Game, record: Row) -> None:
+                line = {"id": f"{name}-{game.panel}-{game.number}-{game.trial}", **about, **record}
+                for file in (kept, *copies):
+                    file.add([line])
+                done[_place(record)] = {key: value for key, value in record.items() if key != "steps"}
+                bar.update(next_trial(game, record, plan.trials) is None)
+                bar.note(**_so_far(done.values()))
+
+            if waiting:
+                plan.play(run, waiting, finished, progress)
+        run.write_json(RESULTS, results(plan, context.world, games, done))
+        report_rollouts(run / EPISODES, run / "report.html", progress, run.read_json(RESULTS))
+    return run
+
+
+def fixed_games(world: TextEnv, plan: Plan) -> list[Game]:
+    """The episodes that trained agents play greedily, with their seeds. Raises SettingsError for an unknown panel."""
+    panels = panels_of(world)
+    for panel in plan.panels:
+        if panel not in panels:
+            raise SettingsError(unknown("panel", panel, panels))
+    return [
+        Game(panel, number, spec.task, spec.seed)
+        for panel in plan.panels
+        for number, spec in enumerate(panel_episodes(world, plan.settings, panel, "greedy")[: plan.episodes])
+    ]
+
+
+def results(plan: Plan, world: TextEnv, games: Sequence[Game], done: Mapping[Any, Row]) -> Row:
+    """The content of results.json. games: those of the panels, each in its first trial. done: records by place.
+
+    With several trials, those of "trial 2" are about the last of each task's first two: later ones are played only
+    where earlier ones failed. Its tokens, cost, seconds and invalid answers are of all trials up to then.
+    """
+    settings = plan.settings
+    panels: Row = {}
+    for panel in plan.panels:
+        firsts = [game for game in games if game.panel == panel]
+        for last in range(1, plan.trials + 1):
+            tried = [_tried(game, done, last) for game in firsts]
+            mode = "played" if plan.trials == 1 else f"trial {last}"
+            panels.setdefault(panel, {})[mode] = _figures(tried, world, settings.evaluate.within)
+    return {
+        **plan.about(),
+        "world": settings.env.name,
+        "seed": settings.seed,
+        "horizon": settings.env.horizon,
+        **measured_on(world, settings, plan.panels),
+        "panels": panels,
+        "seconds": round(sum(modes[mode]["seconds"] for modes in panels.values() for mode in list(modes)[-1:]), 3),
+    }
+
+
+def _figures(tried: Sequence[Sequence[Row]], world: TextEnv, within: Sequence[int]) -> Row:
+    """Figures about tasks. tried: the records of each task's trials."""
+    everything = [record for records in tried for record in records]
+    return {
+        **measured([_trajectory(records[-1]) for records in tried], world, within),
+        "steps": sum(record["length"] for record in everything),
+        "invalid": sum(record["invalid"] for record in everything),
+        **{name: total(everything, name) for name in SUMS},
+        "seconds": round(sum(record["seconds"] for record in everything), 3),
+    }
+
+
+def _trajectory(record: Row) -> Trajectory:
+    spec, length = EpisodeSpec(record["task"], record["episode_seed"]), record["length"]
+    return Trajectory(spec, [0] * length, [0] * length, [record["return"]], StopReason(record["stop"]))
+
+
+def _tried(game: Game, done: Mapping[Any, Row], last: int) -> list[Row]:
+    """The records of a task's trials up to the one numbered `last`."""
+    places = [(game.panel, game.number, trial) for trial in range(1, last + 1)]
+    return [done[place] for place in places if place in done]
+
+
+def _next(game: Game | None, done: Mapping[Any, Row], trials: int) -> Game | None:
+    """The first trial of a task that is still to be played; None if there is none."""
+    while game is not None and (record := done.get((game.panel, game.number, game.trial))):
+        game = next_trial(game, record, trials)
+    return game
+
+
+def _place(record: Row) -> tuple[str, int, int]:
+    return record["panel"], record["number"], record["trial"]
+
+
+def _so_far(records: Any) -> Row:
+    steps = sum(record["length"] for record in records)
+    return {
+        "success": sum(record["success"] for record in records) / len(records),
+        "invalid": sum(record["invalid"] for record in records) / max(1, steps),
+    }
+
+
+def _check_same(run: RunFolder, identity: Row) -> None:
+    """Note what the folder is about; raise AgentError if it is about another agent or world."""
+    if (run / AGENT).is_file():
+        changed = changes(run.read_json(AGENT, dict), identity)
+        if changed:
+            raise AgentError(
+                f"{run.path} holds the evaluation of another agent or world ({'; '.join(changed)}). Choose another "
+                f"folder with --out, or move this one away."
+            )
+        return
+    run.write_json(AGENT, identity)

@@ -1,0 +1,71 @@
+"""Agents that act on this machine, played in this process or in workers. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import cache
+from typing import Any
+
+from reflect_rl.agents.own import OwnPlayer
+from reflect_rl.agents.play import play
+from reflect_rl.agents.player import ExpertPlayer, Game, Player, RandomPlayer
+from reflect_rl.envs.base import TextEnv
+from reflect_rl.envs.registry import make
+from reflect_rl.errors import AgentError
+from reflect_rl.pipeline.workers import worker_pool
+from reflect_rl.settings import EnvSettings
+
+BUILT_IN: dict[str, type[Player]] = {"random": RandomPlayer, "expert": ExpertPlayer}
+Finished = Callable[[Game, dict[str, Any]], object]
+
+
+def make_env(settings: EnvSettings) -> TextEnv:
+    return make(settings.name, **{"horizon": settings.horizon, **settings.options})
+
+
+def check_expert(world: TextEnv) -> None:
+    """Raise AgentError if a world defines no expert."""
+    if type(world).expert is TextEnv.expert and type(world).expert_set is TextEnv.expert_set:
+        raise AgentError(f"{type(world).__name__} has no expert. Choose another --agent, such as random.")
+
+
+@cache
+def local_player(agent: str, num_envs: int) -> Player:
+    """The agent of this process. Raises AgentError if it cannot be loaded."""
+    return BUILT_IN[agent]() if agent in BUILT_IN else OwnPlayer(agent, num_envs)
+
+
+def play_locally(
+    agent: str, env: EnvSettings, num_envs: int, games: Sequence[Game], workers: int, finished: Finished
+) -> None:
+    """Play all games; `finished` is called in this process as they end, in no fixed order.
+
+    Workers are given as many games at once as the agent plays side by side.
+    """
+    if workers == 1:
+        play(local_player(agent, num_envs), lambda: make_env(env), games, finished)
+        return
+    size = min(local_player(agent, num_envs).num_envs, math.ceil(len(games) / workers))
+    shares = [games[start : start + size] for start in range(0, len(games), size)]
+    with worker_pool(min(workers, len(shares))) as pool:
+        futures: list[Future] = [pool.submit(_played, agent, env, num_envs, share) for share in shares]
+        try:
+            for future in as_completed(futures):
+                for game, record in future.result():
+                    finished(game, record)
+        except BrokenProcessPool as error:
+            raise AgentError(
+                f"A worker process of {agent} was killed, perhaps for want of memory. Finished episodes are kept; run "
+                f"the same command again with fewer --workers."
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _played(agent: str, env: EnvSettings, num_envs: int, games: Sequence[Game]) -> list[tuple[Game, dict[str, Any]]]:
+    done: list[tuple[Game, dict[str, Any]]] = []
+    play(local_player(agent, num_envs), lambda: make_env(env), games, lambda *ended: done.append(ended))
+    return done

@@ -1,0 +1,210 @@
+"""`evaluate`: the agent of a run, or any other; and files of rollouts: `report FILE`, `export-rollouts`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter, validators
+
+from reflect_rl.bars import Bars
+from reflect_rl.cli.overrides import Count, Overrides, Workers, names
+from reflect_rl.cli.stages import Force, Rollouts, print_summary, stages_of
+from reflect_rl.errors import SettingsError
+from reflect_rl.runs.outputs import output_folder
+
+if TYPE_CHECKING:
+    from reflect_rl.agents.evaluation import Plan
+    from reflect_rl.settings import Settings
+
+Style = Literal["direct", "react", "reflexion"]
+PREFIX = "openai:"
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageOptions:
+    """The options of `evaluate` for language models."""
+
+    prompting: Style
+    trials: int
+    history: int | None
+    max_tokens: int | None
+    prompts: Path | None
+    budget_usd: float | None
+
+
+def evaluate(
+    run: str,
+    /,
+    *,
+    agent: str | None = None,
+    panel: str = "test",
+    episodes: Count | None = None,
+    workers: Workers = 1,
+    prompting: Style = "direct",
+    trials: Count = 3,
+    history: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
+    max_tokens: Count | None = None,
+    prompts: Path | None = None,
+    budget_usd: Annotated[float | None, Parameter(validator=validators.Number(gte=0))] = None,
+    out: str | None = None,
+    rollouts: Rollouts = None,
+    force: Force = False,
+    overrides: Overrides,
+) -> None:
+    """Evaluate the agent of a run folder, or any other agent in the world of a recipe, on fixed tasks.
+
+    The agent of a run plays greedily and sampled, on all panels. With --agent, another agent plays the same episodes
+    with the same seeds; finished episodes are kept, and the same command continues.
+
+    For example:
+
+    - `reflect-rl evaluate runs/taxi --evaluate.sampled_episodes 20`
+    - `reflect-rl evaluate runs/alfworld --out runs/alfworld-unseen --env.options.test_split valid_unseen`
+    - `reflect-rl evaluate taxi --agent random`
+    - `reflect-rl evaluate alfworld --agent my_module:MyAgent --panel test,unseen --workers 4`
+    - `reflect-rl evaluate alfworld --agent openai:qwen3-8b --prompting react --server.base_url http://127.0.0.1:8000/v1`
+
+    Parameters
+    ----------
+    run
+        A run folder; with --agent, the name of a recipe, a YAML file, or a run folder whose world is played.
+    agent
+        random, expert, module:Class for your own, or openai:MODEL for a language model behind a server, which any
+        field of `ServerSettings` describes: --server.base_url, --server.concurrency, --server.temperature and others.
+    panel
+        With --agent: panels of the world, separated by commas.
+    episodes
+        With --agent: play only the first so many tasks of each panel.
+    workers
+        With --agent: processes to play in.
+    prompting
+        With openai:MODEL: direct (a choice by its label), react (a thought, then an action), or reflexion (as react,
+        in several trials with a reflection after each that fails).
+    trials
+        With reflexion: how often a task is tried.
+    history
+        With openai:MODEL: maximum past steps that are shown; all by default.
+    max_tokens
+        With openai:MODEL: maximum tokens of an answer; by default 64 for direct, else 256.
+    prompts
+        With openai:MODEL: a folder whose direct.txt, react.txt or reflect.txt replace the library's.
+    budget_usd
+        With openai:MODEL: hard limit on the cost, as --server.budget_usd.
+    out
+        Without --agent, evaluate a copy of the agent in this folder, for example on other tasks; the run stays
+        unchanged. With --agent, the folder of the results; runs/RECIPE-AGENT by default.
+    """
+    if agent is not None:
+        asked = LanguageOptions(prompting, trials, history, max_tokens, prompts, budget_usd)
+        measure_agent(run, agent, panel, episodes, workers, asked, out, rollouts, overrides)
+        return
+    folder = Path(run)
+    if out is None:
+        print_summary(stages_of(folder, overrides, force, "evaluate", rollouts=rollouts).path)
+        return
+    from reflect_rl.pipeline.runner import copy_agent
+    from reflect_rl.progress import Progress
+    from reflect_rl.runs.folder import RunFolder
+    from reflect_rl.runs.kept_arm import finished_agent
+
+    finished_agent(folder, Progress())  # raises if the run is not finished
+    copied = output_folder(out, "--out", [folder])
+    copy_agent(RunFolder(folder), RunFolder(copied))
+    print_summary(stages_of(copied, overrides, force, "evaluate", "report", rollouts=rollouts).path)
+
+
+def measure_agent(
+    source: str,
+    agent: str,
+    panels: str,
+    episodes: int | None,
+    workers: int,
+    asked: LanguageOptions,
+    out: str | None,
+    rollouts: str | None,
+    overrides: dict[str, Any],
+) -> None:
+    """Evaluate an agent that is not of a run folder, and print its figures. The arguments are those of `evaluate`."""
+    from reflect_rl.agents.evaluation import evaluate_agent
+    from reflect_rl.cli.tables import agent_summary
+    from reflect_rl.config import load_settings, parse_settings, recipe_names
+    from reflect_rl.runs.folder import RunFolder
+    from reflect_rl.runs.rollouts import rollouts_path
+    from reflect_rl.runs.trained import read_config
+
+    server = {key: overrides.pop(key) for key in list(overrides) if key.startswith("server.")}
+    if source not in recipe_names() and Path(source).is_dir():
+        settings = parse_settings(read_config(RunFolder(source)).model_dump(), overrides)
+    else:
+        settings = load_settings(source, overrides)
+    chosen = tuple(dict.fromkeys(names(panels) or ()))
+    if not chosen:
+        raise SettingsError("--panel names no panel. Name one, such as test, or several separated by commas.")
+    style = [asked.prompting] if agent.startswith(PREFIX) else []
+    folder = output_folder(default_folder(source, agent, *style) if out is None else out, "--out")
+    file = None if rollouts is None else rollouts_path(rollouts)
+    plan = _plan(settings, agent, asked, server, panels=chosen, episodes=episodes, workers=workers, rollouts=file)
+    print(agent_summary(evaluate_agent(plan, folder, Bars())))
+
+
+def _plan(settings: Settings, agent: str, asked: LanguageOptions, server: dict[str, Any], **options: Any) -> Plan:
+    from reflect_rl.agents.evaluation import Plan
+
+    if not agent.startswith(PREFIX):
+        if server:
+            raise SettingsError(f"--{next(iter(server))} is for --agent openai:MODEL; {agent} needs no server.")
+        return Plan(settings, agent, **options)
+    from reflect_rl.agents.language import LanguagePlan, Prompting
+    from reflect_rl.config import parse_section
+    from reflect_rl.settings.server import ServerSettings
+
+    given = {key.removeprefix("server."): value for key, value in server.items()}
+    given |= {} if asked.budget_usd is None else {"budget_usd": asked.budget_usd}
+    served = parse_section(ServerSettings, {**given, "model": agent.removeprefix(PREFIX)}, "server")
+    prompting = Prompting.load(asked.prompting, asked.prompts, asked.trials, asked.history, asked.max_tokens)
+    return LanguagePlan(settings, agent, **options, prompting=prompting, server=served)
+
+
+def default_folder(source: str, *parts: str) -> Path:
+    """runs/RECIPE-AGENT, with the agent's name as a file name."""
+    return Path("runs") / "-".join([Path(source).stem, *(re.sub(r"[^\w.]+", "-", part).strip("-") for part in parts)])
+
+
+def report_file(path: Path) -> Path:
+    """Write the page of a file of rollouts beside it, or of an agent's evaluation into its folder."""
+    from reflect_rl.evaluation.report_rollouts import report_rollouts, rollouts_page
+    from reflect_rl.runs.folder import RunFolder
+
+    if path.is_dir():
+        run = RunFolder(path)
+        report_rollouts(run / "episodes.jsonl", run / "report.html", Bars(), run.read_json("results.json"))
+        return run / "report.html"
+    page = rollouts_page(path)
+    counts = report_rollouts(path, page, Bars())
+    print(f"{counts['shown']:,} of {counts['episodes']:,} episodes are shown step by step")
+    return page
+
+
+def export_rollouts(file: Path, /, *, to: str) -> None:
+    """Export a file of rollouts as a data set for Hugging Face `datasets`, with a card.
+
+    The folder holds README.md and data/: Parquet files if pyarrow is installed, else JSON lines. An earlier export in
+    it is replaced.
+
+    For example:
+
+    - `reflect-rl export-rollouts rollouts.jsonl --to my-rollouts`
+
+    Parameters
+    ----------
+    file
+        A file written by --rollouts, or episodes.jsonl of an agent's evaluation.
+    to
+        The new folder.
+    """
+    from reflect_rl.evaluation.export_rollouts import export_dataset
+
+    print(export_dataset(file, to, Bars()))

@@ -1,0 +1,172 @@
+"""Files of rollouts: one JSON object per episode and line, appended as episodes end, each episode once.
+
+A line begins with the episode's id and ends with its steps, so that a file of any size can be searched and counted
+without parsing steps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from reflect_rl.errors import OutputError, RunFolderError
+from reflect_rl.progress import Progress
+from reflect_rl.runs.folder import UNREADABLE
+from reflect_rl.runs.locks import take_lock
+from reflect_rl.runs.outputs import output_file
+
+ID = re.compile(rb'\{"id": "([^"\\]+)"')
+STEPS = b', "steps": ['
+BLOCK = 1 << 16
+
+
+class RolloutFile:
+    """Appends episodes to a file, which other processes cannot open meanwhile.
+
+    A killed process may leave half a line; the next one removes it. Raises RunFolderError if the file is in use, holds
+    something else, or cannot be written.
+    """
+
+    def __init__(self, path: Path, progress: Progress | None = None) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b", buffering=0)
+            take_lock(self._file, path, (progress or Progress()).warn)  # type: ignore[arg-type]
+            self._mend()
+            self._known = self._ids()
+        except BlockingIOError:
+            raise RunFolderError(f"{path} is in use by another process. Wait until it has finished.") from None
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def __enter__(self) -> RolloutFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+    def __contains__(self, identity: str) -> bool:
+        return identity in self._known
+
+    def add(self, episodes: Iterable[Mapping[str, Any]]) -> None:
+        """Append episodes, but for those whose id is in the file already. The first key is "id", the last "steps"."""
+        for episode in episodes:
+            if episode["id"] in self._known:
+                continue
+            line = (json.dumps(episode, ensure_ascii=False, allow_nan=False) + "\n").encode()
+            try:
+                while line:
+                    line = line[self._file.write(line) :]
+            except OSError as error:
+                raise self._unwritable(error) from error
+            self._known.add(episode["id"])
+
+    def _mend(self) -> None:
+        """End the last line: with a line break if it is whole, else by removing it."""
+        end = self._file.seek(0, os.SEEK_END)
+        start, tail = end, b""
+        while start and b"\n" not in tail:
+            size = min(BLOCK, start)
+            start = self._file.seek(start - size)
+            tail = self._file.read(size) + tail
+        rest = tail[tail.rfind(b"\n") + 1 :]
+        if not rest:
+            return
+        if _is_whole(rest):
+            self._file.write(b"\n")
+        else:
+            self._file.truncate(end - len(rest))
+
+    def _ids(self) -> set[str]:
+        self._file.seek(0)
+        known = set()
+        with os.fdopen(os.dup(self._file.fileno()), "rb") as file:
+            for number, line in enumerate(file, 1):
+                if not (found := ID.match(line)):
+                    raise RunFolderError(f"{self.path} holds no rollouts (line {number}). Name another file.")
+                known.add(found[1].decode())
+        return known
+
+    def _unwritable(self, error: OSError) -> RunFolderError:
+        return RunFolderError(
+            f"{self.path} could not be written: {error.strerror}. Mend this and run the same command again to continue."
+        )
+
+
+def rollouts_path(given: str | Path, option: str = "--rollouts") -> Path:
+    """The file that an option names: a new one, or one of rollouts, which is continued. Raises OutputError."""
+    file = output_file(given, option, ours=_is_ours)
+    if file.direct is not None:
+        raise OutputError(f"{option} {given} is a pipe, which cannot be continued. Name a file.")
+    return file.path
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open("rb") as file:
+        return ID.match(file.read(BLOCK)) is not None
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return bool(ID.match(line)) and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def episode_heads(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(position, episode without its steps) for each episode of a file.
+
+    Half a last line, which a killed process may leave, is passed over. Raises RunFolderError if the file is missing or
+    damaged.
+    """
+    for position, line in _lines(path):
+        head, found, _ = line.partition(STEPS)
+        episode = _parsed(path, position, head + b"}" if found else line)
+        episode.pop("steps", None)
+        yield position, episode
+
+
+def each_episode(path: Path) -> Iterator[dict[str, Any]]:
+    """Every episode of a file in full. Raises as `episode_heads` does."""
+    for position, line in _lines(path):
+        yield _parsed(path, position, line)
+
+
+def read_episode(path: Path, position: int) -> dict[str, Any]:
+    """The episode whose line begins at this position. Raises as `episode_heads` does."""
+    try:
+        with path.open("rb") as file:
+            file.seek(position)
+            return _parsed(path, position, file.readline())
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    position = 0
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if line.strip() and (line.endswith(b"\n") or _is_whole(line)):
+                    yield position, line
+                position += len(line)
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror}. Name a file written by --rollouts.") from error
+
+
+def _parsed(path: Path, position: int, text: bytes) -> dict[str, Any]:
+    try:
+        episode = json.loads(text)
+        if not isinstance(episode["id"], str) or not isinstance(episode.get("steps", []), list):
+            raise TypeError("it is no episode")
+    except UNREADABLE as error:
+        raise RunFolderError(
+            f"{path} is damaged, or no file of rollouts, at byte {position} ({error}). Nothing was changed."
+        ) from error
+    return episode
