@@ -441,7 +441,7 @@ def test_a_killed_evaluation_of_a_model_continues_and_pays_nothing_twice(tmp_pat
         command = ("evaluate", "taxi", "--agent", "openai:m", "--prompting", "reflexion", "--trials", "2")
         command += ("--server.base_url", s.base_url, "--episodes", "3", "--server.concurrency", "1", "--out", "o")
         for call in (2, 7):
-            kill = Kill("reflect_rl.served.model:ServedModel.ask", call)
+            kill = Kill("reflect_rl.model_servers.model:ServedModel.ask", call)
             assert reflect_rl(*command, cwd=tmp_path, kill=kill).code == -9
         ended = reflect_rl(*command, cwd=tmp_path)
         assert ended.code == 0, ended.err

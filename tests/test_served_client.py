@@ -15,14 +15,14 @@ import pytest
 
 from conftest import Heard
 from fake_server import LASTING, PASSING, FakeServer, error
-from reflect_rl.bench.served import bench_served, served_table
+from reflect_rl.bench.client import bench_client, client_table
 from reflect_rl.errors import BudgetError, RunFolderError, ServerError, SettingsError
 from reflect_rl.memo import Memo
+from reflect_rl.model_servers.calls import hide_keys, label_logprobs, retry_after, without_thinking
+from reflect_rl.model_servers.model import ServedModel
+from reflect_rl.model_servers.records import Answer, Ask, Failed, Message
 from reflect_rl.progress import Progress
 from reflect_rl.seeding import stream
-from reflect_rl.served.calls import hide_keys, label_logprobs, retry_after, without_thinking
-from reflect_rl.served.model import ServedModel
-from reflect_rl.served.records import Answer, Ask, Failed, Message
 from reflect_rl.settings.server import ServerSettings
 
 KEY = "sk-planted-0123456789abcdef"
@@ -302,11 +302,11 @@ def test_thoughts_are_no_part_of_an_answer(text: str, left: str) -> None:
 
 
 def test_the_bench_compares_with_a_plain_loop_in_one_run() -> None:
-    figures = bench_served(Progress(), calls=128, delay=0.05, repeats=1)
+    figures = bench_client(Progress(), calls=128, delay=0.05, repeats=1)
     assert figures["server_limit"] == 1280
     assert 0 < figures["plain_calls_per_second"] < 1280
     assert figures["ratio"] == figures["client_calls_per_second"] / figures["plain_calls_per_second"]
-    assert f"ratio             {figures['ratio']:.3f}" in served_table(figures)
+    assert f"ratio             {figures['ratio']:.3f}" in client_table(figures)
 
 
 def test_retry_after_in_seconds_milliseconds_or_as_a_date() -> None:

@@ -13,11 +13,11 @@ from conftest import Heard
 from reflect_rl.data.annotate import annotate
 from reflect_rl.data.pool import read_pool, read_reflections
 from reflect_rl.errors import ServerError
+from reflect_rl.model_servers.model import ServedModel
+from reflect_rl.model_servers.records import Answer, Ask, Message
 from reflect_rl.pipeline.run import run_pipeline
 from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
-from reflect_rl.served.model import ServedModel
-from reflect_rl.served.records import Answer, Ask, Message
 from reflect_rl.settings import Settings
 from reflect_rl.settings.server import ServerSettings
 from served_model import Served

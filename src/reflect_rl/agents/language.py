@@ -17,11 +17,11 @@ from reflect_rl.agents.work import Finished, make_env
 from reflect_rl.data.teacher import filled
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.errors import SettingsError
+from reflect_rl.model_servers.model import ServedModel
+from reflect_rl.model_servers.records import Answer, Ask, Failed, Message
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream_seed
-from reflect_rl.served.model import ServedModel
-from reflect_rl.served.records import Answer, Ask, Failed, Message
 from reflect_rl.settings.server import ServerSettings
 
 PROMPTS = Path(__file__).parent / "prompts"

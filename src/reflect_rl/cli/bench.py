@@ -141,12 +141,12 @@ def _select(overrides: dict[str, Any], items: int | None, picks: int | None) -> 
 
 
 def _served(overrides: dict[str, Any]) -> Measured:
-    from reflect_rl.bench.served import bench_served, served_table
+    from reflect_rl.bench.client import bench_client, client_table
     from reflect_rl.config import parse_settings
 
     parse_settings({}, overrides)
-    figures = bench_served(Bars())
-    return figures, served_table(figures)
+    figures = bench_client(Bars())
+    return figures, client_table(figures)
 
 
 def _labels(overrides: dict[str, Any], out: str, seeds: str, workers: int) -> Measured:

@@ -28,12 +28,12 @@ from reflect_rl.envs.checked import taught
 from reflect_rl.envs.promises import same_folder
 from reflect_rl.envs.registry import load
 from reflect_rl.errors import RunFolderError, TeacherError
+from reflect_rl.model_servers.records import Estimate
 from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream
-from reflect_rl.served.records import Estimate
 from reflect_rl.settings import Settings
 
 

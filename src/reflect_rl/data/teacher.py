@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from reflect_rl.data.pool import PoolState
+from reflect_rl.model_servers.model import ServedModel
+from reflect_rl.model_servers.records import Answer, Ask, Estimate, Failed, Message
 from reflect_rl.players.context import Context
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.served.model import ServedModel
-from reflect_rl.served.records import Answer, Ask, Estimate, Failed, Message
 
 ANSWERS = "teacher.sqlite"
 """The file of a run folder that keeps every answer."""

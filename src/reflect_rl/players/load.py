@@ -17,6 +17,7 @@ from reflect_rl.lm.packed import PACKED, why_not
 from reflect_rl.lm.text import encode_prompt
 from reflect_rl.lm.torch_setup import check_device
 from reflect_rl.memo import Memo
+from reflect_rl.model_servers.model import ServedModel
 from reflect_rl.players.context import Context
 from reflect_rl.players.decisions import Decisions
 from reflect_rl.players.labels import candidates
@@ -27,7 +28,6 @@ from reflect_rl.players.served_reflector import UNFRAMED, ServedReflector
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.trained import is_exported
-from reflect_rl.served.model import ServedModel
 from reflect_rl.settings import ComputeSettings, ModelSettings, Settings
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from reflect_rl.lm.chat import ChatFrames
 from reflect_rl.memo import Memo
+from reflect_rl.model_servers.model import ServedModel
+from reflect_rl.model_servers.records import Answer, Ask, Failed, Message
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.players.reflector import ModelReflector
 from reflect_rl.progress import Progress
-from reflect_rl.served.model import ServedModel
-from reflect_rl.served.records import Answer, Ask, Failed, Message
 from reflect_rl.settings import ReflectorSettings
 
 UNFRAMED = ChatFrames("", "", "", "")

@@ -13,10 +13,10 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from reflect_rl.errors import ServerError, SettingsError
+from reflect_rl.model_servers.meter import Price, most_prompt_tokens
+from reflect_rl.model_servers.records import Answer, Ask, Failed
 from reflect_rl.progress import Progress
 from reflect_rl.seeding import stream
-from reflect_rl.served.meter import Price, most_prompt_tokens
-from reflect_rl.served.records import Answer, Ask, Failed
 from reflect_rl.settings.server import ServerSettings
 
 FIRST_WAIT = 1.0

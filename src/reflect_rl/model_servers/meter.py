@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from reflect_rl.core_yaml import YamlError, parse_yaml
 from reflect_rl.errors import BudgetError, SettingsError
-from reflect_rl.served.records import Answer, Ask, Failed
+from reflect_rl.model_servers.records import Answer, Ask, Failed
 from reflect_rl.settings.server import ServerSettings
 
 PRICES = Path(__file__).parent / "prices.yaml"

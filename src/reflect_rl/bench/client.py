@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from reflect_rl.bench.chat_server import ChatServer
+from reflect_rl.model_servers.model import ServedModel
+from reflect_rl.model_servers.records import Ask, Message
 from reflect_rl.progress import Progress
-from reflect_rl.served.model import ServedModel
-from reflect_rl.served.records import Ask, Message
 from reflect_rl.settings.server import ServerSettings
 
 CALLS = 1280
@@ -31,7 +31,7 @@ REPEATS = 3
 MODEL = "none"
 
 
-def bench_served(
+def bench_client(
     progress: Progress, calls: int = CALLS, delay: float = DELAY, repeats: int = REPEATS
 ) -> dict[str, Any]:
     """Calls per second of both sides: the median over repeats, which alternate."""
@@ -55,7 +55,7 @@ def bench_served(
     }
 
 
-def served_table(figures: dict[str, Any]) -> str:
+def client_table(figures: dict[str, Any]) -> str:
     """The figures as text."""
     return (
         f"{figures['calls']} calls, {figures['concurrency']} at once, {figures['delay_seconds']:g} s each: the server "
