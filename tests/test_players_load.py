@@ -121,16 +121,12 @@ def test_a_packed_decision_reads_one_prompt_and_no_copies(
     assert (max(seen) > prompt) == exact
 
 
-def test_a_memo_on_disk_holds_a_bounded_number_of_texts_in_memory(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_memo_holds_a_bounded_number_of_texts_in_memory(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reflect_rl.memo.MOST_HELD", 10)
-    memo, unbounded = Memo(tmp_path / "memo.sqlite", "x"), Memo(None, "x")
+    on_disk, in_memory = Memo(tmp_path / "memo.sqlite", "x"), Memo(None, "x")
     for number in range(50):
-        for each in (memo, unbounded):
-            each.put({(f"prompt {number}", 0): f"text {number}"})
-            assert each.get([(f"prompt {number}", 0)])
-        assert len(memo._texts) <= 12
-    wanted = [(f"prompt {number}", 0) for number in range(50)]
-    assert memo.get(wanted) == unbounded.get(wanted)
-    assert len(unbounded.get(wanted)) == 50
+        for memo in (on_disk, in_memory):
+            memo.put({(f"prompt {number}", 0): f"text {number}"})
+            assert memo.get([(f"prompt {number}", 0)])
+            assert len(memo._texts) <= 12
+    assert len(on_disk.get([(f"prompt {number}", 0) for number in range(50)])) == 50

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from reflect_rl.envs.registry import register as register
     from reflect_rl.envs.simple import SimpleTextEnv as SimpleTextEnv
     from reflect_rl.errors import AgentError as AgentError
+    from reflect_rl.errors import BudgetError as BudgetError
     from reflect_rl.errors import EnvironmentContractError as EnvironmentContractError
     from reflect_rl.errors import ModelError as ModelError
     from reflect_rl.errors import NonFiniteError as NonFiniteError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from reflect_rl.errors import ReflectRLError as ReflectRLError
     from reflect_rl.errors import RunFolderError as RunFolderError
     from reflect_rl.errors import SelectionError as SelectionError
+    from reflect_rl.errors import ServerError as ServerError
     from reflect_rl.errors import SettingsError as SettingsError
     from reflect_rl.errors import TeacherError as TeacherError
     from reflect_rl.players.agent import Agent as Agent
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Agent": "players.agent",
     "AgentError": "errors",
+    "BudgetError": "errors",
     "Decision": "players.agent",
     "EnvironmentContractError": "errors",
     "ModelError": "errors",
@@ -58,6 +61,7 @@ _HOMES = {
     "Run": "api",
     "RunFolderError": "errors",
     "SelectionError": "errors",
+    "ServerError": "errors",
     "Settings": "settings",
     "SettingsError": "errors",
     "SimpleTextEnv": "envs.simple",
@@ -75,6 +79,7 @@ _HOMES = {
 __all__ = [
     "Agent",
     "AgentError",
+    "BudgetError",
     "Decision",
     "EnvironmentContractError",
     "ModelError",
@@ -85,6 +90,7 @@ __all__ = [
     "Run",
     "RunFolderError",
     "SelectionError",
+    "ServerError",
     "Settings",
     "SettingsError",
     "SimpleTextEnv",

@@ -18,7 +18,7 @@ from reflect_rl.errors import RunFolderError
 PATIENCE = 60.0
 """Seconds to wait while another process is writing."""
 MOST_HELD = 100_000
-"""Maximum texts cached in memory, about 500 bytes each; beyond that they are read from the file again."""
+"""Maximum texts cached in memory, about 500 bytes each; beyond that they are read from the file, or written, again."""
 
 
 def _switch_to_wal(database: sqlite3.Connection) -> None:
@@ -92,6 +92,8 @@ class Memo:
         """Store texts, unless another process already has. Raises RunFolderError (disk full)."""
         rows = [(self._key(*pair), text) for pair, text in texts.items()]
         with self._lock:
+            if len(self._texts) > MOST_HELD:
+                self._texts.clear()
             self._texts.update(rows)
             if self._database is not None:
                 try:

@@ -30,6 +30,8 @@ def bench(
     out: str = "runs/bench-labels",
     items: Size | None = None,
     picks: Size | None = None,
+    run: str | None = None,
+    requests: Size = 100_000,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
     overrides: Overrides,
 ) -> None:
@@ -41,13 +43,14 @@ def bench(
     - `reflect-rl bench lm --model HuggingFaceTB/SmolLM2-360M-Instruct` — a pretrained model with LoRA adapters
     - `reflect-rl bench alfworld` — the fast ALFWorld engine, against the real one if that is installed
     - `reflect-rl bench select` — selection, against plain numpy
-    - `reflect-rl bench served` — the client of model servers, against a plain load loop
+    - `reflect-rl bench client` — the client of model servers, against a plain load loop
     - `reflect-rl bench labels` — what a small model learns from the labels that each strategy picks
+    - `reflect-rl bench serve --run runs/taxi` — a server of that agent under load
 
     Parameters
     ----------
     recipe
-        The recipe whose players and world are measured; or lm, alfworld, select, served or labels.
+        The recipe whose players and world are measured; or lm, alfworld, select, labels, client or serve.
     device
         The device to measure on; the recipe's compute.device by default.
     model
@@ -68,6 +71,10 @@ def bench(
         select: measure facility location only, on a pool of this many items.
     picks
         select: number of these items to pick; half of them by default.
+    run
+        serve: a finished run folder, or an exported agent.
+    requests
+        serve: number of requests.
     json_
         Print all results as JSON.
     """
@@ -77,10 +84,12 @@ def bench(
         figures, told = _alfworld(overrides)
     elif recipe == "select":
         figures, told = _select(overrides, items, picks)
-    elif recipe == "served":
+    elif recipe == "client":
         figures, told = _served(overrides)
     elif recipe == "labels":
         figures, told = _labels(overrides, out, seeds, workers)
+    elif recipe == "serve":
+        figures, told = _serve(run, requests, overrides)
     else:
         figures, told = _recipe(recipe, overrides, device)
     print(json.dumps(figures, indent=2, allow_nan=False) if json_ else told)
@@ -149,6 +158,17 @@ def _labels(overrides: dict[str, Any], out: str, seeds: str, workers: int) -> Me
     folder = output_folder(out, "--out")
     figures = bench_labels(folder, Bars(), seeds=whole_numbers(seeds), workers=workers)
     return figures, f"{table(labels_table(figures))}\n\nreport  {folder / 'report.html'}"
+
+
+def _serve(run: str | None, requests: int, overrides: dict[str, Any]) -> Measured:
+    if run is None:
+        raise SettingsError("bench serve measures a trained agent: name its run folder with --run.")
+    from reflect_rl.bench.serve import bench_serve, serve_table
+    from reflect_rl.config import parse_settings
+
+    parse_settings({}, overrides)
+    figures = bench_serve(run, requests, Bars())
+    return figures, serve_table(figures)
 
 
 def _recipe(recipe: str, overrides: dict[str, Any], device: str | None) -> Measured:

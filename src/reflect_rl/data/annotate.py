@@ -102,7 +102,8 @@ def _plan(run: RunFolder, settings: Settings, progress: Progress) -> Plan:
     actions = _within(labelled, settings.annotate.actions, "action", kind, progress)
     if settings.selects:
         return Plan(pool, actions, _selected(run, order, settings))
-    wanted = 0 if settings.reflector.kind == "none" else settings.annotate.reflections
+    untaught = settings.reflector.kind in ("none", "prompted")
+    wanted = 0 if untaught else settings.annotate.reflections
     return Plan(pool, actions, _within(order, wanted, "reflection", "states", progress))
 
 

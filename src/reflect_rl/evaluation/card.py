@@ -97,12 +97,17 @@ def _head(models: Mapping[str, ExportedModel]) -> dict[str, Any]:
 
 
 def _summary(settings: Settings, models: Mapping[str, ExportedModel]) -> str:
+    asked = settings.reflector.server.model or public_name(settings.reflector.model.source)
     notes = {
         "none": "It has no reflector: the policy reads the observation and the admissible actions",
         "scripted": "The world's scripted teacher writes a note about each state; the policy reads it with the "
         "observation and the admissible actions",
         "local": f"A reflector ({models.get('reflector')}) writes a note about each state; the policy reads it with "
         f"the observation and the admissible actions",
+        "served": f"A model behind a server ({asked}) writes a note about each state; the policy reads it with the "
+        f"observation and the admissible actions",
+        "prompted": f"A model that was not trained for this ({asked}) is asked for a note about each state; the policy "
+        f"reads it with the observation and the admissible actions",
     }
     return (
         f"This agent acts in the text environment `{settings.env.name}`. {notes[settings.reflector.kind]}, and chooses "

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reflect_rl.lm.layers import deterministic_attention, is_sharded, recomputes
+from reflect_rl.lm.layers import is_sharded, recomputes
 from reflect_rl.lm.models import LOOKUP, base_model
 from reflect_rl.lm.packed import Opening, Pack, read_opening, read_pack
 from reflect_rl.progress import Progress
@@ -41,9 +41,8 @@ class Passes:
     """How rows go through a model.
 
     packed: as tries; otherwise padded, in chunks of one shape, so a row's results do not depend, to the bit, on its
-    batch. tokens: maximum tokens in a pass, unless a single row is longer. learning: the same for a pass with
-    gradients; 0 means as many if packed, and otherwise what fits into GRAPH_BYTES. progress: is warned if passes become
-    smaller.
+    batch. tokens: maximum tokens in a pass, unless a single row is longer. learning: the same for a padded pass with
+    gradients; 0 means what fits into GRAPH_BYTES. progress: is warned if passes become smaller.
     """
 
     packed: bool = False
@@ -126,7 +125,7 @@ class Backbone:
     def learning_tokens(self) -> int:
         """Maximum tokens in a pass with gradients, unless a single row is longer."""
         if self.passes.packed:
-            return self.passes.learning or self.passes.tokens
+            return self.passes.tokens
         layers = base_model(self.model).config.num_hidden_layers
         each = 12 * layers * self.width * self.output_rows.element_size()
         return self.passes.learning or GRAPH_BYTES // each
@@ -158,7 +157,7 @@ class Backbone:
         self._alone = len(pack.rows) == 1
         if torch.is_grad_enabled():  # a step follows, and fused optimizers do not count a weight's versions
             self._opening = None
-        with self.computing(), deterministic_attention(self.device):
+        with self.computing():
             return read_pack(self.model, pack, opening=opening)
 
     def opening(self, ids: tuple[int, ...]) -> Opening:

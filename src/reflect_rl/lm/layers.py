@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -79,26 +78,7 @@ def _recomputed(forward: Any, *given: Any, **named: Any) -> Any:
 
     if not torch.is_grad_enabled():
         return forward(*given, **named)
-    computed = partial(_computed, forward)  # the same kernels both times
-    return checkpoint(computed, *given, use_reentrant=False, preserve_rng_state=False, **named)  # no dropout
-
-
-def _computed(forward: Any, *given: Any, **named: Any) -> Any:
-    with deterministic_attention(given[0].device):
-        return forward(*given, **named)
-
-
-def deterministic_attention(device: torch.device) -> AbstractContextManager[None]:
-    """Context of a pass with gradients: on an NVIDIA GPU, attention by plain matrix products, which keep all scores.
-
-    The kernel that keeps none adds gradients in any order. Asked for a fixed one it computes a head's gradients one
-    after another, which made a step with the single row of a pack many times slower.
-    """
-    if device.type != "cuda" or not torch.is_grad_enabled():
-        return nullcontext()
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    return sdpa_kernel(SDPBackend.MATH)
+    return checkpoint(forward, *given, use_reentrant=False, preserve_rng_state=False, **named)  # no dropout
 
 
 def _layers(model: PreTrainedModel) -> list[nn.Module]:

@@ -31,10 +31,8 @@ OTHER_WINDOWS = "window_size", "attention_chunk_size"
 """Config keys of attention that is local by position in the row, whatever the mask (GPT-Neo, Llama 4)."""
 FAILURES = ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError
 """The errors of architectures that do not support such masks or positions."""
-PACKED = {"cpu": 600, "mps": 2048, "cuda": 8192}
+PACKED = {"cpu": 600, "mps": 2048, "cuda": 4096}
 """Default tokens of a packed pass by device. They are fewer than in a padded one, since the mask is dense."""
-LEARNED = PACKED | {"cuda": 2048}
-"""The same with gradients. On a GPU a pass keeps all scores of all heads."""
 Mask = Tensor | dict[str, Tensor]
 
 

@@ -19,7 +19,7 @@ from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import CONFIG, RunFolder, remove
 from reflect_rl.runs.kept_arm import finished_agent
 from reflect_rl.runs.outputs import claim_folder, output_folder
-from reflect_rl.runs.trained import is_measured, measured_settings
+from reflect_rl.runs.trained import is_exported, is_measured, measured_settings
 from reflect_rl.settings import ModelSettings, Settings
 
 
@@ -55,23 +55,18 @@ def _write(
     measured = is_measured(run)
     if not measured and (run / RESULTS).is_file():
         progress.warn(f"{run / RESULTS} is not of this agent, or was changed: it is left out. Evaluate the run again.")
-    world = measured_settings(run, Progress()).env if measured else settings.env
     with ExitStack() as drafts:
         config = drafts.enter_context(out.replacing(CONFIG))
         models = {}
-        for player in PLAYERS if settings.reflector.kind == "local" else PLAYERS[:1]:
+        for player in _players(settings):
             draft = drafts.enter_context(out.replacing(player))
             models[player] = _model(agent, player, draft, getattr(settings, player).model, merge, progress)
-        trained = _without_folders(settings)
-
-        def card(results: Any) -> str:
-            return model_card(name, trained, models, results, world)
-
-        text = run.read_json(RESULTS, card) if measured else card(None)
+        text = _card(run, name, settings, models, measured)
         drafts.enter_context(out.replacing(CARD)).write_text(text, encoding="utf-8")
         if measured:
             shutil.copyfile(run / RESULTS, drafts.enter_context(out.replacing(RESULTS)))
-        config.write_text(dump_yaml(_as_exported(trained, models).model_dump(mode="json")), encoding="utf-8")
+        exported = _as_exported(settings, models)
+        config.write_text(dump_yaml(exported.model_dump(mode="json")), encoding="utf-8")
         for former in {CONFIG, RESULTS, *PLAYERS} - models.keys():
             remove(out / former)
     _warn_of_paths(settings, models, progress)
@@ -81,19 +76,53 @@ def _model(
     agent: RunFolder, player: str, draft: Path, trained: ModelSettings, merge: bool, progress: Progress
 ) -> ExportedModel:
     """Copy the folder of a player's model, or merge its adapters, if it has any."""
-    source = agent / player
-    adapted = (source / adapters.CONFIG).is_file()
-    state = "full" if not adapted else "merged" if merge else "adapters"
-    left_out = (adapters.CONFIG, adapters.WEIGHTS) if state == "merged" else ()
+    source, model = agent / player, _exported_model(agent, player, draft, trained, merge)
+    left_out = (adapters.CONFIG, adapters.WEIGHTS) if model.state == "merged" else ()
     draft.mkdir()
     for file in (file for pattern in PLAYER_FILES for file in source.glob(pattern)):
         if file.name not in left_out:
             shutil.copyfile(file, draft / file.name)
-    if state == "merged":
+    if model.state == "merged":
         progress.say(f"{player}: its adapters are merged into their base")
         save_model(*load_merged(source, trained), draft)
+    return model
+
+
+def _exported_model(
+    agent: RunFolder, player: str, folder: Path, trained: ModelSettings, merge: bool = False
+) -> ExportedModel:
+    """What `folder` holds of a player's model, or will hold."""
+    adapted = (agent / player / adapters.CONFIG).is_file()
     base = agent.read_json(f"{player}/{adapters.CONFIG}", _base) if adapted else trained.source
-    return ExportedModel(draft, base, state, trained)
+    return ExportedModel(folder, base, "full" if not adapted else "merged" if merge else "adapters", trained)
+
+
+def _players(settings: Settings) -> tuple[str, ...]:
+    """The players with a model."""
+    return PLAYERS if settings.reflector.kind == "local" else PLAYERS[:1]
+
+
+def _card(run: RunFolder, name: str, settings: Settings, models: Mapping[str, ExportedModel], measured: bool) -> str:
+    world = measured_settings(run, Progress()).env if measured else settings.env
+    trained = _without_folders(settings)
+
+    def card(results: Any) -> str:
+        return model_card(name, trained, models, results, world)
+
+    return run.read_json(RESULTS, card) if measured else card(None)
+
+
+def agent_card(folder: Path) -> str:
+    """The model card of the finished agent in a run folder, or of an exported one. Raises RunFolderError."""
+    run = RunFolder(folder)
+    if is_exported(run) and (run / CARD).is_file():
+        return (run / CARD).read_text(encoding="utf-8")
+    agent, settings = finished_agent(folder, Progress())
+    models = {
+        player: _exported_model(agent, player, agent / player, getattr(settings, player).model)
+        for player in _players(settings)
+    }
+    return _card(run, folder.resolve().name, settings, models, is_measured(run))
 
 
 def _base(adapter_config: Any) -> str:
@@ -107,10 +136,14 @@ def _without_folders(settings: Settings) -> Settings:
 
 
 def _as_exported(settings: Settings, models: Mapping[str, ExportedModel]) -> Settings:
-    """The settings for config.yaml: those of training, except that merged models have no adapters and 32 bits."""
+    """The settings for config.yaml: those of training, except that merged models have no adapters and 32 bits.
+
+    Models in the folder are named without the folders of this machine. A reflector that was not trained is not in it.
+    """
     merged = [player for player, model in models.items() if model.state == "merged"]
     changed = {f"{player}.model.{key}": value for player in merged for key, value in (("lora_rank", 0), ("bits", 32))}
-    return parse_settings(settings.model_dump(), changed)
+    kept = {} if "reflector" in models else {"reflector.model.source": settings.reflector.model.source}
+    return parse_settings(_without_folders(settings).model_dump(), changed | kept)
 
 
 def _warn_of_paths(settings: Settings, models: Mapping[str, ExportedModel], progress: Progress) -> None:
@@ -122,5 +155,8 @@ def _warn_of_paths(settings: Settings, models: Mapping[str, ExportedModel], prog
             f"{' and '.join(dict.fromkeys(local.values()))} on every machine. For an agent that needs no base, export "
             f"with --merge; or train from a name on the hub."
         )
+    asked = settings.reflector.model.source
+    if settings.reflector.kind == "prompted" and not settings.reflector.is_served and is_local(asked):
+        progress.warn(f"{CONFIG} names a folder of this machine as the reflector's model, {asked}: it has to be there.")
     if paths := [key for key, value in settings.env.options.items() if is_path(value)]:
         progress.warn(f"{CONFIG} names a path of this machine as env.options.{paths[0]}: change it on another one.")

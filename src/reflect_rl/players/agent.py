@@ -127,11 +127,11 @@ class Agent:
                 f"There are {len(observations)} observations, {len(actions)} lists of actions, {len(told)} facts and "
                 f"{len(begins)} `first`; give one of each for every environment."
             )
-        checked = [_checked(*each) for each in zip(observations, actions, told, strict=True)]
+        checked = [checked_input(*each) for each in zip(observations, actions, told, strict=True)]
         with self._lock:
             return self._act(checked, begins)
 
-    def _act(self, checked: Sequence[_Told], begins: Sequence[bool]) -> list[Decision]:
+    def _act(self, checked: Sequence[Told], begins: Sequence[bool]) -> list[Decision]:
         if self._memories and len(checked) != len(self._memories):
             raise PromptError(
                 f"The agent acts in {len(self._memories)} episodes and was given {len(checked)}. Call reset() first."
@@ -139,29 +139,54 @@ class Agent:
         if self._draws and len(checked) != len(self._draws):
             raise PromptError(f"reset() was given {len(self._draws)} seeds for {len(checked)} environments.")
         old = self._memories or [None] * len(checked)
-        shown = self.settings.prompt
         memories = [
-            memory if memory is not None and not new else EpisodeMemory(shown.history, shown.reflections)
+            memory if memory is not None and not new else self.new_memory()
             for memory, new in zip(old, begins, strict=True)
         ]
         states = [memory.observe(*told) for memory, told in zip(memories, checked, strict=True)]
         decided = self._decisions.of(states)
         self._memories = memories
         uniforms = [draw.random() for draw in self._draws] or [None] * len(states)
-        return [_acted(*each) for each in zip(memories, states, decided, uniforms, strict=True)]
+        decisions = [_decision(*each) for each in zip(states, decided, uniforms, strict=True)]
+        for memory, decision in zip(memories, decisions, strict=True):
+            memory.acted(decision.choice, decision.reflection)
+        return decisions
+
+    @property
+    def reads_facts(self) -> bool:
+        """Whether the agent reads the `facts` that it is given."""
+        return self._decisions.reads_facts
+
+    def new_memory(self) -> EpisodeMemory:
+        """A memory for an episode that the caller keeps apart from the agent's own, to use with `decide`."""
+        shown = self.settings.prompt
+        return EpisodeMemory(shown.history, shown.reflections)
+
+    def decide(self, states: Sequence[State]) -> list[Decision]:
+        """The most likely action in each state. The agent's own memory is neither read nor changed.
+
+        Args:
+            states: states of any episodes, from `observe` of their memories; their inputs as `checked_input` gives
+                them.
+
+        Raises:
+            PromptError: a state does not fit into a prompt.
+        """
+        with self._lock:
+            return [_decision(*each) for each in zip(states, self._decisions.of(states), strict=True)]
 
 
-def _acted(memory: EpisodeMemory, state: State, decided: Decided, uniform: float | None) -> Decision:
+def _decision(state: State, decided: Decided, uniform: float | None = None) -> Decision:
     choice = decided.answer.choose(uniform)
-    memory.acted(choice, decided.reflection)
     probabilities = tuple(math.exp(value) for value in decided.answer.log_probs_N.tolist())
     return Decision(choice, state.actions[choice], decided.reflection, probabilities)
 
 
-_Told = tuple[str, tuple[str, ...], Mapping[str, Any]]
+Told = tuple[str, tuple[str, ...], Mapping[str, Any]]
+"""What an agent is told of a state: the observation, the admissible actions and the facts."""
 
 
-def _checked(observation: object, actions: object, facts: object) -> _Told:
+def checked_input(observation: object, actions: object, facts: object) -> Told:
     """Validate the input of `act`. Raises PromptError."""
     if not _is_text(observation):
         raise PromptError(f"The observation is {_short(observation)}; an agent reads text, without lone surrogates.")

@@ -13,7 +13,7 @@ from reflect_rl.lm.bases import Bases
 from reflect_rl.lm.chat import ChatFrames
 from reflect_rl.lm.layers import load_player_model, recompute_layers
 from reflect_rl.lm.models import base_model, fingerprint
-from reflect_rl.lm.packed import LEARNED, PACKED, why_not
+from reflect_rl.lm.packed import PACKED, why_not
 from reflect_rl.lm.text import encode_prompt
 from reflect_rl.lm.torch_setup import check_device
 from reflect_rl.memo import Memo
@@ -23,15 +23,18 @@ from reflect_rl.players.labels import candidates
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector
+from reflect_rl.players.served_reflector import UNFRAMED, ServedReflector
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.trained import is_exported
+from reflect_rl.served.model import ServedModel
 from reflect_rl.settings import ComputeSettings, ModelSettings, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MEMO = "reflections.sqlite"
+SERVED = "reflections-served.sqlite"
 MOST_LABELS = 256
 PADDED = {"cpu": 2048, "mps": 2**13, "cuda": 2**15}
 """Default tokens of a padded pass by device."""
@@ -54,8 +57,7 @@ def forward_passes(
         with Backbone(model).computing():
             reason = why_not(model)
         if reason is None:
-            learning = compute.tokens or LEARNED[compute.device]
-            return Passes(True, compute.tokens or PACKED[compute.device], learning, progress or Progress())
+            return Passes(True, compute.tokens or PACKED[compute.device], progress=progress or Progress())
         if progress is not None:
             progress.warn(
                 f"{type(base_model(model)).__name__} reads whole padded prompts, which is slower: packed ones it "
@@ -159,16 +161,47 @@ def load_decisions(
 
 
 def load_reflector(run: RunFolder, context: Context, progress: Progress | None = None) -> Reflector:
-    """The frozen reflector of a run: none, the scripted teacher, or the trained model with its memo."""
+    """The frozen reflector of a run: none, the scripted teacher, or a model with its memo."""
     settings = context.settings
     if settings.reflector.kind == "none":
         return NoReflector()
     if settings.reflector.kind == "scripted":
         return ScriptedReflector(type(context.world), settings.annotate.teacher)
+    if settings.reflector.is_served:
+        return served_reflector(run, context, progress)
     check_device(settings.compute.device)
-    saved = _saved(run / "reflector", settings.reflector.model)
-    model, tokenizer = load_player_model(saved, settings.compute, bases=context.bases)
+    part = settings.reflector.model
+    if settings.reflector.kind == "local":
+        part = _saved(run / "reflector", part)
+    model, tokenizer = load_player_model(part, settings.compute, bases=context.bases)
     return local_reflector(run, context, model, tokenizer, progress)
+
+
+def served_reflector(run: RunFolder, context: Context, progress: Progress | None = None) -> ServedReflector:
+    """The reflector of a run that is behind a server. Its answers are stored in the run folder.
+
+    Raises SettingsError if the settings name no server or model.
+    """
+    part, progress = context.settings.reflector, progress or Progress()
+    named = {"model": part.server.model or part.model.source}
+    warmth = {"temperature": part.temperature if part.decoding == "sample" else 0.0}
+    store = None if is_exported(run) else run / SERVED
+    server = ServedModel(part.server.model_copy(update=named | warmth), store, progress)
+    return ServedReflector(server, message_prompts(context), part, progress)
+
+
+def message_prompts(context: Context) -> PromptBuilder:
+    """The builder of the messages to a reflector behind a server: as `reflector_prompts`, without a template's frames.
+
+    The server's tokenizer is not known: histories are shortened by an estimate of four bytes a token.
+    """
+    return PromptBuilder(
+        context.world.task_text,
+        context.settings.prompt,
+        reflector_labels(UNFRAMED) if context.settings.policy.head == "labels" else None,
+        lambda prompt: len(prompt.text.encode()) // 4,
+        frames=UNFRAMED,
+    )
 
 
 def local_reflector(

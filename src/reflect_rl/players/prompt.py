@@ -223,7 +223,11 @@ class PromptBuilder:
     def _notes(self, state: State) -> tuple[str, ...]:
         """A note on each action, from the facts. Raises PromptError if the world provides none."""
         notes = state.facts.get("notes")
-        if not isinstance(notes, list | tuple) or len(notes) != len(state.actions):
+        if (
+            not isinstance(notes, list | tuple)
+            or len(notes) != len(state.actions)
+            or not all(isinstance(note, str | None) for note in notes)
+        ):
             raise PromptError(
                 'prompt.notes needs a world whose describe() tells "notes", a text for each action; this one does not. '
                 "Set prompt.notes: false."

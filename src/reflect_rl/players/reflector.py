@@ -6,6 +6,7 @@ texts for one state with sampled decoding; greedy decoding ignores it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -81,7 +82,45 @@ class ScriptedReflector:
         return True
 
 
-class LocalReflector:
+class ModelReflector(ABC):
+    """A reflector that asks a language model. Equal prompts are written once.
+
+    prompts: builds what the model reads. memo: stores texts by everything else that they depend on.
+
+    Attributes:
+        written: number of texts written so far.
+    """
+
+    def __init__(self, prompts: PromptBuilder, settings: ReflectorSettings, memo: Memo) -> None:
+        self.prompts = prompts
+        self.settings = settings
+        self.sampled = settings.decoding == "sample"
+        self.memo = memo
+        self.written = 0
+
+    def reflect(self, states: Sequence[State], sample: int = 0) -> list[str | None]:
+        sample = sample if self.sampled else 0
+        prompts = {prompt.text: prompt for prompt in map(self.prompts.reflector_prompt, states)}
+        wanted = [(text, sample) for text in prompts]
+        known = self.memo.get(wanted)
+        missing = [pair for pair in wanted if pair not in known]
+        if missing:
+            written = self._write([prompts[text] for text, _ in missing], sample)
+            fresh = dict(zip(missing, written, strict=True))
+            self.memo.put(fresh)
+            known |= fresh
+            self.written += len(fresh)
+        return [known[self.prompts.reflector_prompt(state).text, sample] for state in states]
+
+    def has_at_hand(self, state: State, sample: int = 0) -> bool:
+        return bool(self.memo.get([(self.prompts.reflector_prompt(state).text, sample if self.sampled else 0)]))
+
+    @abstractmethod
+    def _write(self, prompts: Sequence[Prompt], sample: int) -> list[str]:
+        """A text for each of these distinct prompts."""
+
+
+class LocalReflector(ModelReflector):
     """A causal LM in eval mode that continues the reflector prompt up to its end token.
 
     memo: stores texts by the model's fingerprint and decoding parameters. chunk: maximum number of prompts decoded
@@ -102,17 +141,13 @@ class LocalReflector:
         exact: bool = True,
         passes: Passes | None = None,
     ) -> None:
+        super().__init__(prompts, settings, memo)
         self.model = model.eval().requires_grad_(False)
         self.backbone = Backbone(model, passes)
         self.tokenizer = tokenizer
-        self.prompts = prompts
-        self.settings = settings
-        self.sampled = settings.decoding == "sample"
-        self.memo = memo
         self.seed = seed
         self.chunk = chunk
         self.exact = exact
-        self.written = 0
         self.step = LENGTH_STEP if self.backbone.lookup else 1
         self.turn_end = turn_end(tokenizer, prompts.frames)
         self.ends = sorted({self.turn_end, *end_ids(model, tokenizer)})
@@ -121,23 +156,6 @@ class LocalReflector:
         """The token ids with which the model writes this reflection, the end token included."""
         said = text if self.prompts.frames else f" {text}"
         return [*encode(self.tokenizer, said), self.turn_end]
-
-    def reflect(self, states: Sequence[State], sample: int = 0) -> list[str | None]:
-        sample = sample if self.sampled else 0
-        prompts = {prompt.text: prompt for prompt in map(self.prompts.reflector_prompt, states)}
-        wanted = [(text, sample) for text in prompts]
-        known = self.memo.get(wanted)
-        missing = [pair for pair in wanted if pair not in known]
-        if missing:
-            written = fitted(lambda: self._write([prompts[text] for text, _ in missing], sample), self._halve)
-            fresh = dict(zip(missing, written, strict=True))
-            self.memo.put(fresh)
-            known |= fresh
-            self.written += len(fresh)
-        return [known[self.prompts.reflector_prompt(state).text, sample] for state in states]
-
-    def has_at_hand(self, state: State, sample: int = 0) -> bool:
-        return bool(self.memo.get([(self.prompts.reflector_prompt(state).text, sample if self.sampled else 0)]))
 
     def _halve(self) -> bool:
         """Halve the chunks after one that ran out of memory; False if they cannot be smaller."""
@@ -151,6 +169,9 @@ class LocalReflector:
         return True
 
     def _write(self, prompts: Sequence[Prompt], sample: int) -> list[str]:
+        return fitted(lambda: self._write_once(prompts, sample), self._halve)
+
+    def _write_once(self, prompts: Sequence[Prompt], sample: int) -> list[str]:
         texts = [""] * len(prompts)
         encoded = [encode_prompt(self.tokenizer, prompt.text, prompt.controls) for prompt in prompts]
         for part in self._chunks(encoded):
@@ -212,7 +233,7 @@ class LocalReflector:
 
 def reflect_together(reflector: Reflector, states: Sequence[State], ranks: Ranks) -> list[str | None]:
     """`reflector.reflect(states)` on all ranks, where each distinct prompt of a model is written by one of them."""
-    if not (ranks.sharing and isinstance(reflector, LocalReflector)):
+    if not (ranks.sharing and isinstance(reflector, ModelReflector)):
         return reflector.reflect(states)
     prompts = [reflector.prompts.reflector_prompt(state).text for state in states]
     distinct = dict(zip(prompts, states, strict=True))

@@ -11,7 +11,7 @@ from reflect_rl.lm.pretrained import load_tokenizer
 from reflect_rl.lm.text import encode_prompt
 from reflect_rl.players.context import Context
 from reflect_rl.players.labels import find_labels
-from reflect_rl.players.load import MOST_LABELS, chat_frames, reflector_labels
+from reflect_rl.players.load import MOST_LABELS, chat_frames, message_prompts, reflector_labels
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.progress import Progress
 from reflect_rl.records import EpisodeMemory, State
@@ -29,9 +29,10 @@ class Shown:
 
     Attributes:
         who: "reflector" or "policy".
-        text: the prompt, with the control tokens of a chat template by their names.
+        text: the prompt, with the control tokens of a chat template by their names; of a reflector behind a server,
+            the message alone.
         chat: whether it is in the chat format.
-        tokens: its length; None for models from scratch, whose tokenizer is trained later.
+        tokens: its length; None for models from scratch, whose tokenizer is trained later, and behind a server.
         answers: the labels that the policy chooses from; empty for the reflector and the pointer head.
     """
 
@@ -50,7 +51,10 @@ def shown_prompts(context: Context, progress: Progress, task: str | None = None,
     settings = context.settings
     state, note = _state(context, task, steps)
     shown = []
-    if settings.reflector.kind == "local":
+    if settings.reflector.is_served:
+        message = message_prompts(context).reflector_prompt(state).text
+        shown.append(Shown("reflector", message, True, None))
+    if settings.reflector.is_loaded:
         shown.append(_shown(context, "reflector", settings.reflector.model, state, None, progress))
     said = None if settings.reflector.kind == "none" else note
     return [*shown, _shown(context, "policy", settings.policy.model, state, said, progress)]

@@ -6,7 +6,9 @@ from reflect_rl.runs.manifest import Stage
 from reflect_rl.settings import Settings
 
 _COMPUTE = ("compute.device", "compute.threads", "compute.exact", "compute.tokens")
-_PLAYERS = ("seed", "env", "prompt", "annotate.teacher", "reflector", "policy", *_COMPUTE)
+_WRITING = ("kind", "model", "max_new_tokens", "batch", "decoding", "temperature", "server.model", "server.extra")
+_REFLECTOR = tuple(f"reflector.{name}" for name in (*_WRITING, "warn_below"))
+_PLAYERS = ("seed", "env", "prompt", "annotate.teacher", *_REFLECTOR, "policy", *_COMPUTE)
 _UNTRAINED = ("reflector.kind", "reflector.model", "reflector.max_new_tokens", *_COMPUTE)
 _TEACHER = tuple(
     f"teacher.{name}"
@@ -38,7 +40,7 @@ STAGES = (
     ),
     Stage(
         "sft_reflector",
-        settings=("seed", "env", "annotate.holdout", "prompt", "reflector", "reflector_sft", "policy.head", *_COMPUTE),
+        settings=("seed", "env", "annotate.holdout", "prompt", *_REFLECTOR, "reflector_sft", "policy.head", *_COMPUTE),
         inputs=("episodes.jsonl", "reflections.jsonl"),
         outputs=("reflector", "reflector.json"),
         optional=("reflector",),

@@ -198,7 +198,7 @@ def label_logprobs(choice: dict[str, Any], labels: Sequence[str]) -> dict[str, f
 def hide_keys(text: str, key: str) -> str:
     """`text` without `key`, and without anything that looks like an API key."""
     text = text.replace(key, "***") if key else text
-    return re.sub(r"\b(sk|key)-[\w*-]{6,}|(?<=Bearer )\S+", "***", text)
+    return re.sub(r"\bsk-[\w*-]{6,}|(?<=Bearer )\S+", "***", text)
 
 
 def retry_after(headers: Any) -> float | None:

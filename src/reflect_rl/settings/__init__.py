@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from reflect_rl.settings.base import Section
 from reflect_rl.settings.labels import OPENAI, AnnotateSettings, SelectSettings, TeacherSettings
+from reflect_rl.settings.server import ServerSettings
 from reflect_rl.settings.training import PolicySftSettings, RlSettings, SftSettings
 
 
@@ -108,9 +109,11 @@ class ModelSettings(Section):
 class ReflectorSettings(Section):
     """The author of the reflections that the policy reads."""
 
-    kind: Literal["none", "scripted", "local"] = Field(
+    kind: Literal["none", "scripted", "local", "served", "prompted"] = Field(
         default="local",
-        description="'none'; 'scripted': the world's teacher itself; 'local': a model trained on its texts.",
+        description="'none'; 'scripted': the world's teacher itself; 'local': a model trained on its texts; 'served': "
+        "a model that was trained before, behind a server; 'prompted': an instruct model as it is, from "
+        "reflector.model.source or behind a server, told what to write by prompt.reflect.",
     )
     model: ModelSettings = Field(default_factory=ModelSettings)
     max_new_tokens: int = Field(default=100, ge=1, description="Longest reflection, in tokens.")
@@ -125,6 +128,17 @@ class ReflectorSettings(Section):
     warn_below: float = Field(
         default=0.95, ge=0, le=1, description="Warn if the reflector's agreement with the teacher is below this."
     )
+    server: ServerSettings = Field(default_factory=ServerSettings)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the reflector's model is behind a server."""
+        return self.kind == "served" or (self.kind == "prompted" and bool(self.server.model))
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the reflector's model is loaded here."""
+        return self.kind in ("local", "prompted") and not self.is_served
 
 
 class PolicySettings(Section):
@@ -177,8 +191,7 @@ class ComputeSettings(Section):
         default=0,
         ge=0,
         description="Maximum tokens in a forward pass, unless a single prompt is longer; lower it for a large model. "
-        "0: a default for the device (packed: 600 on a CPU, 2,048 on mps, 8,192 on cuda and 2,048 with gradients; "
-        "exact: 2,048, 8,192, 32,768, "
+        "0: a default for the device (packed: 600 on a CPU, 2,048 on mps, 4,096 on cuda; exact: 2,048, 8,192, 32,768, "
         "and with gradients what fits into about 192 MiB). Halved, with a warning, when a GPU runs out of memory.",
     )
     gradient_checkpointing: bool = Field(
@@ -256,11 +269,12 @@ class Settings(Section):
                 "reflector.kind: local needs labels to learn from; set annotate.reflections above 0, "
                 "or reflector.kind: none"
             )
-        if self.policy_sft.text != "teacher" and self.reflector.kind != "local":
-            raise ValueError(f"policy_sft.text: {self.policy_sft.text} needs reflector.kind: local")
+        if self.policy_sft.text != "teacher" and self.reflector.kind in ("none", "scripted"):
+            raise ValueError(f"policy_sft.text: {self.policy_sft.text} needs a model as the reflector (kind: local)")
+        self._check_prompted()
         if self.prompt.notes and self.policy.head != "pointer":
             raise ValueError("prompt.notes are written on the action lines of policy.head: pointer")
-        players = [self.policy.model, *([self.reflector.model] if self.reflector.kind == "local" else [])]
+        players = [self.policy.model, *([self.reflector.model] if self.reflector.is_loaded else [])]
         pretrained = [model for model in players if model.source != "scratch"]
         if self.compute.gradient_checkpointing and not pretrained:
             raise ValueError(
@@ -274,6 +288,19 @@ class Settings(Section):
         if self.guard and self.reflector.kind == "none":
             raise ValueError("guard compares with the arm without reflection; reflector.kind: none is that arm already")
         return self
+
+    def _check_prompted(self) -> None:
+        """Raise ValueError for a prompted or served reflector without a model, or a policy that reads other texts."""
+        part = self.reflector
+        if part.kind in ("served", "prompted") and part.model.source == "scratch" and not part.server.model:
+            raise ValueError(
+                f"reflector.kind: {part.kind} needs a model that is there; name one in reflector.server.model, or in "
+                f"reflector.model.source"
+            )
+        if part.kind == "prompted" and self.policy_sft.text != "own" and self.policy_sft.steps:
+            raise ValueError(
+                "reflector.kind: prompted writes in its own words, not in the teacher's; set policy_sft.text: own"
+            )
 
 
 def setting_keys(section: type[BaseModel] = Settings, prefix: str = "") -> dict[str, Any]:

@@ -40,7 +40,7 @@ from reflect_rl.players.load import (
     policy_prompts,
 )
 from reflect_rl.players.policy import Policy
-from reflect_rl.players.reflector import LocalReflector, reflect_together
+from reflect_rl.players.reflector import LocalReflector, Reflector, reflect_together
 from reflect_rl.progress import Progress
 from reflect_rl.ranks import Ranks
 from reflect_rl.records import Reflection, State
@@ -57,15 +57,8 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
     """Train the reflector on reflections.jsonl; write reflector/ and reflector.json with its agreement."""
     settings = context.settings
     if settings.reflector.kind != "local":
-        if context.ranks.first:
-            run.write_json("reflector.json", {"kind": settings.reflector.kind})
-        return {"kind": settings.reflector.kind}
-    collected = read_pool(run, settings, reads_facts(settings))
-    labels = read_reflections(run, collected)
-    pool = with_notes(collected, labels, settings.prompt.reflections)
-    places: dict[str, PoolState] = {}
-    for entry in in_order(pool, settings):
-        places.setdefault(entry.id, entry)  # the bought one, whose earlier texts were bought too
+        return _untrained(run, context, progress)
+    pool, places, labels = _taught(run, settings)
     train, held = split_held_out(labels, settings.annotate.holdout)
     texts = [label.text for label in labels]
     model, tokenizer = start_model(settings.reflector.model, context, pool, texts, "reflector")
@@ -93,6 +86,32 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
     return {key: value for key, value in figures.items() if key != "examples"}
 
 
+def _untrained(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
+    """Note the kind of a reflector that is not trained here; of a served one, also its agreement with the teacher."""
+    settings = context.settings
+    figures: dict[str, Any] = {"kind": settings.reflector.kind}
+    if settings.reflector.kind == "served":
+        _, places, labels = _taught(run, settings)
+        _, held = split_held_out(labels, settings.annotate.holdout)
+        reflector = load_reflector(run, context, progress)
+        figures |= agreement(reflector, [(places[label.state], label.text) for label in held], context.ranks)
+        _announce(figures, settings, progress)
+    if context.ranks.first:
+        run.write_json("reflector.json", figures)
+    return {key: value for key, value in figures.items() if key != "examples"}
+
+
+def _taught(run: RunFolder, settings: Settings) -> tuple[list[PoolState], dict[str, PoolState], list[Reflection]]:
+    """The pool with its past texts, the states by id, and the teacher's labels."""
+    collected = read_pool(run, settings, reads_facts(settings))
+    labels = read_reflections(run, collected)
+    pool = with_notes(collected, labels, settings.prompt.reflections)
+    places: dict[str, PoolState] = {}
+    for entry in in_order(pool, settings):
+        places.setdefault(entry.id, entry)  # the bought one, whose earlier texts were bought too
+    return pool, places, labels
+
+
 def split_held_out(labels: Sequence[Reflection], share: float) -> tuple[list[Reflection], list[Reflection]]:
     """(train, held out): the last-bought share of the labelled states is held out, with all repeats."""
     states = list(dict.fromkeys(label.state for label in labels))
@@ -101,7 +120,7 @@ def split_held_out(labels: Sequence[Reflection], share: float) -> tuple[list[Ref
     return [label for label in labels if label.state not in aside], list(held.values())
 
 
-def agreement(reflector: LocalReflector, held: Sequence[tuple[PoolState, str]], ranks: Ranks) -> dict[str, Any]:
+def agreement(reflector: Reflector, held: Sequence[tuple[PoolState, str]], ranks: Ranks) -> dict[str, Any]:
     """Share of reflections that match the teacher's word for word, with Wilson's interval and examples."""
     said = reflect_together(reflector, [entry.state for entry, _ in held], ranks)
     pairs = [(entry, teacher, text) for (entry, teacher), text in zip(held, said, strict=True)]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SPARE = 1.5
 """New models get this many times the positions and labels that the pool needs, for unseen states."""
+SERVED_TOKEN = 16
+"""Bytes taken to be in a token of a server. A text with more may not fit the context of a new policy."""
 CONTEXT_STEP = 64
 """Context lengths of new models are multiples of this."""
 
@@ -63,11 +65,13 @@ def start_model(
 
 
 def _most_written(tokenizer: PreTrainedTokenizerBase, settings: Settings) -> int:
-    """Maximum length, in tokens of `tokenizer`, of a reflection that a local reflector can write, meaningful or not.
+    """Maximum length, in tokens of `tokenizer`, of a reflection that a model can write, meaningful or not.
 
     A stray byte is one token when written, but three tokens when its replacement character is read.
     """
-    if settings.reflector.kind != "local":
+    if settings.reflector.is_served:
+        return settings.reflector.max_new_tokens * SERVED_TOKEN
+    if not settings.reflector.is_loaded:
         return 0
     source = settings.reflector.model.source
     writer = tokenizer if source == "scratch" else load_tokenizer(source)  # new players have equal tokenizers

@@ -1,0 +1,72 @@
+"""The way in and out of the application: access, security headers and meters, for every request."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from reflect_rl.serving.access import refusal
+from reflect_rl.serving.meters import Meters
+
+HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-store"}
+
+
+def error_response(status: int, reason: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """An error, in the form that clients of the OpenAI protocol read."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return JSONResponse({"error": {"message": reason, "type": kind, "code": status}}, status, headers)
+
+
+class Gate:
+    """ASGI middleware around the application.
+
+    Args:
+        app: the application.
+        token: what a client has to know; None if the server serves this machine alone.
+        meters: count the requests, by the route that took them.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None, meters: Meters) -> None:
+        self._app = app
+        self._token = token
+        self._meters = meters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        asked = Headers(scope=scope)
+        started, status = time.perf_counter(), 500
+        unread = "transfer-encoding" in asked or asked.get("content-length", "0") != "0"
+
+        async def receiving() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = unread and message.get("more_body", False)
+            return message
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                if unread:  # the rest of the body would be taken for the next request, and may never come
+                    headers["connection"] = "close"
+            await send(message)
+
+        refused = refusal(scope["path"], asked, self._token)
+        try:
+            if refused is None:
+                await self._app(scope, receiving, sending)
+            else:
+                challenge = {"www-authenticate": "Bearer"} if refused[0] == 401 else None
+                await error_response(*refused, challenge)(scope, receiving, sending)
+        finally:
+            path = getattr(scope.get("route"), "path", "other")
+            self._meters.requests.labels(path, status).inc()
+            self._meters.seconds.labels(path).observe(time.perf_counter() - started)

@@ -1,0 +1,63 @@
+"""Values by name, for a while: the least recently used and the idle ones are dropped."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Value = TypeVar("Value")
+
+
+class Kept(Generic[Value]):
+    """A bounded table of values that expire. Not thread-safe.
+
+    Args:
+        most: maximum number of values.
+        idle_seconds: a value is dropped if it was not used for so long.
+        dropped: is given each value that is dropped.
+        clock: the time in seconds.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        idle_seconds: float,
+        dropped: Callable[[Value], object] = lambda value: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._most = most
+        self._idle_seconds = idle_seconds
+        self._dropped = dropped
+        self._clock = clock
+        self._values: OrderedDict[str, tuple[float, Value]] = OrderedDict()
+
+    def __len__(self) -> int:
+        self._expire()
+        return len(self._values)
+
+    def get(self, name: str) -> Value | None:
+        """The value, which counts as used; None if there is none, or no longer."""
+        self._expire()
+        if name not in self._values:
+            return None
+        _, value = self._values.pop(name)
+        self._values[name] = self._clock(), value
+        return value
+
+    def put(self, name: str, value: Value) -> None:
+        """Keep a value. One that is replaced is not `dropped`."""
+        self._values.pop(name, None)
+        self._values[name] = self._clock(), value
+        self._expire()
+        if len(self._values) > self._most:
+            self._drop_oldest()
+
+    def _expire(self) -> None:
+        while self._values and self._clock() - next(iter(self._values.values()))[0] > self._idle_seconds:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, (_, value) = self._values.popitem(last=False)
+        self._dropped(value)

@@ -1,0 +1,155 @@
+"""The episodes of the page: a person steps the agent's world, and sees what the agent would do."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from starlette.exceptions import HTTPException
+
+from reflect_rl.envs.base import TextEnv
+from reflect_rl.envs.checked import advance, begin, facts_of, tasks_of
+from reflect_rl.players.agent import Agent, Decision
+from reflect_rl.records import EpisodeMemory, State, StopReason
+from reflect_rl.serving.batcher import Batcher
+from reflect_rl.serving.kept import Kept
+from reflect_rl.serving.limits import RETRY, Limits
+
+Result = TypeVar("Result")
+
+MOST_TASKS = 500
+"""Test tasks that the page offers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The episode to begin: a task, by default one that the world draws, and the world's seed."""
+
+    task: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Choose:
+    """The action to do, as an index into the actions."""
+
+    choice: int
+
+
+@dataclass(slots=True)
+class Play:
+    """An episode. decision: the agent's, in `state`, once it is known. busy: whether a request steps the world."""
+
+    name: str
+    env: TextEnv
+    memory: EpisodeMemory
+    task: str | None
+    state: State
+    decision: Decision | None = None
+    step: int = 0
+    reward: float = 0.0
+    total: float = 0.0
+    stop: StopReason | None = None
+    busy: bool = False
+
+    def view(self) -> dict[str, Any]:
+        """What the page shows."""
+        return {
+            "world": self.name,
+            "task": self.task,
+            "step": self.step,
+            "observation": self.state.observation,
+            "actions": self.state.actions,
+            "reward": self.reward,
+            "return": self.total,
+            "stop": self.stop,
+            "decision": asdict(self.decision) if self.decision else None,
+        }
+
+
+class Worlds:
+    """Worlds that people step. Only the event loop calls it; all code of worlds runs in one thread of its own."""
+
+    def __init__(self, agent: Agent, make_env: Callable[[], TextEnv], batcher: Batcher, limits: Limits) -> None:
+        self._agent = agent
+        self._make_env = make_env
+        self._batcher = batcher
+        self._limits = limits
+        self._thread = ThreadPoolExecutor(1, "worlds")
+        self._plays = Kept[Play](limits.worlds, limits.idle_seconds, lambda play: self._thread.submit(play.env.close))
+        self._tasks = tasks_of(agent.world, "test")[:MOST_TASKS]
+
+    def about(self) -> dict[str, Any]:
+        """The world and its test tasks."""
+        env, world = self._agent.settings.env, self._agent.world
+        return {"name": env.name, "task_text": world.task_text, "horizon": world.horizon, "tasks": self._tasks}
+
+    async def begin(self, asked: Begin) -> dict[str, Any]:
+        """Begin an episode. Raises HTTPException: 400 (no such task), 503, or as `Batcher.decide`."""
+        if asked.task is not None and asked.task not in self._tasks:
+            raise HTTPException(400, f"There is no test task {asked.task!r} in this world.")
+        play = await self._in_thread(lambda: self._begun(asked))
+        self._plays.put(play.name, play)
+        return await self.show(play.name)
+
+    async def show(self, name: str) -> dict[str, Any]:
+        """An episode as it is. Raises HTTPException: 404 (no such episode, or no longer), or as `Batcher.decide`."""
+        play = self._play(name)
+        if play.decision is None and play.stop is None:
+            state = play.state
+            (decision,) = await self._batcher.decide([state])
+            if play.state is state:
+                play.decision = decision
+        return play.view()
+
+    async def step(self, name: str, asked: Choose) -> dict[str, Any]:
+        """Do an action. After 429 or 503, `show` tells whether it was done.
+
+        Raises HTTPException: 400 (no such action), 404, 409 (it has ended, or is being stepped), 503, or as `show`.
+        """
+        play = self._play(name)
+        if play.stop is not None or play.busy or play.decision is None:
+            reason = "has ended" if play.stop else "waits for an earlier request"
+            raise HTTPException(409, f"The episode {reason}.")
+        if not 0 <= asked.choice < len(play.state.actions):
+            raise HTTPException(400, f"The choice is {asked.choice}; there are {len(play.state.actions)} actions.")
+        play.busy = True
+        await self._in_thread(lambda: _advance(play, asked.choice))
+        return await self.show(name)
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def _play(self, name: str) -> Play:
+        play = self._plays.get(name)
+        if play is None:
+            raise HTTPException(404, "There is no such episode, or no longer. Begin a new one.")
+        return play
+
+    def _begun(self, asked: Begin) -> Play:
+        env, memory = self._make_env(), self._agent.new_memory()
+        observation, actions, info = begin(env, asked.seed, {} if asked.task is None else {"task": asked.task})
+        state = memory.observe(observation, actions, facts_of(env))
+        return Play(secrets.token_urlsafe(16), env, memory, info.get("task", asked.task), state)
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        running = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        try:
+            return await asyncio.wait_for(asyncio.shield(running), self._limits.answer_seconds)
+        except TimeoutError:
+            raise HTTPException(503, f"The world took over {self._limits.answer_seconds:g} s.", RETRY) from None
+
+
+def _advance(play: Play, choice: int) -> None:
+    try:
+        observation, actions, reward, stop = advance(play.env, choice)
+        play.memory.acted(choice, play.decision and play.decision.reflection)
+        play.state = play.memory.observe(observation, actions, {} if stop else facts_of(play.env))
+        play.decision, play.step, play.stop = None, play.step + 1, stop
+        play.reward, play.total = reward, play.total + reward
+    finally:
+        play.busy = False
