@@ -28,7 +28,7 @@ from reflect_rl.settings import setting_keys
 
 COMMANDS = (
     "alfworld run collect annotate sft rl evaluate report compare export export-rollouts bench "
-    "play prompt envs recipes check settings select"
+    "play prompt envs recipes check settings select serve"
 ).split()
 
 
