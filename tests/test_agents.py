@@ -278,7 +278,7 @@ def test_one_choice_is_read_however_it_is_written(actions: list[str], data: st.D
     for text in (
         *(label, f"{label})", f"({label})", f"{label}.", f"**{label}**", f"The answer is {label}.", f"Answer: {label}"),
         *(action, action.upper(), f'"{action}".', f"I will {action}!", f"{label}) {action}", f"[{label}] {action}"),
-        *(f"<think>{actions[0]}? {labels[-1]}?</think>\n{label}", f"\n\n{label}\n\n{actions[0]} is worse."),
+        f"\n\n{label}\n\n{actions[0]} is worse.",
     ):
         assert read_choice(text, actions, labels) == index, text
 

@@ -29,7 +29,7 @@ def read_choice(text: str, actions: Sequence[str], labels: Sequence[str]) -> int
     The first line decides, if it names any; otherwise the whole answer does. A label counts where it stands alone, at
     the beginning before a bracket or a full stop, in brackets, or after a word such as "answer".
     """
-    text = without_thinking(text).strip()
+    text = text.strip()
     for part in (text.partition("\n")[0], text):
         if found := _named(part, actions, labels):
             return found.pop() if len(found) == 1 else None
@@ -41,15 +41,10 @@ def read_thought(text: str) -> tuple[str, str]:
 
     Without a line "Action:", the whole answer is both.
     """
-    text = without_thinking(text).strip()
+    text = text.strip()
     found = re.search(r"^\W*action\W*:\s*(.*)", text, flags=re.IGNORECASE | re.MULTILINE)
     thought = text[: found.start()] if found else text
     return re.sub(r"^\W*thought\W*:\s*", "", thought.strip(), flags=re.IGNORECASE), found[1] if found else text
-
-
-def without_thinking(text: str) -> str:
-    """The answer without what a model thought aloud before it, in <think> tags."""
-    return re.sub(r"^.*</think>", "", text, flags=re.DOTALL)
 
 
 def _named(text: str, actions: Sequence[str], labels: Sequence[str]) -> set[int]:

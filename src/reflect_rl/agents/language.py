@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from reflect_rl.agents.answers import has_single_tokens, labels_for, read_choice, read_thought, without_thinking
+from reflect_rl.agents.answers import has_single_tokens, labels_for, read_choice, read_thought
 from reflect_rl.agents.evaluation import Plan
 from reflect_rl.agents.play import play
 from reflect_rl.agents.player import Game, Move, Played, Player, Turn
@@ -172,7 +172,7 @@ class LanguagePlayer(Player):
         answers = self.model.ask([self._ask_lesson(played[place]) for place in again]) if again else []
         for place, answer in zip(again, answers, strict=True):
             text = _text(answer) if isinstance(answer, Answer) else ""
-            told[place] = {"lesson": without_thinking(text).strip(), **_usage(answer)}
+            told[place] = {"lesson": text.strip(), **_usage(answer)}
         return told
 
     def _ask(self, turn: Turn) -> Ask:
