@@ -287,6 +287,7 @@ def test_fields_that_a_model_does_not_support_are_left_out(field: str, heard: He
 
 def test_log_probabilities_of_labels_at_the_first_token() -> None:
     top = [{"token": "A", "logprob": -1.0}, {"token": " A", "logprob": -2.0}, {"token": "x", "logprob": -0.5}]
+    top.append({"token": "B", "logprob": float("-inf")})  # as json reads -Infinity
     choice = {"logprobs": {"content": [{"top_logprobs": top}, {"top_logprobs": []}]}}
     assert label_logprobs(choice, ("A", "B")) == pytest.approx({"A": -0.6867}, abs=1e-4)
     assert label_logprobs(choice, ()) is None

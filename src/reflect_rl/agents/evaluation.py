@@ -104,7 +104,7 @@ def evaluate_agent(plan: Plan, out: Path, progress: Progress) -> RunFolder:
         for copy in copies:
             copy.add(each_episode(run / EPISODES))
         about = {"source": "agent", **plan.about(), **about_world(context)}
-        name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        name = hashlib.sha256(json.dumps(identity, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
         done = {_place(head): head for _, head in episode_heads(run / EPISODES)}
         waiting = [game for first in games if (game := _next(first, done, plan.trials)) is not None]
         with progress.bar("evaluate", len(games), "tasks", done=len(games) - len(waiting)) as bar:

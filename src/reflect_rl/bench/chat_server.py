@@ -73,7 +73,7 @@ def completion(text: str, prompt_tokens: int = 10, completion_tokens: int = 5, f
 
 def response(content: dict[str, Any] | bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> bytes:
     """The bytes of an HTTP response."""
-    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    body = content if isinstance(content, bytes) else json.dumps(content, allow_nan=False).encode()
     lines = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
     head = [f"HTTP/1.1 {status} {REASONS.get(status, 'Error')}", *(f"{name}: {value}" for name, value in lines.items())]
     return "\r\n".join([*head, "", ""]).encode() + body

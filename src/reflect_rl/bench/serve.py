@@ -59,7 +59,7 @@ def bench_serve(run: str | Path, requests: int, progress: Progress) -> dict[str,
             return {
                 **asyncio.run(_load(port, episodes, requests, progress)),
                 "episodes": len(episodes),
-                "states": len({json.dumps(turn.ask) for turns in episodes for turn in turns}),
+                "states": len({json.dumps(turn.ask, allow_nan=False) for turns in episodes for turn in turns}),
                 "machine": {"cpus": os.cpu_count(), "python": sys.version.split()[0]},
             }
 
@@ -123,7 +123,7 @@ class Client:
 
     async def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
         """Status and body of the answer."""
-        sent = b"" if body is None else json.dumps(body).encode()
+        sent = b"" if body is None else json.dumps(body, allow_nan=False).encode()
         head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
         self._writer.write(f"{head}content-length: {len(sent)}\r\n\r\n".encode() + sent)
         answer = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -193,7 +193,7 @@ async def _client(
 
 
 def _same(answer: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
-    return all(answer[key] == value for key, value in json.loads(json.dumps(expected)).items())
+    return all(answer[key] == value for key, value in json.loads(json.dumps(expected, allow_nan=False)).items())
 
 
 def latencies(seconds: Sequence[float]) -> dict[str, float]:

@@ -163,7 +163,9 @@ def measured_on(world: TextEnv, settings: Settings, panels: Iterable[str]) -> di
         "options": {**defaults, **settings.env.options},
         "panel_hashes": {
             panel: hashlib.sha256(
-                json.dumps([(s.task, s.seed) for s in panel_episodes(world, settings, panel, "greedy")]).encode()
+                json.dumps(
+                    [(s.task, s.seed) for s in panel_episodes(world, settings, panel, "greedy")], allow_nan=False
+                ).encode()
             ).hexdigest()
             for panel in panels
         },

@@ -140,7 +140,7 @@ def _counted(episodes: Iterable[dict[str, Any]], counts: Counter[tuple[str, str,
         bar.update(len(json.dumps(episode, ensure_ascii=False)))
         row = {name: episode.get(name) for name in EPISODE}
         row |= {
-            name: json.dumps(row[name], ensure_ascii=False)
+            name: json.dumps(row[name], ensure_ascii=False, allow_nan=False)
             for name in ("options", "prompting")
             if row[name] is not None
         }

@@ -190,7 +190,7 @@ def label_logprobs(choice: dict[str, Any], labels: Sequence[str]) -> dict[str, f
     found: dict[str, float] = {}
     for token in tokens[0].get("top_logprobs") or []:
         label, value = token["token"].strip(), float(token["logprob"])
-        if label in labels:
+        if label in labels and math.isfinite(value):
             found[label] = math.log(math.exp(found[label]) + math.exp(value)) if label in found else value
     return found
 

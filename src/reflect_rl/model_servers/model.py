@@ -42,7 +42,7 @@ class ServedModel:
         self._calls = Calls(settings, price, progress or Progress())
         self._store = Memo(
             store,
-            json.dumps([settings.model, settings.temperature, settings.extra], sort_keys=True),
+            json.dumps([settings.model, settings.temperature, settings.extra], sort_keys=True, allow_nan=False),
             "The store of answers",
             "Restore it from a copy; if you delete it, its answers are asked and paid for again.",
         )
@@ -127,7 +127,7 @@ class ServedModel:
                         if errors:
                             return
                         answer = await self._calls.answer(ask)
-                        self._store.put({_key(ask): json.dumps(asdict(answer))})
+                        self._store.put({_key(ask): json.dumps(asdict(answer), allow_nan=False)})
                         self.meter.add(answer)
                 except ReflectRLError as error:
                     errors.append(error)
@@ -140,7 +140,7 @@ class ServedModel:
 
 
 def _key(ask: Ask) -> tuple[str, int]:
-    return json.dumps([ask.messages, ask.max_tokens, ask.labels]), ask.sample
+    return json.dumps([ask.messages, ask.max_tokens, ask.labels], allow_nan=False), ask.sample
 
 
 def _from_json(text: str) -> Answer | Failed:

@@ -150,5 +150,5 @@ def streamed(completion: Mapping[str, Any]) -> Iterator[str]:
     about = {**completion, "object": "chat.completion.chunk"}
     for delta, finish in ((choice["message"], None), ({}, choice["finish_reason"])):
         piece = {**about, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
-        yield f"data: {json.dumps(piece)}\n\n"
+        yield f"data: {json.dumps(piece, allow_nan=False)}\n\n"
     yield "data: [DONE]\n\n"
