@@ -187,6 +187,7 @@ def test_an_instruct_model_behind_a_server_is_asked_there(server: FakeServer, ti
         ({"reflector.kind": "prompted", "policy_sft.text": "own"}, "needs a model that is there"),
         ({"reflector.kind": "prompted", "reflector.server.model": "m"}, "set policy_sft.text: own"),
         ({"reflector.kind": "scripted", "policy_sft.text": "own"}, "needs a model as the reflector"),
+        ({"reflector.kind": "served", "reflector.server": {"model": "m", "temperature": 0.5}}, "decoding: sample"),
     ],
 )
 def test_settings_that_name_no_model_are_refused(tiny: Tiny, given: dict[str, Any], said: str) -> None:

@@ -297,6 +297,10 @@ class Settings(Section):
                 f"reflector.kind: {part.kind} needs a model that is there; name one in reflector.server.model, or in "
                 f"reflector.model.source"
             )
+        if part.server.temperature:
+            raise ValueError(
+                "reflector.server.temperature has no effect; set reflector.decoding: sample and temperature"
+            )
         if part.kind == "prompted" and self.policy_sft.text != "own" and self.policy_sft.steps:
             raise ValueError(
                 "reflector.kind: prompted writes in its own words, not in the teacher's; set policy_sft.text: own"
