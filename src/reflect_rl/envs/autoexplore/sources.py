@@ -1,0 +1,132 @@
+"""Where a task's repository lies: an installed distribution of exactly the named version, or a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+
+from reflect_rl.envs.autoexplore.tasks import Task, is_distribution
+from reflect_rl.envs.autoexplore.tree import Tree
+from reflect_rl.errors import EnvironmentContractError
+
+DIGITS = 16
+"""Hex digits of a digest."""
+
+
+class RepositoryError(EnvironmentContractError):
+    """A repository that is not there, in another version, or changed."""
+
+
+def available(tasks: Iterable[Task], split: str) -> tuple[Task, ...]:
+    """The tasks of a split whose repositories are there. One warning names the repositories that are not.
+
+    Raises:
+        RepositoryError: None is there; the message says what to install.
+    """
+    wanted = [task for task in tasks if task.split == split]
+    missing = {name: reason for name in dict.fromkeys(task.repository for task in wanted) if (reason := _missing(name))}
+    kept = tuple(task for task in wanted if task.repository not in missing)
+    if not missing:
+        return kept
+    reasons = "; ".join(missing.values())
+    install = " ".join(f"'{name}'" for name in missing if is_distribution(name))
+    advice = f" To have them all: pip install --no-deps {install}" if install else ""
+    if not kept:
+        raise RepositoryError(f"No repository of the {split} tasks is there: {reasons}.{advice}")
+    message = f"{len(wanted) - len(kept)} of {len(wanted)} {split} tasks are left out: {reasons}.{advice}"
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+    return kept
+
+
+@cache
+def tree_of(task: Task) -> Tree:
+    """The tree of a task's repository, indexed once in this process.
+
+    Raises:
+        RepositoryError: The repository is not there, or the target is not the file for which the task was made.
+    """
+    tree = repository_tree(task.repository)
+    node = tree.find(task.target)
+    if node is None or not tree.is_file(node) or digest(tree.read(node)) != task.digest:
+        state = "is not there" if node is None else "has changed"
+        again = f"pip install --force-reinstall --no-deps {task.repository}"
+        advice = f"Install it again ({again})" if is_distribution(task.repository) else "Build the tasks again"
+        raise RepositoryError(
+            f"{task.target} of {task.repository} {state} since the task {task.name} was made. {advice}."
+        )
+    return tree
+
+
+@cache
+def repository_tree(repository: str) -> Tree:
+    """The tree of a repository: "NAME==VERSION", or the path of a folder. Raises RepositoryError if it is not there.
+
+    Of a distribution, the files are those that it installed into its largest import package and that are Python source,
+    so that they are the same on every platform.
+    """
+    if reason := _missing(repository):
+        raise RepositoryError(f"{reason[:1].upper()}{reason[1:]}.")
+    if not is_distribution(repository):
+        return Tree.index(Path(repository))
+    root, inside = _package(metadata.distribution(repository.partition("==")[0]))
+    if not inside:
+        raise RepositoryError(f"{repository} has no import package of Python files. Name another distribution.")
+    return Tree.index(root, only=inside)
+
+
+def installed(name: str) -> str:
+    """ "NAME==VERSION" of an installed distribution, given as NAME or NAME==VERSION.
+
+    Raises RepositoryError if it is not installed, or in another version.
+    """
+    name, _, version = name.partition("==")
+    if not version:
+        try:
+            version = _public(metadata.version(name))
+        except (metadata.PackageNotFoundError, ValueError):
+            raise RepositoryError(f"{name!r} is neither a folder nor an installed distribution.") from None
+    repository = f"{re.sub('[-_.]+', '-', name).lower()}=={version}"
+    if reason := _missing(repository):
+        raise RepositoryError(f"{reason[:1].upper()}{reason[1:]}.")
+    return repository
+
+
+def digest(data: bytes) -> str:
+    """What `Task.digest` holds."""
+    return hashlib.sha256(data).hexdigest()[:DIGITS]
+
+
+@cache
+def _missing(repository: str) -> str:
+    """Why a repository cannot be used; empty if it can."""
+    if not is_distribution(repository):
+        return "" if Path(repository).is_dir() else f"there is no folder {repository}"
+    name, _, version = repository.partition("==")
+    try:
+        distribution = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return f"{name} is not installed ({repository} is needed)"
+    if _public(distribution.version) != version:
+        return f"{name} is installed as {distribution.version}, not as {version}"
+    return ""
+
+
+def _public(version: str) -> str:
+    """A version without its local part: builds such as 2.13.0+cpu have the same Python files."""
+    return version.partition("+")[0]
+
+
+def _package(distribution: metadata.Distribution) -> tuple[Path, list[str]]:
+    """The folder of the import package with the most Python files, and these files relative to it."""
+    paths = [PurePosixPath(path) for path in distribution.files or ()]
+    sources = [path for path in paths if path.suffix == ".py" and len(path.parts) > 1 and ".." not in path.parts]
+    counts = Counter(path.parts[0] for path in sources)
+    top = min(counts, key=lambda name: (-counts[name], name), default="")
+    root = Path(str(distribution.locate_file(top)))
+    return root, sorted(str(path.relative_to(top)) for path in sources if path.parts[0] == top)
