@@ -1,0 +1,96 @@
+"""The tasks of AutoExplore by name: those of a task file, in each kind of tree that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from reflect_rl.envs.autoexplore.sources import available, repository_tree
+from reflect_rl.envs.autoexplore.tasks import Task, read_tasks, ready_tasks
+from reflect_rl.envs.autoexplore.view import Shape
+from reflect_rl.envs.base import SPLITS
+from reflect_rl.errors import EnvironmentContractError
+
+READY = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A task in one of the trees that are drawn for it; number counts them from 0."""
+
+    task: Task
+    shape: Shape
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The task's name and the tree's, such as requests/adapters.py:HTTPAdapter@d1F4D3."""
+        number = f"#{self.number}" if self.number else ""
+        return f"{self.task.name}@{self.shape}{number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """Where episodes can begin.
+
+    Attributes:
+        source: A task file, or "ready" for the set that ships.
+        shapes: Kinds of trees; a capped one takes only tasks that lie deep enough.
+        train_trees: Trees drawn for each train task, if they are capped.
+        test_trees: The same for the tasks of valid and test.
+        own: The only test task, if there is a question of the user's own.
+    """
+
+    source: str
+    shapes: tuple[Shape, ...]
+    train_trees: int
+    test_trees: int
+    own: Start | None = None
+
+    def of(self, split: str) -> Mapping[str, Start]:
+        """The starts of a split by name, in a fixed order.
+
+        Raises:
+            EnvironmentContractError: For a bad task file, absent repositories, or a split without tasks.
+        """
+        return {self.own.name: self.own} if self.own and split == "test" else _starts(self, split)
+
+    def find(self, name: str) -> Start | None:
+        """The start of this name in any split."""
+        return next((there[name] for split in SPLITS if name in (there := self.of(split))), None)
+
+
+def own_start(root: str, question: str, target: str | None) -> Start:
+    """A question about a folder, in the whole of it. Raises EnvironmentContractError if the folder lacks the target."""
+    folder = str(Path(root).expanduser().absolute())
+    tree = repository_tree(folder)
+    node = None if target is None else tree.find(target)
+    if target is not None and (node is None or not tree.is_file(node)):
+        raise EnvironmentContractError(
+            f"target is {target!r}, and {root} has no such file. Give its path below the folder, or leave it out."
+        )
+    if not question.strip() or not question.isprintable():
+        raise EnvironmentContractError(f"question is {question!r}; it is one line of text.")
+    return Start(Task("question", "test", folder, target or "", "", question, ""), Shape(), 0)
+
+
+@cache
+def _starts(starts: Starts, split: str) -> Mapping[str, Start]:
+    every = ready_tasks() if starts.source == READY else read_tasks(starts.source)
+    tasks = available(every, split)
+    trees = starts.train_trees if split == "train" else starts.test_trees
+    found = [
+        Start(task, shape, number)
+        for shape in starts.shapes
+        for task in tasks
+        if shape.depth is None or task.depth >= shape.depth
+        for number in range(1 if shape.depth is None else trees)
+    ]
+    if not found:
+        raise EnvironmentContractError(
+            f"Of the {len(tasks)} {split} tasks of {starts.source}, none lies deep enough for the trees "
+            f"{', '.join(map(str, starts.shapes))}. Name other trees, or build tasks from deeper repositories."
+        )
+    return {start.name: start for start in found}

@@ -1,0 +1,96 @@
+"""What `cat` shows: the pages of a file and the words on them, remembered for all episodes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from reflect_rl.envs.autoexplore.pages import paginate, text_of, without_docstrings
+from reflect_rl.envs.autoexplore.tree import Tree, UnreadableError
+from reflect_rl.envs.autoexplore.words import words
+
+REMEMBERED = 50_000_000
+"""Characters of pages that one reader remembers."""
+
+
+NOWHERE = np.array([], np.intp)
+_numbers: dict[str, int] = {}
+"""The words of all pages in this process, numbered as they come."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of a file.
+
+    Attributes:
+        text: What stands on it.
+        number: From 1.
+        pages: How many the file has.
+    """
+
+    text: str
+    number: int
+    pages: int
+
+    @cached_property
+    def words(self) -> np.ndarray:
+        """(words,) uint32, the page's words in their order, as numbers."""
+        return np.fromiter((_numbers.setdefault(word, len(_numbers)) for word in words(self.text)), np.uint32)
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """(lines,) uint32, the number of words up to each line's end."""
+        return np.cumsum([len(words(line)) for line in self.text.split("\n")], dtype=np.uint32)
+
+    def count(self, word: str) -> int:
+        """How often a word stands on the page."""
+        return len(self._places(word))
+
+    def lines_with(self, word: str) -> list[int]:
+        """The lines that hold a word, from 0, as often as they hold it."""
+        places = self._places(word)
+        return np.searchsorted(self._ends, places, side="right").tolist() if len(places) else []
+
+    def _places(self, word: str) -> np.ndarray:
+        number = _numbers.get(word)
+        return np.flatnonzero(self.words == number) if number is not None else NOWHERE
+
+
+class Reader:
+    """Reads the files of a tree, each once as long as there is room for it.
+
+    Args:
+        tree: The indexed repository.
+        characters: Most characters on a page.
+        docstrings: Whether the docstrings of Python files are shown.
+    """
+
+    def __init__(self, tree: Tree, characters: int, docstrings: bool) -> None:
+        self.tree, self.characters, self.docstrings = tree, characters, docstrings
+        self._known: OrderedDict[int, tuple[Page, ...]] = OrderedDict()
+        self._held = 0
+
+    def pages(self, node: int) -> tuple[Page, ...]:
+        """The pages of a file, at least one. A file that cannot be read has one, which says why."""
+        if (known := self._known.get(node)) is not None:
+            self._known.move_to_end(node)
+            return known
+        texts = paginate(self._text(node), self.characters)
+        pages = tuple(Page(text, number, len(texts)) for number, text in enumerate(texts, 1))
+        self._known[node] = pages
+        self._held += sum(map(len, texts))
+        while self._held > REMEMBERED and len(self._known) > 1:
+            _, gone = self._known.popitem(last=False)
+            self._held -= sum(len(page.text) for page in gone)
+        return pages
+
+    def _text(self, node: int) -> str:
+        try:
+            text = text_of(self.tree.read(node))
+        except UnreadableError as error:
+            return f"This file cannot be read: {error.reason}."
+        is_python = self.tree.name(node).endswith((".py", ".pyi"))
+        return text if self.docstrings or not is_python else without_docstrings(text)

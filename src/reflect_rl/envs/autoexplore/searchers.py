@@ -1,0 +1,112 @@
+"""Experts: searchers that know what the player has seen, and the shortest way for whoever knows the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from reflect_rl.envs.autoexplore.memory import Memory
+
+CERTAIN = 0.45
+"""A match from which on a searcher answers at once; chosen on train tasks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A move that is worth going for.
+
+    Attributes:
+        verb: "cat", "cd" or "ls".
+        node: What it is done to.
+        folder: Where one is afterwards.
+        steps: Steps until the next page is read that way.
+        named: Words of the question in the name.
+    """
+
+    verb: str
+    node: int
+    folder: int
+    steps: int
+    named: int
+
+
+@dataclass(frozen=True, slots=True)
+class Searcher:
+    """Read what is nearest, until a file matches well or time is up; then answer with the best match.
+
+    Files and folders with words of the question in their names come first.
+
+    Attributes:
+        depths: Folders above a target, where that is known: other files are not read. None: any.
+        certain: The match, from 0 to 1, that is enough to answer.
+    """
+
+    depths: frozenset[int] | None = None
+    certain: float = CERTAIN
+
+    def best_moves(self, memory: Memory, steps_left: int) -> frozenset[int]:
+        """Equally good moves, as indices into those of the place; at least one.
+
+        Args:
+            memory: What the player has seen.
+            steps_left: Steps until the horizon, at least 1.
+        """
+        best = memory.best()
+        if best and memory.read[best[0]].match >= self.certain:
+            return self._answer(memory)
+        goals = [goal for goal in self._goals(memory) if self._has_time(memory, goal, steps_left)]
+        if not goals:
+            return self._answer(memory) if best else frozenset(range(len(memory.place.moves)))
+        first = min((-goal.named, goal.steps) for goal in goals)
+        return towards(memory, ((g.verb, g.node, g.folder) for g in goals if (-g.named, g.steps) == first))
+
+    def _goals(self, memory: Memory) -> Iterator[Goal]:
+        """Everything that was listed and not yet read or entered."""
+        view = memory.view
+        for folder in memory.known_folders():
+            depth, steps = len(view.way(folder)) - 1, memory.distance(folder)
+            if folder not in memory.listed:
+                if self.depths is None or depth <= max(self.depths):
+                    yield Goal("cd", folder, folder, steps + 1, memory.named(folder))
+                continue
+            if self.depths is None or depth in self.depths:
+                for node in memory.known_files(folder):
+                    if memory.is_unread(node):
+                        yield Goal("cat", node, folder, steps + 1, memory.named(node))
+            if memory.is_open(folder):
+                yield Goal("ls", folder, folder, steps + 2, 0)
+
+    @staticmethod
+    def _has_time(memory: Memory, goal: Goal, steps_left: int) -> bool:
+        """Whether an answer can still be given after it; before anything is read, whether it can be reached."""
+        back = min((memory.distance(memory.folder(node), goal.folder) for node in memory.best()), default=0)
+        return goal.steps + back + 1 <= steps_left
+
+    @staticmethod
+    def _answer(memory: Memory) -> frozenset[int]:
+        steps = {node: memory.distance(memory.folder(node)) for node in memory.best()}
+        nearest = [node for node in steps if steps[node] == min(steps.values())]
+        return towards(memory, (("id", node, memory.folder(node)) for node in nearest))
+
+
+def shortest(memory: Memory, target: int) -> frozenset[int]:
+    """The shortest way to a target that is known: enter the folders above it, read it, answer."""
+    verb = "id" if target in memory.read else "cat"
+    return towards(memory, [(verb, target, memory.folder(target))])
+
+
+def towards(memory: Memory, goals: Iterable[tuple[str, int, int]]) -> frozenset[int]:
+    """The next moves on the way to each of some goals: (verb, node, folder in which it is done or entered)."""
+    place, view = memory.place, memory.view
+    index = {move: number for number, move in enumerate(place.moves)}
+    found = set()
+    for verb, node, folder in goals:
+        here, there = view.way(place.folder), view.way(folder)
+        if folder == place.folder:
+            move = (verb, node)
+        elif there[: len(here)] == here:
+            move = ("cd", there[len(here)])
+        else:
+            move = ("cd ..", view.tree.parent(place.folder))
+        found.add(index.get(move, index.get(("ls", place.folder), 0)))
+    return frozenset(found)

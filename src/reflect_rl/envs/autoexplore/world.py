@@ -1,0 +1,239 @@
+"""AutoExplore: find the file of a repository that answers a question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from reflect_rl.envs.autoexplore.memory import Memory
+from reflect_rl.envs.autoexplore.panels import READY, Start, Starts, own_start
+from reflect_rl.envs.autoexplore.query import Query
+from reflect_rl.envs.autoexplore.reading import Page, Reader
+from reflect_rl.envs.autoexplore.searchers import Searcher, shortest
+from reflect_rl.envs.autoexplore.sources import repository_tree, tree_of
+from reflect_rl.envs.autoexplore.tasks import Task
+from reflect_rl.envs.autoexplore.teacher import STYLES, describe
+from reflect_rl.envs.autoexplore.tree import Tree
+from reflect_rl.envs.autoexplore.view import Shape, View, above
+from reflect_rl.envs.autoexplore.words import train_words
+from reflect_rl.envs.optional import write_reflection
+from reflect_rl.envs.simple import SimpleTextEnv, unknown
+from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.records import StopReason
+from reflect_rl.seeding import stream_seed
+
+EXPERTS = ("searcher", "leaf-searcher", "shortest")
+NEAR = "depth 1"
+SHOWN = ("page", "matches")
+NOTHING = "(nothing)"
+
+
+class AutoExplore(SimpleTextEnv):
+    """Explore a repository with cd and cat, and name the file that answers a question.
+
+    ## Description
+    The world of Reflect-RL (arXiv 2402.12621) over the source trees of installed packages. A question is the first
+    sentence of a public docstring; the file that held it is the target. A tree is indexed once and only read. `tasks`:
+    "ready", or a file of `reflect-rl autoexplore build`. `trees`: "natural" begins at the repository's root;
+    "d1F4D3" one folder above the target's, where every folder shows at most 4 files and 3 folders, which are drawn for
+    each task; several kinds with commas. `root` and `question` ask a question about a folder of your own, as the only
+    test task; `target` is its answer, if it is known.
+
+    ## Actions
+    cd .. (below the root), cd FOLDER, cat FILE, id FILE for what the listing shows; ls for its next page. `cat` of the
+    same file again shows its next page. `id` ends the episode.
+
+    ## Observations
+    Text: the question, the step, the folder with its listing (`listing` entries a page), the files read so far, and the
+    page that `cat` has just shown: whole (`shown` "page"), or the `lines` of it that share most words with the question
+    ("matches"). A page has at most `page` characters. Docstrings are not shown, unless `root` is given.
+
+    ## Starting state
+    One task of the split: a question in one tree, named like requests/adapters.py:HTTPAdapter@d1F4D3. Of capped trees,
+    `test_trees` are drawn for each task of valid and test, and `train_trees` for each of train. leave_out hides each
+    file but the target with this probability in train tasks, drawn at reset. Stage "depth 1" begins at most one folder
+    above the target's.
+
+    ## Rewards
+    success_reward 1 for the right `id`, wrong_reward 0 for another, step_reward 0 for every step.
+
+    ## End
+    Terminated: SUCCESS or FAILURE, by `id`. Truncated: HORIZON, after `horizon` steps, 15 by default.
+
+    ## Experts
+    "searcher" reads what is nearest and answers with what matches best; "leaf-searcher" knows how deep targets lie in
+    these trees, and reads nothing else; "shortest" knows the target, as in the paper.
+
+    ## Version history
+    v1: first version.
+    """
+
+    task_text = "Find the file that answers the question. cd enters a folder, cat reads a file, id names the answer."
+    stages = (NEAR,)
+    teachers = tuple(STYLES)
+
+    def __init__(
+        self,
+        tasks: str = READY,
+        trees: str | Iterable[str] = "d1F4D3,d2F3D2",
+        horizon: int = 15,
+        *,
+        expert: str = "leaf-searcher",
+        page: int = 20_000,
+        shown: str = "matches",
+        lines: int = 3,
+        listing: int = 50,
+        test_trees: int = 1,
+        train_trees: int = 1,
+        leave_out: float = 0.0,
+        root: str | None = None,
+        question: str | None = None,
+        target: str | None = None,
+        success_reward: float = 1.0,
+        wrong_reward: float = 0.0,
+        step_reward: float = 0.0,
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(horizon, render_mode)
+        for option, given, known in (("expert", expert, EXPERTS), ("shown", shown, SHOWN)):
+            if given not in known:
+                raise EnvironmentContractError(unknown(option, given, known))
+        counts = {
+            "page": page,
+            "lines": lines,
+            "listing": listing,
+            "test_trees": test_trees,
+            "train_trees": train_trees,
+        }
+        for option, number in counts.items():
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise EnvironmentContractError(f"{option} is {number!r}; it is an integer from 1 up.")
+        if not 0 <= leave_out < 1:
+            raise EnvironmentContractError(f"leave_out is {leave_out!r}; it is a probability below 1.")
+        if (root is None) != (question is None) or (target is not None and root is None):
+            raise EnvironmentContractError("root and question belong together: a folder, and what is asked about it.")
+        names = trees.split(",") if isinstance(trees, str) else trees
+        own = None if root is None or question is None else own_start(root, question, target)
+        shapes = tuple(dict.fromkeys(Shape.parse(name.strip()) for name in names))
+        self.starts = Starts(tasks, shapes, train_trees, test_trees, own)
+        self.expert_name, self.leave_out = expert, leave_out
+        self.characters, self.listing, self.lines = page, listing, lines if shown == "matches" else None
+        self.success_reward, self.wrong_reward, self.step_reward = success_reward, wrong_reward, step_reward
+        depths = (
+            None if any(shape.depth is None for shape in shapes) else frozenset(shape.depth or 0 for shape in shapes)
+        )
+        self._searcher = Searcher(depths if expert == "leaf-searcher" else None)
+
+    def tasks(self, split: str) -> tuple[str, ...]:
+        """The names of a split. Raises EnvironmentContractError for another split, or if no repository is there."""
+        self.check_split(split)
+        return tuple(self.starts.of(split))
+
+    def kind(self, task: str) -> str:
+        """The kind of tree."""
+        start = self.starts.find(task)
+        return "" if start is None else str(start.shape)
+
+    def knows_task(self, task: str) -> bool:
+        return self.starts.find(task) is not None
+
+    def begin(self, task: str, stage: str | None) -> None:
+        start = self.starts.find(task)
+        assert start is not None  # see knows_task
+        tree, self._target, query = opened(start.task)
+        self._question = start.task.question
+        self._reader = reader(tree, self.characters, start is self.starts.own)
+        self._view = self._seen(start, tree, self._target, stage)
+        self._memory = Memory(self._view, query, self._view.place(self._view.root))
+        self._told, self._paths_read = "", "none"
+
+    def observe(self) -> str:
+        memory, step = self._memory, min(self._steps + 1, self.horizon)
+        question = f"Question: {self._question}\nStep {step} of {self.horizon}.\n"
+        return f"{question}{memory.place.text}\nRead: {self._paths_read}{self._told}"
+
+    def admissible(self) -> tuple[str, ...]:
+        return self._memory.place.actions
+
+    def act(self, choice: int) -> tuple[float, StopReason | None]:
+        memory = self._memory
+        verb, node = memory.place.moves[choice]
+        self._told = ""
+        if verb == "id":
+            is_right = node == self._target
+            verdict = "" if self._target is None else " That is right." if is_right else " That is wrong."
+            self._told = f"\nAnswer: {self._view.path(node)}.{verdict}"
+            reward = self.success_reward if is_right else self.wrong_reward
+            return self.step_reward + reward, StopReason.SUCCESS if is_right else StopReason.FAILURE
+        if verb == "cat":
+            page = self._reader.pages(node)[memory.next_page(node) - 1]
+            memory.reads(node, page)
+            self._paths_read = ", ".join(map(self._view.path, memory.read))
+            self._told = f"\n{self._text(node, page)}"
+        elif verb == "ls":
+            memory.arrive(self._view.place(node, (memory.place.page + 1) % self._view.pages(node)))
+        else:
+            memory.arrive(self._view.place(node))
+        return self.step_reward, None
+
+    def expert(self) -> int:
+        """The lowest index of the expert's moves."""
+        return min(self.expert_set())
+
+    def expert_set(self) -> frozenset[int]:
+        """The moves that the expert considers equally good."""
+        self.require_playing("expert_set")
+        if self.expert_name == "shortest" and self._target is not None:
+            return shortest(self._memory, self._target)
+        return self._searcher.best_moves(self._memory, self.horizon - self._steps)
+
+    def describe(self) -> dict[str, Any]:
+        """Facts of the state now, which never tell the target: see `teacher.describe`."""
+        self.require_playing("describe")
+        steps_left = self.horizon - self._steps
+        return describe(self._memory, self._searcher.best_moves(self._memory, steps_left), steps_left)
+
+    @classmethod
+    def teach(cls, facts: Mapping[str, Any], style: str) -> str:
+        """A reflection in one of the styles of the module `teacher`."""
+        return write_reflection(cls, STYLES, facts, style)
+
+    def _seen(self, start: Start, tree: Tree, target: int | None, stage: str | None) -> View:
+        """What this episode shows of a tree."""
+        shape, root = start.shape, 0
+        if target is not None and (shape.depth is not None or stage == NEAR):
+            depth = start.task.depth if shape.depth is None else shape.depth
+            root = above(tree, target)[1 + min(depth, 1 if stage == NEAR else depth)]
+        seed = stream_seed(start.number, f"tree of {start.task.name}")
+        if self.leave_out and start.task.split == "train":
+            seed = stream_seed(seed, "leave out", int(self.np_random.integers(2**31)))
+            return View(tree, root, self.listing, shape, self.leave_out, target, seed)
+        if shape.files is None:
+            return shared_view(tree, root, self.listing)
+        return shared_view(tree, root, self.listing, shape, 0.0, target, seed)
+
+    def _text(self, node: int, page: Page) -> str:
+        """A page as it is shown."""
+        number = f", page {page.number} of {page.pages}" if page.pages > 1 else ""
+        text = page.text if self.lines is None else self._memory.query.excerpt(page, self.lines)
+        return f"{self._view.path(node)}{number}:\n{text.rstrip() or NOTHING}"
+
+
+@lru_cache(maxsize=10_000)
+def opened(task: Task) -> tuple[Tree, int | None, Query]:
+    """A task's tree, its target there, and its question."""
+    tree = tree_of(task) if task.digest else repository_tree(task.repository)
+    return tree, tree.find(task.target) if task.target else None, Query(task.question, train_words())
+
+
+@lru_cache(maxsize=64)
+def reader(tree: Tree, characters: int, docstrings: bool) -> Reader:
+    """The one reader of a tree in this process, so that all environments remember the same pages."""
+    return Reader(tree, characters, docstrings)
+
+
+@lru_cache(maxsize=1_000)
+def shared_view(*args: Any) -> View:
+    """A view in which nothing depends on the episode."""
+    return View(*args)
