@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _WORLDS: dict[str, str | type[TextEnv]] = {
     "alfworld": "reflect_rl.envs.alfworld.world:Alfworld",
+    "autoexplore": "reflect_rl.envs.autoexplore.world:AutoExplore",
     "taxi": "reflect_rl.envs.taxi.world:DangerousTaxi",
 }
 

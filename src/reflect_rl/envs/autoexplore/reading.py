@@ -87,6 +87,10 @@ class Reader:
             self._held -= sum(len(page.text) for page in gone)
         return pages
 
+    def whole(self, node: int) -> str:
+        """All pages of a file as one text."""
+        return "".join(page.text for page in self.pages(node))
+
     def _text(self, node: int) -> str:
         try:
             text = text_of(self.tree.read(node))

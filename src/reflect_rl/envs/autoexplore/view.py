@@ -11,7 +11,7 @@ from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.seeding import stream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from reflect_rl.envs.autoexplore.tree import Tree
 
@@ -36,6 +36,8 @@ class Shape:
     @classmethod
     def parse(cls, name: str) -> Shape:
         """Read "natural", or a capped tree such as "d1F4D3": depth 1, at most 4 files and 3 folders in a folder.
+
+        A capped tree ends at the target's depth: the folders there show no folders.
 
         Raises:
             EnvironmentContractError: If it is neither.
@@ -107,6 +109,7 @@ class View:
         self.tree, self.root, self.listing = tree, root, listing
         self._shape, self._leave_out, self._seed = shape, leave_out, seed
         self._kept = frozenset(() if target is None else above(tree, target))
+        self._deepest = len(self._kept) - 2
         self._children: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._places: dict[tuple[int, int], Place] = {}
         self._ways: dict[int, tuple[int, ...]] = {}
@@ -134,6 +137,14 @@ class View:
         if (known := self._ways.get(folder)) is None:
             known = self._ways[folder] = tuple(above(self.tree, folder, self.root)[::-1])
         return known
+
+    def all_files(self) -> Iterator[int]:
+        """All files that can be reached, folder by folder."""
+        waiting = [self.root]
+        while waiting:
+            folders, files = self.children(waiting.pop())
+            yield from files
+            waiting += reversed(folders)
 
     def pages(self, folder: int) -> int:
         """Into how many pages the folder's listing is cut, at least 1."""
@@ -173,6 +184,7 @@ class View:
             hidden = draw.random(len(files)) < leave_out
             files = tuple(node for node, gone in zip(files, hidden, strict=True) if not gone or node in self._kept)
         if shape.files is not None:
+            folders = () if len(above(self.tree, folder)) > self._deepest else folders
             folders = self._sample(folders, shape.folders or 0, draw.random(len(folders)))
             files = self._sample(files, shape.files, draw.random(len(files)))
         return folders, files

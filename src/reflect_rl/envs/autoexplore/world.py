@@ -141,16 +141,16 @@ class AutoExplore(SimpleTextEnv):
     def begin(self, task: str, stage: str | None) -> None:
         start = self.starts.find(task)
         assert start is not None  # see knows_task
-        tree, self._target, query = opened(start.task)
-        self._question = start.task.question
-        self._reader = reader(tree, self.characters, start is self.starts.own)
-        self._view = self._seen(start, tree, self._target, stage)
-        self._memory = Memory(self._view, query, self._view.place(self._view.root))
+        tree, self.target, query = opened(start.task)
+        self.question = start.task.question
+        self.reader = reader(tree, self.characters, start is self.starts.own)
+        self.view = self._seen(start, tree, self.target, stage)
+        self._memory = Memory(self.view, query, self.view.place(self.view.root))
         self._told, self._paths_read = "", "none"
 
     def observe(self) -> str:
         memory, step = self._memory, min(self._steps + 1, self.horizon)
-        question = f"Question: {self._question}\nStep {step} of {self.horizon}.\n"
+        question = f"Question: {self.question}\nStep {step} of {self.horizon}.\n"
         return f"{question}{memory.place.text}\nRead: {self._paths_read}{self._told}"
 
     def admissible(self) -> tuple[str, ...]:
@@ -161,20 +161,20 @@ class AutoExplore(SimpleTextEnv):
         verb, node = memory.place.moves[choice]
         self._told = ""
         if verb == "id":
-            is_right = node == self._target
-            verdict = "" if self._target is None else " That is right." if is_right else " That is wrong."
-            self._told = f"\nAnswer: {self._view.path(node)}.{verdict}"
+            is_right = node == self.target
+            verdict = "" if self.target is None else " That is right." if is_right else " That is wrong."
+            self._told = f"\nAnswer: {self.view.path(node)}.{verdict}"
             reward = self.success_reward if is_right else self.wrong_reward
             return self.step_reward + reward, StopReason.SUCCESS if is_right else StopReason.FAILURE
         if verb == "cat":
-            page = self._reader.pages(node)[memory.next_page(node) - 1]
+            page = self.reader.pages(node)[memory.next_page(node) - 1]
             memory.reads(node, page)
-            self._paths_read = ", ".join(map(self._view.path, memory.read))
+            self._paths_read = ", ".join(map(self.view.path, memory.read))
             self._told = f"\n{self._text(node, page)}"
         elif verb == "ls":
-            memory.arrive(self._view.place(node, (memory.place.page + 1) % self._view.pages(node)))
+            memory.arrive(self.view.place(node, (memory.place.page + 1) % self.view.pages(node)))
         else:
-            memory.arrive(self._view.place(node))
+            memory.arrive(self.view.place(node))
         return self.step_reward, None
 
     def expert(self) -> int:
@@ -184,8 +184,8 @@ class AutoExplore(SimpleTextEnv):
     def expert_set(self) -> frozenset[int]:
         """The moves that the expert considers equally good."""
         self.require_playing("expert_set")
-        if self.expert_name == "shortest" and self._target is not None:
-            return shortest(self._memory, self._target)
+        if self.expert_name == "shortest" and self.target is not None:
+            return shortest(self._memory, self.target)
         return self._searcher.best_moves(self._memory, self.horizon - self._steps)
 
     def describe(self) -> dict[str, Any]:
@@ -217,7 +217,7 @@ class AutoExplore(SimpleTextEnv):
         """A page as it is shown."""
         number = f", page {page.number} of {page.pages}" if page.pages > 1 else ""
         text = page.text if self.lines is None else self._memory.query.excerpt(page, self.lines)
-        return f"{self._view.path(node)}{number}:\n{text.rstrip() or NOTHING}"
+        return f"{self.view.path(node)}{number}:\n{text.rstrip() or NOTHING}"
 
 
 @lru_cache(maxsize=10_000)
