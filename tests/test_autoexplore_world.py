@@ -112,10 +112,10 @@ def test_a_wrong_answer_ends_the_episode(folder):
 
 
 def test_matches_are_the_lines_that_share_most_words(folder):
-    env = make(folder, trees="natural", lines=1)
+    env = make(folder, trees="natural", lines=2)
     env.reset(options={"task": "test/b/two.py@natural"})
-    assert do(env, "cd b", "cat two.py").endswith("b/two.py:\ncookies = response.cookies")
-    assert do(env, "cat one.py").endswith("b/one.py:\n(nothing)")
+    assert do(env, "cd b", "cat two.py").endswith("b/two.py:\ncookies = response.cookies\nreturn parse(cookies)")
+    assert do(env, "cat one.py").endswith("b/one.py:\n(no line has a word of the question)")
 
 
 def test_a_second_cat_shows_the_next_page_and_then_the_first_again(folder):

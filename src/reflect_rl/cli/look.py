@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter, validators
 
 from reflect_rl.bars import Bars
 from reflect_rl.cli.overrides import Overrides, Seed
+from reflect_rl.errors import SettingsError
 
 
-def play(env: str, /, *, agent: Path | None = None, task: str | None = None, seed: Seed = 0) -> None:
-    """Play a world by hand, or watch a trained agent.
+def play(
+    env: str, /, *, agent: Path | None = None, task: str | None = None, seed: Seed = 0, overrides: Overrides
+) -> None:
+    """Play a world by hand, or watch a trained agent. Options of the world are given as --env.options.NAME.
 
     For example:
 
     - `reflect-rl play taxi`
     - `reflect-rl play taxi --agent runs/taxi`
+    - `reflect-rl play autoexplore --env.options.root . --env.options.question "Where are cookies parsed?"`
 
     Parameters
     ----------
@@ -34,10 +39,10 @@ def play(env: str, /, *, agent: Path | None = None, task: str | None = None, see
     from reflect_rl.envs.registry import load, make
     from reflect_rl.evaluation.play import play as step_by_step
 
+    options = _env_options(overrides)
     if agent is None:
-        step_by_step(make(env), input, print, task=task, seed=seed)
+        step_by_step(make(env, **options), input, print, task=task, seed=seed)
         return
-    from reflect_rl.errors import SettingsError
     from reflect_rl.lm.torch_setup import torch_set_up
     from reflect_rl.players.agent import Agent
 
@@ -45,8 +50,21 @@ def play(env: str, /, *, agent: Path | None = None, task: str | None = None, see
     if load(env) is not type(player.world):
         own = player.settings.env.name
         raise SettingsError(f"{agent} was trained in {own}, not in {env}. Try: reflect-rl play {own} --agent {agent}")
+    trained = player.settings.env
+    world = make(env, **{"horizon": trained.horizon, **trained.options, **options})
     with torch_set_up(player.settings.compute):  # as in evaluation
-        step_by_step(player.world, input, print, agent=player, task=task, seed=seed)
+        step_by_step(world, input, print, agent=player, task=task, seed=seed)
+
+
+def _env_options(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The world's own options. Raises SettingsError for settings that are not the world's."""
+    options: dict[str, Any] = {}
+    for key, value in overrides.items():
+        name = key.removeprefix("env.options.")
+        if name == key and key not in ("env.horizon", "env.options"):
+            raise SettingsError(f"play has no option --{key}. A world's own options are --env.horizon and --env.options.")
+        options |= value if isinstance(value, dict) else {name.removeprefix("env."): value}
+    return options
 
 
 def prompt(

@@ -59,6 +59,8 @@ class Starts:
 
     def find(self, name: str) -> Start | None:
         """The start of this name in any split."""
+        if self.own and name == self.own.name:
+            return self.own
         return next((there[name] for split in SPLITS if name in (there := self.of(split))), None)
 
 

@@ -26,7 +26,6 @@ from reflect_rl.seeding import stream_seed
 EXPERTS = ("searcher", "leaf-searcher", "shortest")
 NEAR = "depth 1"
 SHOWN = ("page", "matches")
-NOTHING = "(nothing)"
 
 
 class AutoExplore(SimpleTextEnv):
@@ -138,6 +137,11 @@ class AutoExplore(SimpleTextEnv):
     def knows_task(self, task: str) -> bool:
         return self.starts.find(task) is not None
 
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """See `TextEnv.reset`. With a question of one's own, that is the task unless another is named."""
+        own = self.starts.own
+        return super().reset(seed=seed, options={**({"task": own.name} if own else {}), **(options or {})})
+
     def begin(self, task: str, stage: str | None) -> None:
         start = self.starts.find(task)
         assert start is not None  # see knows_task
@@ -216,8 +220,11 @@ class AutoExplore(SimpleTextEnv):
     def _text(self, node: int, page: Page) -> str:
         """A page as it is shown."""
         number = f", page {page.number} of {page.pages}" if page.pages > 1 else ""
-        text = page.text if self.lines is None else self._memory.query.excerpt(page, self.lines)
-        return f"{self.view.path(node)}{number}:\n{text.rstrip() or NOTHING}"
+        if self.lines is None:
+            text = page.text.rstrip() or "(empty)"
+        else:
+            text = self._memory.query.excerpt(page, self.lines) or "(no line has a word of the question)"
+        return f"{self.view.path(node)}{number}:\n{text}"
 
 
 @lru_cache(maxsize=10_000)
