@@ -12,39 +12,46 @@ from pathlib import PurePosixPath
 
 from reflect_rl.envs.autoexplore.words import words
 
-CHARACTERS = (40, 200)
+CHARACTERS = (30, 220)
 """Length of a question, from and to."""
-LEAST_WORDS = 5
-"""Words of a question that are no stop words: fewer say too little."""
+LEAST_WORDS = 4
+"""Different words of a question that are no stop words: fewer say too little."""
 MARKUP = (
     (re.compile(r":[\w:+.-]+:`~?(?:[^`<]*<)?([^`>]+)>?`"), r"\1"),  # :class:`text <target>`
     (re.compile(r"\[([^\]]+)\]\([^)]*\)"), r"\1"),  # [text](link)
-    (re.compile(r"\[?`+~?([^`]*)`+\]?_*"), r"\1"),  # `text`, ``text``, [`text`]
+    (re.compile(r"\[?`+~?\.?([^`]*)`+\]?_*"), r"\1"),  # `text`, ``text``, [`text`]
     (re.compile(r"(?<!\w)\*+(\w[^*]*)\*+(?!\w)"), r"\1"),  # *text*, **text**
     (re.compile(r"\s+"), " "),
 )
 SENTENCE = re.compile(r"(.+?(?<!\be\.g)(?<!\bi\.e)(?<!\betc)(?<!\bvs)(?<!\bcf)(?<!\bresp)[.!?])(?:\s|$)")
-NOT_PROSE = re.compile(r"[{}<>|=\\`*@#$^~]|::|\.\.|->|\w\(|https?:|__|\s_|: *$")
+NOT_PROSE = re.compile(r"[{}<>|=\\`*@#$^~]|::|\.\.|->|\w\(|https?:|__|\s_|[:,]$")
 """Signatures, directives, code and links."""
 NO_ANSWER = re.compile(
-    r"(?:TODO|FIXME|XXX|deprecat|obsolete|copyright|license|author|alias|see |same as|like |test|example|note|warning|"
-    r"internal|base class|mixin|this (?:module|file|package|class|function|method)\b|(?:helper|utility|various|misc))",
+    r"(?:TODO|FIXME|XXX|deprecat|obsolete|copyright|license|author|alias|see |same as|test|example|note|warning)",
     re.IGNORECASE,
 )
-"""Beginnings of sentences that say nothing about what is there, or that are told apart by where they stand."""
-FUNCTION_WORDS = frozenset("a an the of to in for from with by on is are and or that which as into if be this".split())
-TEST_NAME = re.compile(r"(?:^|_)(?:tests?|testing|conftest|examples?|benchmarks?)(?:_|$)")
-SHARED = 5
-"""Letters with which two words begin alike, such as description and describe."""
-PART = 3
-"""Letters of a word that count as a leak inside of another, such as url in urlparse."""
+"""Beginnings of sentences that do not say what is there."""
+FUNCTION_WORDS = frozenset(
+    ("a", "an", "the", "of", "to", "in", "for", "from", "with", "by", "on", "is", "are", "and", "or")
+)
+"""An English sentence has two of them at least."""
+NOT_PUBLIC = re.compile(r"_(?!_init__)|(?:.*_)?(?:tests?|testing|conftest|examples?|benchmarks?)(?:_|$)")
+"""Names of folders and files that hold internals, tests and examples."""
+PART, BEGINNING = 4, 6
+"""Letters of a word that leak inside of another (parse, urlparse), and with which two words begin alike."""
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True, slots=True)
 class Docstring:
-    """symbol: the dotted name of what it describes, empty for the module. sentence: its first, without markup."""
+    """A docstring.
+
+    Attributes:
+        symbol: The dotted name of what it describes; empty for the module.
+        sentence: Its first sentence, without markup.
+        public: Whether no part of the symbol begins with an underscore, or lies inside of a function.
+    """
 
     symbol: str
     sentence: str
@@ -55,26 +62,25 @@ def docstrings(source: str) -> list[Docstring]:
     """The docstrings of Python source, in its order; none if Python cannot parse it."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+            warnings.simplefilter("ignore")  # such as for "\d" in a string that is no raw one
+            return list(_docstrings(ast.parse(source), "", True))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # MemoryError: nested too deeply for the parser
         return []
-    return list(_docstrings(tree, "", True))
 
 
-def _docstrings(node: Documented, name: str, public: bool) -> Iterator[Docstring]:
-    text = ast.get_docstring(node, clean=False)
-    if text and (sentence := first_sentence(text)):
-        yield Docstring(name, sentence, public)
+def _docstrings(node: Documented, symbol: str, public: bool) -> Iterator[Docstring]:
+    if text := ast.get_docstring(node, clean=False):
+        yield Docstring(symbol, first_sentence(text), public)
+    is_open = public and isinstance(node, ast.Module | ast.ClassDef)
     for child in node.body:
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            inside = public and not child.name.startswith("_") and not isinstance(node, ast.FunctionDef)
-            yield from _docstrings(child, f"{name}.{child.name}" if name else child.name, inside)
+            name = f"{symbol}.{child.name}" if symbol else child.name
+            yield from _docstrings(child, name, is_open and not child.name.startswith("_"))
 
 
 def first_sentence(docstring: str) -> str:
     """The first sentence of the first paragraph, on one line and without markup."""
-    text = inspect.cleandoc(docstring).strip().split("\n\n", 1)[0]
+    text = inspect.cleandoc(docstring).strip().partition("\n\n")[0]
     for pattern, replacement in MARKUP:
         text = pattern.sub(replacement, text)
     found = SENTENCE.match(text.strip())
@@ -83,7 +89,6 @@ def first_sentence(docstring: str) -> str:
 
 def is_question(sentence: str) -> bool:
     """Whether this is an English sentence of sensible length that says what is there."""
-    tokens = sentence.split()
     return (
         CHARACTERS[0] <= len(sentence) <= CHARACTERS[1]
         and sentence.isprintable()
@@ -92,27 +97,47 @@ def is_question(sentence: str) -> bool:
         and not NOT_PROSE.search(sentence)
         and not NO_ANSWER.match(sentence)
         and len(set(words(sentence))) >= LEAST_WORDS
-        and len(FUNCTION_WORDS.intersection(map(str.lower, tokens))) >= 2
+        and len(FUNCTION_WORDS.intersection(sentence.lower().split())) >= 2
     )
 
 
-def is_asked_for(path: str) -> bool:
+def may_be_target(path: str) -> bool:
     """Whether questions may ask for this file: public Python source, no test and no example."""
     inside = PurePosixPath(path)
-    names = [*inside.parts[:-1], inside.stem]
-    return inside.suffix == ".py" and not any(
-        TEST_NAME.search(name.lower()) or (name.startswith("_") and name != "__init__") for name in names
-    )
+    names = (*inside.parts[:-1], inside.stem)
+    return inside.suffix == ".py" and path.isprintable() and not any(NOT_PUBLIC.match(name.lower()) for name in names)
 
 
 def leaks(question: str, target: str, symbol: str) -> bool:
-    """Whether a word of the question also tells a part of the path or of the symbol, as a whole or as a part of it."""
-    named = f"{PurePosixPath(target).with_suffix('')}/{symbol}"
-    names = set(words(named))
-    raw = [part for part in re.split(r"[\W\d_]+", named.lower()) if part]
+    """Whether a question gives its answer away.
+
+    It does if one of its words, or a part of it, stands in the path; or if its words spell half of the letters of a
+    part of the symbol, or more.
+    """
     asked = set(words(question))
-    return not names.isdisjoint(asked) or any(
-        (len(word) >= PART and any(word in part for part in raw))
-        or any((len(name) >= PART and name in word) or word[:SHARED] == name[:SHARED] for name in names)
-        for word in asked
+    path = str(PurePosixPath(target).with_suffix(""))
+    return any(_alike(word, name) for word in asked for name in _names(path)) or any(
+        _spelled(part, asked) for part in symbol.split(".") if part
     )
+
+
+def _names(path: str) -> set[str]:
+    """The words of a path, and its names as they are without what is no letter."""
+    return {*words(path), *(part for part in re.split(r"[\W\d_]+", path.lower()) if part)}
+
+
+def _alike(word: str, name: str) -> bool:
+    """Whether two words are the same, one is a part of the other, or they begin alike."""
+    if word == name:
+        return True
+    shorter, longer = sorted((word, name), key=len)
+    return (len(shorter) >= PART and shorter in longer) or (
+        len(shorter) >= BEGINNING and shorter[:BEGINNING] == longer[:BEGINNING]
+    )
+
+
+def _spelled(part: str, asked: set[str]) -> bool:
+    letters = left = re.sub(r"[\W\d_]", "", part.lower())
+    for word in sorted(asked, key=lambda word: (-len(word), word)):
+        left = left.replace(word, "") if len(word) > 2 else left
+    return 2 * len(left) <= len(letters)

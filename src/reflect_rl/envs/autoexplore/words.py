@@ -38,7 +38,7 @@ def _stop_words() -> frozenset[str]:
 
 @lru_cache(maxsize=1 << 16)
 def _stem(found: str) -> str:
-    """The stem of a sub-word: plural, -ing, -ed and a final e go, y becomes i. Empty for stop words and single letters."""
+    """The stem of a sub-word: plural, -ing, -ed and a final e go, y becomes i. Empty for a stop word or a letter."""
     word = found.lower()
     if len(word) < 2 or word in _stop_words():
         return ""
