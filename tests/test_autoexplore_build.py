@@ -79,7 +79,7 @@ def test_docstrings_of_any_text(source: str) -> None:
 
 
 def test_what_is_public() -> None:
-    source = '''"""M."""\nclass A:\n  """A."""\n  def _b(self):\n    """B."""\n  def c(self):\n    """C."""\n    def d():\n      """D."""'''
+    source = "'M.'\nclass A:\n 'A.'\n def _b(self):\n  'B.'\n def c(self):\n  'C.'\n  def d():\n   'D.'"
     assert [(each.symbol, each.public) for each in docstrings(source)] == [
         ("", True),
         ("A", True),
