@@ -18,28 +18,33 @@ from reflect_rl.envs.autoexplore.tasks import write_tasks
 from reflect_rl.envs.autoexplore.words import words
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.outputs import OutputFile
+from reflect_rl.seeding import stream
 
 FOLDER = Path(__file__).parents[1] / "src" / "reflect_rl" / "envs" / "autoexplore"
 REPOSITORIES = {
     "train": """
-        accelerate anyio beautifulsoup4 cyclopts fsspec huggingface-hub markdown markdown-it-py mpmath numpy openai
-        pillow psutil pydantic pygments pytest setuptools smart-open spacy sphinx sympy tensorboard thinc torch tqdm
-        transformers urllib3
+        absl-py accelerate anyio attrs beautifulsoup4 cyclopts filelock fsspec grpcio huggingface-hub markdown
+        markdown-it-py mpmath numpy packaging pillow protobuf psutil pydantic pygments pytest setuptools
+        smart-open spacy sphinx sympy tensorboard thinc torch tqdm transformers urllib3 uvicorn
     """,
     "valid": "babel peft prompt-toolkit pyyaml",
     "test": "click docutils gymnasium hypothesis jinja2 networkx requests rich textworld typer werkzeug",
 }
 MOST, SEED = 120, 0
 """Tasks of a repository at the most, and the seed that draws them."""
-KEPT_WORDS = 4000
+MOST_COUNTED, KEPT_WORDS = 200, 4000
+"""Files of a repository in which words are counted, drawn by seed, so that none dominates; and words that are kept."""
 
 
 def rarity(repositories: Iterable[str]) -> dict[str, object]:
     """In how many files of these repositories each of the most frequent words occurs, docstrings left out."""
     counts: Counter[str] = Counter()
     files = 0
-    for tree in map(repository_tree, repositories):
-        for node in filter(tree.is_file, range(len(tree))):
+    for repository in repositories:
+        tree = repository_tree(repository)
+        nodes = [node for node in range(len(tree)) if tree.is_file(node)]
+        for index in stream(SEED, f"autoexplore words of {repository}").permutation(len(nodes))[:MOST_COUNTED]:
+            node = nodes[index]
             counts.update(set(words(without_docstrings(text_of(tree.read(node))))))
             files += 1
     kept = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:KEPT_WORDS]

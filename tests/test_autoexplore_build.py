@@ -59,7 +59,7 @@ def test_a_question_is_an_english_sentence(sentence: str, expected: bool) -> Non
         ("Caches of a server.", "lib/cache/disk.py", "", True),
         ("Show progress as a bar.", "ui.py", "progressbar", True),
         ("Show progress as a bar.", "ui.py", "ProgressBar.update", True),
-        ("Show progress as a line.", "ui.py", "TerminalProgressBar", False),
+        ("Show progress as a line.", "ui.py", "TerminalProgress", False),
         ("Fetch what servers send.", "net/adapter.py", "HTTPAdapter.get", False),
     ],
 )

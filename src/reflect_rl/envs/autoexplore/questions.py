@@ -27,7 +27,7 @@ SENTENCE = re.compile(r"(.+?(?<!\be\.g)(?<!\bi\.e)(?<!\betc)(?<!\bvs)(?<!\bcf)(?
 NOT_PROSE = re.compile(r"[{}<>|=\\`*@#$^~]|::|\.\.|->|\w\(|https?:|__|\s_|[:,]$")
 """Signatures, directives, code and links."""
 NO_ANSWER = re.compile(
-    r"(?:TODO|FIXME|XXX|deprecat|obsolete|copyright|license|author|alias|see |same as|test|example|note|warning)",
+    r"(?:TODO|FIXME|XXX|deprecat|obsolete|copyright|license|author|alias|see |same as|test|example|note|warning|this is |this file )",
     re.IGNORECASE,
 )
 """Beginnings of sentences that do not say what is there."""
@@ -39,6 +39,8 @@ NOT_PUBLIC = re.compile(r"_(?!_init__)|(?:.*_)?(?:tests?|testing|conftest|exampl
 """Names of folders and files that hold internals, tests and examples."""
 PART, BEGINNING = 4, 6
 """Letters of a word that leak inside of another (parse, urlparse), and with which two words begin alike."""
+SPELLED = 2 / 3
+"""A question leaks a part of a symbol if its words spell this share of its letters."""
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -111,8 +113,8 @@ def may_be_target(path: str) -> bool:
 def leaks(question: str, target: str, symbol: str) -> bool:
     """Whether a question gives its answer away.
 
-    It does if one of its words, or a part of it, stands in the path; or if its words spell half of the letters of a
-    part of the symbol, or more.
+    It does if one of its words, or a part of it, stands in the path; or if its words spell most of a part of
+    the symbol.
     """
     asked = set(words(question))
     path = str(PurePosixPath(target).with_suffix(""))
@@ -140,4 +142,4 @@ def _spelled(part: str, asked: set[str]) -> bool:
     letters = left = re.sub(r"[\W\d_]", "", part.lower())
     for word in sorted(asked, key=lambda word: (-len(word), word)):
         left = left.replace(word, "") if len(word) > 2 else left
-    return 2 * len(left) <= len(letters)
+    return len(left) <= (1 - SPELLED) * len(letters)
