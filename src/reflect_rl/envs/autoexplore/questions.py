@@ -27,7 +27,8 @@ SENTENCE = re.compile(r"(.+?(?<!\be\.g)(?<!\bi\.e)(?<!\betc)(?<!\bvs)(?<!\bcf)(?
 NOT_PROSE = re.compile(r"[{}<>|=\\`*@#$^~]|::|\.\.|->|\w\(|https?:|__|\s_|[:,]$")
 """Signatures, directives, code and links."""
 NO_ANSWER = re.compile(
-    r"(?:TODO|FIXME|XXX|deprecat|obsolete|copyright|license|author|alias|see |same as|test|example|note|warning|this is |this file )",
+    r"(?:TODO|FIXME|XXX|deprecat|obsolete|copyright|license|author|alias|see |same as|test|example|note|warning|"
+    r"this is |this file )",
     re.IGNORECASE,
 )
 """Beginnings of sentences that do not say what is there."""
