@@ -16,6 +16,7 @@ GROUPS = {
     "Select what to label": ("select",),
     "Measure speed": ("bench",),
     "ALFWorld": ("alfworld",),
+    "AutoExplore": ("autoexplore",),
 }
 """The commands in the order of the page."""
 HEAD = """\

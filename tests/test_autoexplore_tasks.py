@@ -43,7 +43,7 @@ def fresh() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("HTTPAdapter", ["http", "adapter"]),
+        ("HTTPAdapter URLs", ["http", "adapter", "url"]),
         ("parse_cookieJars", ["pars", "cooki", "jar"]),
         ("The parsing of parsed caches", ["pars", "pars", "cach"]),
         ("cookies, queries: cookie, query", ["cooki", "queri", "cooki", "queri"]),

@@ -14,6 +14,7 @@ from reflect_rl import __version__
 from reflect_rl.bars import Bars
 from reflect_rl.cli.agents import evaluate, export_rollouts, report_file
 from reflect_rl.cli.alfworld import app as alfworld
+from reflect_rl.cli.autoexplore import app as autoexplore
 from reflect_rl.cli.bench import bench
 from reflect_rl.cli.export import export
 from reflect_rl.cli.look import register
@@ -39,6 +40,7 @@ For example:
 )
 
 app.command(alfworld)
+app.command(autoexplore)
 app.command(select)
 app.command(bench)
 app.command(evaluate)

@@ -80,6 +80,20 @@ def repository_tree(repository: str) -> Tree:
     return Tree.index(root, only=inside)
 
 
+def repository_of(source: str) -> str:
+    """The repository that a user names: a folder, or an installed distribution as NAME or NAME==VERSION.
+
+    Raises RepositoryError if it is neither.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        return installed(source)
+    path = str(folder.resolve())
+    if not path.isprintable():
+        raise RepositoryError(f"{path!r} cannot be written into a task file. Rename the folder.")
+    return path
+
+
 def installed(name: str) -> str:
     """ "NAME==VERSION" of an installed distribution, given as NAME or NAME==VERSION.
 

@@ -13,8 +13,8 @@ from importlib.resources import files
 
 import numpy as np
 
-SUB_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+|\d+")
-"""camelCase, HTTPAdapter, snake_case and sha256 fall apart; other scripts stay whole."""
+SUB_WORD = re.compile(r"[A-Z]{2,}s(?![a-z])|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+|\d+")
+"""camelCase, HTTPAdapter, snake_case and sha256 fall apart; URLs and other scripts stay whole."""
 STOP_WORDS = """
     a about after all also an and any are as at be because been before but by can do does each else etc every for from
     given has have if in into is it its just may more most not of on one only or other otherwise out over same should so
@@ -38,7 +38,7 @@ def _stop_words() -> frozenset[str]:
 
 @lru_cache(maxsize=1 << 16)
 def _stem(found: str) -> str:
-    """The stem of a sub-word: plural, -ing, -ed and a final e go, y becomes i. Empty for a stop word or a single character."""
+    """The stem of a sub-word: plural, -ing, -ed and a final e go, y becomes i. Empty for a stop word or a letter."""
     word = found.lower()
     if len(word) < 2 or word in _stop_words():
         return ""
