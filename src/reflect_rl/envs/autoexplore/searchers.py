@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reflect_rl.envs.autoexplore.memory import Memory
 
-CERTAIN = 0.45
+CERTAIN = 0.6
 """A match from which on a searcher answers at once; chosen on train tasks."""
 
 
