@@ -53,10 +53,11 @@ class Searcher:
         """
         best = memory.best()
         if best and memory.read[best[0]].match >= self.certain:
-            return self._answer(memory)
-        goals = [goal for goal in self._goals(memory) if self._has_time(memory, goal, steps_left)]
+            return self._answer(memory, best)
+        answers = {memory.folder(node) for node in best}
+        goals = [goal for goal in self._goals(memory) if self._has_time(memory, goal, answers, steps_left)]
         if not goals:
-            return self._answer(memory) if best else frozenset(range(len(memory.place.moves)))
+            return self._answer(memory, best) if best else frozenset(range(len(memory.place.moves)))
         first = min((-goal.named, goal.steps) for goal in goals)
         return towards(memory, ((g.verb, g.node, g.folder) for g in goals if (-g.named, g.steps) == first))
 
@@ -77,15 +78,18 @@ class Searcher:
                 yield Goal("ls", folder, folder, steps + 2, 0)
 
     @staticmethod
-    def _has_time(memory: Memory, goal: Goal, steps_left: int) -> bool:
-        """Whether an answer can still be given after it; before anything is read, whether it can be reached."""
-        back = min((memory.distance(memory.folder(node), goal.folder) for node in memory.best()), default=0)
+    def _has_time(memory: Memory, goal: Goal, answers: set[int], steps_left: int) -> bool:
+        """Whether an answer can still be given after it.
+
+        answers: the folders of the best files so far; before anything is read, what the goal reads can be the answer.
+        """
+        back = min((memory.distance(folder, goal.folder) for folder in answers), default=0)
         return goal.steps + back + 1 <= steps_left
 
     @staticmethod
-    def _answer(memory: Memory) -> frozenset[int]:
-        steps = {node: memory.distance(memory.folder(node)) for node in memory.best()}
-        nearest = [node for node in steps if steps[node] == min(steps.values())]
+    def _answer(memory: Memory, best: tuple[int, ...]) -> frozenset[int]:
+        steps = {node: memory.distance(memory.folder(node)) for node in best}
+        nearest = [node for node in best if steps[node] == min(steps.values())]
         return towards(memory, (("id", node, memory.folder(node)) for node in nearest))
 
 
