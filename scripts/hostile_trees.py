@@ -1,6 +1,6 @@
 """Explore folders that try to make a reader leave them, and look for what lies outside in all that is told.
 
-    python scripts/hostile_trees.py --trees 10000
+    TMPDIR=/dev/shm python scripts/hostile_trees.py --trees 10000    # in memory: several times as fast as on a disk
     python scripts/hostile_trees.py --case 17        # one tree again, with its traceback
 
 Every tree is drawn from its number alone: odd names, links of all kinds, special files; and something is swapped for a

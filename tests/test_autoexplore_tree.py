@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import resource
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -68,6 +70,16 @@ def test_a_tree_lists_folders_and_files_by_name(root: Path) -> None:
         assert tree.find(path) is None
 
 
+def test_names_are_sorted_by_their_bytes(tmp_path: Path) -> None:
+    names = sorted([b"\xff", "\ue000".encode(), "\U0001f600".encode(), "é".encode(), b"z", b"Z"])
+    assert names != sorted(names, key=os.fsdecode)
+    for name in names:
+        os.close(os.open(os.path.join(os.fsencode(tmp_path), name), os.O_CREAT | os.O_WRONLY))
+    tree = Tree.index(tmp_path)
+    assert [tree.name(each).encode("utf-8", "surrogateescape") for each in tree.files(0)] == names
+    assert [tree.find(tree.name(each)) for each in tree.files(0)] == list(tree.files(0))
+
+
 def test_caches_and_compiled_files_are_left_out(root: Path) -> None:
     for folder in (".git", "__pycache__", "a/node_modules"):
         (root / folder).mkdir()
@@ -117,7 +129,7 @@ def test_ten_thousand_files_in_one_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("comb", [False, True])
 def test_a_tree_deeper_than_any_path(tmp_path: Path, comb: bool) -> None:
-    """The path of the deepest file has more bytes than a path may have, and it is found and read all the same."""
+    """Its deepest file has a path that no system call takes, and it is found and read with few descriptors."""
     depth, name = 1000, "d" * 20
     here = os.open(tmp_path, os.O_RDONLY)
     for _ in range(depth):
@@ -128,6 +140,8 @@ def test_a_tree_deeper_than_any_path(tmp_path: Path, comb: bool) -> None:
         os.close(above)
     os.close(os.open("deepest", os.O_CREAT | os.O_WRONLY, dir_fd=here))
     os.close(here)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
     try:
         tree = Tree.index(tmp_path)
         assert len(tree) == (2 if comb else 1) * depth + 2
@@ -135,6 +149,7 @@ def test_a_tree_deeper_than_any_path(tmp_path: Path, comb: bool) -> None:
         assert len(tree.path(deepest)) > os.pathconf(tmp_path, "PC_PATH_MAX")
         assert tree.read(deepest) == b""
     finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         subprocess.run(["rm", "-rf", str(tmp_path)], check=True, timeout=60)  # shutil cannot go so deep
 
 
@@ -417,3 +432,10 @@ def test_a_reader_that_follows_links_gives_itself_away() -> None:
                 folder.swap()
             told += any(SECRET in file.read_bytes() for file in files if file.is_file())
     assert told >= 5
+
+
+def test_the_command_that_explores_hostile_trees() -> None:
+    script = Path(__file__).parents[1] / "scripts" / "hostile_trees.py"
+    done = subprocess.run([sys.executable, script, "--trees", "20"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "escapes: 0, crashes: 0" in done.stdout

@@ -6,6 +6,7 @@ import ast
 import re
 import warnings
 from collections.abc import Iterator
+from itertools import takewhile
 
 from reflect_rl.errors import EnvironmentContractError
 
@@ -86,16 +87,18 @@ def without_docstrings(source: str) -> str:
     return b"".join([*kept, data[at:]]).decode()
 
 
-def _docstrings(tree: ast.Module) -> Iterator[tuple[ast.Expr, bytes]]:
+def _docstrings(tree: ast.Module) -> Iterator[tuple[ast.stmt, bytes]]:
     """Each docstring, and what takes its place."""
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED):
-            found = 0
-            for found, statement in enumerate(node.body, 1):
-                if not (isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str)):
-                    break
-                is_all = found == len(node.body) and not isinstance(node, ast.Module)
-                yield statement, b"pass" if is_all else b""
+            strings = list(takewhile(_is_string, node.body))
+            is_all = len(strings) == len(node.body) and not isinstance(node, ast.Module)
+            yield from ((each, b"pass" if is_all and each is strings[-1] else b"") for each in strings)
+
+
+def _is_string(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _widened(data: bytes, line: int, begin: int, end: int) -> tuple[int, int]:
