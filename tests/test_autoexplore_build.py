@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections import Counter
@@ -237,7 +238,7 @@ def test_ready_targets_are_the_files_that_are_installed() -> None:
 def test_table_of_rarity() -> None:
     table = train_words()
     assert 1000 < len(table.counts) < 10_000
-    assert table.idf("return") < table.idf("cooki") < table.idf("no such word")
+    assert table.idf("return") < table.idf("redirect") < table.idf("no such word")
 
 
 def test_ready_file_holds_no_sources() -> None:
@@ -246,3 +247,12 @@ def test_ready_file_holds_no_sources() -> None:
     lines = (Path(tasks.__file__).parent / "ready.jsonl").read_text(encoding="utf-8").splitlines()
     assert max(map(len, lines)) < 600
     assert {key for line in lines for key in json.loads(line)} == set(tasks.FIELDS)
+
+
+def test_the_judged_tasks_are_those_that_ship() -> None:
+    """docs/autoexplore-judged.csv: two draws of 100 test tasks, the second one from the set that ships."""
+    rows = list(csv.DictReader((Path(__file__).parents[1] / "docs" / "autoexplore-judged.csv").open(encoding="utf-8")))
+    judged = [row for row in rows if row["draw"] == "2"]
+    assert len(rows) == 2 * len(judged) == 200
+    assert {row["task"] for row in judged} <= {task.name for task in by_split("test")}
+    assert all((row["clean"] == "no") == bool(row["why not"]) for row in rows)

@@ -144,14 +144,17 @@ def test_absent_repositories_are_left_out_with_one_warning(tmp_path: Path, recwa
     )
     tasks = read_tasks(path)
     assert [task.name for task in available(tasks, "train")] == [TASK["name"]]
-    assert [str(each.message) for each in recwarn] == [
-        "2 of 3 train tasks are left out: no-such-shop is not installed (no-such-shop==1.0 is needed). To have them "
+    assert [task.name for task in available(tasks, "test")] == ["d"]
+    assert {str(each.message) for each in recwarn} == {
+        "2 of 4 tasks are left out: no-such-shop is not installed (no-such-shop==1.0 is needed). To have them "
         "all: pip install --no-deps 'no-such-shop==1.0'"
-    ]
+    }
     (tmp_path / "shop").rmdir()
     sources._missing.cache_clear()
-    with pytest.raises(RepositoryError, match="No repository of the test tasks is there: there is no folder"):
+    with pytest.raises(RepositoryError, match="no test tasks: no repository of one is there: there is no folder"):
         available(tasks, "test")
+    with pytest.raises(RepositoryError, match="no valid tasks: the task file has none"):
+        available(tasks, "valid")
 
 
 def test_a_changed_target_is_refused(tmp_path: Path) -> None:

@@ -24,24 +24,27 @@ class RepositoryError(EnvironmentContractError):
 
 
 def available(tasks: Iterable[Task], split: str) -> tuple[Task, ...]:
-    """The tasks of a split whose repositories are there. One warning names the repositories that are not.
+    """The tasks of a split whose repositories are there.
+
+    If some are not, a warning says which tasks of all splits are left out, so that it is the same for each split.
 
     Raises:
-        RepositoryError: None is there; the message says what to install.
+        RepositoryError: None of the split is there; the message says what to install.
     """
-    wanted = [task for task in tasks if task.split == split]
-    missing = {name: reason for name in dict.fromkeys(task.repository for task in wanted) if (reason := _missing(name))}
-    kept = tuple(task for task in wanted if task.repository not in missing)
-    if not missing:
-        return kept
-    reasons = "; ".join(missing.values())
+    tasks = tuple(tasks)
+    missing = {name: reason for name in dict.fromkeys(task.repository for task in tasks) if (reason := _missing(name))}
+    kept = tuple(task for task in tasks if task.repository not in missing)
+    found = tuple(task for task in kept if task.split == split)
     install = " ".join(f"'{name}'" for name in missing if is_distribution(name))
     advice = f" To have them all: pip install --no-deps {install}" if install else ""
-    if not kept:
-        raise RepositoryError(f"No repository of the {split} tasks is there: {reasons}.{advice}")
-    message = f"{len(wanted) - len(kept)} of {len(wanted)} {split} tasks are left out: {reasons}.{advice}"
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
-    return kept
+    if not found:
+        reasons = {missing[task.repository] for task in tasks if task.split == split}
+        why = "no repository of one is there: " + "; ".join(sorted(reasons)) if reasons else "the task file has none"
+        raise RepositoryError(f"There are no {split} tasks: {why}.{advice}")
+    if missing:
+        message = f"{len(tasks) - len(kept)} of {len(tasks)} tasks are left out: {'; '.join(missing.values())}.{advice}"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    return found
 
 
 @cache

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from importlib.resources import files
 
 import numpy as np
@@ -56,7 +56,7 @@ def _stem(found: str) -> str:
     return f"{word[:-1]}i" if len(word) > 3 and word.endswith("y") else word
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Words:
     """How many files hold a word.
 
@@ -69,8 +69,15 @@ class Words:
     counts: Mapping[str, int]
 
     def idf(self, word: str) -> float:
-        """Inverse document frequency as in BM25, above 0; the highest for a word that is not in the table."""
-        return inverse_document_frequency(self.counts.get(word, 0), self.files)
+        """Inverse document frequency as in BM25, above 0.
+
+        A word that is not in the table counts as if half as many files held it as hold the rarest one that is.
+        """
+        return inverse_document_frequency(self.counts.get(word, self._rarest / 2), self.files)
+
+    @cached_property
+    def _rarest(self) -> int:
+        return min(self.counts.values(), default=0)
 
 
 @cache
@@ -80,7 +87,7 @@ def train_words() -> Words:
     return Words(data["files"], data["words"])
 
 
-def inverse_document_frequency(holding: int, documents: int) -> float:
+def inverse_document_frequency(holding: float, documents: int) -> float:
     """BM25's weight of a word that `holding` of `documents` documents hold; always above 0."""
     return math.log(1 + (documents - holding + 0.5) / (holding + 0.5))
 
