@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from reflect_rl.bars import Bars
-from reflect_rl.cli.overrides import Count, Seed
+from reflect_rl.cli.overrides import Count, Seed, whole_numbers
 from reflect_rl.errors import OutputError
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from reflect_rl.envs.autoexplore.baselines import Rank
+
+PIECE, MOST_PIECES = 1000, 20
+"""Characters that are embedded at once, about what such a model reads; and pieces of a file that are looked at."""
 app = App(name="autoexplore", help="AutoExplore: questions about source trees, each answered by one file.")
 
 
@@ -100,3 +109,73 @@ def tasks(
     drawn = stream(seed, "autoexplore sample").permutation(len(found))[:sample]
     for task, rival in with_rivals([found[index] for index in sorted(drawn)], Bars()):
         print(f"{task.question}\n  {task.name}\n  rival: {rival.path or 'none'}, {rival.share:.2f}")
+
+
+@app.command
+def baselines(
+    *,
+    split: Literal["train", "valid", "test"] = "test",
+    horizons: str = "15,20",
+    trees: str = "d1F4D3,d2F3D2",
+    test_trees: Count = 1,
+    tasks: str = "ready",
+    embeddings: str | None = None,
+) -> None:
+    """Measure what needs no learning: random moves, two searchers, and rankings with the whole tree in view.
+
+    For example:
+
+    - `reflect-rl autoexplore baselines`
+    - `reflect-rl autoexplore baselines --trees natural --horizons 50 --embeddings all-MiniLM-L6-v2`
+
+    Parameters
+    ----------
+    split
+        train, valid or test.
+    horizons
+        Numbers of steps, separated by commas.
+    trees
+        Kinds of trees, separated by commas, such as natural or d1F4D3.
+    test_trees
+        Trees drawn for each task, if they are capped.
+    tasks
+        A task file; by default, the tasks that ship.
+    embeddings
+        Also rank files by a sentence-transformers model, a folder or hub name: the best page of each file counts.
+    """
+    from functools import partial
+
+    from reflect_rl.cli.tables import table
+    from reflect_rl.envs.autoexplore.baselines import measure
+    from reflect_rl.envs.autoexplore.world import AutoExplore
+    from reflect_rl.intervals import wilson
+
+    make = partial(AutoExplore, tasks, trees, train_trees=test_trees, test_trees=test_trees)
+    embed = _embedding_rank(embeddings) if embeddings else None
+    rows = [("baseline", "horizon", "tree", "tasks", "success % [95 % interval]")]
+    for name, horizon, outcomes in measure(make, split, whole_numbers(horizons, "--horizons", 1), Bars(), embed):
+        for kind, found in outcomes.items():
+            low, high = wilson(sum(found), len(found))
+            shown = f"{100 * sum(found) / len(found):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+            rows.append((name, horizon, kind, str(len(found)), shown))
+    print(table(rows))
+
+
+def _embedding_rank(name: str) -> Rank:
+    """Ranks texts by the cosine between the question and the nearest of a text's pieces."""
+    import numpy as np
+
+    from reflect_rl.lm.sentences import load_sentence_model
+
+    model = load_sentence_model(name)
+
+    @cache
+    def pieces(text: str) -> np.ndarray:
+        parts = [text[start : start + PIECE] for start in range(0, max(1, min(len(text), MOST_PIECES * PIECE)), PIECE)]
+        return np.asarray(model.encode(parts, normalize_embeddings=True))
+
+    def rank(question: str, texts: Sequence[str]) -> np.ndarray:
+        asked = np.asarray(model.encode([question], normalize_embeddings=True))[0]
+        return np.array([float((pieces(text) @ asked).max()) for text in texts])
+
+    return rank

@@ -62,7 +62,9 @@ def _env_options(overrides: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in overrides.items():
         name = key.removeprefix("env.options.")
         if name == key and key not in ("env.horizon", "env.options"):
-            raise SettingsError(f"play has no option --{key}. A world's own options are --env.horizon and --env.options.")
+            raise SettingsError(
+                f"play has no option --{key}. A world's own options are --env.horizon and --env.options."
+            )
         options |= value if isinstance(value, dict) else {name.removeprefix("env."): value}
     return options
 

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from reflect_rl.envs.autoexplore.world import AutoExplore
 from reflect_rl.envs.autoexplore.words import Bm25, train_words, words
+from reflect_rl.envs.autoexplore.world import AutoExplore
 from reflect_rl.envs.checked import advance, begin
+from reflect_rl.progress import Progress
 from reflect_rl.records import StopReason
 from reflect_rl.seeding import stream
 
 Rank = Callable[[str, Sequence[str]], np.ndarray]
 """(question, (files,) texts) -> (files,) scores, the highest for the answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What a baseline did on the tasks of a split. kinds: the kind of tree of each; successes: whether it was found."""
-
-    name: str
-    kinds: tuple[str, ...]
-    successes: tuple[bool, ...]
+Outcomes = Mapping[str, Sequence[bool]]
+"""Whether the answer was found, by the kind of tree."""
 
 
 def bm25(question: str, texts: Sequence[str]) -> np.ndarray:
@@ -31,26 +25,69 @@ def bm25(question: str, texts: Sequence[str]) -> np.ndarray:
     return Bm25(map(words, texts), train_words()).scores(words(question))
 
 
-def rank_tree(env: AutoExplore, task: str, rank: Rank, names_only: bool = False) -> bool:
-    """Whether the file that is ranked first, of all that the task's tree shows, is the answer.
+def ranked(env: AutoExplore, split: str, rank: Rank, progress: Progress, names_only: bool = False) -> Outcomes:
+    """Whether the file that is ranked first, of all that a task's tree shows, is the answer.
 
     Args:
-        env: The world, whose `page` is not looked at: files are ranked whole.
-        task: The task.
-        rank: Scores the files; of equal scores the first counts.
+        env: The world.
+        split: The tasks.
+        rank: Scores the files, which are read whole; of equal scores the first counts.
+        progress: Shows how many tasks are done.
         names_only: Rank the paths instead of the texts.
     """
-    begin(env, 0, {"task": task})
-    files = list(env.view.all_files())
-    texts = [env.view.path(node) if names_only else env.reader.whole(node) for node in files]
-    return files[int(np.argmax(rank(env.question, texts)))] == env.target
+
+    def is_found(task: str) -> bool:
+        begin(env, 0, {"task": task})
+        files = list(env.view.all_files())
+        texts = [env.view.path(node) if names_only else env.reader.whole(node) for node in files]
+        return files[int(np.argmax(rank(env.question, texts)))] == env.target
+
+    return _of_all(env, split, is_found, progress)
 
 
-def play(env: AutoExplore, task: str, seed: int, is_random: bool) -> bool:
-    """Whether the world's expert, or a random player, succeeds at a task within the horizon."""
-    draw = stream(seed, f"random player {task}")
-    _, actions, _ = begin(env, seed, {"task": task})
-    stop = None
-    while stop is None:
-        _, actions, _, stop = advance(env, int(draw.integers(len(actions))) if is_random else env.expert())
-    return stop is StopReason.SUCCESS
+def played(env: AutoExplore, split: str, progress: Progress, seed: int | None = None) -> Outcomes:
+    """Whether the world's expert succeeds within the horizon, or with a seed, a player that moves at random."""
+
+    def is_found(task: str) -> bool:
+        draw = stream(seed or 0, f"random player {task}")
+        _, actions, _ = begin(env, seed or 0, {"task": task})
+        stop = None
+        while stop is None:
+            choice = env.expert() if seed is None else int(draw.integers(len(actions)))
+            _, actions, _, stop = advance(env, choice)
+        return stop is StopReason.SUCCESS
+
+    return _of_all(env, split, is_found, progress)
+
+
+def _of_all(env: AutoExplore, split: str, is_found: Callable[[str], bool], progress: Progress) -> Outcomes:
+    found: dict[str, list[bool]] = defaultdict(list)
+    tasks = env.tasks(split)
+    with progress.bar("play", len(tasks), "tasks") as bar:
+        for task in tasks:
+            found[env.kind(task)].append(is_found(task))
+            bar.update()
+    return found
+
+
+def measure(
+    make: Callable[..., AutoExplore], split: str, horizons: Sequence[int], progress: Progress, embed: Rank | None = None
+) -> Iterator[tuple[str, str, Outcomes]]:
+    """All baselines, as (name, horizon, outcomes); the horizon is "-" where no step is made.
+
+    Args:
+        make: Makes the world, with more options.
+        split: The tasks.
+        horizons: Those under which the step-by-step players are measured.
+        progress: Shows what is done.
+        embed: Ranks files by embeddings; None leaves that out.
+    """
+    world = make()
+    yield "BM25 of names, whole tree in view", "-", ranked(world, split, bm25, progress, names_only=True)
+    yield "BM25 of texts, whole tree in view", "-", ranked(world, split, bm25, progress)
+    if embed is not None:
+        yield "embeddings of texts, whole tree in view", "-", ranked(world, split, embed, progress)
+    for horizon in horizons:
+        yield "random moves", str(horizon), played(make(horizon=horizon), split, progress, seed=0)
+        for expert in ("searcher", "leaf-searcher"):
+            yield expert, str(horizon), played(make(horizon=horizon, expert=expert), split, progress)
