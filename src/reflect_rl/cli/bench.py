@@ -42,6 +42,7 @@ def bench(
     - `reflect-rl bench taxi` — rollout and update
     - `reflect-rl bench lm --model HuggingFaceTB/SmolLM2-360M-Instruct` — a pretrained model with LoRA adapters
     - `reflect-rl bench alfworld` — the fast ALFWorld engine, against the real one if that is installed
+    - `reflect-rl bench autoexplore` — the index of a large folder
     - `reflect-rl bench select` — selection, against plain numpy
     - `reflect-rl bench client` — the client of model servers, against a plain load loop
     - `reflect-rl bench labels` — what a small model learns from the labels that each strategy picks
@@ -50,7 +51,7 @@ def bench(
     Parameters
     ----------
     recipe
-        The recipe whose players and world are measured; or lm, alfworld, select, labels, client or serve.
+        The recipe whose players and world are measured; or lm, alfworld, autoexplore, select, labels, client or serve.
     device
         The device to measure on; the recipe's compute.device by default.
     model
@@ -82,6 +83,8 @@ def bench(
         figures, told = _lm(model, overrides, device, episodes, peer, peer_python)
     elif recipe == "alfworld":
         figures, told = _alfworld(overrides)
+    elif recipe == "autoexplore":
+        figures, told = _autoexplore(overrides)
     elif recipe == "select":
         figures, told = _select(overrides, items, picks)
     elif recipe == "client":
@@ -126,6 +129,15 @@ def _alfworld(overrides: dict[str, Any]) -> Measured:
 
     figures = bench_engine(parse_settings({}, overrides).env.options, Bars())
     return figures, engine_table(figures)
+
+
+def _autoexplore(overrides: dict[str, Any]) -> Measured:
+    from reflect_rl.bench.autoexplore import autoexplore_table, bench_autoexplore
+    from reflect_rl.config import parse_settings
+
+    parse_settings({}, overrides)
+    figures = bench_autoexplore(Bars())
+    return figures, autoexplore_table(figures)
 
 
 def _select(overrides: dict[str, Any], items: int | None, picks: int | None) -> Measured:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t", "\\": r"\\", '"': r"\""}
 
 
+@lru_cache(maxsize=1 << 16)
 def shown(name: str) -> str:
     r"""A name as one line of printable text; different names give different texts.
 

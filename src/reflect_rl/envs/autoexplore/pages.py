@@ -6,6 +6,7 @@ import ast
 import re
 import warnings
 from collections.abc import Iterator
+from itertools import takewhile
 
 from reflect_rl.errors import EnvironmentContractError
 
@@ -22,6 +23,7 @@ INVISIBLE = re.compile(
 LONG_LINE = re.compile(f"(?m)^(.{{{LONGEST_LINE}}}).+$")
 SEMICOLON = re.compile(rb"(?:[ \t\f]|\\\r?\n)*;(?:[ \t\f]|\\\r?\n)*")
 LINE_END = re.compile(rb"[ \t\f]*(?:\r\n|\r|\n|\Z)")
+CONTINUED = (b"\\\n", b"\\\r\n")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -75,7 +77,7 @@ def without_docstrings(source: str) -> str:
     for line in data.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     kept, at = [], 0
-    for node, replacement in sorted(_docstrings(tree), key=lambda found: found[0].lineno):
+    for node, replacement in sorted(_docstrings(tree), key=lambda found: (found[0].lineno, found[0].col_offset)):
         begin = starts[node.lineno - 1] + node.col_offset
         end = starts[node.end_lineno - 1] + node.end_col_offset  # type: ignore[operator]
         if not replacement:
@@ -85,22 +87,25 @@ def without_docstrings(source: str) -> str:
     return b"".join([*kept, data[at:]]).decode()
 
 
-def _docstrings(tree: ast.Module) -> Iterator[tuple[ast.Expr, bytes]]:
+def _docstrings(tree: ast.Module) -> Iterator[tuple[ast.stmt, bytes]]:
     """Each docstring, and what takes its place."""
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED):
-            found = 0
-            for found, statement in enumerate(node.body, 1):
-                if not (isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str)):
-                    break
-                is_all = found == len(node.body) and not isinstance(node, ast.Module)
-                yield statement, b"pass" if is_all else b""
+            strings = list(takewhile(_is_string, node.body))
+            is_all = len(strings) == len(node.body) and not isinstance(node, ast.Module)
+            yield from ((each, b"pass" if is_all and each is strings[-1] else b"") for each in strings)
+
+
+def _is_string(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _widened(data: bytes, line: int, begin: int, end: int) -> tuple[int, int]:
-    """What goes with a docstring: a semicolon behind it; its lines, if nothing else stands there."""
+    """What goes with a docstring: a semicolon behind it; its lines, if nothing else is part of them."""
     if found := SEMICOLON.match(data, end):
         end = found.end()
-    if not data[line:begin].strip() and (found := LINE_END.match(data, end)):
+    is_first = not data[line:begin].strip() and not data.endswith(CONTINUED, 0, line)
+    if is_first and (found := LINE_END.match(data, end)):
         return line, found.end()
     return begin, end
