@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflect_rl.__main__ import run_command
-from reflect_rl.envs.autoexplore.build import find_tasks, findings_table, split_tasks, with_rivals
+from reflect_rl.envs.autoexplore.build import check_apart, find_tasks, findings_table, split_tasks, with_rivals
 from reflect_rl.envs.autoexplore.questions import docstrings, first_sentence, is_question, leaks, may_be_target
 from reflect_rl.envs.autoexplore.sources import repository_tree, tree_of
 from reflect_rl.envs.autoexplore.tasks import Task, read_tasks, ready_tasks
@@ -160,7 +160,7 @@ def test_fewer_than_three_repositories(tmp_path: Path, capsys: pytest.CaptureFix
     shop, bank, _ = make_trees(tmp_path)
     out = tmp_path / "tasks.jsonl"
     assert run_command(["autoexplore", "build", shop, bank, "-o", str(out)]) == 2
-    assert "Only 2 repositories" in capsys.readouterr().err
+    assert "need a repository each, and there are 2" in capsys.readouterr().err
     assert not out.exists()
     assert run_command(["autoexplore", "build", shop, bank, "--split-by", "file", "-o", str(out)]) == 0
     tasks = read_tasks(out)
@@ -168,11 +168,21 @@ def test_fewer_than_three_repositories(tmp_path: Path, capsys: pytest.CaptureFix
     assert len({(task.repository, task.target) for task in tasks}) == 3
 
 
-def test_two_repositories_of_one_name(tmp_path: Path) -> None:
+def test_repositories_without_questions_do_not_count(tmp_path: Path) -> None:
+    shop, bank, _ = make_trees(tmp_path)
+    (tmp_path / "void").mkdir()
+    findings = find_tasks([shop, bank, str(tmp_path / "void")], most=9, seed=0, progress=Progress())
+    with pytest.raises(EnvironmentContractError, match="Only 2 repositories have questions"):
+        split_tasks(findings, "repository", 0)
+
+
+def test_repositories_are_apart(tmp_path: Path) -> None:
     paths = [make_trees(tmp_path / place)[0] for place in ("a", "b")]
-    findings = find_tasks(paths, most=9, seed=0, progress=Progress())
     with pytest.raises(EnvironmentContractError, match="Two repositories are named shop"):
-        split_tasks(findings, "file", 0)
+        check_apart(paths, "file")
+    with pytest.raises(EnvironmentContractError, match="shop lies in "):
+        check_apart([str(tmp_path / "a"), paths[0]], "file")
+    check_apart([paths[0], paths[0], "shop-tools==1.0"], "file")
 
 
 def test_build_replaces_only_task_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

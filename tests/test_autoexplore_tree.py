@@ -66,7 +66,7 @@ def test_a_tree_lists_folders_and_files_by_name(root: Path) -> None:
     assert (tree.name(0), tree.path(0), tree.parent(0), tree.find("")) == ("", "", 0, 0)
     assert tree.path(tree.parent(node(tree, "a/b/deep.py"))) == "a/b"
     assert tree.folders(node(tree, "top.py")) == tree.files(node(tree, "top.py")) == ()
-    for path in ("a/", "/a", "a//b", "./a", "a/..", "nowhere", "top.py/x", "a/b/deep"):
+    for path in ("a/", "/a", "a//b", "./a", "a/..", "nowhere", "top.py/x", "a/b/deep", "\0", "\ud800", "\udcff"):
         assert tree.find(path) is None
 
 

@@ -242,7 +242,7 @@ def commands() -> list[str]:
 def test_a_command_that_is_shown_can_be_given(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     name, *tokens = shlex.split(line, comments=True)
-    if name == "alfworld":
+    if name in ("alfworld", "autoexplore"):
         if tokens:
             app.parse_args([name, *tokens], exit_on_error=False, print_error=False)
         return

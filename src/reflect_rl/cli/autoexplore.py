@@ -57,7 +57,7 @@ def build(
         Seed of the split and of the drawn tasks.
     """
     from reflect_rl.cli.tables import table
-    from reflect_rl.envs.autoexplore.build import find_tasks, findings_table, split_tasks
+    from reflect_rl.envs.autoexplore.build import check_apart, find_tasks, findings_table, split_tasks
     from reflect_rl.envs.autoexplore.sources import repository_of
     from reflect_rl.envs.autoexplore.tasks import holds_tasks, write_tasks
     from reflect_rl.runs.outputs import output_file
@@ -69,6 +69,7 @@ def build(
             raise OutputError(
                 f"-o {out} lies in {inside}, where it would answer its own questions. Name another place."
             )
+    check_apart(repositories, split_by)
     findings = find_tasks(repositories, most=most, seed=seed, progress=Bars())
     tasks = split_tasks(findings, split_by, seed)
     write_tasks(file, tasks)

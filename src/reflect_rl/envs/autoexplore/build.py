@@ -113,6 +113,29 @@ class Library:
         return rival if rival.share else Rival("", 0.0)
 
 
+def check_apart(repositories: Sequence[str], by: str) -> None:
+    """Raise EnvironmentContractError if these repositories cannot be split, before they are read.
+
+    Args:
+        repositories: As in `Task`.
+        by: "repository" or "file".
+    """
+    count = len(set(repositories))
+    if by == "repository" and count < len(SPLITS):
+        raise EnvironmentContractError(
+            f"Train, valid and test need a repository each, and there are {count}. Name more, or split by file with "
+            f"--split-by file."
+        )
+    known: dict[str, str] = {}
+    for repository in repositories:
+        if known.setdefault(label(repository), repository) != repository:
+            raise EnvironmentContractError(
+                f"Two repositories are named {label(repository)}, and so would be their tasks. Rename one."
+            )
+        if above := [str(folder) for folder in Path(repository).parents if str(folder) in repositories]:
+            raise EnvironmentContractError(f"{repository} lies in {above[0]}. Name one of them.")
+
+
 def find_tasks(repositories: Iterable[str], *, most: int, seed: int, progress: Progress) -> list[Findings]:
     """Find the tasks of repositories, one after the other by name.
 
@@ -229,15 +252,9 @@ def split_tasks(findings: Sequence[Findings], by: str, seed: int) -> list[Task]:
         seed: Seed of the split.
 
     Raises:
-        EnvironmentContractError: There are fewer than three repositories, or files, with tasks; or two repositories
-            have the same name.
+        EnvironmentContractError: There are fewer than three repositories, or files, with tasks.
     """
     tasks = [task for each in findings for task in each.tasks]
-    names = Counter(label(each.repository) for each in findings)
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise EnvironmentContractError(
-            f"Two repositories are named {twice[0]}, and so would be their tasks. Rename one."
-        )
     groups = list(dict.fromkeys(_group(task, by) for task in tasks))
     if len(groups) < len(SPLITS):
         other = "Name more, or split by file with --split-by file" if by == "repository" else "Name larger ones"

@@ -114,8 +114,7 @@ def may_be_target(path: str) -> bool:
 def leaks(question: str, target: str, symbol: str) -> bool:
     """Whether a question gives its answer away.
 
-    It does if one of its words, or a part of it, stands in the path; or if its words spell most of a part of
-    the symbol.
+    It does if one of its words, or a part of it, stands in the path; or if they spell most of a name in the symbol.
     """
     asked = set(words(question))
     path = str(PurePosixPath(target).with_suffix(""))

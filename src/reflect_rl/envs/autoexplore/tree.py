@@ -189,7 +189,10 @@ class Tree:
         return nodes
 
     def _child(self, nodes: tuple[int, ...], name: str) -> int | None:
-        at = bisect_left(nodes, _raw(name), key=lambda node: _raw(self._names[node]))
+        try:
+            at = bisect_left(nodes, _raw(name), key=lambda node: _raw(self._names[node]))
+        except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+            return None
         return nodes[at] if at < len(nodes) and self._names[nodes[at]] == name else None
 
 
