@@ -127,7 +127,8 @@ class ServedModel:
                         if errors:
                             return
                         answer = await self._calls.answer(ask)
-                        self._store.put({_key(ask): json.dumps(asdict(answer), allow_nan=False)})
+                        if isinstance(answer, Answer) or answer.final:
+                            self._store.put({_key(ask): json.dumps(asdict(answer), allow_nan=False)})
                         self.meter.add(answer)
                 except ReflectRLError as error:
                     errors.append(error)
