@@ -488,6 +488,24 @@ def test_own_prompts_replace_the_librarys(ask: Any, tmp_path: Path) -> None:
         Prompting.load("direct", own, 1, None, None)
     with pytest.raises(SettingsError, match=r"--prompts .* is no folder"):
         Prompting.load("direct", own / "direct.txt", 1, None, None)
+    with pytest.raises(SettingsError, match=r"--prompts .* has none of react\.txt"):
+        Prompting.load("react", own, 1, None, None)
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [({}, "There is no model server"), ({"base_url": "http://x", "budget_usd": 1.0}, "budget_usd needs a price")],
+)
+def test_what_cannot_be_asked_is_said_before_a_folder_is_made(
+    server: dict[str, Any], said: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    prompting = Prompting.load("direct", None, 1, None, None)
+    plan = LanguagePlan(tiny(), "openai:m", prompting=prompting, server=ServerSettings(model="m", **server))
+    with pytest.raises(SettingsError, match=said):
+        evaluate_agent(plan, tmp_path / "out", Progress())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_workers_are_not_for_served_models(ask: Any) -> None:

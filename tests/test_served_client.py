@@ -17,9 +17,11 @@ from conftest import Heard
 from fake_server import LASTING, PASSING, FakeServer, error
 from reflect_rl.bench.chat_server import completion, response
 from reflect_rl.bench.client import bench_client, client_table
+from reflect_rl.core_yaml import parse_yaml
 from reflect_rl.errors import BudgetError, RunFolderError, ServerError, SettingsError
 from reflect_rl.memo import Memo
 from reflect_rl.model_servers.calls import hide_keys, label_logprobs, retry_after, without_thinking
+from reflect_rl.model_servers.meter import PRICES, price_of
 from reflect_rl.model_servers.model import ServedModel
 from reflect_rl.model_servers.records import Answer, Ask, Failed, Message
 from reflect_rl.progress import Progress
@@ -207,6 +209,12 @@ def test_a_budget_without_a_price_and_unusable_prices_are_refused(tmp_path: Path
                 ServedModel(settings(server, prices=str(tmp_path / "bad.yaml")), None)
         with pytest.raises(SettingsError, match="prices in"):
             ServedModel(settings(server, prices=str(tmp_path / "none.yaml")), None)
+
+
+def test_the_prices_that_ship_can_be_used() -> None:
+    prices = {name: price_of(ServerSettings(model=name)) for name in parse_yaml(PRICES.read_text())}
+    assert all(price and 0 < price.input < price.output for price in prices.values())
+    assert price_of(ServerSettings(model="m")) is None
 
 
 def test_a_server_that_stays_away_ends_the_command_and_what_arrived_is_kept(tmp_path: Path) -> None:

@@ -215,6 +215,19 @@ def test_a_world_without_an_expert_is_trained_on_the_teachers_labels(tmp_path: P
     assert done.path == run.path
 
 
+@pytest.mark.parametrize(
+    "needed", [("--annotate.teacher", "openai"), ("--reflector.kind", "served", "--reflector.server.model", "m")]
+)
+def test_a_server_that_cannot_be_asked_is_told_before_the_stages_ahead(
+    needed: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    ended = command("run", "taxi", "--out", str(tmp_path / "run"), *needed)
+    assert ended.code == 2
+    assert ended.err.startswith("error: There is no model server: set base_url")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_world_without_an_expert_needs_a_teacher(tmp_path: Path, tiny: Callable[..., Settings]) -> None:
     ended = command(
         "run", "taxi", "--out", str(tmp_path / "run"), "--env.name", "test_teacher:Blind", "--env.options", "{}"
