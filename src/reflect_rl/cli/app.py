@@ -128,7 +128,7 @@ def annotate(
     For example:
 
     - `reflect-rl annotate runs/mine --annotate.reflections 500`
-    - `reflect-rl annotate runs/mine --teacher openai --teacher.model gpt-5-mini --teacher.budget_usd 5 --dry-run`
+    - `reflect-rl annotate runs/mine --teacher openai --teacher.model gpt-6-luna --teacher.budget_usd 5 --dry-run`
     - `reflect-rl annotate runs/mine --teacher openai --teacher.model qwen3 --teacher.base_url http://127.0.0.1:8000/v1`
 
     Parameters

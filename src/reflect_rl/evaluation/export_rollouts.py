@@ -17,7 +17,7 @@ from reflect_rl.evaluation.tables import markdown_table
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.outputs import claim_folder, output_folder
-from reflect_rl.runs.rollouts import each_episode
+from reflect_rl.runs.rollouts import each_episode, episode_heads
 
 CARD, DATA = "README.md", "data"
 BATCH = 500
@@ -74,16 +74,18 @@ STEP = {
 def export_dataset(file: Path, to: str | Path, progress: Progress) -> Path:
     """Write README.md and data/ into the folder `to`; return it. An earlier export in it is replaced.
 
-    Raises RunFolderError (the file is missing or damaged, disk full) and OutputError (`to` holds something else).
+    Raises RunFolderError (the file is missing, damaged or empty, or the disk is full) and OutputError (`to` holds
+    something else).
     """
-    folder = output_folder(to, "--to")
+    folder, total = output_folder(to, "--to"), sum(1 for _ in episode_heads(file))
+    if not total:
+        raise RunFolderError(f"{file} holds no episodes. Name a file to which --rollouts has written some.")
     claim_folder(folder, "data set of rollouts", option="--to")
     out, counts = RunFolder(folder), Counter[tuple[str, str, str]]()
     write, suffix = (_write_parquet, "parquet") if _has_parquet() else (_write_jsonl, "jsonl")
     if suffix == "jsonl":
         progress.warn('The episodes are written as JSON lines. For Parquet: pip install "reflect-rl[parquet]".')
-    size = file.stat().st_size if file.is_file() else 0
-    with out.lock(progress), progress.bar("export", size, "bytes") as bar:
+    with out.lock(progress), progress.bar("export", total, "episodes") as bar:
         out.tidy()
         with out.replacing(DATA) as data:
             data.mkdir()
@@ -114,7 +116,7 @@ def card(name: str, counts: Mapping[tuple[str, str, str], int], suffix: str) -> 
         _columns(EPISODE, ""),
         "## Fields of a step",
         _columns(STEP, "steps[]."),
-        "## Not said here",
+        "## Licence",
         "The licences of the environments' texts and of the models that wrote reflections and answers apply to the "
         "texts in these episodes. Nobody has checked the texts.",
     ]
@@ -137,7 +139,7 @@ def _counted(episodes: Iterable[dict[str, Any]], counts: Counter[tuple[str, str,
     """Rows with all columns, whatever the record holds; counted by world, agent and place."""
     for episode in episodes:
         counts[str(episode.get("world")), str(episode.get("agent")), place_of(episode)] += 1
-        bar.update(len(json.dumps(episode, ensure_ascii=False)))
+        bar.update()
         row = {name: episode.get(name) for name in EPISODE}
         row |= {
             name: json.dumps(row[name], ensure_ascii=False, allow_nan=False)
