@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ import own_agents
 from corridor import Corridor
 from end_to_end import Kill, reflect_rl, refused, timeless
 from fake_server import FakeServer
+from own_agents import Decided
 from reflect_rl.agents.answers import labels_for, read_choice, read_thought
 from reflect_rl.agents.evaluation import Plan, evaluate_agent
 from reflect_rl.agents.language import LanguagePlan, Prompting
@@ -129,6 +131,38 @@ def test_what_names_no_action_is_counted_and_the_first_action_is_taken(measure: 
     assert all(step["invalid"] and step["choice"] == 0 for step in row["steps"])
     assert row["steps"][0]["said"] == "'jump'"
     assert row["steps"][6]["reflection"] == "Left is the way."
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"probabilities": [math.nan, 0, 1]},
+        {"probabilities": [0.5, 0.5]},
+        {"probabilities": ["a", "b", "c"]},
+        {"probabilities": 3},
+        {"reflection": 3},
+        {"reflection": "half \ud800 a pair"},
+    ],
+)
+def test_what_no_record_can_hold_is_one_message(measure: Any, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_agents.Odd, "told", told)
+    with pytest.raises(AgentError, match=r"own_agents:Odd: an answer has the reflection .* and the probabilities"):
+        measure("own_agents:Odd")
+
+
+def test_probabilities_may_come_from_numpy(measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = np.float32(0.25)
+    monkeypatch.setattr(own_agents.Odd, "act", lambda self, seen, actions: Decided(0, "", np.full(len(actions), told)))
+    _, rows = measure("own_agents:Odd", episodes=1)
+    assert all(set(step["probabilities"]) == {0.25} for step in rows[0]["steps"])
+
+
+def test_an_evaluation_begins_with_a_new_agent(measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(own_agents.BatchWalker, "reset", lambda self: (made.append(self), setattr(self, "acted", {})))
+    _, rows = measure("own_agents:BatchWalker", "one")
+    assert measure("own_agents:BatchWalker", "two")[1] == rows
+    assert len(set(map(id, made))) == len(made) == 2
 
 
 # The folder
