@@ -270,6 +270,20 @@ def test_mistakes_on_the_command_line(tmp_path: Path, run: Path) -> None:
         reflect_rl("evaluate", "taxi", "--agent", "random", "--server.base_url", "http://x", cwd=tmp_path),
         "--server.base_url is for --agent openai:MODEL",
     )
+    for options, said in {
+        ("--agent", "random", "--prompting", "react"): "--prompting is for --agent openai:MODEL",
+        ("--agent", "random", "--force"): "--force is for the agent of a run",
+        (
+            "--agent",
+            "openai:m",
+            "--trials",
+            "2",
+            "--server.base_url",
+            "http://x",
+        ): "--trials is for --prompting reflexion",
+        ("--panel", "unseen"): "--panel is for --agent",
+    }.items():
+        refused(reflect_rl("evaluate", "taxi", *options, cwd=tmp_path), said)
     refused(
         reflect_rl("evaluate", "taxi", "--agent", "openai:m", "--server.concurency", "3", cwd=tmp_path),
         "unknown setting 'server.concurency'",
