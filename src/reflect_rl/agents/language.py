@@ -131,16 +131,13 @@ class LanguagePlan(Plan):
             )
         check_server(self.server)
 
-    def play(self, run: RunFolder, games: Sequence[Game], finished: Finished, progress: Progress) -> None:
-        settings = self.settings
-        task = settings.prompt.task or make_env(settings.env).task_text
+    def play(
+        self, run: RunFolder, world: TextEnv, games: Sequence[Game], finished: Finished, progress: Progress
+    ) -> None:
+        task = self.settings.prompt.task or world.task_text
         with ServedModel(self.server, run / ANSWERS, progress) as model:
-            play(
-                LanguagePlayer(model, self.prompting, task, self.trials),
-                lambda: make_env(settings.env),
-                games,
-                finished,
-            )
+            player = LanguagePlayer(model, self.prompting, task, self.trials)
+            play(player, lambda: make_env(self.settings.env), games, finished)
             meter = model.meter
             cost = "" if meter.usd is None else f", {meter.usd:.4f} USD"
             progress.say(
