@@ -32,8 +32,10 @@ from reflect_rl.data.teacher import (
     gives_away,
     named_actions,
     shipped_prompt,
+    usable,
 )
 from reflect_rl.errors import SettingsError, TeacherError
+from reflect_rl.model_servers.records import Failed
 from reflect_rl.pipeline.run import run_pipeline
 from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
@@ -164,6 +166,16 @@ def test_what_cannot_be_used_is_asked_once_more_and_then_left_out(collected: Run
     assert counts["teacher_failed"] == {what: count for what, count in outcomes.items() if what != NOTE}
     assert any("labels could not be had (empty:" in text for text in heard.warned)
     assert all(asked[text] == len(plans[number % len(plans)][0]) for text, number in of.items())
+
+
+def test_refusals_are_counted_by_their_kind() -> None:
+    for said, kind in {
+        "too long for the model (it has 2048 tokens, (really))": "too long for the model",
+        "refused by the server's filter (no)": "refused by the server's filter",
+        "the server gave no choice": "the server gave no choice",
+    }.items():
+        with pytest.raises(Unusable, match=f"^{kind}$"):
+            usable(Failed(said))
 
 
 def test_a_teacher_without_one_usable_word_is_an_error(collected: RunFolder) -> None:
