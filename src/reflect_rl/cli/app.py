@@ -156,11 +156,11 @@ def _estimate(folder: Path, overrides: dict[str, Any]) -> str:
     run = RunFolder(folder)
     settings = parse_settings(read_config(run).model_dump(), overrides)
     found = estimate(run, Context(settings), Bars())
-    price = "the price is unknown" if found.usd is None else f"at most {found.usd:.4f} USD"
+    price = "at an unknown price" if found.usd is None else f"about {found.usd:.4f} USD in all"
     return (
         f"{found.calls:,} calls to {settings.teacher.model}, about {found.prompt_tokens:,} prompt tokens, at most "
-        f"{found.completion_tokens:,} completion tokens, {price}. Neither stored answers are counted, nor those "
-        f"that have to be asked for once more."
+        f"{found.completion_tokens:,} completion tokens: {price}. Stored answers are not counted, nor those that will "
+        f"have to be asked for once more."
     )
 
 

@@ -60,7 +60,7 @@ class Failed:
 
 
 class Estimate(NamedTuple):
-    """What asks would cost. calls: without those answered before. completion_tokens, usd: at most."""
+    """What asks would cost. calls: without those answered before. prompt_tokens: estimated. completion_tokens: most."""
 
     calls: int
     prompt_tokens: int
