@@ -192,6 +192,14 @@ def test_a_hard_budget_is_never_exceeded_and_counts_earlier_processes(tmp_path: 
         assert server.billed["question 1"] == 1
 
 
+def test_a_budget_counts_what_was_answered_before_the_price_was_known(tmp_path: Path, prices: str) -> None:
+    with FakeServer() as server:
+        with ServedModel(settings(server), tmp_path / "store.sqlite") as model:
+            model.ask([question(i) for i in range(3)])
+        with ServedModel(settings(server, prices=prices, budget_usd=1.0), tmp_path / "store.sqlite") as model:
+            assert model.meter.usd == pytest.approx((server.tokens[0] + 2 * server.tokens[1]) / 1e6)
+
+
 def test_a_budget_without_a_price_and_unusable_prices_are_refused(tmp_path: Path) -> None:
     with FakeServer() as server:
         with pytest.raises(SettingsError, match=r"budget_usd needs a price.*'m'"):
