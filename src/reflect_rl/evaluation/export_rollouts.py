@@ -125,8 +125,14 @@ def card(name: str, counts: Mapping[tuple[str, str, str], int], suffix: str) -> 
 
 def _features(fields: Mapping[str, tuple[str, str]]) -> list[dict[str, str]]:
     """Columns as `datasets` declares them; without this, a column of nulls would get no type."""
-    kinds = [(name, kind.removeprefix("list<").removesuffix(">"), kind) for name, (kind, _) in fields.items()]
-    return [{"name": name, "dtype" if inner == kind else "list": inner} for name, inner, kind in kinds]
+    return [
+        {"name": name, "list" if kind.startswith("list<") else "dtype": _inner(kind)}
+        for name, (kind, _) in fields.items()
+    ]
+
+
+def _inner(kind: str) -> str:
+    return kind.removeprefix("list<").removesuffix(">")
 
 
 def _columns(fields: Mapping[str, tuple[str, str]], prefix: str) -> str:
@@ -179,6 +185,5 @@ def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _arrow_type(arrow: Any, kind: str) -> Any:
-    inner = kind.removeprefix("list<").removesuffix(">")
-    made = {"bool": arrow.bool_, "string": arrow.string, "int64": arrow.int64, "float64": arrow.float64}[inner]()
-    return arrow.list_(made) if kind.startswith("list<") else made
+    types = {"bool": arrow.bool_, "string": arrow.string, "int64": arrow.int64, "float64": arrow.float64}
+    return arrow.list_(types[_inner(kind)]()) if kind.startswith("list<") else types[kind]()

@@ -28,8 +28,6 @@ TOP_LOGPROBS = 20
 """The most that OpenAI and vLLM allow."""
 TOO_LONG = ("context length", "context_length", "context size", "context window")
 FILTERED = ("content_filter", "content_policy", "content management policy")
-OPTIONAL = ("max_tokens", "temperature", "logprobs")
-"""Fields that some models refuse; OpenAI's newer ones want max_completion_tokens in place of the first."""
 PLACEHOLDER = "none"
 """Sent to servers that want no key."""
 
@@ -163,12 +161,14 @@ class Calls:
     def _left_out(self, said: str, body: dict[str, Any]) -> bool:
         """Whether the server does not support an optional field of this request, and later ones do without it.
 
-        Every server refuses log-probabilities in other words, and speaks of them on no other occasion.
+        OpenAI's newer models want max_completion_tokens in place of max_tokens. Every server refuses log-probabilities
+        in words of its own, and speaks of them on no other occasion.
         """
-        named = [name for name in OPTIONAL if name in body and f"'{name}'" in said and "support" in said]
-        if "logprobs" in body and re.search("log_?probs", said, flags=re.IGNORECASE):
-            named.append("logprobs")
-        for name in set(named) - self._refused:
+        named = {name for name in ("max_tokens", "temperature") if f"'{name}'" in said and "support" in said}
+        if re.search("log_?probs", said, flags=re.IGNORECASE):
+            named.add("logprobs")
+        named &= body.keys()
+        for name in named - self._refused:
             self._refused.add(name)
             if name != "max_tokens":
                 self._progress.warn(f"{self.settings.model} does not support {name}: it is asked without.")
