@@ -82,14 +82,18 @@ def export_dataset(file: Path, to: str | Path, progress: Progress) -> Path:
         raise RunFolderError(f"{file} holds no episodes. Name a file to which --rollouts has written some.")
     claim_folder(folder, "data set of rollouts", option="--to")
     out, counts = RunFolder(folder), Counter[tuple[str, str, str]]()
-    write, suffix = (_write_parquet, "parquet") if _has_parquet() else (_write_jsonl, "jsonl")
+    suffix = "parquet" if _has_parquet() else "jsonl"
     if suffix == "jsonl":
         progress.warn('The episodes are written as JSON lines. For Parquet: pip install "reflect-rl[parquet]".')
     with out.lock(progress), progress.bar("export", total, "episodes") as bar:
         out.tidy()
         with out.replacing(DATA) as data:
             data.mkdir()
-            write(data / f"train.{suffix}", _counted(each_episode(file), counts, bar))
+            rows = _counted(each_episode(file), counts, bar)
+            if suffix == "parquet":
+                _write_parquet(data / "train.parquet", rows)
+            else:
+                RunFolder(data).write_jsonl("train.jsonl", rows)
             out.write_text(CARD, card(folder.resolve().name, counts, suffix))
     return folder
 
@@ -153,12 +157,6 @@ def _counted(episodes: Iterable[dict[str, Any]], counts: Counter[tuple[str, str,
             if row[name] is not None
         }
         yield row | {"steps": [{name: step.get(name) for name in STEP} for step in episode["steps"]]}
-
-
-def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _has_parquet() -> bool:

@@ -179,9 +179,9 @@ class Calls:
         try:
             data = json.loads(text)
             usage, choices = data.get("usage") or {}, data["choices"]
-            counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
-            prompt = most_prompt_tokens(ask) if counts[0] is None else int(counts[0])
-            completion = ask.max_tokens if counts[1] is None else int(counts[1])
+            read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            prompt = most_prompt_tokens(ask) if read is None else int(read)
+            completion = ask.max_tokens if written is None else int(written)
             usd = self._price and self._price.usd(prompt, completion)
             if not choices:
                 return Failed("the server gave no choice", prompt, completion, usd)
@@ -196,7 +196,7 @@ class Calls:
 
 def text_of(content: Any) -> str:
     """The text of a message, which some servers send in parts."""
-    return content or "" if not isinstance(content, list) else "".join(part.get("text") or "" for part in content)
+    return "".join(part.get("text") or "" for part in content) if isinstance(content, list) else content or ""
 
 
 def readable(text: str) -> str:
