@@ -11,8 +11,8 @@ from reflect_rl.cli.app import app
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 GROUPS = {
     "Train": ("run", "collect", "annotate", "sft", "rl", "evaluate", "report", "compare"),
-    "Look": ("play", "check", "envs", "recipes", "settings"),
-    "Share": ("export", "export-rollouts"),
+    "Look": ("play", "prompt", "check", "envs", "recipes", "settings"),
+    "Share": ("export", "serve", "export-rollouts"),
     "Select what to label": ("select",),
     "Measure speed": ("bench",),
     "ALFWorld": ("alfworld",),
@@ -28,6 +28,7 @@ HEAD = """\
 checkout, `make install` puts it at `.venv/bin/reflect-rl`.
 
 - User errors print one message and exit with code 2; earlier results are kept.
+- A model server that stays away, or a budget that is used up, ends a command with code 3; the same command continues.
 - An interrupted run exits with code 130 and continues with the same command.
 - An output never replaces an input, a folder, or a file that the same command did not write.
 
@@ -40,6 +41,8 @@ SETTINGS = "Takes any [setting](settings.md) as an option, such as `--rl.iterati
 def cli_page() -> str:
     """The page as text: a table of all commands, then a section for each."""
     made = _sections(app.generate_docs())
+    if missing := made.keys() - {name for names in GROUPS.values() for name in names}:
+        raise ValueError(f"GROUPS lacks {missing}")
     blocks = [HEAD, "| command | what it does |\n| --- | --- |"]
     for names in GROUPS.values():
         for name in names:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ import own_agents
 from corridor import Corridor
 from end_to_end import Kill, reflect_rl, refused, timeless
 from fake_server import FakeServer
+from own_agents import Decided
 from reflect_rl.agents.answers import labels_for, read_choice, read_thought
 from reflect_rl.agents.evaluation import Plan, evaluate_agent
 from reflect_rl.agents.language import LanguagePlan, Prompting
@@ -131,6 +133,38 @@ def test_what_names_no_action_is_counted_and_the_first_action_is_taken(measure: 
     assert row["steps"][6]["reflection"] == "Left is the way."
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"probabilities": [math.nan, 0, 1]},
+        {"probabilities": [0.5, 0.5]},
+        {"probabilities": ["a", "b", "c"]},
+        {"probabilities": 3},
+        {"reflection": 3},
+        {"reflection": "half \ud800 a pair"},
+    ],
+)
+def test_what_no_record_can_hold_is_one_message(measure: Any, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_agents.Odd, "told", told)
+    with pytest.raises(AgentError, match=r"own_agents:Odd: an answer has the reflection .* and the probabilities"):
+        measure("own_agents:Odd")
+
+
+def test_probabilities_may_come_from_numpy(measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = np.float32(0.25)
+    monkeypatch.setattr(own_agents.Odd, "act", lambda self, seen, actions: Decided(0, "", np.full(len(actions), told)))
+    _, rows = measure("own_agents:Odd", episodes=1)
+    assert all(set(step["probabilities"]) == {0.25} for step in rows[0]["steps"])
+
+
+def test_an_evaluation_begins_with_a_new_agent(measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(own_agents.BatchWalker, "reset", lambda self: (made.append(self), setattr(self, "acted", {})))
+    _, rows = measure("own_agents:BatchWalker", "one")
+    assert measure("own_agents:BatchWalker", "two")[1] == rows
+    assert len(set(map(id, made))) == len(made) == 2
+
+
 # The folder
 
 
@@ -236,6 +270,20 @@ def test_mistakes_on_the_command_line(tmp_path: Path, run: Path) -> None:
         reflect_rl("evaluate", "taxi", "--agent", "random", "--server.base_url", "http://x", cwd=tmp_path),
         "--server.base_url is for --agent openai:MODEL",
     )
+    for options, said in {
+        ("--agent", "random", "--prompting", "react"): "--prompting is for --agent openai:MODEL",
+        ("--agent", "random", "--force"): "--force is for the agent of a run",
+        (
+            "--agent",
+            "openai:m",
+            "--trials",
+            "2",
+            "--server.base_url",
+            "http://x",
+        ): "--trials is for --prompting reflexion",
+        ("--panel", "unseen"): "--panel is for --agent",
+    }.items():
+        refused(reflect_rl("evaluate", "taxi", *options, cwd=tmp_path), said)
     refused(
         reflect_rl("evaluate", "taxi", "--agent", "openai:m", "--server.concurency", "3", cwd=tmp_path),
         "unknown setting 'server.concurency'",
@@ -488,6 +536,24 @@ def test_own_prompts_replace_the_librarys(ask: Any, tmp_path: Path) -> None:
         Prompting.load("direct", own, 1, None, None)
     with pytest.raises(SettingsError, match=r"--prompts .* is no folder"):
         Prompting.load("direct", own / "direct.txt", 1, None, None)
+    with pytest.raises(SettingsError, match=r"--prompts .* has none of react\.txt"):
+        Prompting.load("react", own, 1, None, None)
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [({}, "There is no model server"), ({"base_url": "http://x", "budget_usd": 1.0}, "budget_usd needs a price")],
+)
+def test_what_cannot_be_asked_is_said_before_a_folder_is_made(
+    server: dict[str, Any], said: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    prompting = Prompting.load("direct", None, 1, None, None)
+    plan = LanguagePlan(tiny(), "openai:m", prompting=prompting, server=ServerSettings(model="m", **server))
+    with pytest.raises(SettingsError, match=said):
+        evaluate_agent(plan, tmp_path / "out", Progress())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_workers_are_not_for_served_models(ask: Any) -> None:

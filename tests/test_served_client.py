@@ -15,10 +15,13 @@ import pytest
 
 from conftest import Heard
 from fake_server import LASTING, PASSING, FakeServer, error
+from reflect_rl.bench.chat_server import completion, response
 from reflect_rl.bench.client import bench_client, client_table
+from reflect_rl.core_yaml import parse_yaml
 from reflect_rl.errors import BudgetError, RunFolderError, ServerError, SettingsError
 from reflect_rl.memo import Memo
 from reflect_rl.model_servers.calls import hide_keys, label_logprobs, retry_after, without_thinking
+from reflect_rl.model_servers.meter import PRICES, price_of
 from reflect_rl.model_servers.model import ServedModel
 from reflect_rl.model_servers.records import Answer, Ask, Failed, Message
 from reflect_rl.progress import Progress
@@ -189,6 +192,14 @@ def test_a_hard_budget_is_never_exceeded_and_counts_earlier_processes(tmp_path: 
         assert server.billed["question 1"] == 1
 
 
+def test_a_budget_counts_what_was_answered_before_the_price_was_known(tmp_path: Path, prices: str) -> None:
+    with FakeServer() as server:
+        with ServedModel(settings(server), tmp_path / "store.sqlite") as model:
+            model.ask([question(i) for i in range(3)])
+        with ServedModel(settings(server, prices=prices, budget_usd=1.0), tmp_path / "store.sqlite") as model:
+            assert model.meter.usd == pytest.approx((server.tokens[0] + 2 * server.tokens[1]) / 1e6)
+
+
 def test_a_budget_without_a_price_and_unusable_prices_are_refused(tmp_path: Path) -> None:
     with FakeServer() as server:
         with pytest.raises(SettingsError, match=r"budget_usd needs a price.*'m'"):
@@ -206,6 +217,12 @@ def test_a_budget_without_a_price_and_unusable_prices_are_refused(tmp_path: Path
                 ServedModel(settings(server, prices=str(tmp_path / "bad.yaml")), None)
         with pytest.raises(SettingsError, match="prices in"):
             ServedModel(settings(server, prices=str(tmp_path / "none.yaml")), None)
+
+
+def test_the_prices_that_ship_can_be_used() -> None:
+    prices = {name: price_of(ServerSettings(model=name)) for name in parse_yaml(PRICES.read_text())}
+    assert all(price and 0 < price.input < price.output for price in prices.values())
+    assert price_of(ServerSettings(model="m")) is None
 
 
 def test_a_server_that_stays_away_ends_the_command_and_what_arrived_is_kept(tmp_path: Path) -> None:
@@ -255,6 +272,35 @@ def test_a_rate_limit_is_no_failure_while_others_are_answered() -> None:
         assert max(server.calls.values()) > 4
 
 
+def test_a_prompt_that_was_too_long_is_asked_again_by_the_next_process(tmp_path: Path) -> None:
+    class Short(FakeServer):
+        async def respond(self, request: Any, headers: Any, writer: Any) -> None:
+            writer.write(error(400, "This model's maximum context length is 2048 tokens."))
+
+    store = tmp_path / "store.sqlite"
+    with Short() as server, ServedModel(settings(server), store) as model:
+        (answer,) = model.ask([question(1)])
+        assert isinstance(answer, Failed)
+        assert answer.reason.startswith("too long for the model (")
+    with FakeServer(port=server.port) as longer, ServedModel(settings(longer), store) as model:
+        assert isinstance(model.ask([question(1)])[0], Answer)
+
+
+def test_a_server_that_asks_for_no_wait_is_left_alone_all_the_same() -> None:
+    class Hasty(FakeServer):
+        async def respond(self, request: Any, headers: Any, writer: Any) -> None:
+            self.calls["any"] += 1
+            if self.calls["any"] > 2:
+                await super().respond(request, headers, writer)
+            else:
+                writer.write(error(503, "Busy.", {"retry-after": "0"}))
+
+    started = time.monotonic()
+    with Hasty() as server, ServedModel(settings(server, max_retry_wait=0.2), None) as model:
+        model.ask([question(1)])
+    assert time.monotonic() - started > 0.4
+
+
 def test_no_server_no_model_and_keys_in_addresses_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="Name the model"):
         ServedModel(ServerSettings(), None)
@@ -264,6 +310,18 @@ def test_no_server_no_model_and_keys_in_addresses_are_refused(monkeypatch: pytes
     for address in ("http://me:secret@host/v1", "localhost:80"):
         with pytest.raises(ValueError, match="address"):
             ServerSettings(base_url=address)
+        monkeypatch.setenv("OPENAI_BASE_URL", address)
+        with pytest.raises(SettingsError, match=r"OPENAI_BASE_URL cannot be used: .*address") as caught:
+            ServedModel(ServerSettings(model="m"), None)
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["sk-\xe9", "sk-two\nlines"])
+def test_a_key_that_no_header_can_hold_is_refused(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(SettingsError, match="OPENAI_API_KEY should be printable") as caught:
+        ServedModel(ServerSettings(model="m"), None)
+    assert "sk-" not in str(caught.value)
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "temperature", "logprobs"])
@@ -285,11 +343,61 @@ def test_fields_that_a_model_does_not_support_are_left_out(field: str, heard: He
         assert len(heard.warned) == (field != "max_tokens")
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (403, "You are not allowed to request logprobs from this model"),
+        (400, "Logprobs is not enabled for models/m"),
+        (400, "Requested sample logprobs of 20, which is greater than max allowed: 5"),
+        (422, "body.top_logprobs: Extra inputs are not permitted"),
+    ],
+)
+def test_log_probabilities_are_left_out_in_whatever_words_they_are_refused(
+    status: int, said: str, heard: Heard
+) -> None:
+    class Strict(FakeServer):
+        async def respond(self, request: Any, headers: Any, writer: Any) -> None:
+            if "logprobs" in request or "top_logprobs" in request:
+                writer.write(error(status, said))
+            else:
+                await super().respond(request, headers, writer)
+
+    with Strict() as server, ServedModel(settings(server, retries=0), None, heard) as model:
+        asks = [Ask((Message("user", f"choose {i}"),), 9, labels=("A", "B")) for i in range(3)]
+        assert all(isinstance(answer, Answer) for answer in model.ask(asks))
+    assert heard.warned == ["m does not support logprobs: it is asked without."]
+
+
+@pytest.mark.parametrize(
+    ("changed", "text", "tokens"),
+    [
+        ({"usage": None}, "fine", (115, 20)),
+        ({"usage": {"prompt_tokens": None, "completion_tokens": 3}}, "fine", (115, 3)),
+        ({"content": "half \ud800 a pair"}, "half ? a pair", (10, 5)),
+        ({"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": "fine"}]}, "fine", (10, 5)),
+    ],
+)
+def test_odd_answers_are_read_as_they_are_paid_for(changed: dict[str, Any], text: str, tokens: tuple[int, int]) -> None:
+    class Odd(FakeServer):
+        async def respond(self, request: Any, headers: Any, writer: Any) -> None:
+            good = completion("fine")
+            good["choices"][0]["message"] |= {key: value for key, value in changed.items() if key == "content"}
+            writer.write(response(good | {key: value for key, value in changed.items() if key == "usage"}))
+
+    with Odd() as server, ServedModel(settings(server, retries=0), None) as model:
+        (answer,) = model.ask([question(1)])
+    assert answer == Answer(text, "stop", *tokens)
+
+
 def test_log_probabilities_of_labels_at_the_first_token() -> None:
     top = [{"token": "A", "logprob": -1.0}, {"token": " A", "logprob": -2.0}, {"token": "x", "logprob": -0.5}]
     top.append({"token": "B", "logprob": float("-inf")})  # as json reads -Infinity
     choice = {"logprobs": {"content": [{"top_logprobs": top}, {"top_logprobs": []}]}}
     assert label_logprobs(choice, ("A", "B")) == pytest.approx({"A": -0.6867}, abs=1e-4)
+    never = [{"token": token, "logprob": -9999.0} for token in ("A", " A")]  # as OpenAI gives unlikely tokens
+    assert label_logprobs({"logprobs": {"content": [{"top_logprobs": never}]}}, ("A",)) == {
+        "A": pytest.approx(-9998.3, abs=0.1)
+    }
     assert label_logprobs(choice, ()) is None
     assert label_logprobs({"logprobs": None}, ("A",)) is None
 

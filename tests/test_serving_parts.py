@@ -9,13 +9,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
-from reflect_rl.errors import NonFiniteError, PromptError
+from corridor import Corridor
+from reflect_rl.errors import EnvironmentContractError, NonFiniteError, PromptError
 from reflect_rl.players.agent import Agent, Decision
 from reflect_rl.players.context import Context
 from reflect_rl.records import State
@@ -26,6 +28,7 @@ from reflect_rl.serving.chat import Chat, ChatModel, Message, state_in
 from reflect_rl.serving.kept import Kept
 from reflect_rl.serving.limits import Limits
 from reflect_rl.serving.requests import Ask
+from reflect_rl.serving.worlds import Begin, Choose, Worlds
 from reflect_rl.settings import Settings
 
 LIMITS = Limits(states=4, waiting=6, answer_seconds=30)
@@ -121,6 +124,52 @@ def test_facts_that_a_scripted_reflector_cannot_read_are_the_clients_error(
     with pytest.raises(HTTPException, match="422"):
         asyncio.run(acting.act([Ask(observation, info["actions"], facts={"odd": 1})]))
     batcher.close()
+
+
+# Worlds
+
+
+class Halting(Corridor):
+    """A world that takes its time over a step."""
+
+    may, broken, closed = threading.Event(), False, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        if self.broken:
+            raise ValueError("no luck")
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: int) -> Any:
+        assert self.may.wait(30)
+        return super().step(action)
+
+    def close(self) -> None:
+        Halting.closed += 1
+
+
+def test_an_episode_is_not_shown_half_way_through_a_step(
+    warmed: RunFolder, tiny: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        begun = await worlds.begin(Begin())
+        stepping = asyncio.create_task(worlds.step(begun["world"], Choose(0)))
+        await asyncio.sleep(0.05)
+        with pytest.raises(HTTPException, match=r"503.*still at its step"):
+            await worlds.show(begun["world"])
+        Halting.may.set()
+        assert (await stepping)["step"] == 1
+        assert (await worlds.show(begun["world"]))["step"] == 1
+
+    agent = agent_with(warmed, tiny())
+    decisions = Batcher(agent.decide, BEHIND_HTTP)
+    worlds = Worlds(agent, Halting, decisions, BEHIND_HTTP)
+    asyncio.run(check())
+    monkeypatch.setattr(Halting, "broken", True)
+    with pytest.raises(EnvironmentContractError, match="no luck"):
+        asyncio.run(worlds.begin(Begin()))
+    assert Halting.closed == 1
+    worlds.close()
+    decisions.close()
 
 
 # Batcher
@@ -246,6 +295,15 @@ def test_who_waits_too_long_is_told_and_not_decided_for() -> None:
             assert agent.passes == [["1"], ["3"]]
 
     asyncio.run(check())
+
+
+def test_closing_does_not_wait_for_a_decision_that_does_not_come() -> None:
+    with batcher(replace(LIMITS, leaving_seconds=0.1)) as (agent, made, _):
+        decided = threading.Thread(target=lambda: asyncio.run(made.decide(states("1"))), daemon=True)
+        decided.start()
+        assert agent.begun.wait(30)
+        made.close()
+        assert made.alive
 
 
 def test_closing_answers_what_waits_and_takes_no_more() -> None:

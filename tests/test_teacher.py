@@ -32,8 +32,10 @@ from reflect_rl.data.teacher import (
     gives_away,
     named_actions,
     shipped_prompt,
+    usable,
 )
 from reflect_rl.errors import SettingsError, TeacherError
+from reflect_rl.model_servers.records import Failed
 from reflect_rl.pipeline.run import run_pipeline
 from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
@@ -166,6 +168,16 @@ def test_what_cannot_be_used_is_asked_once_more_and_then_left_out(collected: Run
     assert all(asked[text] == len(plans[number % len(plans)][0]) for text, number in of.items())
 
 
+def test_refusals_are_counted_by_their_kind() -> None:
+    for said, kind in {
+        "too long for the model (it has 2048 tokens, (really))": "too long for the model",
+        "refused by the server's filter (no)": "refused by the server's filter",
+        "the server gave no choice": "the server gave no choice",
+    }.items():
+        with pytest.raises(Unusable, match=f"^{kind}$"):
+            usable(Failed(said))
+
+
 def test_a_teacher_without_one_usable_word_is_an_error(collected: RunFolder) -> None:
     with (
         FakeServer(reply=lambda request: "") as server,
@@ -213,6 +225,19 @@ def test_a_world_without_an_expert_is_trained_on_the_teachers_labels(tmp_path: P
     assert failed == {"names several actions": 60 - len(labels)}
     assert (run / "results.json").exists()
     assert done.path == run.path
+
+
+@pytest.mark.parametrize(
+    "needed", [("--annotate.teacher", "openai"), ("--reflector.kind", "served", "--reflector.server.model", "m")]
+)
+def test_a_server_that_cannot_be_asked_is_told_before_the_stages_ahead(
+    needed: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    ended = command("run", "taxi", "--out", str(tmp_path / "run"), *needed)
+    assert ended.code == 2
+    assert ended.err.startswith("error: There is no model server: set base_url")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_world_without_an_expert_needs_a_teacher(tmp_path: Path, tiny: Callable[..., Settings]) -> None:
@@ -285,7 +310,7 @@ def test_the_budget_ends_the_command_before_it_is_exceeded(collected: RunFolder,
         assert "budget of 0.01 USD is used up" in ended.err
         assert 0.005 < spent <= 0.01
         dry = annotated(collected, server, *prices, "--dry-run")
-        assert "at most 0." in dry.out
+        assert ": about 0." in dry.out
         assert annotated(collected, server, *prices, "--teacher.budget_usd", "1").code == 0
         assert set(server.billed.values()) == {1}
 

@@ -68,7 +68,6 @@ def test_each_episode_is_written_once_and_the_file_is_continued(path: Path) -> N
     with RolloutFile(path) as file:
         file.add([episode(0), episode(1), episode(0)])
     with RolloutFile(path) as file:
-        assert "made-1" in file
         file.add([episode(1), episode(2)])
     assert list(each_episode(path)) == [episode(0), episode(1), episode(2)]
     assert [read_episode(path, at)["id"] for at, _ in episode_heads(path)] == ["made-0", "made-1", "made-2"]
@@ -90,8 +89,15 @@ def test_half_a_line_is_passed_over_and_written_again(
     assert path.read_bytes() == whole
 
 
+def test_a_first_line_that_was_cut_off_is_continued_by_the_same_command(path: Path) -> None:
+    path.write_bytes(b'{"id": "made-0", "task": "cut')
+    with RolloutFile(rollouts_path(path)) as file:
+        file.add([episode(0)])
+    assert ids(path) == ["made-0"]
+
+
 def test_texts_cannot_hide_where_the_steps_begin(path: Path) -> None:
-    tricky = episode(0, ATTACK) | {"task": ATTACK}
+    tricky = episode(0, ATTACK) | {"task": ATTACK, "options": {"of": "the world", "steps": [1, 2]}}
     tricky["steps"] = tricky.pop("steps")
     with RolloutFile(path) as file:
         file.add([tricky])
@@ -105,14 +111,14 @@ def test_two_processes_cannot_write_the_same_file(path: Path) -> None:
 
 
 def test_other_files_are_refused_and_left_alone(path: Path) -> None:
-    path.write_text('{"task": "mine"}\n')
+    path.write_text('{"task": "mine"}')
     with pytest.raises(OutputError, match="was not written by this command"):
         rollouts_path(path)
     with pytest.raises(RunFolderError, match=r"holds no rollouts \(line 1\)"):
         RolloutFile(path)
     with pytest.raises(RunFolderError, match="damaged, or no file of rollouts, at byte 0"):
         list(each_episode(path))
-    assert path.read_text() == '{"task": "mine"}\n'
+    assert path.read_text() == '{"task": "mine"}'
     with pytest.raises(OutputError, match="is a pipe"):
         rollouts_path("/dev/stdout")
     with pytest.raises(RunFolderError, match="cannot be read"):
@@ -252,7 +258,14 @@ def test_report_and_export_on_the_command_line(path: Path, tmp_path: Path) -> No
     assert reflect_rl("report", "rollouts.jsonl", cwd=tmp_path).code == 0  # an own page is replaced
     path.with_suffix(".html").write_text("mine")
     refused(reflect_rl("report", "rollouts.jsonl", cwd=tmp_path), "rollouts.html", "was not written by this command")
-    refused(reflect_rl("export-rollouts", "missing.jsonl", "--to", "data", cwd=tmp_path), "missing.jsonl")
+    path.with_name("empty.jsonl").touch()
+    for wrong, said in (
+        ("missing.jsonl", "cannot be read"),
+        ("rollouts.html", "damaged"),
+        ("empty.jsonl", "no episodes"),
+    ):
+        refused(reflect_rl("export-rollouts", wrong, "--to", "data", cwd=tmp_path), wrong, said)
+    assert not (tmp_path / "data").exists()
     ended = reflect_rl("export-rollouts", "rollouts.jsonl", "--to", "data", cwd=tmp_path)
     assert ended.code == 0, ended.err
     assert ended.out == "data\n"

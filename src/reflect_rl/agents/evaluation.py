@@ -78,8 +78,10 @@ class Plan:
         if self.agent == "expert":
             check_expert(world)
 
-    def play(self, run: RunFolder, games: Sequence[Game], finished: Finished, progress: Progress) -> None:
-        """Play the games; `finished` is called as each ends."""
+    def play(
+        self, run: RunFolder, world: TextEnv, games: Sequence[Game], finished: Finished, progress: Progress
+    ) -> None:
+        """Play the games; `finished` is called as each ends. world: an environment that is never played."""
         settings = self.settings
         play_locally(self.agent, settings.env, settings.rl.num_envs, games, self.workers, finished)
 
@@ -118,9 +120,10 @@ def evaluate_agent(plan: Plan, out: Path, progress: Progress) -> RunFolder:
                 bar.note(**_so_far(done.values()))
 
             if waiting:
-                plan.play(run, waiting, finished, progress)
-        run.write_json(RESULTS, results(plan, context.world, games, done))
-        report_rollouts(run / EPISODES, run / "report.html", progress, run.read_json(RESULTS))
+                plan.play(run, context.world, waiting, finished, progress)
+        found = results(plan, context.world, games, done)
+        run.write_json(RESULTS, found)
+        report_rollouts(run / EPISODES, run / "report.html", progress, found)
     return run
 
 

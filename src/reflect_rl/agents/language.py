@@ -17,7 +17,7 @@ from reflect_rl.agents.work import Finished, make_env
 from reflect_rl.data.teacher import filled
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.errors import SettingsError
-from reflect_rl.model_servers.model import ServedModel
+from reflect_rl.model_servers.model import ServedModel, check_server
 from reflect_rl.model_servers.records import Answer, Ask, Failed, Message
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
@@ -70,20 +70,21 @@ class Prompting:
         cls, style: Style, folder: Path | None, trials: int, history: int | None, max_tokens: int | None
     ) -> Prompting:
         """Read the prompts; those in `folder` replace the library's. Raises SettingsError."""
-        prompts = {name: _read(name, folder) for name in FILES[style]}
+        names = FILES[style]
+        own = {name for name in names if folder and (folder / name).is_file()}
+        if folder and not own:
+            why = f"has none of {', '.join(names)}" if folder.is_dir() else f"is no folder. Name one with {names[0]}"
+            raise SettingsError(f"--prompts {folder} {why}.")
+        prompts = {name: _read((folder if folder and name in own else PROMPTS) / name) for name in names}
         return cls(style, prompts, trials, history, max_tokens or MOST_TOKENS[style])
 
 
-def _read(name: str, folder: Path | None) -> str:
-    own = folder / name if folder is not None else PROMPTS / name
-    path = own if own.is_file() else PROMPTS / name
-    if folder is not None and not folder.is_dir():
-        raise SettingsError(f"--prompts {folder} is no folder. Name one with files such as {name}.")
+def _read(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path} cannot be read as text: {error}.") from error
-    missing = [field for field in NEEDED[name] if f"{{{field}}}" not in text]
+    missing = [field for field in NEEDED[path.name] if f"{{{field}}}" not in text]
     if missing:
         raise SettingsError(f"{path} lacks {{{missing[0]}}}, in whose place the {missing[0]} is put.")
     return text
@@ -128,17 +129,15 @@ class LanguagePlan(Plan):
                 "--workers is for agents that act on this machine. A language model's requests go out side by side: "
                 "set --server.concurrency."
             )
+        check_server(self.server)
 
-    def play(self, run: RunFolder, games: Sequence[Game], finished: Finished, progress: Progress) -> None:
-        settings = self.settings
-        task = settings.prompt.task or make_env(settings.env).task_text
+    def play(
+        self, run: RunFolder, world: TextEnv, games: Sequence[Game], finished: Finished, progress: Progress
+    ) -> None:
+        task = self.settings.prompt.task or world.task_text
         with ServedModel(self.server, run / ANSWERS, progress) as model:
-            play(
-                LanguagePlayer(model, self.prompting, task, self.trials),
-                lambda: make_env(settings.env),
-                games,
-                finished,
-            )
+            player = LanguagePlayer(model, self.prompting, task, self.trials)
+            play(player, lambda: make_env(self.settings.env), games, finished)
             meter = model.meter
             cost = "" if meter.usd is None else f", {meter.usd:.4f} USD"
             progress.say(
@@ -171,7 +170,7 @@ class LanguagePlayer(Player):
         again = [place for place, each in enumerate(played) if not each.success and each.game.trial < self.trials]
         answers = self.model.ask([self._ask_lesson(played[place]) for place in again]) if again else []
         for place, answer in zip(again, answers, strict=True):
-            text = _text(answer) if isinstance(answer, Answer) else ""
+            text = answer.text if isinstance(answer, Answer) else ""
             told[place] = {"lesson": text.strip(), **_usage(answer)}
         return told
 
@@ -255,9 +254,7 @@ def _lessons(game: Game) -> str:
 
 
 def _text(answer: Answer | Failed) -> str:
-    """The answer's text, without halves of surrogate pairs, which no file can hold."""
-    text = answer.text if isinstance(answer, Answer) else f"[no answer: {answer.reason}]"
-    return text.encode("utf-8", "replace").decode()
+    return answer.text if isinstance(answer, Answer) else f"[no answer: {answer.reason}]"
 
 
 def _usage(answer: Answer | Failed) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class OwnPlayer(Player):
             acts = [getattr(agent, "act", agent) for agent in (self._playing[turn.game] for turn in turns)]
             calls = [lambda act=act, each=each: act(*each) for act, each in zip(acts, asked, strict=True)]
             answers = self._call("act()", calls)
-        return [_move(answer, turn.state.actions) for answer, turn in zip(answers, turns, strict=True)]
+        return [self._move(answer, turn.state.actions) for answer, turn in zip(answers, turns, strict=True)]
 
     def end(self, played: Sequence[Played]) -> list[dict[str, Any]]:
         if not self._batched:
@@ -102,6 +103,26 @@ class OwnPlayer(Player):
                 f"{self.name}: {what} raised {where(error)}. Finished episodes are kept; the same command continues."
             ) from error
         return results
+
+    def _move(self, answer: Any, actions: tuple[str, ...]) -> Move:
+        """The move that an answer names: an index, the text of an action, or an object with these as `choice`."""
+        choice = getattr(answer, "choice", answer)
+        index = _index_of(choice, actions) if isinstance(choice, str) else as_index(choice)
+        said, given = getattr(answer, "reflection", None), getattr(answer, "probabilities", None)
+        try:
+            reflection = None if said is None else str.encode(said).decode()
+            shares = [] if given is None else [round(float(share), 6) for share in given]
+            if shares and not (len(shares) == len(actions) and all(map(math.isfinite, shares))):
+                raise ValueError("other probabilities")
+        except (TypeError, ValueError) as error:
+            raise AgentError(
+                f"{self.name}: an answer has the reflection {short(said)} and the probabilities {short(given)}. Give "
+                f"text, and a finite number for each of the {len(actions)} actions; or None."
+            ) from error
+        more: dict[str, Any] = {"probabilities": shares} if shares else {}
+        if not 0 <= index < len(actions):
+            return Move(None, reflection, more | {"said": short(choice)})
+        return Move(index, reflection, more)
 
 
 async def _all(awaitables: Sequence[Any]) -> list[Any]:
@@ -140,19 +161,6 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
         return name in inspect.signature(function).parameters
     except (TypeError, ValueError):
         return False
-
-
-def _move(answer: Any, actions: tuple[str, ...]) -> Move:
-    """The move that an agent's answer names: an index, the text of an action, or an object with these as `choice`."""
-    choice = getattr(answer, "choice", answer)
-    index = _index_of(choice, actions) if isinstance(choice, str) else as_index(choice)
-    reflection, shares = getattr(answer, "reflection", None), getattr(answer, "probabilities", None)
-    more: dict[str, Any] = {}
-    if isinstance(shares, Sequence) and len(shares) == len(actions):
-        more["probabilities"] = [round(float(share), 6) for share in shares]
-    if not 0 <= index < len(actions):
-        return Move(None, reflection, more | {"said": short(choice)})
-    return Move(index, reflection, more)
 
 
 def _index_of(text: str, actions: tuple[str, ...]) -> int:

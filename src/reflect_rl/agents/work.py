@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from functools import cache
 from typing import Any
 
@@ -32,10 +33,13 @@ def check_expert(world: TextEnv) -> None:
         raise AgentError(f"{type(world).__name__} has no expert. Choose another --agent, such as random.")
 
 
-@cache
 def local_player(agent: str, num_envs: int) -> Player:
-    """The agent of this process. Raises AgentError if it cannot be loaded."""
+    """An agent that acts in this process. Raises AgentError if it cannot be loaded."""
     return BUILT_IN[agent]() if agent in BUILT_IN else OwnPlayer(agent, num_envs)
+
+
+_players = cache(local_player)
+"""Those of a worker process, which is given one share of the games after the other."""
 
 
 def play_locally(
@@ -45,10 +49,11 @@ def play_locally(
 
     Workers are given as many games at once as the agent plays side by side.
     """
-    if workers == 1:
-        play(local_player(agent, num_envs), lambda: make_env(env), games, finished)
-        return
-    size = min(local_player(agent, num_envs).num_envs, math.ceil(len(games) / workers))
+    with closing(local_player(agent, num_envs)) as player:
+        if workers == 1:
+            play(player, lambda: make_env(env), games, finished)
+            return
+        size = min(player.num_envs, math.ceil(len(games) / workers))
     shares = [games[start : start + size] for start in range(0, len(games), size)]
     with worker_pool(min(workers, len(shares))) as pool:
         futures: list[Future] = [pool.submit(_played, agent, env, num_envs, share) for share in shares]
@@ -67,5 +72,5 @@ def play_locally(
 
 def _played(agent: str, env: EnvSettings, num_envs: int, games: Sequence[Game]) -> list[tuple[Game, dict[str, Any]]]:
     done: list[tuple[Game, dict[str, Any]]] = []
-    play(local_player(agent, num_envs), lambda: make_env(env), games, lambda *ended: done.append(ended))
+    play(_players(agent, num_envs), lambda: make_env(env), games, lambda *ended: done.append(ended))
     return done

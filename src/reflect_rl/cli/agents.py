@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,28 +23,16 @@ Style = Literal["direct", "react", "reflexion"]
 PREFIX = "openai:"
 
 
-@dataclass(frozen=True, slots=True)
-class LanguageOptions:
-    """The options of `evaluate` for language models."""
-
-    prompting: Style
-    trials: int
-    history: int | None
-    max_tokens: int | None
-    prompts: Path | None
-    budget_usd: float | None
-
-
 def evaluate(
     run: str,
     /,
     *,
     agent: str | None = None,
-    panel: str = "test",
+    panel: str | None = None,
     episodes: Count | None = None,
-    workers: Workers = 1,
-    prompting: Style = "direct",
-    trials: Count = 3,
+    workers: Workers | None = None,
+    prompting: Style | None = None,
+    trials: Count | None = None,
     history: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
     max_tokens: Count | None = None,
     prompts: Path | None = None,
@@ -75,16 +63,16 @@ def evaluate(
         random, expert, module:Class for your own, or openai:MODEL for a language model behind a server, which any
         field of `ServerSettings` describes: --server.base_url, --server.concurrency, --server.temperature and others.
     panel
-        With --agent: panels of the world, separated by commas.
+        With --agent: panels of the world, separated by commas; test by default.
     episodes
         With --agent: play only the first so many tasks of each panel.
     workers
-        With --agent: processes to play in.
+        With --agent: processes to play in; 1 by default.
     prompting
-        With openai:MODEL: direct (a choice by its label), react (a thought, then an action), or reflexion (as react,
-        in several trials with a reflection after each that fails).
+        With openai:MODEL: direct (a choice by its label; the default), react (a thought, then an action), or reflexion
+        (as react, in several trials with a reflection after each that fails).
     trials
-        With reflexion: how often a task is tried.
+        With reflexion: how often a task is tried; 3 times by default.
     history
         With openai:MODEL: maximum past steps that are shown; all by default.
     max_tokens
@@ -97,10 +85,14 @@ def evaluate(
         Without --agent, evaluate a copy of the agent in this folder, for example on other tasks; the run stays
         unchanged. With --agent, the folder of the results; runs/RECIPE-AGENT by default.
     """
+    of_agents = {"panel": panel, "episodes": episodes, "workers": workers}
+    of_models = {"prompting": prompting, "trials": trials, "history": history, "max_tokens": max_tokens}
+    of_models |= {"prompts": prompts, "budget_usd": budget_usd}
     if agent is not None:
-        asked = LanguageOptions(prompting, trials, history, max_tokens, prompts, budget_usd)
-        measure_agent(run, agent, panel, episodes, workers, asked, out, rollouts, overrides)
+        _refuse({"force": force or None}, "for the agent of a run; to play again, move the folder of the results away")
+        measure_agent(run, agent, of_agents, of_models, out, rollouts, overrides)
         return
+    _refuse(of_agents | of_models, "for --agent")
     folder = Path(run)
     if out is None:
         print_summary(stages_of(folder, overrides, force, "evaluate", rollouts=rollouts).path)
@@ -116,13 +108,18 @@ def evaluate(
     print_summary(stages_of(copied, overrides, force, "evaluate", "report", rollouts=rollouts).path)
 
 
+def _refuse(given: Mapping[str, Any], why: str) -> None:
+    """Raise SettingsError if one of these options is given."""
+    for name, value in given.items():
+        if value is not None:
+            raise SettingsError(f"--{name} is {why}.")
+
+
 def measure_agent(
     source: str,
     agent: str,
-    panels: str,
-    episodes: int | None,
-    workers: int,
-    asked: LanguageOptions,
+    of_agents: dict[str, Any],
+    of_models: dict[str, Any],
     out: str | None,
     rollouts: str | None,
     overrides: dict[str, Any],
@@ -135,36 +132,41 @@ def measure_agent(
     from reflect_rl.runs.rollouts import rollouts_path
     from reflect_rl.runs.trained import read_config
 
-    server = {key: overrides.pop(key) for key in list(overrides) if key.startswith("server.")}
+    of_models |= {key: overrides.pop(key) for key in list(overrides) if key.startswith("server.")}
     if source not in recipe_names() and Path(source).is_dir():
         settings = parse_settings(read_config(RunFolder(source)).model_dump(), overrides)
     else:
         settings = load_settings(source, overrides)
-    chosen = tuple(dict.fromkeys(names(panels) or ()))
+    panels = of_agents["panel"]
+    chosen = ("test",) if panels is None else tuple(dict.fromkeys(names(panels) or ()))
     if not chosen:
         raise SettingsError("--panel names no panel. Name one, such as test, or several separated by commas.")
-    style = [asked.prompting] if agent.startswith(PREFIX) else []
+    style = [of_models["prompting"] or "direct"] if agent.startswith(PREFIX) else []
     folder = output_folder(default_folder(source, agent, *style) if out is None else out, "--out")
     file = None if rollouts is None else rollouts_path(rollouts)
-    plan = _plan(settings, agent, asked, server, panels=chosen, episodes=episodes, workers=workers, rollouts=file)
+    options = {"panels": chosen, "episodes": of_agents["episodes"], "workers": of_agents["workers"] or 1}
+    plan = _plan(settings, agent, of_models, **options, rollouts=file)
     print(agent_summary(evaluate_agent(plan, folder, Bars())))
 
 
-def _plan(settings: Settings, agent: str, asked: LanguageOptions, server: dict[str, Any], **options: Any) -> Plan:
+def _plan(settings: Settings, agent: str, of_models: dict[str, Any], **options: Any) -> Plan:
     from reflect_rl.agents.evaluation import Plan
 
     if not agent.startswith(PREFIX):
-        if server:
-            raise SettingsError(f"--{next(iter(server))} is for --agent openai:MODEL; {agent} needs no server.")
+        _refuse(of_models, f"for --agent openai:MODEL; {agent} is asked without")
         return Plan(settings, agent, **options)
     from reflect_rl.agents.language import LanguagePlan, Prompting
     from reflect_rl.config import parse_section
     from reflect_rl.settings.server import ServerSettings
 
-    given = {key.removeprefix("server."): value for key, value in server.items()}
-    given |= {} if asked.budget_usd is None else {"budget_usd": asked.budget_usd}
-    served = parse_section(ServerSettings, {**given, "model": agent.removeprefix(PREFIX)}, "server")
-    prompting = Prompting.load(asked.prompting, asked.prompts, asked.trials, asked.history, asked.max_tokens)
+    server = {key.removeprefix("server."): value for key, value in of_models.items() if key.startswith("server.")}
+    if of_models["budget_usd"] is not None:
+        server["budget_usd"] = of_models["budget_usd"]
+    served = parse_section(ServerSettings, {**server, "model": agent.removeprefix(PREFIX)}, "server")
+    style, trials, history = of_models["prompting"] or "direct", of_models["trials"], of_models["history"]
+    if style != "reflexion":
+        _refuse({"trials": trials}, "for --prompting reflexion")
+    prompting = Prompting.load(style, of_models["prompts"], trials or 3, history, of_models["max_tokens"])
     return LanguagePlan(settings, agent, **options, prompting=prompting, server=served)
 
 

@@ -130,7 +130,7 @@ def annotate(
     For example:
 
     - `reflect-rl annotate runs/mine --annotate.reflections 500`
-    - `reflect-rl annotate runs/mine --teacher openai --teacher.model gpt-5-mini --teacher.budget_usd 5 --dry-run`
+    - `reflect-rl annotate runs/mine --teacher openai --teacher.model gpt-6-luna --teacher.budget_usd 5 --dry-run`
     - `reflect-rl annotate runs/mine --teacher openai --teacher.model qwen3 --teacher.base_url http://127.0.0.1:8000/v1`
 
     Parameters
@@ -158,11 +158,11 @@ def _estimate(folder: Path, overrides: dict[str, Any]) -> str:
     run = RunFolder(folder)
     settings = parse_settings(read_config(run).model_dump(), overrides)
     found = estimate(run, Context(settings), Bars())
-    price = "the price is unknown" if found.usd is None else f"at most {found.usd:.4f} USD"
+    price = "at an unknown price" if found.usd is None else f"about {found.usd:.4f} USD in all"
     return (
         f"{found.calls:,} calls to {settings.teacher.model}, about {found.prompt_tokens:,} prompt tokens, at most "
-        f"{found.completion_tokens:,} completion tokens, {price}. Neither stored answers are counted, nor those "
-        f"that have to be asked for once more."
+        f"{found.completion_tokens:,} completion tokens: {price}. Stored answers are not counted, nor those that will "
+        f"have to be asked for once more."
     )
 
 

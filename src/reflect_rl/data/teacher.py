@@ -80,9 +80,13 @@ class ServedTeacher:
     def counts(self) -> dict[str, Any]:
         """Figures for the manifest."""
         meter = self.meter
-        counts = {"calls": meter.calls, "prompt_tokens": meter.prompt_tokens, "usd": meter.usd}
-        counts |= {"completion_tokens": meter.completion_tokens, "failed": dict(sorted(self.failed.items()))}
-        return {f"teacher_{name}": value for name, value in counts.items()}
+        return {
+            "teacher_calls": meter.calls,
+            "teacher_prompt_tokens": meter.prompt_tokens,
+            "teacher_completion_tokens": meter.completion_tokens,
+            "teacher_usd": meter.usd,
+            "teacher_failed": dict(sorted(self.failed.items())),
+        }
 
     def _shown(self, entry: PoolState) -> dict[str, str | None]:
         """The placeholders of a prompt; None is unknown."""
@@ -150,7 +154,7 @@ def filled(prompt: str, shown: Mapping[str, str | None]) -> str:
 def usable(answer: Answer | Failed) -> str:
     """The text of an answer. Raises Unusable."""
     if isinstance(answer, Failed):
-        raise Unusable("refused by the server" if "filter" in answer.reason else "not answered")
+        raise Unusable(answer.reason.partition(" (")[0])
     if answer.finish == "length":
         raise Unusable("too long")
     if not answer.text.strip():

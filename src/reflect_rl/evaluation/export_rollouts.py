@@ -17,7 +17,7 @@ from reflect_rl.evaluation.tables import markdown_table
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.outputs import claim_folder, output_folder
-from reflect_rl.runs.rollouts import each_episode
+from reflect_rl.runs.rollouts import each_episode, episode_heads
 
 CARD, DATA = "README.md", "data"
 BATCH = 500
@@ -74,20 +74,26 @@ STEP = {
 def export_dataset(file: Path, to: str | Path, progress: Progress) -> Path:
     """Write README.md and data/ into the folder `to`; return it. An earlier export in it is replaced.
 
-    Raises RunFolderError (the file is missing or damaged, disk full) and OutputError (`to` holds something else).
+    Raises RunFolderError (the file is missing, damaged or empty, or the disk is full) and OutputError (`to` holds
+    something else).
     """
-    folder = output_folder(to, "--to")
+    folder, total = output_folder(to, "--to"), sum(1 for _ in episode_heads(file))
+    if not total:
+        raise RunFolderError(f"{file} holds no episodes. Name a file to which --rollouts has written some.")
     claim_folder(folder, "data set of rollouts", option="--to")
     out, counts = RunFolder(folder), Counter[tuple[str, str, str]]()
-    write, suffix = (_write_parquet, "parquet") if _has_parquet() else (_write_jsonl, "jsonl")
+    suffix = "parquet" if _has_parquet() else "jsonl"
     if suffix == "jsonl":
         progress.warn('The episodes are written as JSON lines. For Parquet: pip install "reflect-rl[parquet]".')
-    size = file.stat().st_size if file.is_file() else 0
-    with out.lock(progress), progress.bar("export", size, "bytes") as bar:
+    with out.lock(progress), progress.bar("export", total, "episodes") as bar:
         out.tidy()
         with out.replacing(DATA) as data:
             data.mkdir()
-            write(data / f"train.{suffix}", _counted(each_episode(file), counts, bar))
+            rows = _counted(each_episode(file), counts, bar)
+            if suffix == "parquet":
+                _write_parquet(data / "train.parquet", rows)
+            else:
+                RunFolder(data).write_jsonl("train.jsonl", rows)
             out.write_text(CARD, card(folder.resolve().name, counts, suffix))
     return folder
 
@@ -114,7 +120,7 @@ def card(name: str, counts: Mapping[tuple[str, str, str], int], suffix: str) -> 
         _columns(EPISODE, ""),
         "## Fields of a step",
         _columns(STEP, "steps[]."),
-        "## Not said here",
+        "## Licence",
         "The licences of the environments' texts and of the models that wrote reflections and answers apply to the "
         "texts in these episodes. Nobody has checked the texts.",
     ]
@@ -123,8 +129,14 @@ def card(name: str, counts: Mapping[tuple[str, str, str], int], suffix: str) -> 
 
 def _features(fields: Mapping[str, tuple[str, str]]) -> list[dict[str, str]]:
     """Columns as `datasets` declares them; without this, a column of nulls would get no type."""
-    kinds = [(name, kind.removeprefix("list<").removesuffix(">"), kind) for name, (kind, _) in fields.items()]
-    return [{"name": name, "dtype" if inner == kind else "list": inner} for name, inner, kind in kinds]
+    return [
+        {"name": name, "list" if kind.startswith("list<") else "dtype": _inner(kind)}
+        for name, (kind, _) in fields.items()
+    ]
+
+
+def _inner(kind: str) -> str:
+    return kind.removeprefix("list<").removesuffix(">")
 
 
 def _columns(fields: Mapping[str, tuple[str, str]], prefix: str) -> str:
@@ -137,7 +149,7 @@ def _counted(episodes: Iterable[dict[str, Any]], counts: Counter[tuple[str, str,
     """Rows with all columns, whatever the record holds; counted by world, agent and place."""
     for episode in episodes:
         counts[str(episode.get("world")), str(episode.get("agent")), place_of(episode)] += 1
-        bar.update(len(json.dumps(episode, ensure_ascii=False)))
+        bar.update()
         row = {name: episode.get(name) for name in EPISODE}
         row |= {
             name: json.dumps(row[name], ensure_ascii=False, allow_nan=False)
@@ -145,12 +157,6 @@ def _counted(episodes: Iterable[dict[str, Any]], counts: Counter[tuple[str, str,
             if row[name] is not None
         }
         yield row | {"steps": [{name: step.get(name) for name in STEP} for step in episode["steps"]]}
-
-
-def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _has_parquet() -> bool:
@@ -177,6 +183,5 @@ def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _arrow_type(arrow: Any, kind: str) -> Any:
-    inner = kind.removeprefix("list<").removesuffix(">")
-    made = {"bool": arrow.bool_, "string": arrow.string, "int64": arrow.int64, "float64": arrow.float64}[inner]()
-    return arrow.list_(made) if kind.startswith("list<") else made
+    types = {"bool": arrow.bool_, "string": arrow.string, "int64": arrow.int64, "float64": arrow.float64}
+    return arrow.list_(types[_inner(kind)]()) if kind.startswith("list<") else types[kind]()

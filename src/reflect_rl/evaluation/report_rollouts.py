@@ -30,15 +30,17 @@ def report_rollouts(
 
     Raises RunFolderError if the file is missing or damaged, or the page cannot be written.
     """
-    positions, sums = array("Q"), defaultdict[tuple[str, str], list[float]](lambda: [0.0] * 4)
+    positions, at, sums = array("Q"), 0, defaultdict[tuple[str, str], list[float]](lambda: [0.0] * 4)
     size = path.stat().st_size if path.is_file() else 0
     with progress.bar("report", size, "bytes") as bar:
         for position, head in episode_heads(path):
-            bar.update(position - (positions[-1] if positions else 0))
+            bar.update(position - at)
+            at = position
             positions.append(position)
             figures = 1, bool(head.get("success")), head.get("return") or 0, head.get("length") or 0
             key = str(head.get("agent", "")), place_of(head)
             sums[key] = [total + each for total, each in zip(sums[key], figures, strict=True)]
+        bar.update(size - at)
     wanted = max(2, EPISODE_BYTES * max(1, len(positions)) // max(1, size))
     episodes = (read_episode(path, position) for position in evenly(positions, wanted))
     shown = fit(({**episode, "mode": place_of(episode)} for episode in episodes), EPISODE_BYTES)

@@ -10,14 +10,17 @@ import re
 import time
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
+from importlib.util import find_spec
 from typing import Any
+
+import numpy as np
 
 from reflect_rl.errors import ServerError, SettingsError
 from reflect_rl.model_servers.meter import Price, most_prompt_tokens
 from reflect_rl.model_servers.records import Answer, Ask, Failed
 from reflect_rl.progress import Progress
 from reflect_rl.seeding import stream
-from reflect_rl.settings.server import ServerSettings
+from reflect_rl.settings.server import ServerSettings, checked_address
 
 FIRST_WAIT = 1.0
 """Seconds before the first retry, unless the server says how long to wait."""
@@ -25,8 +28,6 @@ TOP_LOGPROBS = 20
 """The most that OpenAI and vLLM allow."""
 TOO_LONG = ("context length", "context_length", "context size", "context window")
 FILTERED = ("content_filter", "content_policy", "content management policy")
-OPTIONAL = ("max_tokens", "temperature", "logprobs", "top_logprobs")
-"""Fields that some models refuse; OpenAI's newer ones want max_completion_tokens in place of the first."""
 PLACEHOLDER = "none"
 """Sent to servers that want no key."""
 
@@ -40,31 +41,43 @@ class Again(Exception):  # noqa: N818  no error yet
         self.limited = limited
 
 
-class Calls:
-    """Sends asks to one server; its coroutines share an event loop.
+def address_and_key(settings: ServerSettings) -> tuple[str | None, str]:
+    """The server's address (None: OpenAI's own) and its key ("": none).
 
-    Raises SettingsError: no model, no key or address, or no openai package.
+    Raises SettingsError: no model, no or an unusable address or key, or no openai package.
     """
+    if find_spec("openai") is None:
+        raise SettingsError("Model servers need the openai package: pip install 'reflect-rl[api]'")
+    key, address = os.environ.get("OPENAI_API_KEY", "").strip(), os.environ.get("OPENAI_BASE_URL", "").strip()
+    if not settings.base_url and address:
+        try:
+            checked_address(address)
+        except ValueError as error:
+            raise SettingsError(f"OPENAI_BASE_URL cannot be used: {error}.") from None
+    if not (address := settings.base_url or address) and not key:
+        raise SettingsError(
+            "There is no model server: set base_url (or OPENAI_BASE_URL) to your server's address, such as "
+            "http://127.0.0.1:8000/v1, or OPENAI_API_KEY to use OpenAI's API."
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise SettingsError("OPENAI_API_KEY should be printable ASCII characters. Copy the key again.")
+    if not settings.model:
+        raise SettingsError("Name the model as the server calls it: set model.")
+    return address or None, key
+
+
+class Calls:
+    """Sends asks to one server; its coroutines share an event loop. Raises as `address_and_key` does."""
 
     def __init__(self, settings: ServerSettings, price: Price | None, progress: Progress) -> None:
-        try:
-            from openai import AsyncOpenAI
-        except ImportError as error:
-            raise SettingsError("Model servers need the openai package: pip install 'reflect-rl[api]'") from error
-        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
-        self._base_url = settings.base_url or os.environ.get("OPENAI_BASE_URL") or None
-        if not self._key and not self._base_url:
-            raise SettingsError(
-                "There is no model server: set base_url (or OPENAI_BASE_URL) to your server's address, such as "
-                "http://127.0.0.1:8000/v1, or OPENAI_API_KEY to use OpenAI's API."
-            )
-        if not settings.model:
-            raise SettingsError("Name the model as the server calls it: set model.")
+        address, self._key = address_and_key(settings)
+        from openai import AsyncOpenAI
+
         self.settings = settings
         self._price = price
         self._progress = progress
         self._client = AsyncOpenAI(
-            api_key=self._key or PLACEHOLDER, base_url=self._base_url, max_retries=0, timeout=settings.timeout
+            api_key=self._key or PLACEHOLDER, base_url=address, max_retries=0, timeout=settings.timeout
         )
         self._refused: set[str] = set()
         self._answered = 0
@@ -95,7 +108,7 @@ class Calls:
     def _wait(self, again: Again, ask: Ask, failures: int) -> float:
         """Seconds to wait before the next try: the server's own wish, or exponential back-off with jitter."""
         jitter = stream(ask.sample, f"retry {ask}", failures).random()
-        wait = FIRST_WAIT * 2 ** (failures - 1) * (1 + jitter) if again.wait is None else again.wait
+        wait = again.wait or FIRST_WAIT * 2 ** (failures - 1) * (1 + jitter)
         return min(wait, self.settings.max_retry_wait)
 
     async def _once(self, ask: Ask) -> Answer | Failed:
@@ -110,22 +123,22 @@ class Calls:
         except TimeoutError:
             raise Again(f"no answer within {self.settings.timeout:g} s") from None
         except APIConnectionError as error:
-            raise Again(self._hidden(str(error.__cause__ or error)) or type(error).__name__) from None
+            raise Again(hide_keys(str(error.__cause__ or error), self._key) or type(error).__name__) from None
         except APIStatusError as error:
             status, headers = error.status_code, error.response.headers
-            said = self._hidden(f"{error.message} {error.code or ''}".strip())
-        if status in (400, 422) and self._left_out(said, body):
+            said = readable(hide_keys(f"{error.message} {error.code or ''}".strip(), self._key))
+        if status in (400, 403, 422) and self._left_out(said, body):
             return await self._once(ask)
         return self._refusal(status, headers, said)
 
     def _body(self, ask: Ask) -> dict[str, Any]:
         """The fields of a request, without those that the server refused."""
-        fields: dict[str, Any] = {"max_tokens": ask.max_tokens, "temperature": self.settings.temperature}
-        if ask.labels:
-            fields |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
-        body = {name: value for name, value in fields.items() if name not in self._refused}
-        if "max_tokens" in self._refused:
-            body["max_completion_tokens"] = ask.max_tokens
+        body: dict[str, Any] = {}
+        body["max_completion_tokens" if "max_tokens" in self._refused else "max_tokens"] = ask.max_tokens
+        if "temperature" not in self._refused:
+            body["temperature"] = self.settings.temperature
+        if ask.labels and "logprobs" not in self._refused:
+            body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         messages = [message._asdict() for message in ask.messages]
         return {"model": self.settings.model, "messages": messages, **body, "extra_body": self.settings.extra}
 
@@ -136,7 +149,7 @@ class Calls:
             if any(word in low for word in FILTERED):
                 return Failed(f"refused by the server's filter ({said})")
             if any(word in low for word in TOO_LONG):
-                return Failed(f"too long for the model ({said})")
+                return Failed(f"too long for the model ({said})", final=False)
         if (status in (408, 409, 429) or status >= 500) and "insufficient_quota" not in low:
             raise Again(said, retry_after(headers), limited=status == 429)
         what = {401: "the key in OPENAI_API_KEY", 403: "the key in OPENAI_API_KEY", 404: "the model or the address"}
@@ -146,10 +159,17 @@ class Calls:
         )
 
     def _left_out(self, said: str, body: dict[str, Any]) -> bool:
-        """Whether the server does not support an optional field of this request, and later ones do without it."""
-        named = [name for name in OPTIONAL if name in body and f"'{name}'" in said and "support" in said]
-        for name in set(named) - self._refused:
-            self._refused.update(("logprobs", "top_logprobs") if "logprobs" in name else (name,))
+        """Whether the server does not support an optional field of this request, and later ones do without it.
+
+        OpenAI's newer models want max_completion_tokens in place of max_tokens. Every server refuses log-probabilities
+        in words of its own, and speaks of them on no other occasion.
+        """
+        named = {name for name in ("max_tokens", "temperature") if f"'{name}'" in said and "support" in said}
+        if re.search("log_?probs", said, flags=re.IGNORECASE):
+            named.add("logprobs")
+        named &= body.keys()
+        for name in named - self._refused:
+            self._refused.add(name)
             if name != "max_tokens":
                 self._progress.warn(f"{self.settings.model} does not support {name}: it is asked without.")
         return bool(named)
@@ -159,22 +179,29 @@ class Calls:
         try:
             data = json.loads(text)
             usage, choices = data.get("usage") or {}, data["choices"]
-            prompt = int(usage.get("prompt_tokens", most_prompt_tokens(ask)))
-            completion = int(usage.get("completion_tokens", ask.max_tokens))
+            read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            prompt = most_prompt_tokens(ask) if read is None else int(read)
+            completion = ask.max_tokens if written is None else int(written)
             usd = self._price and self._price.usd(prompt, completion)
             if not choices:
                 return Failed("the server gave no choice", prompt, completion, usd)
             said, finish = choices[0]["message"], str(choices[0].get("finish_reason") or "stop")
-            content = without_thinking(str(said.get("content") or ""))
+            content = without_thinking(readable(text_of(said.get("content"))))
             if finish == "content_filter" or said.get("refusal"):
                 return Failed("refused by the server's filter", prompt, completion, usd)
             return Answer(content, finish, prompt, completion, usd, label_logprobs(choices[0], ask.labels))
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise Again(f"the answer is no chat completion ({type(error).__name__}); check base_url") from None
 
-    def _hidden(self, text: str) -> str:
-        """A text without keys."""
-        return hide_keys(text, self._key)
+
+def text_of(content: Any) -> str:
+    """The text of a message, which some servers send in parts."""
+    return "".join(part.get("text") or "" for part in content) if isinstance(content, list) else content or ""
+
+
+def readable(text: str) -> str:
+    """`text` without halves of surrogate pairs, which JSON can hold, but no file."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def without_thinking(text: str) -> str:
@@ -191,7 +218,7 @@ def label_logprobs(choice: dict[str, Any], labels: Sequence[str]) -> dict[str, f
     for token in tokens[0].get("top_logprobs") or []:
         label, value = token["token"].strip(), float(token["logprob"])
         if label in labels and math.isfinite(value):
-            found[label] = math.log(math.exp(found[label]) + math.exp(value)) if label in found else value
+            found[label] = float(np.logaddexp(found.get(label, -math.inf), value))
     return found
 
 

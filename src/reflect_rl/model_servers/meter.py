@@ -75,12 +75,13 @@ class Meter:
         self._changed = asyncio.Condition()
 
     def add(self, paid: Answer | Failed) -> None:
-        """Count a call that was answered."""
+        """Count a call that was answered; at today's price, if none was known when it was."""
         self.calls += 1
         self.prompt_tokens += paid.prompt_tokens
         self.completion_tokens += paid.completion_tokens
-        if self.usd is not None:
-            self.usd += paid.usd or 0.0
+        if self.price is not None and self.usd is not None:
+            now = self.price.usd(paid.prompt_tokens, paid.completion_tokens)
+            self.usd += now if paid.usd is None else paid.usd
 
     @asynccontextmanager
     async def reserved(self, ask: Ask) -> AsyncIterator[None]:

@@ -14,13 +14,19 @@ from typing import Any, Self
 
 from reflect_rl.errors import ReflectRLError
 from reflect_rl.memo import Memo
-from reflect_rl.model_servers.calls import Calls
+from reflect_rl.model_servers.calls import Calls, address_and_key
 from reflect_rl.model_servers.meter import Meter, likely_prompt_tokens, price_of
 from reflect_rl.model_servers.records import Answer, Ask, Estimate, Failed
 from reflect_rl.progress import Progress
 from reflect_rl.settings.server import ServerSettings
 
 Arrived = Callable[[int, Answer | Failed], None]
+
+
+def check_server(settings: ServerSettings) -> None:
+    """Raise SettingsError where `ServedModel` would. Nothing is sent or written."""
+    price_of(settings)
+    address_and_key(settings)
 
 
 class ServedModel:
@@ -127,7 +133,8 @@ class ServedModel:
                         if errors:
                             return
                         answer = await self._calls.answer(ask)
-                        self._store.put({_key(ask): json.dumps(asdict(answer), allow_nan=False)})
+                        if isinstance(answer, Answer) or answer.final:
+                            self._store.put({_key(ask): json.dumps(asdict(answer), allow_nan=False)})
                         self.meter.add(answer)
                 except ReflectRLError as error:
                     errors.append(error)

@@ -47,16 +47,20 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An ask that the server will not answer, however often it is sent; what it cost all the same."""
+    """An ask that the server will not answer, however often it is sent; what it cost all the same.
+
+    final: False if it may be answered once the server has other settings, such as a longer context.
+    """
 
     reason: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
     usd: float | None = None
+    final: bool = True
 
 
 class Estimate(NamedTuple):
-    """What asks would cost. calls: without those answered before. completion_tokens, usd: at most."""
+    """What asks would cost. calls: without those answered before. prompt_tokens: estimated. completion_tokens: most."""
 
     calls: int
     prompt_tokens: int

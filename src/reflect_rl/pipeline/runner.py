@@ -71,6 +71,8 @@ def run_stages(
     context = Context(settings, rollouts)
     _check_machine(settings, context.ranks)
     run = RunFolder(out)
+    if store is None:  # which may have what a server would be asked for
+        _check_servers(run, settings, chosen)
     runner = Runner(run, context, progress, function_of, Store(store) if store else None, force)
     if not context.ranks.first:
         for stage in chosen:
@@ -235,6 +237,18 @@ def _check_machine(settings: Settings, ranks: Ranks) -> None:
         from reflect_rl.lm.torch_setup import check_device
 
         check_device(settings.compute.device)
+
+
+def _check_servers(run: RunFolder, settings: Settings, chosen: Sequence[Stage]) -> None:
+    """Raise SettingsError if a later stage needs a model server that cannot be asked, before the first one runs."""
+    from reflect_rl.model_servers.model import check_server
+
+    teacher = settings.teacher if settings.served_teacher else None
+    reflector = settings.reflector.asked if settings.reflector.is_served else None
+    for stage in chosen:
+        server = {"annotate": teacher, "sft_policy": reflector}.get(stage.name)
+        if server and read_manifest(run, stage) is None:
+            check_server(server)
 
 
 def _check_folder(run: RunFolder) -> None:

@@ -183,10 +183,7 @@ def served_reflector(run: RunFolder, context: Context, progress: Progress | None
     Raises SettingsError if the settings name no server or model.
     """
     part, progress = context.settings.reflector, progress or Progress()
-    named = {"model": part.server.model or part.model.source}
-    warmth = {"temperature": part.temperature if part.decoding == "sample" else 0.0}
-    store = None if is_exported(run) else run / SERVED
-    server = ServedModel(part.server.model_copy(update=named | warmth), store, progress)
+    server = ServedModel(part.asked, None if is_exported(run) else run / SERVED, progress)
     return ServedReflector(server, message_prompts(context), part, progress)
 
 

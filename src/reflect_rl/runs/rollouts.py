@@ -7,11 +7,10 @@ without parsing steps.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from reflect_rl.errors import OutputError, RunFolderError
@@ -20,9 +19,9 @@ from reflect_rl.runs.folder import UNREADABLE
 from reflect_rl.runs.locks import take_lock
 from reflect_rl.runs.outputs import output_file
 
-ID = re.compile(rb'\{"id": "([^"\\]+)"')
+BEGIN = b'{"id": "'
+ID = re.compile(re.escape(BEGIN) + rb'([^"\\]+)"')
 STEPS = b', "steps": ['
-BLOCK = 1 << 16
 
 
 class RolloutFile:
@@ -36,10 +35,11 @@ class RolloutFile:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b", buffering=0)
-            take_lock(self._file, path, (progress or Progress()).warn)  # type: ignore[arg-type]
-            self._mend()
-            self._known = self._ids()
+            with ExitStack() as opened:
+                self._file = opened.enter_context(path.open("a+b", buffering=0))
+                take_lock(self._file, path, (progress or Progress()).warn)
+                self._known = self._ids()
+                opened.pop_all()
         except BlockingIOError:
             raise RunFolderError(f"{path} is in use by another process. Wait until it has finished.") from None
         except OSError as error:
@@ -48,11 +48,8 @@ class RolloutFile:
     def __enter__(self) -> RolloutFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
-
-    def __contains__(self, identity: str) -> bool:
-        return identity in self._known
 
     def add(self, episodes: Iterable[Mapping[str, Any]]) -> None:
         """Append episodes, but for those whose id is in the file already. The first key is "id", the last "steps"."""
@@ -67,30 +64,21 @@ class RolloutFile:
                 raise self._unwritable(error) from error
             self._known.add(episode["id"])
 
-    def _mend(self) -> None:
-        """End the last line: with a line break if it is whole, else by removing it."""
-        end = self._file.seek(0, os.SEEK_END)
-        start, tail = end, b""
-        while start and b"\n" not in tail:
-            size = min(BLOCK, start)
-            start = self._file.seek(start - size)
-            tail = self._file.read(size) + tail
-        rest = tail[tail.rfind(b"\n") + 1 :]
-        if not rest:
-            return
-        if _is_whole(rest):
-            self._file.write(b"\n")
-        else:
-            self._file.truncate(end - len(rest))
-
     def _ids(self) -> set[str]:
-        self._file.seek(0)
-        known = set()
-        with os.fdopen(os.dup(self._file.fileno()), "rb") as file:
+        """The ids of all episodes. A last line that does not end gets an end if it is whole, and is removed if not."""
+        known, position = set(), 0
+        with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    if _is_whole(line):
+                        self._file.write(b"\n")
+                    elif _begins(line):
+                        self._file.truncate(position)
+                        break
                 if not (found := ID.match(line)):
                     raise RunFolderError(f"{self.path} holds no rollouts (line {number}). Name another file.")
                 known.add(found[1].decode())
+                position += len(line)
         return known
 
     def _unwritable(self, error: OSError) -> RunFolderError:
@@ -109,7 +97,12 @@ def rollouts_path(given: str | Path, option: str = "--rollouts") -> Path:
 
 def _is_ours(path: Path) -> bool:
     with path.open("rb") as file:
-        return ID.match(file.read(BLOCK)) is not None
+        return _begins(file.read(len(BEGIN)))
+
+
+def _begins(line: bytes) -> bool:
+    """Whether a line, of which there may be a part only, begins as an episode does."""
+    return line[: len(BEGIN)] == BEGIN[: len(line)]
 
 
 def _is_whole(line: bytes) -> bool:
@@ -126,7 +119,7 @@ def episode_heads(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     damaged.
     """
     for position, line in _lines(path):
-        head, found, _ = line.partition(STEPS)
+        head, found, _ = line.rpartition(STEPS)  # the last: an option of a world may have that name
         episode = _parsed(path, position, head + b"}" if found else line)
         episode.pop("steps", None)
         yield position, episode
@@ -153,7 +146,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as file:
             for line in file:
-                if line.strip() and (line.endswith(b"\n") or _is_whole(line)):
+                cut = not line.endswith(b"\n") and _begins(line) and not _is_whole(line)
+                if line.strip() and not cut:
                     yield position, line
                 position += len(line)
     except OSError as error:

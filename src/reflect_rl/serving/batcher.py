@@ -34,7 +34,7 @@ class Batcher:
 
     Args:
         decide: decides in up to `limits.states` states.
-        limits: of these, `states`, `waiting` and `answer_seconds`.
+        limits: of these, `states`, `waiting`, `answer_seconds` and `leaving_seconds`.
         passed: is told the number of states of each pass.
     """
 
@@ -84,11 +84,11 @@ class Batcher:
             raise HTTPException(503, str(error), RETRY) from error
 
     def close(self) -> None:
-        """Decide in what waits, and stop."""
+        """Decide in what waits, and stop: at once if that takes too long, as where a reflector's server stays away."""
         with self._arrived:
             self._open = False
             self._arrived.notify()
-        self._thread.join()
+        self._thread.join(self._limits.leaving_seconds)
 
     def _work(self) -> None:
         while jobs := self._take():

@@ -24,6 +24,7 @@ class Limits:
         idle_seconds: time without a request after which a session or an episode is dropped.
         read_seconds: time for a client to send the head of a request, and again for its body.
         answer_seconds: time for a decision, waiting included.
+        leaving_seconds: time for requests to be answered after a signal.
         connections: most open connections; beyond that, requests get 503.
     """
 
@@ -38,4 +39,5 @@ class Limits:
     idle_seconds: float = 1_800.0
     read_seconds: float = 10.0
     answer_seconds: float = 60.0
+    leaving_seconds: float = 10.0
     connections: int = 1_000

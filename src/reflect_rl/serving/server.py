@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +27,6 @@ from reflect_rl.serving.limits import Limits
 
 KEPT_SECONDS = 30
 """Time that an idle connection is kept: longer than clients keep theirs, so that none is closed under a request."""
-LEAVING_SECONDS = 10
-"""Time for requests to be answered after a signal."""
 TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -68,7 +67,7 @@ def serve(
                 server_header=False,
                 timeout_keep_alive=KEPT_SECONDS,
                 limit_concurrency=limits.connections,
-                timeout_graceful_shutdown=LEAVING_SECONDS,
+                timeout_graceful_shutdown=math.ceil(limits.leaving_seconds),
             )
             shown = f"[{host}]" if ":" in host else host
             progress.say(f"{name} is served at http://{shown}:{listening.getsockname()[1]}")

@@ -97,8 +97,13 @@ class Worlds:
         return await self.show(play.name)
 
     async def show(self, name: str) -> dict[str, Any]:
-        """An episode as it is. Raises HTTPException: 404 (no such episode, or no longer), or as `Batcher.decide`."""
+        """An episode as it is.
+
+        Raises HTTPException: 404 (no such episode, or no longer), 503 (it is being stepped), or as `Batcher.decide`.
+        """
         play = self._play(name)
+        if play.busy:
+            raise HTTPException(503, "The world is still at its step. Ask again.", RETRY)
         if play.decision is None and play.stop is None:
             state = play.state
             (decision,) = await self._batcher.decide([state])
@@ -132,8 +137,12 @@ class Worlds:
 
     def _begun(self, asked: Begin) -> Play:
         env, memory = self._make_env(), self._agent.new_memory()
-        observation, actions, info = begin(env, asked.seed, {} if asked.task is None else {"task": asked.task})
-        state = memory.observe(observation, actions, facts_of(env))
+        try:
+            observation, actions, info = begin(env, asked.seed, {} if asked.task is None else {"task": asked.task})
+            state = memory.observe(observation, actions, facts_of(env))
+        except BaseException:
+            env.close()
+            raise
         return Play(secrets.token_urlsafe(16), env, memory, info.get("task", asked.task), state)
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:

@@ -136,6 +136,12 @@ class ReflectorSettings(Section):
         return self.kind == "served" or (self.kind == "prompted" and bool(self.server.model))
 
     @property
+    def asked(self) -> ServerSettings:
+        """The server of a served reflector, with the model's name and the temperature."""
+        warmth = self.temperature if self.decoding == "sample" else 0.0
+        return self.server.model_copy(update={"model": self.server.model or self.model.source, "temperature": warmth})
+
+    @property
     def is_loaded(self) -> bool:
         """Whether the reflector's model is loaded here."""
         return self.kind in ("local", "prompted") and not self.is_served

@@ -50,8 +50,13 @@ class ServerSettings(Section):
     @field_validator("base_url")
     @classmethod
     def _has_no_key(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError(f"{value!r} is no address; it begins with http:// or https://")
-        if value is not None and "@" in value.split("/")[2]:
-            raise ValueError("an address must not hold a user or password; set OPENAI_API_KEY in the environment")
-        return value
+        return None if value is None else checked_address(value)
+
+
+def checked_address(value: str) -> str:
+    """An address of a server. Raises ValueError: it is none, or holds a password, which messages would tell."""
+    if not value.startswith(("http://", "https://")):
+        raise ValueError(f"{value!r} is no address; it begins with http:// or https://")
+    if "@" in value.split("/")[2]:
+        raise ValueError("an address must not hold a user or password; set OPENAI_API_KEY in the environment")
+    return value

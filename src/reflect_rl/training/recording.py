@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from reflect_rl import __version__
@@ -36,9 +35,9 @@ class Recorder:
     def __enter__(self) -> Recorder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
-            self._file.__exit__(kind, error, at)
+            self._file.__exit__()
 
     def keep(self, number: int) -> bool:
         """Whether to keep the full steps of an episode."""
