@@ -11,20 +11,27 @@ outside of a tree, raised anything but a message, or took longer than SECONDS.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from hostile_folders import HostileFolder, hostile_folder, read_everything, secrets, time_limit
+from reflect_rl.envs.autoexplore.sources import repository_tree
 from reflect_rl.envs.autoexplore.tree import Tree
+from reflect_rl.envs.autoexplore.world import AutoExplore
+from reflect_rl.envs.checked import advance, begin
 from reflect_rl.errors import EnvironmentContractError
 
+STEPS = 30
+"""Steps of an episode."""
 SECONDS = 20
 """The longest that one tree may take."""
 Explorer = Callable[[HostileFolder], tuple[list[str], Counter[str]]]
@@ -49,7 +56,36 @@ def read_all(folder: HostileFolder) -> tuple[list[str], Counter[str]]:
     return read_everything(tree)
 
 
-EXPLORERS: dict[str, Explorer] = {"read all": read_all}
+def play(folder: HostileFolder) -> tuple[list[str], Counter[str]]:
+    """Walk at random through the world, whose tree was indexed before: all texts, facts and actions."""
+    random = folder.random
+    repository_tree.cache_clear()
+    try:
+        env = AutoExplore(
+            root=str(folder.root),
+            question="Where is the secret key kept?",
+            horizon=STEPS,
+            shown=random.choice(["page", "matches"]),
+            listing=random.choice([1, 3, 50]),
+            page=random.choice([1, 80, 20_000]),
+        )
+        observation, actions, _ = begin(env, 0, {})
+    except EnvironmentContractError:  # the root's name is not text, or its folder is gone
+        return [], Counter({"root refused": 1})
+    told, met, stop = [observation, *actions], Counter[str](), None
+    with folder.swapping() if random.random() < 0.6 else nullcontext():
+        while stop is None:
+            told.append(json.dumps(env.describe(), ensure_ascii=False))
+            env.expert_set()
+            moves = [index for index, action in enumerate(actions) if not action.startswith("id ")]
+            choice = random.choice(moves or range(len(actions)))
+            met[actions[choice].partition(" ")[0]] += 1
+            observation, actions, _, stop = advance(env, choice)
+            told += [observation, *actions]
+    return told, met
+
+
+EXPLORERS: dict[str, Explorer] = {"read all": read_all, "play": play}
 
 
 def explore(explorer: Explorer, case: int) -> tuple[list[str], Counter[str], Counter[str]]:

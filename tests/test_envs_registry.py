@@ -68,7 +68,7 @@ def test_a_world_of_ones_own_is_found_in_the_current_directory(own):
 def test_registering_gives_a_name(own):
     registry.register("own", f"{own}:Own")
     registry.register("mine", DangerousTaxi)
-    assert registry.names() == ("alfworld", "mine", "own", "taxi")
+    assert registry.names() == ("alfworld", "autoexplore", "mine", "own", "taxi")
     assert type(registry.make("own")).__name__ == "Own"
     registry.register("own", f"{own}:Own")  # the same again does no harm
     with pytest.raises(EnvironmentContractError, match="already"):
@@ -113,7 +113,7 @@ def test_a_module_that_cannot_be_imported_is_named_with_the_place(own, tmp_path,
 
 def test_the_table_of_worlds(monkeypatch, tmp_path):
     monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path))
-    heading, absent, row = registry.describe_all()
+    heading, absent, _, row = registry.describe_all()
     assert heading[0] == "world"
     assert absent[:2] == ("alfworld", "no data here")
     assert row[:5] == ("taxi", "200/40/60", "20", "facts, blocked, next, judge", "pick up, drop off")

@@ -42,7 +42,7 @@ def bench(
     - `reflect-rl bench taxi` — rollout and update
     - `reflect-rl bench lm --model HuggingFaceTB/SmolLM2-360M-Instruct` — a pretrained model with LoRA adapters
     - `reflect-rl bench alfworld` — the fast ALFWorld engine, against the real one if that is installed
-    - `reflect-rl bench autoexplore` — the index of a large folder
+    - `reflect-rl bench autoexplore` — steps, resets and the index of a large folder
     - `reflect-rl bench select` — selection, against plain numpy
     - `reflect-rl bench client` — the client of model servers, against a plain load loop
     - `reflect-rl bench labels` — what a small model learns from the labels that each strategy picks

@@ -11,7 +11,9 @@ from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.seeding import stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
+
+    import numpy as np
 
     from reflect_rl.envs.autoexplore.tree import Tree
 
@@ -189,7 +191,7 @@ class View:
             files = self._sample(files, shape.files, draw.random(len(files)))
         return folders, files
 
-    def _sample(self, nodes: tuple[int, ...], most: int, keys: Sequence[float]) -> tuple[int, ...]:
+    def _sample(self, nodes: tuple[int, ...], most: int, keys: np.ndarray) -> tuple[int, ...]:
         """At most `most` of the nodes, those with the smallest keys; the way to the target stays."""
         ranked = sorted(range(len(nodes)), key=lambda index: (nodes[index] not in self._kept, keys[index]))
         return tuple(nodes[index] for index in sorted(ranked[:most]))
