@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reflect_rl.envs.autoexplore.reading import Page
 from reflect_rl.envs.autoexplore.sources import digest
 from reflect_rl.envs.autoexplore.tasks import Task, write_tasks
 from reflect_rl.envs.autoexplore.world import AutoExplore
@@ -114,8 +115,16 @@ def test_a_wrong_answer_ends_the_episode(folder):
 def test_matches_are_the_lines_that_share_most_words(folder):
     env = make(folder, trees="natural", lines=2)
     env.reset(options={"task": "test/b/two.py@natural"})
-    assert do(env, "cd b", "cat two.py").endswith("b/two.py:\ncookies = response.cookies\nreturn parse(cookies)")
-    assert do(env, "cat one.py").endswith("b/one.py:\n(no line has a word of the question)")
+    assert do(env, "cd b", "cat two.py").endswith(
+        "b/two.py, 3 of 3 words:\ncookies = response.cookies\nreturn parse(cookies)"
+    )
+    assert do(env, "cat one.py").endswith("b/one.py, 0 of 3 words:")
+
+
+def test_a_word_that_no_page_had_before_is_found():
+    page = Page("one\ntwo zyxwvut\n\nzyxwvut", 1, 1)
+    assert page.lines_with("zyxwvut") == [1, 3]
+    assert Page("one", 1, 1).lines_with("qponmlk") == []
 
 
 def test_a_second_cat_shows_the_next_page_and_then_the_first_again(folder):
@@ -237,7 +246,7 @@ def test_a_question_of_ones_own_is_the_only_test_task(folder):
     assert len(env.tasks("train")) > 1
     env.reset(options={"task": "question@natural"})
     assert "cat one.py" in env.admissible()
-    assert do(env, "cat one.py").endswith('one.py:\n"""Parse cookies."""')  # docstrings are shown
+    assert do(env, "cat one.py").endswith('one.py, 2 of 2 words:\n"""Parse cookies."""')  # docstrings are shown
     assert play(env, "question@natural")[0] in (StopReason.SUCCESS, StopReason.FAILURE)
 
 

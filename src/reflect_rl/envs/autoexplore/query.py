@@ -30,6 +30,10 @@ class Query:
         found = ((weight, sum(page.count(word) for page in pages)) for word, weight in self.weights.items())
         return sum(weight * count * (K1 + 1) / (count + norm) for weight, count in found) / self._most
 
+    def found(self, page: Page) -> int:
+        """How many words of the question stand on a page."""
+        return sum(page.count(word) > 0 for word in self.weights)
+
     def excerpt(self, page: Page, most: int) -> str:
         """The lines of a page that share most words with the question, by weight, in the page's order.
 

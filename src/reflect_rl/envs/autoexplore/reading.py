@@ -55,8 +55,8 @@ class Page:
         return np.searchsorted(self._ends, places, side="right").tolist() if len(places) else []
 
     def _places(self, word: str) -> np.ndarray:
-        number = _numbers.get(word)
-        return np.flatnonzero(self.words == number) if number is not None else NOWHERE
+        words = self.words  # first: this numbers those that no page had before
+        return np.flatnonzero(words == _numbers[word]) if word in _numbers else NOWHERE
 
 
 class Reader:

@@ -44,9 +44,9 @@ class AutoExplore(SimpleTextEnv):
     same file again shows its next page. `id` ends the episode.
 
     ## Observations
-    Text: the question, the step, the folder with its listing (`listing` entries a page), the files read so far, and the
-    page that `cat` has just shown: whole (`shown` "page"), or the `lines` of it that share most words with the question
-    ("matches"). A page has at most `page` characters. Docstrings are not shown, unless `root` is given.
+    Text: the question, the step, the folder with its listing (`listing` entries a page), the files read so far, and
+    what `cat` has just shown: a page (`shown` "page"), or how many words of the question it has and the `lines` of it
+    that share most ("matches"). A page has at most `page` characters. Docstrings are shown only if `root` is given.
 
     ## Starting state
     One task of the split: a question in one tree, named like requests/adapters.py:HTTPAdapter@d1F4D3. Of capped trees,
@@ -221,10 +221,10 @@ class AutoExplore(SimpleTextEnv):
         """A page as it is shown."""
         number = f", page {page.number} of {page.pages}" if page.pages > 1 else ""
         if self.lines is None:
-            text = page.text.rstrip() or "(empty)"
-        else:
-            text = self._memory.query.excerpt(page, self.lines) or "(no line has a word of the question)"
-        return f"{self.view.path(node)}{number}:\n{text}"
+            return f"{self.view.path(node)}{number}:\n{page.text.rstrip() or '(empty)'}"
+        query = self._memory.query
+        found = f"{query.found(page)} of {len(query.weights)} words"
+        return f"{self.view.path(node)}{number}, {found}:\n{query.excerpt(page, self.lines)}".rstrip("\n")
 
 
 @lru_cache(maxsize=10_000)
