@@ -355,7 +355,7 @@ def test_a_users_own_prompts_are_asked(collected: RunFolder, tmp_path: Path) -> 
     assert "Say something about {observation}" in (collected / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("world", ["generic", "taxi", "alfworld"])
+@pytest.mark.parametrize("world", ["generic", "taxi", "alfworld", "autoexplore"])
 def test_the_prompts_that_ship_name_what_is_known(world: str) -> None:
     assert sorted(path.name for path in (PROMPTS / world).iterdir()) == ["act.txt", "reflect.txt"]
     for kind, needed in (("reflect", ("mistake", "expert", "words", "notes")), ("act", ())):
