@@ -250,6 +250,12 @@ def test_a_question_of_ones_own_is_the_only_test_task(folder):
     assert play(env, "question@natural")[0] in (StopReason.SUCCESS, StopReason.FAILURE)
 
 
+def test_ones_own_answer_may_lie_at_any_depth(folder):
+    where = str(folder / "test")
+    env = make(folder, trees="d1F2D2", root=where, question="Write the ledger.", target="a/d/two.py", horizon=30)
+    assert play(env, "question@natural")[0] is StopReason.SUCCESS
+
+
 def test_without_a_known_answer_none_is_called_right(folder):
     env = make(folder, root=str(folder / "test"), question="Where are cookies parsed?")
     env.reset(options={"task": "question@natural"})

@@ -119,10 +119,9 @@ class AutoExplore(SimpleTextEnv):
         self.expert_name, self.leave_out = expert, leave_out
         self.characters, self.listing, self.lines = page, listing, lines if shown == "matches" else None
         self.success_reward, self.wrong_reward, self.step_reward = success_reward, wrong_reward, step_reward
-        depths = (
-            None if any(shape.depth is None for shape in shapes) else frozenset(shape.depth or 0 for shape in shapes)
-        )
-        self._searcher = Searcher(depths if expert == "leaf-searcher" else None)
+        depths = {shape.depth for shape in shapes}
+        is_known = expert == "leaf-searcher" and None not in depths and own is None
+        self._searcher = Searcher(frozenset(depth or 0 for depth in depths) if is_known else None)
 
     def tasks(self, split: str) -> tuple[str, ...]:
         """The names of a split. Raises EnvironmentContractError for another split, or if no repository is there."""
