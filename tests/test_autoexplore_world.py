@@ -256,6 +256,14 @@ def test_ones_own_answer_may_lie_at_any_depth(folder):
     assert play(env, "question@natural")[0] is StopReason.SUCCESS
 
 
+def test_nothing_is_rendered_before_reset(folder):
+    env = make(folder, render_mode="ansi")
+    with pytest.raises(EnvironmentContractError, match=r"render\(\) was called before reset"):
+        env.render()
+    observation, _ = env.reset(seed=0)
+    assert env.render() == observation
+
+
 def test_without_a_known_answer_none_is_called_right(folder):
     env = make(folder, root=str(folder / "test"), question="Where are cookies parsed?")
     env.reset(options={"task": "question@natural"})

@@ -24,7 +24,7 @@ Finished = Callable[[Game, dict[str, Any]], object]
 
 
 def make_env(settings: EnvSettings) -> TextEnv:
-    return make(settings.name, **{"horizon": settings.horizon, **settings.options})
+    return make(settings.name, **settings.arguments)
 
 
 def check_expert(world: TextEnv) -> None:

@@ -50,8 +50,7 @@ def play(
     if load(env) is not type(player.world):
         own = player.settings.env.name
         raise SettingsError(f"{agent} was trained in {own}, not in {env}. Try: reflect-rl play {own} --agent {agent}")
-    trained = player.settings.env
-    world = make(env, **{"horizon": trained.horizon, **trained.options, **options})
+    world = make(env, **{**player.settings.env.arguments, **options})
     with torch_set_up(player.settings.compute):  # as in evaluation
         step_by_step(world, input, print, agent=player, task=task, seed=seed)
 

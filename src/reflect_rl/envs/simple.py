@@ -102,7 +102,13 @@ class SimpleTextEnv(TextEnv):
         return self._after(reward, stop)
 
     def render(self) -> str | None:  # type: ignore[override]
-        """Return the current observation if `render_mode` is "ansi", else None."""
+        """Return the current observation if `render_mode` is "ansi", else None.
+
+        Raises:
+            EnvironmentContractError: Before `reset`.
+        """
+        if self.task is None:
+            self.require_playing("render")
         return self.observe() if self.render_mode == "ansi" else None
 
     def require_playing(self, what: str) -> None:

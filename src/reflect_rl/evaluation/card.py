@@ -120,7 +120,7 @@ def _use(name: str, settings: Settings, models: Mapping[str, ExportedModel]) -> 
     extra = "quantize" if any(model.trained.bits in (4, 8) for model in adapted) else "lora" if adapted else ""
     wanted = f'"{LIBRARY}[{extra}]"' if extra else LIBRARY
     yield f"```sh\npip install {wanted}\n```"
-    world = {"horizon": settings.env.horizon, **settings.env.options}
+    world = settings.env.arguments
     options = ", ".join(f"{key}={value!r}" for key, value in world.items() if not is_path(value))
     told = settings.reflector.kind == "scripted" or settings.prompt.notes
     act = 'observation, info["actions"]' + (", env.describe()" if told else "")

@@ -41,7 +41,7 @@ def replay(run: RunFolder, settings: Settings, options: Mapping[str, Any], most:
         rollout = play_episodes(
             context.make_env, decisions, specs, settings.rl.num_envs, greedy=True, keep=lambda number: True
         )
-    other = make(settings.env.name, **{"horizon": settings.env.horizon, **settings.env.options, **options})
+    other = make(settings.env.name, **{**settings.env.arguments, **options})
     try:
         for played in rollout.trajectories:
             yield _again(other, played)

@@ -41,7 +41,7 @@ class Context:
 
     def make_env(self) -> TextEnv:
         """A new environment of the run's world with the run's horizon."""
-        return make(self.settings.env.name, **{"horizon": self.settings.env.horizon, **self.settings.env.options})
+        return make(self.settings.env.name, **self.settings.env.arguments)
 
 
 StageFunction = Callable[[RunFolder, Context, Progress], dict[str, Any]]

@@ -19,6 +19,11 @@ class EnvSettings(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the environment.")
     horizon: int = Field(default=20, ge=1, description="Steps after which an episode is cut.")
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the world's constructor."""
+        return {"horizon": self.horizon, **self.options}
+
 
 class CollectSettings(Section):
     """The trajectories that form the pool of states."""

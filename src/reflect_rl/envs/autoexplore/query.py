@@ -26,7 +26,7 @@ class Query:
 
     def match(self, pages: Collection[Page]) -> float:
         """BM25 of the pages of a file, as a share of the most that any text can reach: from 0 to 1."""
-        norm = K1 * (1 - B + B * sum(len(page.words) for page in pages) / USUAL_LENGTH)
+        norm = K1 * (1 - B + B * sum(page.length for page in pages) / USUAL_LENGTH)
         found = ((weight, sum(page.count(word) for page in pages)) for word, weight in self.weights.items())
         return sum(weight * count * (K1 + 1) / (count + norm) for weight, count in found) / self._most
 

@@ -14,8 +14,6 @@ from reflect_rl.envs.autoexplore.words import words
 
 REMEMBERED = 50_000_000
 """Characters of pages that one reader remembers."""
-
-
 NOWHERE = np.array([], np.intp)
 _numbers: dict[str, int] = {}
 """The words of all pages in this process, numbered as they come."""
@@ -36,14 +34,16 @@ class Page:
     pages: int
 
     @cached_property
-    def words(self) -> np.ndarray:
-        """(words,) uint32, the page's words in their order, as numbers."""
-        return np.fromiter((_numbers.setdefault(word, len(_numbers)) for word in words(self.text)), np.uint32)
+    def _words(self) -> tuple[np.ndarray, np.ndarray]:
+        """(words,) uint32, the words in order, as numbers; (lines,) uint32, how many there are up to a line's end."""
+        lines = [words(line) for line in self.text.split("\n")]
+        numbers = (_numbers.setdefault(word, len(_numbers)) for line in lines for word in line)
+        return np.fromiter(numbers, np.uint32), np.cumsum([len(line) for line in lines], dtype=np.uint32)
 
-    @cached_property
-    def _ends(self) -> np.ndarray:
-        """(lines,) uint32, the number of words up to each line's end."""
-        return np.cumsum([len(words(line)) for line in self.text.split("\n")], dtype=np.uint32)
+    @property
+    def length(self) -> int:
+        """Number of words."""
+        return len(self._words[0])
 
     def count(self, word: str) -> int:
         """How often a word stands on the page."""
@@ -52,11 +52,11 @@ class Page:
     def lines_with(self, word: str) -> list[int]:
         """The lines that hold a word, from 0, as often as they hold it."""
         places = self._places(word)
-        return np.searchsorted(self._ends, places, side="right").tolist() if len(places) else []
+        return np.searchsorted(self._words[1], places, side="right").tolist() if len(places) else []
 
     def _places(self, word: str) -> np.ndarray:
-        words = self.words  # first: this numbers those that no page had before
-        return np.flatnonzero(words == _numbers[word]) if word in _numbers else NOWHERE
+        numbers, _ = self._words  # first: this numbers the words that no page had before
+        return np.flatnonzero(numbers == _numbers[word]) if word in _numbers else NOWHERE
 
 
 class Reader:

@@ -100,7 +100,10 @@ def shortest(memory: Memory, target: int) -> frozenset[int]:
 
 
 def towards(memory: Memory, goals: Iterable[tuple[str, int, int]]) -> frozenset[int]:
-    """The next moves on the way to each of some goals: (verb, node, folder in which it is done or entered)."""
+    """The next moves on the way to each of some goals: (verb, node, folder in which it is done or entered).
+
+    What stands on another page of the listing is reached by ls.
+    """
     place, view = memory.place, memory.view
     index = {move: number for number, move in enumerate(place.moves)}
     found = set()
@@ -112,5 +115,5 @@ def towards(memory: Memory, goals: Iterable[tuple[str, int, int]]) -> frozenset[
             move = ("cd", there[len(here)])
         else:
             move = ("cd ..", view.tree.parent(place.folder))
-        found.add(index.get(move, index.get(("ls", place.folder), 0)))
+        found.add(index[move if move in index else ("ls", place.folder)])
     return frozenset(found)

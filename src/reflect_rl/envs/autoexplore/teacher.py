@@ -20,13 +20,13 @@ UNREAD = "unread"
 DONE = "done"
 
 
-def describe(memory: Memory, best_moves: frozenset[int], steps_left: int) -> dict[str, Any]:
+def describe(memory: Memory, best_moves: frozenset[int]) -> dict[str, Any]:
     """The facts of a state, JSON-able.
 
     read: [path, score] of each file read, in that order. best: paths of those that match best. last: [path, score] of
     the file that the last action read, or None. unread: names of the unread files here. open: names of the folders
-    here with something unread in them ("above": what lies above). steps_left. notes: a few words on each action. next:
-    the searcher's actions.
+    here with something unread in them ("above": what lies above). notes: a few words on each action. next: the
+    searcher's actions.
     """
     view, place = memory.view, memory.place
     read = {node: [view.path(node), each.score] for node, each in memory.read.items()}
@@ -39,7 +39,6 @@ def describe(memory: Memory, best_moves: frozenset[int], steps_left: int) -> dic
         "unread": [name for verb, name, note in noted if verb == "cat" and note == UNREAD],
         "open": [name for verb, name, note in noted if verb == "cd" and note != DONE]
         + ["above" for verb, _, note in noted if verb == "cd .." and note != DONE],
-        "steps_left": steps_left,
         "notes": notes,
         "next": [place.actions[index] for index in sorted(best_moves)],
     }

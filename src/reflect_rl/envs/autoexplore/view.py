@@ -168,7 +168,7 @@ class View:
         moves += [("cd", node) for node in here]
         moves += [(verb, node) for verb in ("cat", "id") for node in there]
         moves += [("ls", folder)] if pages > 1 else []
-        names = {node: shown(self.tree.name(node)) for node in (*here, *there)}
+        names = {node: self.shown(node) for node in (*here, *there)}
         actions = tuple(f"{verb} {names[node]}" if node in names else verb for verb, node in moves)
         text = f"Folder: {self.path(folder)}"
         text += f" (page {page + 1} of {pages}; ls shows the next)" if pages > 1 else ""

@@ -198,8 +198,7 @@ class AutoExplore(SimpleTextEnv):
     def describe(self) -> dict[str, Any]:
         """Facts of the state now, which never tell the target: see `teacher.describe`."""
         self.require_playing("describe")
-        steps_left = self.horizon - self._steps
-        return describe(self._memory, self._searcher.best_moves(self._memory, steps_left), steps_left)
+        return describe(self._memory, self._searcher.best_moves(self._memory, self.horizon - self._steps))
 
     @classmethod
     def teach(cls, facts: Mapping[str, Any], style: str) -> str:
