@@ -31,7 +31,7 @@ class WorldConfig(vf.TasksetConfig):
         seed: chance within an episode follows from it and the task.
     """
 
-    world: str
+    world: str = "taxi"
     options: dict[str, Any] = {}  # noqa: RUF012  pydantic copies it
     split: Literal["train", "valid", "test"] = "train"
     seed: int = 0

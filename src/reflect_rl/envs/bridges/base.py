@@ -6,8 +6,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import gymnasium
-
 from reflect_rl.envs.base import SPLITS
 from reflect_rl.envs.simple import SimpleTextEnv
 from reflect_rl.errors import EnvironmentContractError
@@ -58,13 +56,12 @@ class FreeText(Bridged):
     solved: ClassVar[Success]
 
     def __init__(self, horizon: int | None = None, actions: Actions | None = None) -> None:
-        super().__init__(horizon)
         self._offered = type(self).offered if actions is None else actions
-        self._sent: dict[str, Any] = {}
+        is_fixed = self._offered is not None and not callable(self._offered)
+        self._sent: dict[str, Any] = self._read_offer(self._offered) if is_fixed else {}  # type: ignore[arg-type]
+        self.actions = tuple(self._sent)  # type: ignore[misc]
         self.seen: Any = None
-        if self._offered is not None and not callable(self._offered):
-            self._sent = self._read_offer(self._offered)
-            self.action_space = gymnasium.spaces.Discrete(len(self._sent))  # type: ignore[assignment]
+        super().__init__(horizon)
 
     def observe(self) -> str:
         return type(self).shown(self.seen)
