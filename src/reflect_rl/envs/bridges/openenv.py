@@ -25,30 +25,18 @@ MOST_BYTES = 2**24
 
 
 class OpenEnvWorld(FreeText):
-    """The world of an OpenEnv server, as text.
+    """The world of an OpenEnv server, as text. `from_openenv` makes subclasses, and explains what can be chosen.
 
-    ## Description
-    Every instance holds a session of its own on the server, from its first reset to `close`.
+    Every instance holds a session of its own on the server, from its first reset to `close`. Tasks are seeds of the
+    server's reset, "seed-0" upwards, split in the order train, valid, test. Rewards are the server's; a step without
+    one gives 0. Without other judgement, an episode that the server ends is a success if the last observation's field
+    "success" is true or, where there is none, if the last reward is above 0.
 
-    ## Actions
-    What `from_openenv` was given; without it, the field "actions" of the server's observation. A text is sent as the
-    field `field` of the server's action; of a mapping, the value is sent as the whole action.
-
-    ## Observations
-    Text, as `render` writes it: by default the field "text" of the server's observation, or all of it as JSON.
-
-    ## Starting state
-    Tasks are seeds of the server's reset, "seed-0" upwards, split in the order train, valid, test.
-
-    ## Rewards
-    The server's; a step without one gives 0.
-
-    ## End
-    SUCCESS when `success` says so, FAILURE when the server has ended the episode otherwise, HORIZON after `horizon`
-    steps.
-
-    ## Version history
-    v1: first version.
+    Args:
+        horizon: steps after which an episode is truncated.
+        url: the server's address.
+        actions: texts to choose from, or names with what is sent; None for those that the observation lists.
+        field: the field of the server's action that a text is sent as.
     """
 
     url: ClassVar[str] = "http://127.0.0.1:8000"

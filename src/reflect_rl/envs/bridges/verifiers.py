@@ -27,30 +27,18 @@ Result = TypeVar("Result")
 
 
 class VerifiersWorld(FreeText):
-    """An environment of the library verifiers, as text. Made by `from_verifiers`.
+    """An environment of the library verifiers, as text. `from_verifiers` makes subclasses, and explains the choices.
 
-    ## Description
-    The environment's agent is whoever plays the world. It must be its only one, and need neither tools nor a sandbox.
+    Its agent is whoever plays the world; it must be the only one, and need neither tools nor a sandbox. An observation
+    is the text of the messages since the last answer, with the system prompt; when the episode has ended there are
+    none, and the last ones are shown again. Tasks are those of the taskset in its order, "task-0" upwards, split in the
+    order train, valid, test. The last step gives the sum of verifiers' weighted rewards; the others give 0.
 
-    ## Actions
-    What `from_verifiers` was given. The agent's answer is the text, or, of a mapping, its value.
-
-    ## Observations
-    Text: the messages since the last answer, the system prompt included, between blank lines. When the episode has
-    ended there are none, and the last ones are shown again.
-
-    ## Starting state
-    Tasks are those of the taskset in its order, "task-0" upwards, split in the order train, valid, test.
-
-    ## Rewards
-    0 for each step but the last, which gives the sum of the weighted rewards of verifiers.
-
-    ## End
-    SUCCESS when `success` says so, FAILURE when the environment has ended the episode otherwise, HORIZON after
-    `horizon` steps.
-
-    ## Version history
-    v1: first version.
+    Args:
+        horizon: steps after which an episode is truncated.
+        environment: the environment's id.
+        options: settings of its taskset.
+        actions: answers to choose from, or names with the answers.
     """
 
     numbered = "task"
