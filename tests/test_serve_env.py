@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import reflect_rl as rr
 from bridges_page import Section, environment, free_port, python_of, run, running
@@ -27,6 +29,8 @@ pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 're
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+
+from reflect_rl.serving.openenv import Play, Refused
 
 TOKEN = "a-planted-secret"
 WORLD = '''
@@ -127,6 +131,31 @@ def test_what_cannot_be_followed_changes_nothing(port: int) -> None:
             assert ask(client, "reset", **data) == "VALIDATION_ERROR"
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = st.sampled_from(("seed", "task", "split", "stage", "episode_id", "message", "metadata"))
+DATA = st.dictionaries(FIELDS, JSON | st.sampled_from(("train", "south")), max_size=3) | JSON
+KINDS = st.sampled_from(("reset", "step", "state", "close", "mcp")) | JSON
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(KINDS, DATA), max_size=8))
+def test_whatever_is_sent_is_answered_or_refused(messages: list[tuple[Any, Any]]) -> None:
+    play = Play(lambda: rr.make("taxi"))
+    for kind, data in messages:
+        try:
+            answer = play.answer(json.dumps({"type": kind, "data": data}))
+        except Refused:
+            continue
+        if kind in ("reset", "step"):
+            assert answer
+            json.dumps(answer, allow_nan=False)
+    play.close()
+
+
 def test_sessions_are_apart_limited_and_closed_with_their_socket(port: int, folder: Path) -> None:
     closed = folder / "closed"
     closed.write_text("")
@@ -168,6 +197,27 @@ def test_a_world_that_fails_ends_its_session_alone(port: int) -> None:
             client.recv(timeout=60)
         assert code_of(caught.value) == 1011
         assert ask(other, "step", message="wait")["reward"] == 1
+
+
+def test_silence_and_a_world_that_hangs_end_a_session(folder: Path) -> None:
+    number = free_port()
+    code = f"""
+from reflect_rl.bars import Bars
+from reflect_rl.envs.registry import make
+from reflect_rl.serving.limits import Limits
+from reflect_rl.serving.openenv import serve_world
+limits = Limits(idle_seconds=1, answer_seconds=0.5)
+serve_world("trap", lambda: make("trap:Trap"), "127.0.0.1", {number}, None, Bars(), limits)
+"""
+    with running([sys.executable, "-c", code], folder, number), ExitStack() as opened:
+        silent, client = (opened.enter_context(session(number)) for _ in range(2))
+        ask(client, "reset")
+        assert ask(client, "step", message="sleep") == "SESSION_ERROR"
+        for ended, close_code in ((client, 1011), (silent, 1001)):
+            with pytest.raises(ConnectionClosed) as caught:
+                while True:
+                    ended.recv(timeout=60)
+            assert code_of(caught.value) == close_code
 
 
 def test_too_long_a_message_is_refused(port: int) -> None:

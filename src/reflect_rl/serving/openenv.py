@@ -11,6 +11,7 @@ import json
 import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
@@ -183,16 +184,18 @@ class Sessions:
     async def session(self, socket: WebSocket) -> None:
         """Play with one client until it goes away, or is told to."""
         await socket.accept()
-        if self._count >= self._limits.worlds:
-            reason = f"This server has its {self._limits.worlds} sessions already. Try again later."
-            await _end(socket, BUSY, reason, "CAPACITY_REACHED")
-            return
+        with suppress(WebSocketDisconnect):
+            if self._count < self._limits.worlds:
+                await self._play(socket)
+            else:
+                reason = f"This server has its {self._limits.worlds} sessions already. Try again later."
+                await _end(socket, BUSY, reason, "CAPACITY_REACHED")
+
+    async def _play(self, socket: WebSocket) -> None:
         self._count += 1
         play, thread = Play(self._make_env), ThreadPoolExecutor(1, "session")
         try:
             await self._talk(socket, play, thread)
-        except WebSocketDisconnect:
-            pass
         finally:
             self._count -= 1
             thread.submit(play.close)

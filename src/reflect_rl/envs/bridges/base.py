@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from reflect_rl.envs.base import SPLITS
 from reflect_rl.envs.simple import SimpleTextEnv
@@ -92,6 +92,42 @@ class FreeText(Bridged):
             return {text: text for text in offer}
         check_names(tuple(offer))
         return dict(offer)
+
+
+World = TypeVar("World", bound=FreeText)
+
+
+def subclass(
+    kind: type[World],
+    name: str,
+    doc: str,
+    *,
+    render: Callable[[Any], str] | None,
+    actions: Actions | None,
+    success: Success | None,
+    tasks: tuple[int, int, int],
+    horizon: int,
+    task_text: str,
+    **more: Any,
+) -> type[World]:
+    """A class of a bridged environment, as its user chose it. more: other attributes of the class.
+
+    Raises EnvironmentContractError: action names are empty or not distinct, or a split has no task.
+    """
+    check_tasks(tasks)
+    if actions is not None and not callable(actions):
+        check_names(tuple(actions) if isinstance(actions, Mapping) else actions)
+    body = {
+        "__doc__": doc,
+        "offered": staticmethod(actions) if callable(actions) else actions,
+        "split_sizes": tasks,
+        "usual_horizon": horizon,
+        "task_text": task_text,
+        **({} if render is None else {"shown": staticmethod(render)}),
+        **({} if success is None else {"solved": staticmethod(success)}),
+        **more,
+    }
+    return type(name or kind.__name__, (kind,), body)
 
 
 def check_names(actions: object) -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import Any, ClassVar, NoReturn
 from urllib.parse import urlsplit
 
-from reflect_rl.envs.bridges.base import Actions, FreeText, Offer, Success, as_text, check_names, check_tasks
+from reflect_rl.envs.bridges.base import Actions, FreeText, Offer, Success, as_text, subclass
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason
 
@@ -233,21 +233,17 @@ def from_openenv(
         EnvironmentContractError: action names are empty or not distinct, or a split has no task. Playing raises it,
             with the url, if the server is not there, speaks another protocol, refuses an action or goes away.
     """
-    check_tasks(tasks)
-    if actions is not None and not callable(actions):
-        check_names(tuple(actions) if isinstance(actions, Mapping) else actions)
-    body: dict[str, Any] = {
-        "__doc__": f"The world of the OpenEnv server at {url}, as text.",
-        "url": url,
-        "field": field,
-        "headers": dict(headers or {}),
-        "offered": staticmethod(actions) if callable(actions) else actions,
-        "split_sizes": tasks,
-        "usual_horizon": horizon,
-        "task_text": task_text,
-    }
-    if render is not None:
-        body["shown"] = staticmethod(render)
-    if success is not None:
-        body["solved"] = staticmethod(success)
-    return type(name or "OpenEnvWorld", (OpenEnvWorld,), body)
+    return subclass(
+        OpenEnvWorld,
+        name,
+        f"The world of the OpenEnv server at {url}, as text.",
+        render=render,
+        actions=actions,
+        success=success,
+        tasks=tasks,
+        horizon=horizon,
+        task_text=task_text,
+        url=url,
+        field=field,
+        headers=dict(headers or {}),
+    )

@@ -17,7 +17,7 @@ from functools import cache
 from itertools import islice
 from typing import Any, ClassVar, TypeVar
 
-from reflect_rl.envs.bridges.base import Actions, FreeText, Success, as_text, check_names, check_tasks, rewarded_end
+from reflect_rl.envs.bridges.base import Actions, FreeText, Success, as_text, rewarded_end, subclass
 from reflect_rl.envs.promises import where
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason
@@ -163,20 +163,16 @@ def from_verifiers(
         EnvironmentContractError: action names are empty or not distinct, or a split has no task. Making the world
             raises it if the environment cannot be loaded, needs tools, a sandbox or several agents, or has fewer tasks.
     """
-    check_tasks(tasks)
-    if not callable(actions):
-        check_names(tuple(actions) if isinstance(actions, Mapping) else actions)
-    body: dict[str, Any] = {
-        "__doc__": f"The verifiers environment {environment}, as text.",
-        "environment": environment,
-        "options": dict(options or {}),
-        "offered": staticmethod(actions) if callable(actions) else actions,
-        "split_sizes": tasks,
-        "usual_horizon": horizon,
-        "task_text": task_text,
-    }
-    if render is not None:
-        body["shown"] = staticmethod(render)
-    if success is not None:
-        body["solved"] = staticmethod(success)
-    return type(name or "VerifiersWorld", (VerifiersWorld,), body)
+    return subclass(
+        VerifiersWorld,
+        name,
+        f"The verifiers environment {environment}, as text.",
+        render=render,
+        actions=actions,
+        success=success,
+        tasks=tasks,
+        horizon=horizon,
+        task_text=task_text,
+        environment=environment,
+        options=dict(options or {}),
+    )

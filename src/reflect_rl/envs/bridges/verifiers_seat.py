@@ -15,6 +15,7 @@ from verifiers.v1.session import RolloutLimits, call_hook, hook_boundary  # pyri
 from verifiers.v1.state import state_cls  # pyright: ignore[reportMissingImports]
 from verifiers.v1.trace import AgentInfo, TraceTask  # pyright: ignore[reportMissingImports]
 from verifiers.v1.types import content_text  # pyright: ignore[reportMissingImports]
+from verifiers.v1.utils.decorators import discover_decorated  # pyright: ignore[reportMissingImports]
 
 from reflect_rl.errors import EnvironmentContractError
 
@@ -24,10 +25,13 @@ LIMITS = ("max_turns", "max_input_tokens", "max_output_tokens", "max_total_token
 def check_playable(name: str, environment: Any, task: Any) -> None:
     """Raise EnvironmentContractError if an environment needs more than one agent that answers in words."""
     agents = list(agent_config_fields(environment.config))
+    stops = task.hooks("stop")
     toolsets = [*environment.taskset.toolsets(environment.taskset.config), *task.toolsets(task.config)]
     needs = {
         f"{len(agents)} agents ({', '.join(agents)})": len(agents) > 1,
         "tools": bool(toolsets),
+        "hooks on a model's requests": any(hook_boundary(hook, allow_trace=True) is not vf.Trace for hook in stops)
+        or bool(discover_decorated(task, "intercept")),
         "a sandbox": task.NEEDS_CONTAINER or any(_needs_runtime(hook) for hook in task.hooks("reward")),
     }
     for need, is_needed in needs.items():
@@ -131,7 +135,7 @@ class Interaction:
         self.trace = trace
         self._episode = episode
         self._limits = RolloutLimits(**{name: getattr(config, name) for name in LIMITS})
-        self._stops = [stop for stop in task.hooks("stop") if hook_boundary(stop, allow_trace=True) is vf.Trace]
+        self._stops = task.hooks("stop")
         prompt = task.data.prompt or []
         self._new = [vf.SystemMessage(content=task.data.system_prompt)] if task.data.system_prompt else []
         self._new += [vf.UserMessage(content=prompt)] if isinstance(prompt, str) else prompt
