@@ -110,9 +110,7 @@ def test_equal_prompts_are_written_once_and_remembered() -> None:
     assert not calls
 
 
-def test_what_was_written_before_a_crash_is_not_written_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_written_before_a_crash_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states, wanted, path = STATES[:6], reflector().reflect(STATES[:6]), tmp_path / "memo.sqlite"
     one, decode = reflector(Memo(path, "same"), chunk=2), LocalReflector._decode
 
