@@ -103,7 +103,7 @@ class AlfworldData:
         for split, folder in split_folders(self.path).items():
             for file in sorted(folder.glob(f"*/*/{GAME}")):
                 task, trial = file.parent.parent.name, file.parent.name
-                if _playable(task, trial) and (file.parent / "traj_data.json").is_file() and _solvable(file):
+                if _playable(task, trial) and (file.parent / "traj_data.json").is_file() and is_solvable(file):
                     found[f"{split}/{task}/{trial}"] = file
         return found
 
@@ -191,7 +191,7 @@ def _playable(task: str, trial: str) -> bool:
     return task.partition("-")[0] in TASK_TYPES and "movable" not in name and "Sliced" not in name
 
 
-def _solvable(file: Path) -> bool:
+def is_solvable(file: Path) -> bool:
     """Whether the file says that its game is solvable. The flag stands at the end: the rest is read only if needed."""
     try:
         with file.open("rb") as stream:
