@@ -22,15 +22,24 @@ Data = Annotated[
 
 
 @app.command
-def data(*, data: Data = None) -> None:
-    """List the available games by split and task type, next to the published counts.
+def data(*, data: Data = None, split: str | None = None) -> None:
+    """List the available games by split and task type, next to the published counts; or the names of a split's games.
 
-    Example: `reflect-rl alfworld data --data ~/alfworld`
+    For example:
+
+    - `reflect-rl alfworld data --data ~/alfworld`
+    - `reflect-rl alfworld data --split valid_seen | sha256sum` — the hash that results name the panel by
+
+    Parameters
+    ----------
+    split
+        Print the names of this split's games, in the order in which they are evaluated.
     """
     from reflect_rl.cli.tables import table
     from reflect_rl.envs.alfworld.data import AlfworldData
 
-    print(table(AlfworldData(data).table()))
+    games = AlfworldData(data)
+    print(table(games.table()) if split is None else "\n".join(games.games(split)))
 
 
 @app.command
