@@ -8,6 +8,7 @@ import string
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -77,7 +78,7 @@ def test_an_inadmissible_action_is_a_step_in_which_nothing_happens():
 
 def test_tasks_are_drawn_from_the_split_that_was_asked_for():
     for split in ("train", "valid", "test"):
-        env = gymnasium.make("reflect_rl/ALFWorld-v0", data="generated", split=split).unwrapped
+        env: Any = gymnasium.make("reflect_rl/ALFWorld-v0", data="generated", split=split).unwrapped
         drawn = {env.reset(seed=seed)[1]["task"] for seed in range(20)}
         assert len(drawn) > 5
         assert drawn <= set(env.tasks(split))

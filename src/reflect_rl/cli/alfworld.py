@@ -28,7 +28,7 @@ def data(*, data: Data = None, split: str | None = None) -> None:
     For example:
 
     - `reflect-rl alfworld data --data ~/alfworld`
-    - `reflect-rl alfworld data --split valid_seen | sha256sum` — the hash that results name the panel by
+    - `reflect-rl alfworld data --split valid_seen` — their sha256 is the hash by which results name the panel
 
     Parameters
     ----------

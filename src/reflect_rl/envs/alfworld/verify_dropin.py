@@ -138,7 +138,7 @@ def _walk(
         for what in sorted(fast.keys() | real.keys()):
             if fast.get(what) != real.get(what):
                 report.differences.append(
-                    Difference(*options, step, commands and str(commands), what, fast.get(what), real.get(what))
+                    Difference(*options, step, str(commands or "reset"), what, fast.get(what), real.get(what))
                 )
                 return
         commands = [walk.next(game) for walk, game in zip(walks, env.games, strict=True)]
