@@ -145,7 +145,7 @@ def verify_dropin(
     chosen = _drawn_games(data, split, games, seed)
     plan = DropinPlan(
         grammars=_grammars(grammars, data),
-        batch_sizes=whole_numbers(batch_sizes, "--batch-sizes", least=1),
+        batch_sizes=tuple(whole_numbers(batch_sizes, "--batch-sizes", least=1)),
         steps=steps,
         seed=seed,
         patched=patched,

@@ -72,7 +72,7 @@ class Session:
 
         self.close()
         config = request["config"]
-        games = get_environment(config["env"]["type"])(config, train_eval=request["train_eval"])
+        games: Any = get_environment(config["env"]["type"])(config, train_eval=request["train_eval"])
         self.env = games.init_env(batch_size=request["batch_size"])
         self.env.seed(request["seed"])
         random.seed(request["seed"])
