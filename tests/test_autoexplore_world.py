@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from reflect_rl.envs.autoexplore.reading import Page
 from reflect_rl.envs.autoexplore.sources import digest
 from reflect_rl.envs.autoexplore.tasks import Task, write_tasks
 from reflect_rl.envs.autoexplore.world import AutoExplore
+from reflect_rl.envs.base import SPLITS
 from reflect_rl.envs.check import check
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason
@@ -206,6 +208,14 @@ def test_trees_differ_by_number_and_only_train_trees_by_seed(folder):
     assert len(drawn) > 1
     for task, varies in (("train/b/two.py@natural", True), ("test/b/two.py@natural", False)):
         assert (len({env.reset(seed=seed, options={"task": task})[0] for seed in range(20)}) > 1) == varies
+
+
+def test_kinds_of_trees_are_equally_frequent_in_train_only(folder):
+    """Three tasks lie one folder deep, two of them two folders deep."""
+    env = make(folder, trees="d1F4D3,d2F3D2,natural", train_trees=4, test_trees=4)
+    counts = {split: Counter(map(env.kind, env.tasks(split))) for split in SPLITS}
+    assert counts["train"] == {"d1F4D3": 12, "d2F3D2": 12, "natural": 3}
+    assert counts["valid"] == counts["test"] == {"d1F4D3": 12, "d2F3D2": 8, "natural": 3}
 
 
 def test_nothing_that_is_told_depends_on_the_target(folder):

@@ -28,7 +28,7 @@ from reflect_rl.settings import setting_keys
 
 COMMANDS = (
     "alfworld autoexplore run collect annotate sft rl evaluate report compare export export-rollouts serve bench play "
-    "prompt envs recipes check settings select"
+    "prompt envs recipes check settings select leaderboard"
 ).split()
 
 

@@ -8,13 +8,16 @@ import string
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from alfworld_games import folder_data, needs_data
 from reflect_rl.envs import base
+from reflect_rl.envs.alfworld.data import AlfworldDataError
 from reflect_rl.envs.alfworld.world import Alfworld
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.check import check
@@ -24,7 +27,7 @@ from reflect_rl.errors import EnvironmentContractError
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "environments.md"
-WORLDS = [("reflect_rl/Taxi-v0", {}, DangerousTaxi), ("reflect_rl/Alfworld-v0", {"data": "generated"}, Alfworld)]
+WORLDS = [("reflect_rl/Taxi-v0", {}, DangerousTaxi), ("reflect_rl/ALFWorld-v0", {"data": "generated"}, Alfworld)]
 worlds = pytest.mark.parametrize(("name", "options", "world"), WORLDS, ids=[name for name, *_ in WORLDS])
 
 
@@ -56,7 +59,7 @@ def test_several_are_played_side_by_side_by_their_masks(name, options, world, mo
 
 
 def test_an_inadmissible_action_is_a_step_in_which_nothing_happens():
-    env = gymnasium.make("reflect_rl/Alfworld-v0", data="generated", horizon=2, step_reward=-0.5).unwrapped
+    env = gymnasium.make("reflect_rl/ALFWorld-v0", data="generated", horizon=2, step_reward=-0.5).unwrapped
     _, info = env.reset(seed=0)
     beyond = len(info["actions"])
     assert list(info["action_mask"][beyond - 1 : beyond + 1]) == [1, 0]
@@ -73,11 +76,29 @@ def test_an_inadmissible_action_is_a_step_in_which_nothing_happens():
             env.step(wrong)
 
 
+def test_tasks_are_drawn_from_the_split_that_was_asked_for():
+    for split in ("train", "valid", "test"):
+        env: Any = gymnasium.make("reflect_rl/ALFWorld-v0", data="generated", split=split).unwrapped
+        drawn = {env.reset(seed=seed)[1]["task"] for seed in range(20)}
+        assert len(drawn) > 5
+        assert drawn <= set(env.tasks(split))
+    with pytest.raises(EnvironmentContractError, match="Did you mean 'valid_unseen'"):
+        gymnasium.make("reflect_rl/ALFWorld-v0", split="valid_unsen")
+
+
+@needs_data
+def test_a_split_may_be_named_as_in_the_data():
+    env = gymnasium.make("reflect_rl/ALFWorld-v0", data=str(folder_data().path), split="valid_seen").unwrapped
+    assert env.reset(seed=0)[1]["task"].startswith("valid_seen/")
+    with pytest.raises(AlfworldDataError, match="valid_unseen"):
+        gymnasium.make("reflect_rl/ALFWorld-v0", data=str(folder_data().path), split="valid_unseen").reset()
+
+
 @pytest.mark.parametrize(
     "script",
     [
         "import gymnasium, reflect_rl; gymnasium.spec('reflect_rl/Taxi-v0')",
-        "import reflect_rl.envs.gym, gymnasium; gymnasium.spec('reflect_rl/Alfworld-v0')",
+        "import reflect_rl.envs.gym, gymnasium; gymnasium.spec('reflect_rl/ALFWorld-v0')",
         "import gymnasium; gymnasium.make('reflect_rl.envs.gym:reflect_rl/Taxi-v0')",
     ],
 )

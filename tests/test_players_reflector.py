@@ -110,6 +110,25 @@ def test_equal_prompts_are_written_once_and_remembered() -> None:
     assert not calls
 
 
+def test_what_was_written_before_a_crash_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states, wanted, path = STATES[:6], reflector().reflect(STATES[:6]), tmp_path / "memo.sqlite"
+    one, decode = reflector(Memo(path, "same"), chunk=2), LocalReflector._decode
+
+    def crash(made: LocalReflector, ids: list[list[int]], seeds: list[int]) -> list[list[int]]:
+        if made.written >= 3:
+            raise KeyboardInterrupt
+        return decode(made, ids, seeds)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(LocalReflector, "_decode", crash)
+        one.reflect(states)
+    again, ticks = reflector(Memo(path, "same"), chunk=2), []
+    assert again.reflect([*states, *states], tick=ticks.append) == [*wanted, *wanted]
+    assert again.written == len(states) - one.written < len(states) - 2
+    assert ticks[0] == 2 * one.written
+    assert sum(ticks) == 2 * len(states)
+
+
 def test_a_memo_is_shared_while_open_and_after_reopening(tmp_path: Path) -> None:
     path = tmp_path / "run" / "memo.sqlite"
     one, other = reflector(Memo(path, "same")), reflector(Memo(path, "same"))

@@ -159,10 +159,10 @@ def written_by(out: Path, overrides: dict[str, Any]) -> int:
     written = 0
     write = LocalReflector._write
 
-    def counted(reflector: LocalReflector, prompts: Any, sample: int) -> list[str]:
+    def counted(reflector: LocalReflector, prompts: Any, sample: int, keep: Any) -> None:
         nonlocal written
         written += len(prompts)
-        return write(reflector, prompts, sample)
+        write(reflector, prompts, sample, keep)
 
     LocalReflector._write = counted  # type: ignore[method-assign]
     run_pipeline(settings_of(overrides), out, until="sft_reflector")

@@ -9,6 +9,7 @@ One process on one core. All figures are of whole calls as users make them (`env
 - memory_mb: growth of the process after every game has been reset once.
 - ratio_steps, ratio_start: speed of the fast engine relative to the unmodified real one; "not measured" if that is not
   installed.
+- what begins with dropin, real_batch or vector: see `alfworld_vector`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from reflect_rl.bench.alfworld_vector import many_lines, measure_many
 from reflect_rl.envs.alfworld.world import Alfworld
 from reflect_rl.progress import Progress
 from reflect_rl.seeding import stream
@@ -39,7 +41,7 @@ def bench_engine(options: Mapping[str, Any], progress: Progress) -> dict[str, An
     tasks = list(env.tasks("train"))
     order = stream(0, "bench alfworld").permutation(len(tasks))
     games = [tasks[i] for i in order[:GAMES]]
-    with progress.bar("bench", 5, "parts") as bar:
+    with progress.bar("bench", 6, "parts") as bar:
         resets = measure_resets(env, games)
         bar.update()
         alone = measure_steps([env], games)
@@ -50,12 +52,15 @@ def bench_engine(options: Mapping[str, Any], progress: Progress) -> dict[str, An
         bar.update()
         real = measure_real(env, games[:REAL_GAMES], options)
         bar.update()
+        many = measure_many(options, games, env.grammar)
+        bar.update()
     return {
         "steps_per_second": alone,
         **resets,
         "side_by_side": together / alone,
         **memory,
         **real,
+        **many,
         "games": len(games),
         "grammar": env.grammar,
         "machine": {"cpus": os.cpu_count(), "python": sys.version.split()[0]},
@@ -189,6 +194,7 @@ def engine_table(figures: Mapping[str, Any]) -> str:
             f"ratio                              {figures['ratio_steps']:>12,.0f}x steps, "
             f"{figures['ratio_start']:,.0f}x starts",
         ]
+    lines += many_lines(figures)
     machine = figures["machine"]
     return "\n".join(
         [*lines, f"one core of {machine['cpus']}, Python {machine['python']}, {figures['seconds']:.0f} seconds"]

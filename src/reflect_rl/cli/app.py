@@ -17,6 +17,7 @@ from reflect_rl.cli.alfworld import app as alfworld
 from reflect_rl.cli.autoexplore import app as autoexplore
 from reflect_rl.cli.bench import bench
 from reflect_rl.cli.export import export
+from reflect_rl.cli.leaderboard import leaderboard
 from reflect_rl.cli.look import register
 from reflect_rl.cli.overrides import Overrides, Seeds, Workers, names, whole_numbers
 from reflect_rl.cli.select import select
@@ -48,6 +49,7 @@ app.command(export)
 app.command(serve)
 app.command(serve_env)
 app.command(export_rollouts)
+app.command(leaderboard)
 
 SFT = ("sft_reflector", "sft_policy")
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from reflect_rl.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from reflect_rl.envs.alfworld.sweep import Total
-    from reflect_rl.envs.alfworld.verify import Plan, Report
+    from reflect_rl.envs.alfworld.sweep import AnyPlan, Total
+    from reflect_rl.envs.alfworld.verify import Report
     from reflect_rl.players.show import Shown
     from reflect_rl.pools.select import Selection
 
@@ -141,15 +141,14 @@ def _type_name(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
-def verify_lines(plan: Plan, total: Total, wrong: Sequence[Report]) -> list[str]:
-    """The result of comparing ALFWorld's engines, with the first differences in full."""
+def verify_lines(plan: AnyPlan, total: Total, wrong: Sequence[Report], unit: str = "games") -> list[str]:
+    """The result of comparing ALFWorld's engines, with the first differences in full. unit: what was compared."""
     engine = "patched real engine" if plan.patched else "unmodified real engine"
     lines = [
-        f"{total.games:,} games, {' and '.join(plan.grammars)}, {plan.steps} steps a walk, seed {plan.seed}, against "
+        f"{total.games:,} {unit}, {' and '.join(plan.grammars)}, {plan.steps} steps a walk, seed {plan.seed}, against "
         f"the {engine}: {total.states:,} states compared, {total.differences} differences, {total.errors} errors; "
         f"{total.wins:,} walks won",
-        f"the real engine: {total.real_steps_per_second:,.1f} steps/s, "
-        f"{1000 * total.real_load_seconds / max(1, total.games * len(plan.grammars)):,.0f} ms a start",
+        f"the real engine: {total.real_steps_per_second:,.1f} steps/s, {total.real_load_seconds:,.0f} s to begin games",
     ]
     for report in wrong[:20]:
         lines += [f"{report.game}: {error}" for error in report.errors]

@@ -64,6 +64,6 @@ class ActionMask(SimpleTextEnv):
 
 for name, world in {
     "Taxi": "reflect_rl.envs.taxi.world:GymnasiumTaxi",
-    "Alfworld": "reflect_rl.envs.alfworld.world:GymnasiumAlfworld",
+    "ALFWorld": "reflect_rl.envs.alfworld.world:GymnasiumAlfworld",
 }.items():
     gymnasium.register(f"reflect_rl/{name}-v0", world)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from reflect_rl.errors import TeacherError
@@ -81,6 +82,11 @@ class OptionalMethods:
             The kind's name; the same for all tasks if there is one kind only.
         """
         return ""
+
+
+def tasks_hash(tasks: Iterable[str]) -> str:
+    """What tells one panel from another: sha256 of its tasks' names, sorted, a line each (`sort | sha256sum`)."""
+    return hashlib.sha256("".join(f"{task}\n" for task in sorted(tasks)).encode()).hexdigest()
 
 
 def write_reflection(world: type[OptionalMethods], styles: Styles, facts: Mapping[str, Any], style: str) -> str:

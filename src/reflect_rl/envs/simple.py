@@ -75,6 +75,10 @@ class SimpleTextEnv(TextEnv):
         """
         raise NotImplementedError(f"{type(self).__name__} has no act(choice).")
 
+    def starts(self) -> tuple[str, ...]:
+        """List the tasks that `reset` draws from if it is given none: by default, those of "train"."""
+        return self.tasks("train")
+
     def admissible(self) -> tuple[str, ...]:
         """List the actions that are admissible now.
 
@@ -143,8 +147,8 @@ class SimpleTextEnv(TextEnv):
         if stage is not None and stage not in self.stages:
             raise EnvironmentContractError(unknown("stage", stage, self.stages))
         if task is None:
-            train = self.tasks("train")
-            task = train[int(self.np_random.integers(len(train)))]
+            starts = self.starts()
+            task = starts[int(self.np_random.integers(len(starts)))]
         elif not isinstance(task, str) or not self.knows_task(task):
             raise EnvironmentContractError(unknown("task", task, [t for split in SPLITS for t in self.tasks(split)]))
         return task, stage

@@ -14,6 +14,7 @@ from typing import Any
 from reflect_rl.data.pool import Label, agreement_of
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import kind_of, panels_of
+from reflect_rl.envs.optional import tasks_hash
 from reflect_rl.intervals import wilson
 from reflect_rl.lm.models import parameter_count
 from reflect_rl.players.context import Context, with_torch
@@ -151,9 +152,10 @@ def measured(played: Sequence[Trajectory], world: TextEnv, within: Sequence[int]
 def measured_on(world: TextEnv, settings: Settings, panels: Iterable[str]) -> dict[str, Any]:
     """What results depend on besides the agent, so that figures of two laboratories can be compared.
 
-    options: of the world, defaults included. panel_hashes: sha256 of each panel's tasks and the seeds of its greedy
-    episodes. versions: of the libraries.
+    options: of the world, defaults included. panel_tasks: how many tasks each panel has, and their hash. panel_hashes:
+    sha256 of each panel's tasks and the seeds of its greedy episodes. versions: of the libraries.
     """
+    tasks = {name: its for name, its in panels_of(world).items() if name in set(panels)}
     defaults = {
         name: each.default
         for name, each in inspect.signature(type(world)).parameters.items()
@@ -161,13 +163,14 @@ def measured_on(world: TextEnv, settings: Settings, panels: Iterable[str]) -> di
     }
     return {
         "options": {**defaults, **settings.env.options},
+        "panel_tasks": {name: {"tasks": len(its), "sha256": tasks_hash(its)} for name, its in tasks.items()},
         "panel_hashes": {
             panel: hashlib.sha256(
                 json.dumps(
                     [(s.task, s.seed) for s in panel_episodes(world, settings, panel, "greedy")], allow_nan=False
                 ).encode()
             ).hexdigest()
-            for panel in panels
+            for panel in tasks
         },
         "versions": versions(),
     }

@@ -7,8 +7,9 @@ texts for one state with sampled decoding; greedy decoding ignores it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from reflect_rl.envs.base import TextEnv
 
 
+Tick = Callable[[int], object]
+"""Told of progress: on how many more of the states there is a text."""
+Keep = Callable[[Mapping[str, str]], None]
+"""Takes texts as they are written, by prompt."""
 LENGTH_STEP = 128
 """Prompts are padded to a multiple of this many tokens, if the architecture allows padding."""
 
@@ -98,26 +103,32 @@ class ModelReflector(ABC):
         self.memo = memo
         self.written = 0
 
-    def reflect(self, states: Sequence[State], sample: int = 0) -> list[str | None]:
+    def reflect(self, states: Sequence[State], sample: int = 0, tick: Tick = lambda states: None) -> list[str | None]:
+        """See `Reflector`. Each text is stored as soon as it is written; tick: is called with the states it is for."""
         sample = sample if self.sampled else 0
-        prompts = {prompt.text: prompt for prompt in map(self.prompts.reflector_prompt, states)}
-        wanted = [(text, sample) for text in prompts]
-        known = self.memo.get(wanted)
-        missing = [pair for pair in wanted if pair not in known]
-        if missing:
-            written = self._write([prompts[text] for text, _ in missing], sample)
-            fresh = dict(zip(missing, written, strict=True))
+        asked = [self.prompts.reflector_prompt(state) for state in states]
+        times = Counter(prompt.text for prompt in asked)
+        known = self.memo.get([(text, sample) for text in times])
+        tick(sum(times[text] for text, _ in known))
+
+        def keep(texts: Mapping[str, str]) -> None:
+            fresh = {(prompt, sample): text for prompt, text in texts.items()}
             self.memo.put(fresh)
-            known |= fresh
+            known.update(fresh)
             self.written += len(fresh)
-        return [known[self.prompts.reflector_prompt(state).text, sample] for state in states]
+            tick(sum(times[prompt] for prompt in texts))
+
+        prompts = {prompt.text: prompt for prompt in asked if (prompt.text, sample) not in known}
+        if prompts:
+            self._write(list(prompts.values()), sample, keep)
+        return [known[prompt.text, sample] for prompt in asked]
 
     def has_at_hand(self, state: State, sample: int = 0) -> bool:
         return bool(self.memo.get([(self.prompts.reflector_prompt(state).text, sample if self.sampled else 0)]))
 
     @abstractmethod
-    def _write(self, prompts: Sequence[Prompt], sample: int) -> list[str]:
-        """A text for each of these distinct prompts."""
+    def _write(self, prompts: Sequence[Prompt], sample: int, keep: Keep) -> None:
+        """Write a text for each of these distinct prompts."""
 
 
 class LocalReflector(ModelReflector):
@@ -168,19 +179,23 @@ class LocalReflector(ModelReflector):
         )
         return True
 
-    def _write(self, prompts: Sequence[Prompt], sample: int) -> list[str]:
-        return fitted(lambda: self._write_once(prompts, sample), self._halve)
-
-    def _write_once(self, prompts: Sequence[Prompt], sample: int) -> list[str]:
-        texts = [""] * len(prompts)
+    def _write(self, prompts: Sequence[Prompt], sample: int, keep: Keep) -> None:
         encoded = [encode_prompt(self.tokenizer, prompt.text, prompt.controls) for prompt in prompts]
         for part in self._chunks(encoded):
             seeds = [stream_seed(self.seed, f"reflection {prompts[index].text}", sample) for index in part]
-            filled = [encoded[index] for index in part]
-            filled += [filled[-1]] * (self.chunk - len(part)) * self.exact
-            for index, ids in zip(part, self._decode(filled, seeds), strict=True):
-                texts[index] = decode(self.tokenizer, ids).strip()
-        return texts
+            ids = [encoded[index] for index in part]
+            written = fitted(partial(self._decode_in_chunks, ids, seeds), self._halve)
+            texts = (decode(self.tokenizer, each).strip() for each in written)
+            keep({prompts[index].text: text for index, text in zip(part, texts, strict=True)})
+
+    def _decode_in_chunks(self, ids: list[list[int]], seeds: list[int]) -> list[list[int]]:
+        """`_decode` of one chunk, or of several, if chunks have become smaller since."""
+        written: list[list[int]] = []
+        for start in range(0, len(ids), self.chunk):
+            part = ids[start : start + self.chunk]
+            filled = part + [part[-1]] * (self.chunk - len(part)) * self.exact
+            written += self._decode(filled, seeds[start : start + self.chunk])
+        return written
 
     def _chunks(self, encoded: Sequence[list[int]]) -> Iterator[list[int]]:
         """The indices of prompts to decode together; if lengths may differ, prompts with a common prefix."""
@@ -231,12 +246,16 @@ class LocalReflector(ModelReflector):
         return picked.clamp(max=logits_BV.shape[1] - 1).to(logits_BV.device)
 
 
-def reflect_together(reflector: Reflector, states: Sequence[State], ranks: Ranks) -> list[str | None]:
+def reflect_together(reflector: Reflector, states: Sequence[State], ranks: Ranks, tick: Tick) -> list[str | None]:
     """`reflector.reflect(states)` on all ranks, where each distinct prompt of a model is written by one of them."""
-    if not (ranks.sharing and isinstance(reflector, ModelReflector)):
+    if not isinstance(reflector, ModelReflector):
+        tick(len(states))
         return reflector.reflect(states)
+    if not ranks.sharing:
+        return reflector.reflect(states, tick=tick)
     prompts = [reflector.prompts.reflector_prompt(state).text for state in states]
     distinct = dict(zip(prompts, states, strict=True))
-    texts = ranks.gather_in_order(reflector.reflect(ranks.share(list(distinct.values()))))
+    own = ranks.share(list(distinct.values()))
+    texts = ranks.gather_in_order(reflector.reflect(own, tick=lambda done: tick(done * ranks.count)))
     text_of = dict(zip(distinct, texts, strict=True))
     return [text_of[prompt] for prompt in prompts]

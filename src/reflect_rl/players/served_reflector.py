@@ -9,7 +9,7 @@ from reflect_rl.memo import Memo
 from reflect_rl.model_servers.model import ServedModel
 from reflect_rl.model_servers.records import Answer, Ask, Failed, Message
 from reflect_rl.players.prompt import Prompt, PromptBuilder
-from reflect_rl.players.reflector import ModelReflector
+from reflect_rl.players.reflector import Keep, ModelReflector
 from reflect_rl.progress import Progress
 from reflect_rl.settings import ReflectorSettings
 
@@ -31,13 +31,15 @@ class ServedReflector(ModelReflector):
         self.server = server
         self.progress = progress
 
-    def _write(self, prompts: Sequence[Prompt], sample: int) -> list[str]:
+    def _write(self, prompts: Sequence[Prompt], sample: int, keep: Keep) -> None:
         most = self.settings.max_new_tokens
         asks = [Ask((Message("user", prompt.text),), most, sample=sample) for prompt in prompts]
-        answers = self.server.ask(asks)
-        failed = [answer.reason for answer in answers if isinstance(answer, Failed)]
+
+        def arrived(index: int, answer: Answer | Failed) -> None:
+            keep({prompts[index].text: answer.text.strip() if isinstance(answer, Answer) else ""})
+
+        failed = [answer.reason for answer in self.server.ask(asks, arrived) if isinstance(answer, Failed)]
         if failed:
             self.progress.warn_here(
                 f"{len(failed)} of {len(asks)} reflections are empty, since the server gives none: {failed[0]}."
             )
-        return [answer.text.strip() if isinstance(answer, Answer) else "" for answer in answers]

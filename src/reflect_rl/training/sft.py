@@ -8,7 +8,7 @@ overconfident policy leaves RL nothing to explore.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import partial
 from typing import Any
 
 from reflect_rl.data.past_reflections import with_notes
@@ -74,7 +74,7 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
     final = fit(loss, len(rows), model, part, run, settings.seed, "reflector", progress, ranks, backbone.halve)
     # The memo is keyed by the weights, which training has changed.
     reflector = local_reflector(run, context, model, tokenizer, progress)
-    report = agreement(reflector, [(places[label.state], label.text) for label in held], ranks)
+    report = agreement(reflector, [(places[label.state], label.text) for label in held], ranks, progress)
     if not ranks.first:
         return {}
     with run.replacing("reflector") as folder:
@@ -94,7 +94,7 @@ def _untrained(run: RunFolder, context: Context, progress: Progress) -> dict[str
         _, places, labels = _taught(run, settings)
         _, held = split_held_out(labels, settings.annotate.holdout)
         reflector = load_reflector(run, context, progress)
-        figures |= agreement(reflector, [(places[label.state], label.text) for label in held], context.ranks)
+        figures |= agreement(reflector, [(places[label.state], label.text) for label in held], context.ranks, progress)
         _announce(figures, settings, progress)
     if context.ranks.first:
         run.write_json("reflector.json", figures)
@@ -120,9 +120,12 @@ def split_held_out(labels: Sequence[Reflection], share: float) -> tuple[list[Ref
     return [label for label in labels if label.state not in aside], list(held.values())
 
 
-def agreement(reflector: Reflector, held: Sequence[tuple[PoolState, str]], ranks: Ranks) -> dict[str, Any]:
+def agreement(
+    reflector: Reflector, held: Sequence[tuple[PoolState, str]], ranks: Ranks, progress: Progress
+) -> dict[str, Any]:
     """Share of reflections that match the teacher's word for word, with Wilson's interval and examples."""
-    said = reflect_together(reflector, [entry.state for entry, _ in held], ranks)
+    with progress.bar("agreement", len(held), "texts") as bar:
+        said = reflect_together(reflector, [entry.state for entry, _ in held], ranks, bar.update)
     pairs = [(entry, teacher, text) for (entry, teacher), text in zip(held, said, strict=True)]
     same = sum(teacher == text for _, teacher, text in pairs)
     shown = sorted(pairs, key=lambda pair: pair[1] == pair[2])[:12]
@@ -203,18 +206,22 @@ def _labelled(
         last[label.episode] = max(label.step, last.get(label.episode, 0))
     played = [entry for entry in pool if entry.step <= last.get(entry.episode, -1)]
 
-    written = 0
-
-    def write(states: Sequence[State]) -> list[str | None]:
-        nonlocal written
-        written += len(states)
-        return reflect_together(reflector(), states, context.ranks)
-
-    reflector = cache(lambda: load_reflector(run, context, progress))
     most = settings.prompt.reflections if reads_reflections(settings) else 0
-    at = {(entry.episode, entry.step): entry for entry in with_notes(played, bought, most, write)}
-    if written:
-        progress.warn(f"{written} past states have no teacher's text: the reflector's own is shown.")
+    unbought = 0
+
+    def count(states: Sequence[State]) -> list[None]:
+        nonlocal unbought
+        unbought += len(states)
+        return [None] * len(states)
+
+    noted = with_notes(played, bought, most, count)
+    if unbought:
+        progress.warn(f"{unbought} past states have no teacher's text: the reflector's own is shown.")
+        reflector = load_reflector(run, context, progress)
+        with progress.bar("past reflections", unbought, "texts") as bar:
+            write = partial(reflect_together, reflector, ranks=context.ranks, tick=bar.update)
+            noted = with_notes(played, bought, most, write)
+    at = {(entry.episode, entry.step): entry for entry in noted}
     return [at[label.episode, label.step] for label in labels]
 
 
@@ -247,7 +254,9 @@ def _reflections_to_read(
 
 
 def _reflected(run: RunFolder, context: Context, states: Sequence[State], progress: Progress) -> list[str | None]:
-    return reflect_together(load_reflector(run, context, progress), states, context.ranks)
+    reflector = load_reflector(run, context, progress)
+    with progress.bar("reflections", len(states), "texts") as bar:
+        return reflect_together(reflector, states, context.ranks, bar.update)
 
 
 def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> TextRow:

@@ -17,6 +17,7 @@ from pathlib import Path
 from reflect_rl.envs.alfworld.archive import Archive
 from reflect_rl.envs.alfworld.game import MAX_GAME_BYTES, GameFile, descriptions, read_game, read_trajectory
 from reflect_rl.envs.alfworld.rules import mask_task
+from reflect_rl.envs.optional import tasks_hash
 from reflect_rl.envs.simple import unknown
 from reflect_rl.errors import ReflectRLError
 
@@ -38,6 +39,12 @@ PUBLISHED: Mapping[str, tuple[int, ...]] = {
     "valid_train": (46, 19, 37, 25, 28, 44),
 }
 """Solvable games by split and task type (Shridhar et al. 2021, table 1; valid_train counted from the release)."""
+HASHES: Mapping[str, str] = {
+    "train": "322e0964893b87bd60506c156c56b7e2ea8a5aeb9f11f8d68f7b94c9cc47525b",
+    "valid_seen": "a3825f6938f4b21ffc846db9a4335d7245e9fdc97a45d1e36f45c8031de03843",
+    "valid_train": "50cb4dd6f80519c250b11b3d03ebbe6c5c1399452937819dee52f9dc281da46c",
+}
+"""The splits' games by `tasks_hash` of their names; valid_unseen is told by its counts alone."""
 SPLITS = tuple(PUBLISHED)
 GAME = "game.tw-pddl"
 SOLVABLE = re.compile(rb'(?<!\\)"solvable"\s*:\s*(true|false)\s*[,}]')
@@ -103,7 +110,7 @@ class AlfworldData:
         for split, folder in split_folders(self.path).items():
             for file in sorted(folder.glob(f"*/*/{GAME}")):
                 task, trial = file.parent.parent.name, file.parent.name
-                if _playable(task, trial) and (file.parent / "traj_data.json").is_file() and _solvable(file):
+                if _playable(task, trial) and (file.parent / "traj_data.json").is_file() and is_solvable(file):
                     found[f"{split}/{task}/{trial}"] = file
         return found
 
@@ -167,17 +174,22 @@ class AlfworldData:
         return {split: {kind: counted[split, kind] for kind in TASK_TYPES} for split in SPLITS}
 
     def table(self) -> list[tuple[str, ...]]:
-        """Counts beside the published ones, heading first: a row a split."""
-        rows = [("split", *TASK_TYPES.values(), "games", "published", "")]
+        """Counts beside the published ones, and the hash of the names, heading first: a row a split."""
+        rows = [("split", *TASK_TYPES.values(), "games", "published", "sha256 of the names", "")]
         for split, by_type in self.counts().items():
-            total, published = sum(by_type.values()), sum(PUBLISHED[split])
-            verdict = (
-                "complete" if tuple(by_type.values()) == PUBLISHED[split] else "absent" if not total else "incomplete"
-            )
-            if total > published:
-                verdict = "more than published"
-            rows.append((split, *map(str, by_type.values()), str(total), str(published), verdict))
+            counts = tuple(by_type.values())
+            digest = tasks_hash(self.games(split)) if sum(counts) else ""
+            verdict = _verdict(split, counts, digest)
+            rows.append((split, *map(str, counts), str(sum(counts)), str(sum(PUBLISHED[split])), digest[:16], verdict))
         return rows
+
+
+def _verdict(split: str, counts: tuple[int, ...], digest: str) -> str:
+    """Whether these are the published games of a split."""
+    total, published = sum(counts), sum(PUBLISHED[split])
+    if total != published:
+        return "more than published" if total > published else "incomplete" if total else "absent"
+    return "complete" if counts == PUBLISHED[split] and HASHES.get(split, digest) == digest else "other games"
 
 
 def task_type(game_id: str) -> str:
@@ -191,7 +203,7 @@ def _playable(task: str, trial: str) -> bool:
     return task.partition("-")[0] in TASK_TYPES and "movable" not in name and "Sliced" not in name
 
 
-def _solvable(file: Path) -> bool:
+def is_solvable(file: Path) -> bool:
     """Whether the file says that its game is solvable. The flag stands at the end: the rest is read only if needed."""
     try:
         with file.open("rb") as stream:

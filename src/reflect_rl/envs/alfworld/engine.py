@@ -10,6 +10,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from reflect_rl.envs.alfworld.game import GameFile, read_game
 from reflect_rl.envs.alfworld.rules import rules_for
@@ -41,28 +42,34 @@ class FastAlfred:
     """One game. game_file: the path of a game.tw-pddl, or a GameFile.
 
     grammar: "move" (alfworld 0.4 on; read from the installed package) or "put" (as the game file carries it). seed:
-    `random.seed(seed)` before the real engine draws the task's wording, and the order of names with `shuffle`.
+    `random.seed(seed)` before the real engine draws the task's wording, and the order of names with `shuffle`; or a
+    generator to draw from. A game can be pickled and copied at any moment.
 
     Raises GameFileError: unreadable, malformed, of another domain, rules unknown or not installed.
     """
 
     def __init__(
-        self, game_file: str | Path | GameFile, *, grammar: str = "move", seed: int = 0, shuffle: bool = False
+        self,
+        game_file: str | Path | GameFile,
+        *,
+        grammar: str = "move",
+        seed: int | random.Random = 0,
+        shuffle: bool = False,
     ) -> None:
         game = read_game(game_file) if isinstance(game_file, str | Path) else game_file
         self.game_file = game
         self.grammar = grammar
+        self.shuffle = shuffle
         self.rules = rules_for(game, grammar)
         self.scene = scene_of(game, self.rules)
-        drawn = random.Random(seed)
+        drawn = seed if isinstance(seed, random.Random) else random.Random(seed)
         sentence = self.rules.task
         if sentence is None:
             drawn.random()  # whether a person's wording is taken: never
             sentence = worded(game, drawn)
         self.task = f"{sentence}."
         self.names = names_of(self.scene, drawn if shuffle else None)
-        self._words = Words(self.rules, self.names, self.scene) if shuffle else usual_words(self.scene, self.rules)
-        self.steps = 0
+        self._words = self._own_words()
         self._begin()
 
     def reset(self) -> str:
@@ -114,6 +121,18 @@ class FastAlfred:
     def command(self, verb: str, thing: str = "", receptacle: str = "") -> str:
         """The command for a verb of `ACTIONS` and internal ids, admissible or not."""
         return self._words.command(verb, thing, receptacle)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is compiled from the game file: whoever reads it compiles that anew, or has it already."""
+        return {name: value for name, value in vars(self).items() if name not in ("scene", "_words")}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        vars(self).update(kept)
+        self.scene = scene_of(self.game_file, self.rules)
+        self._words = self._own_words()
+
+    def _own_words(self) -> Words:
+        return Words(self.rules, self.names, self.scene) if self.shuffle else usual_words(self.scene, self.rules)
 
     def _begin(self) -> None:
         scene = self.scene

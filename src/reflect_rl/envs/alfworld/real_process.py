@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import tempfile
@@ -177,7 +178,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # it leads a session: with the processes that a batch started
         process.wait()
     if process.stdout is not None:
         process.stdout.close()

@@ -2,7 +2,9 @@
 
 Run as `python -m reflect_rl.envs.alfworld.real_worker [--patched]`. It ends when its input ends, so that it never
 outlives the process that started it. Requests: {"do": "load", "folder", "installed", "seed", "shuffle", "expert"},
-{"do": "reset"}, {"do": "step", "command"}. A reply is the state, or {"error": what, "message": why}.
+{"do": "reset"}, {"do": "step", "command"}; with alfworld's batched environment {"do": "init_env", "config",
+"train_eval", "batch_size", "seed"}, {"do": "reset all"}, {"do": "step all", "commands"}. A reply is the state (of a
+batch, see `shown`), or {"error": what, "message": why}.
 """
 
 from __future__ import annotations
@@ -32,6 +34,13 @@ class Session:
                     return self.load(request)
                 case "reset":
                     return self.state(self.env.reset())
+                case "init_env":
+                    return self.init_env(request)
+                case "reset all":
+                    return shown(*self.env.reset())
+                case "step all":
+                    observations, scores, dones, infos = self.env.step(request["commands"])
+                    return shown(observations, infos, scores, dones)
                 case _:
                     return self.step(request["command"])
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a foreign engine: its every failure is told to the parent
@@ -56,6 +65,18 @@ class Session:
         self.expert = bool(request["expert"])
         self.env = textworld.start(str(path), infos, wrappers=wrappers)
         return {}
+
+    def init_env(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Make alfworld's own batched environment, and seed it and the generator that its engine draws names from."""
+        from alfworld.agents.environment import get_environment  # pyright: ignore[reportMissingImports]
+
+        self.close()
+        config = request["config"]
+        games: Any = get_environment(config["env"]["type"])(config, train_eval=request["train_eval"])
+        self.env = games.init_env(batch_size=request["batch_size"])
+        self.env.seed(request["seed"])
+        random.seed(request["seed"])
+        return {"games": games.game_files}
 
     def step(self, command: str) -> dict[str, Any]:
         """One step. An expert that gives up raises after the engine has made the step: the state is then still told."""
@@ -90,6 +111,12 @@ class Session:
         env, self.env = self.env, None
         if env is not None:
             env.close()
+
+
+def shown(observations: Any, infos: dict[str, Any], scores: Any = None, dones: Any = None) -> dict[str, str]:
+    """What a batched environment gave, as text in which values of other types differ."""
+    given = {"observations": observations, "scores": scores, "dones": dones}
+    return {name: repr(value) for name, value in sorted((given | infos).items())}
 
 
 def prepare(folder: Path, *, installed: bool) -> Path:

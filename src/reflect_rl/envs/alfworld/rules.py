@@ -89,19 +89,34 @@ def rules_for(game: GameFile, grammar: str) -> Rules:
     return installed_rules()
 
 
+def own_grammar(game: GameFile) -> str:
+    """The grammar whose rules a game carries, "move" or "put". Raises GameFileError if it carries none of these."""
+    rules = read_rules(game.domain, game.grammar) if game.domain and game.grammar else None
+    if rules is None:
+        raise GameFileError(
+            f"The rules of {game.id} are none that the fast engine knows (alfred.pddl and alfred.twl2 as released "
+            f"with the games, or with alfworld 0.4). Play it with alfworld's own environment."
+        )
+    return rules.grammar
+
+
 @lru_cache(maxsize=1)
 def installed_rules() -> Rules:
     """The rules of the installed alfworld package. Raises GameFileError if there is none, or of another version."""
-    folder = package_folder() / "data"
-    rules = read_rules(
-        (folder / "alfred.pddl").read_text(encoding="utf-8"), (folder / "alfred.twl2").read_text(encoding="utf-8")
-    )
+    rules = read_rules(*installed_texts())
     if rules is None:
         raise GameFileError(
             "The installed alfworld package has rules that the fast engine does not know. Install the version it was "
             'proved against: pip install "alfworld==0.4.2".'
         )
     return rules
+
+
+def installed_texts() -> tuple[str, str]:
+    """Domain and grammar of the installed alfworld package. Raises GameFileError if there is none."""
+    folder = package_folder() / "data"
+    domain, grammar = ((folder / name).read_text(encoding="utf-8") for name in ("alfred.pddl", "alfred.twl2"))
+    return domain, grammar
 
 
 def package_folder() -> Path:

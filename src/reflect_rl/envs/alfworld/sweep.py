@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from reflect_rl.envs.alfworld.real import RealEngineError
-from reflect_rl.envs.alfworld.verify import Difference, Plan, Report, verify
+from reflect_rl.envs.alfworld.verify import Difference, Load, Plan, Report, verify
+from reflect_rl.envs.alfworld.verify_dropin import DropinPlan
 
+AnyPlan = Plan | DropinPlan
 HEAD = b'{"plan": '
 """How a file of reports begins."""
 
 
-def sweep(path: str | Path, games: Sequence[str], plan: Plan, **options: Any) -> Iterator[Report]:
+Compare = Callable[..., Iterator[Report]]
+"""`verify`, or another comparison that takes (load, names, plan, **options)."""
+
+
+def sweep(
+    path: str | Path, games: Sequence[str], plan: AnyPlan, *, compare: Compare = verify, load: Load, **options: Any
+) -> Iterator[Report]:
     """`verify` with its reports kept in a file, so that only games without a report are compared.
 
-    path: a file of JSON lines, of which the first states the plan. options: those of `verify`, `load` among them.
-    Yields the file's reports first. Raises RealEngineError if it belongs to another plan or is damaged.
+    path: a file of JSON lines, of which the first states the plan. compare: what makes the reports; load, options: its
+    arguments. Yields the file's reports first. Raises RealEngineError if it belongs to another plan or is damaged.
     """
     file = Path(path)
     known = {}
@@ -31,7 +39,7 @@ def sweep(path: str | Path, games: Sequence[str], plan: Plan, **options: Any) ->
     yield from (known[game] for game in games if game in known)
     left = [game for game in games if game not in known]
     with file.open("a", encoding="utf-8") as stream:
-        for report in verify(options.pop("load"), left, plan, **options):
+        for report in compare(load, left, plan, **options):
             stream.write(json.dumps(asdict(report), allow_nan=False) + "\n")
             stream.flush()
             yield report
@@ -43,7 +51,7 @@ def holds_reports(file: Path) -> bool:
         return stream.read(len(HEAD)) == HEAD
 
 
-def read_reports(file: Path, plan: Plan) -> dict[str, Report]:
+def read_reports(file: Path, plan: AnyPlan) -> dict[str, Report]:
     """The reports of a sweep's file by game. A last line that was cut off is removed from the file."""
     data = file.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]

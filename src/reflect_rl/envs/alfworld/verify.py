@@ -114,23 +114,39 @@ def verify(
     seconds for one answer of the real engine. fast: makes the engine under test. Raises RealEngineError if textworld or
     alfworld is not installed.
     """
+
+    def compare(game_id: str, process: RealProcess) -> Report:
+        return _compare(load, game_id, plan, process, fast, guide)
+
+    yield from with_processes(compare, games, workers=workers, timeout=timeout, patched=plan.patched)
+
+
+def with_processes(
+    compare: Callable[[str, RealProcess], Report],
+    names: Sequence[str],
+    *,
+    workers: int = 1,
+    timeout: float = 120.0,
+    patched: bool = False,
+) -> Iterator[Report]:
+    """A report of each name, made with one of `workers` engine processes. timeout, patched: of these processes."""
     seats: queue.SimpleQueue[_Seat] = queue.SimpleQueue()
     for _ in range(workers):
-        seats.put(_Seat(timeout, plan.patched))
+        seats.put(_Seat(timeout, patched))
 
-    def compared(game_id: str) -> Report:
+    def compared(name: str) -> Report:
         seat = seats.get()
         try:
-            return _compare(load, game_id, plan, seat.process(), fast, guide)
+            return compare(name, seat.process())
         finally:
             seats.put(seat)
 
     try:
         if workers == 1:
-            yield from map(compared, games)
+            yield from map(compared, names)
             return
         with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
-            futures = [pool.submit(compared, game) for game in games]
+            futures = [pool.submit(compared, name) for name in names]
             try:
                 for future in as_completed(futures):
                     yield future.result()

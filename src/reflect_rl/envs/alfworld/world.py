@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
+from reflect_rl.envs.alfworld.data import SPLITS as DATA_SPLITS
 from reflect_rl.envs.alfworld.data import TASK_TYPES
 from reflect_rl.envs.alfworld.facts import split_intro
 from reflect_rl.envs.alfworld.game import CHARACTERS, descriptions
@@ -15,6 +16,7 @@ from reflect_rl.envs.alfworld.games import GENERATED, TOMATO, families, games_of
 from reflect_rl.envs.alfworld.prior import NO_PRIOR, train_prior
 from reflect_rl.envs.alfworld.searcher import Reader, Searcher, is_lost
 from reflect_rl.envs.alfworld.teacher import STYLES, describe
+from reflect_rl.envs.base import SPLITS
 from reflect_rl.envs.gym import ActionMask
 from reflect_rl.envs.optional import write_reflection
 from reflect_rl.envs.simple import SimpleTextEnv, unknown
@@ -144,18 +146,20 @@ class Alfworld(SimpleTextEnv):
         people who described games, leave none; AlfworldDataError if there are no games.
         """
         self.check_split(split)
-        types = self.train_families if split == "train" else self.families
-        names = self._names(split)
+        return self._playable(self._names(split), self.train_families if split == "train" else self.families)
+
+    def _playable(self, names: Sequence[str], types: tuple[str, ...]) -> tuple[str, ...]:
+        """The games of splits, by their names in the data. Raises like `tasks`."""
         tasks = tuple(task for name in names for task in tasks_of(self.data, name, types, self.has_human_goals))
         if not tasks and any(tasks_of(self.data, name, types) for name in names):
             raise EnvironmentContractError(
-                f"Nobody described a game of the split {split}: no traj_data.json holds a sentence under "
+                f"Nobody described a game of the split {' or '.join(names)}: no traj_data.json holds a sentence under "
                 f"turk_annotations. Take goals: template, or the trajectories of ALFWorld's release, which have them."
             )
         if not tasks:
             raise EnvironmentContractError(
-                f"The split {split} has no game of {', '.join(self.families)}. The types are {', '.join(TASK_TYPES)}; "
-                f"a family is named like {TOMATO}."
+                f"The split {' or '.join(names)} has no game of {', '.join(types)}. The types are "
+                f"{', '.join(TASK_TYPES)}; a family is named like {TOMATO}."
             )
         return tasks
 
@@ -290,10 +294,24 @@ class Alfworld(SimpleTextEnv):
 
 
 class GymnasiumAlfworld(ActionMask, Alfworld):
-    """Alfworld as `gymnasium.make("reflect_rl/Alfworld-v0")` gives it.
+    """Alfworld as `gymnasium.make("reflect_rl/ALFWorld-v0", split="valid_unseen")` gives it.
 
     An inadmissible action gets the engine's answer to an inadmissible command: "Nothing happens."
     """
+
+    def __init__(self, split: str = "train", **options: Any) -> None:
+        """Args: split: what `reset` draws a task from: "train", "valid", "test", or a split by its name in the data,
+        such as "valid_unseen". options: those of Alfworld."""
+        super().__init__(**options)
+        known = SPLITS if self.data == GENERATED else tuple(dict.fromkeys((*SPLITS, *DATA_SPLITS)))
+        if split not in known:
+            raise EnvironmentContractError(unknown("split", split, known))
+        self.split = split
+
+    def starts(self) -> tuple[str, ...]:
+        if self.split in SPLITS:
+            return self.tasks(self.split)
+        return self._playable((self.split,), self.families)
 
     def idle(self) -> float:
         self._text = self.game.step("")

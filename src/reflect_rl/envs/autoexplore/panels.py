@@ -38,8 +38,9 @@ class Starts:
     Attributes:
         source: A task file, or "ready" for the set that ships.
         shapes: Kinds of trees; a capped one takes only tasks that lie deep enough.
-        train_trees: Trees drawn for each train task, if they are capped.
-        test_trees: The same for the tasks of valid and test.
+        train_trees: Trees drawn for each train task, if they are capped; of a kind for which fewer tasks lie deep
+            enough, so many more that all kinds are about equally frequent.
+        test_trees: Trees drawn for each task of valid and test.
         own: The only test task, if there is a question of the user's own.
     """
 
@@ -82,13 +83,22 @@ def own_start(root: str, question: str, target: str | None) -> Start:
 def _starts(starts: Starts, split: str) -> Mapping[str, Start]:
     every = ready_tasks() if starts.source == READY else read_tasks(starts.source)
     tasks = available(every, split)
-    trees = starts.train_trees if split == "train" else starts.test_trees
+    deep_enough = {
+        shape: [task for task in tasks if shape.depth is None or task.depth >= shape.depth] for shape in starts.shapes
+    }
+    most = max(map(len, deep_enough.values()))
+
+    def trees(shape: Shape) -> int:
+        if shape.depth is None:
+            return 1
+        own = len(deep_enough[shape]) or 1
+        return round(starts.train_trees * most / own) if split == "train" else starts.test_trees
+
     found = [
         Start(task, shape, number)
-        for shape in starts.shapes
-        for task in tasks
-        if shape.depth is None or task.depth >= shape.depth
-        for number in range(1 if shape.depth is None else trees)
+        for shape, those in deep_enough.items()
+        for task in those
+        for number in range(trees(shape))
     ]
     if not found:
         raise EnvironmentContractError(

@@ -50,9 +50,9 @@ class AutoExplore(SimpleTextEnv):
 
     ## Starting state
     One task of the split: a question in one tree, named like requests/adapters.py:HTTPAdapter@d1F4D3. Of capped trees,
-    `test_trees` are drawn for each task of valid and test, and `train_trees` for each of train. leave_out hides each
-    file but the target with this probability in train tasks, drawn at reset. Stage "depth 1" begins at most one folder
-    above the target's.
+    `test_trees` are drawn for each task of valid and test, and `train_trees` for each of train, or more of deep ones,
+    so that all kinds of trees are equally frequent there. leave_out hides each file but the target with this
+    probability in train tasks, drawn at reset. Stage "depth 1" begins at most one folder above the target's.
 
     ## Rewards
     success_reward 1 for the right `id`, wrong_reward 0 for another, step_reward 0 for every step.

@@ -1,0 +1,221 @@
+"""One table of results from anybody's files, made only of what can be compared: `reflect-rl leaderboard`.
+
+A file is a results.json of ours (of a run, of `evaluate --agent`), or one in the form that docs/alfworld.md describes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from reflect_rl.envs.optional import tasks_hash
+from reflect_rl.errors import ReflectRLError
+from reflect_rl.intervals import wilson
+
+MAIN_PANELS = {"alfworld": "valid_seen"}
+"""The panel of a world that is shown if none is named; "test" for others."""
+TERMS: Mapping[str, Mapping[str, Any]] = {"alfworld": {"grammar": None, "goals": "template", "shuffle": False}}
+"""The options that change what an agent reads, by world, with what files may leave out (None: nothing). All options of
+a world that is not listed count."""
+MOST_BYTES = 50_000_000
+
+Warn = Callable[[str], None]
+
+
+class LeaderboardError(ReflectRLError):
+    """A file of results that cannot be read, or results that cannot be compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One agent on the panel.
+
+    Attributes:
+        agent: its name.
+        mode: how it played: "greedy", "sampled", "played", "trial 1" and so on.
+        wins: episodes won, of `episodes`.
+        terms: what two results must share: the panel's hash, the horizon, and options of the world.
+        engine: what the games ran on; engines that tell the same texts may differ.
+        versions: of libraries.
+        file: where it was read.
+    """
+
+    agent: str
+    mode: str
+    wins: int
+    episodes: int
+    terms: Mapping[str, Any]
+    engine: str
+    versions: Mapping[str, str]
+    file: str
+
+    @property
+    def success(self) -> float:
+        return self.wins / self.episodes
+
+    def row(self) -> dict[str, Any]:
+        """Everything as JSON has it, with success and its Wilson interval."""
+        return {**asdict(self), "success": self.success, "interval": wilson(self.wins, self.episodes)}
+
+
+def leaderboard(world: str, files: Sequence[Path], panel: str | None, warn: Warn) -> list[Entry]:
+    """The entries of files on a panel, the best first.
+
+    panel: its name; for ALFWorld that of the split. warn: told which files say nothing about it.
+
+    Raises LeaderboardError for a file that is no file of results or incomplete, for results that cannot be compared
+    (and says in what they differ), and if nothing is left.
+    """
+    panel = panel or MAIN_PANELS.get(world, "test")
+    entries = []
+    for file in files:
+        data = _read(file)
+        if data.get("world", world) != world:
+            raise LeaderboardError(f"{file} holds results of the world {data['world']!r}, not of {world}.")
+        try:
+            own = list(_ours(data, file, panel) if "panels" in data else _others(data, file, world, panel))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise LeaderboardError(
+                f"{file} is not a complete file of results: {what}. docs/alfworld.md has the form."
+            ) from error
+        if not own:
+            warn(f"{file} has no results on the panel {panel}")
+        entries += own
+    if not entries:
+        raise LeaderboardError(f"No file has results on the panel {panel}. Name another one with --panel.")
+    _check_comparable(entries)
+    return sorted(entries, key=lambda entry: (-entry.success, entry.agent, entry.mode, entry.file))
+
+
+def leaderboard_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
+    """A heading, and a row for each entry."""
+    rows: list[tuple[str, ...]] = [("agent", "success %", "95 % interval", "won", "mode", "engine", "versions", "file")]
+    for entry in entries:
+        low, high = wilson(entry.wins, entry.episodes)
+        rows.append(
+            (
+                entry.agent,
+                f"{100 * entry.success:.1f}",
+                f"{100 * low:.1f} to {100 * high:.1f}",
+                f"{entry.wins}/{entry.episodes}",
+                entry.mode,
+                entry.engine,
+                ", ".join(f"{name} {version}" for name, version in entry.versions.items()),
+                entry.file,
+            )
+        )
+    return rows
+
+
+def terms_line(entries: Sequence[Entry], panel: str) -> str:
+    """What all entries share, in a sentence."""
+    terms = dict(entries[0].terms)
+    digest = terms.pop("panel_sha256")
+    return f"panel {panel} (sha256 {digest[:16]}), " + ", ".join(f"{name} {value}" for name, value in terms.items())
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise LeaderboardError(f"{file} has more than {MOST_BYTES / 1e6:.0f} MB: it is no file of results.")
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LeaderboardError(f"{file} cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
+        raise LeaderboardError(f"{file} is not JSON ({error}).") from error
+    if not isinstance(data, dict):
+        raise LeaderboardError(f"{file} holds a {type(data).__name__}, not an object with results.")
+    return data
+
+
+def _ours(data: Mapping[str, Any], file: Path, panel: str) -> Iterator[Entry]:
+    """The entries of a results.json: one for each mode in which the whole panel was played."""
+    options, world = data["options"], data["world"]
+    name = next((name for name in data["panels"] if panel in (name, _split(world, name, options))), None)
+    if name is None:
+        return
+    if name not in data.get("panel_tasks", {}):
+        raise LeaderboardError(f"{file} was written by an earlier version and does not name its tasks. Evaluate again.")
+    tasks = data["panel_tasks"][name]
+    for mode, figures in data["panels"][name].items():
+        episodes = int(figures["episodes"])
+        if not episodes or episodes % tasks["tasks"]:
+            raise LeaderboardError(
+                f"{file}: {episodes} episodes ({mode}) were played on a panel of {tasks['tasks']} tasks. Only the "
+                f"whole panel can be compared: evaluate without --episodes."
+            )
+        yield Entry(
+            agent=str(data.get("agent") or file.resolve().parent.name),
+            mode=mode,
+            wins=round(figures["success"] * episodes),
+            episodes=episodes,
+            terms={"panel_sha256": tasks["sha256"], "horizon": data["horizon"], **_terms(world, options)},
+            engine=str(options.get("engine", "")),
+            versions={"reflect-rl": data["versions"]["reflect_rl"]},
+            file=str(file),
+        )
+
+
+def _others(data: Mapping[str, Any], file: Path, world: str, panel: str) -> Iterator[Entry]:
+    """The entry of a file in the short form."""
+    if data["panel"] != panel:
+        return
+    if games := data.get("games"):
+        won = list(games.values())
+        if not all(isinstance(each, bool) for each in won):
+            raise ValueError("games has to say true or false for each game")
+        wins, episodes, digest = sum(won), len(won), tasks_hash(map(_task, games))
+    else:
+        wins, episodes, digest = data["wins"], data["episodes"], data["panel_sha256"]
+    if not (isinstance(wins, int) and isinstance(episodes, int) and 0 <= wins <= episodes and episodes > 0):
+        raise ValueError(f"{wins!r} wins in {episodes!r} episodes is not possible")
+    yield Entry(
+        agent=str(data["agent"]),
+        mode=str(data.get("mode", "played")),
+        wins=wins,
+        episodes=episodes,
+        terms={
+            "panel_sha256": digest,
+            "horizon": data["horizon"],
+            **_terms(world, data if world in TERMS else data["options"]),
+        },
+        engine=str(data["engine"]),
+        versions=dict(data["versions"]),
+        file=str(file),
+    )
+
+
+def _split(world: str, name: str, options: Mapping[str, Any]) -> str:
+    """What a panel of ours is called in the data."""
+    if world != "alfworld":
+        return name
+    return {"test": options["test_split"], "valid": "valid_train"}.get(name, f"valid_{name}")
+
+
+def _terms(world: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    if world not in TERMS:
+        return dict(options)
+    return {name: options[name] if left is None else options.get(name, left) for name, left in TERMS[world].items()}
+
+
+def _task(name: str) -> str:
+    """A game's name as we have it, split/task/trial, also if it is given as the path of its file."""
+    return "/".join(name.removesuffix("/game.tw-pddl").split("/")[-3:])
+
+
+def _check_comparable(entries: Sequence[Entry]) -> None:
+    """Raise LeaderboardError, saying in what they differ, unless all entries share their terms."""
+    differ = []
+    for name in dict.fromkeys(name for entry in entries for name in entry.terms):
+        files: dict[str, list[str]] = {}
+        for entry in entries:
+            files.setdefault(str(entry.terms.get(name)), []).append(entry.file)
+        if len(files) > 1:
+            values = "; ".join(f"{value} in {', '.join(dict.fromkeys(its))}" for value, its in files.items())
+            differ.append(f"{name} is {values}")
+    if differ:
+        raise LeaderboardError(f"These results cannot be compared. {'. '.join(differ)}. Make a table of each.")
