@@ -7,11 +7,13 @@ ALL := $(VENV)/.installed
 SMOLLM := $(VENV)/.smollm
 DOCS := $(VENV)/.docs
 TRL := $(VENV)-trl
+OPENENV := $(VENV)-openenv
+VERIFIERS := $(VENV)-verifiers
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
 PYTHONS := python3.13 python3.12 python3.11 python3 python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint docs smollm trl clean
+.PHONY: help demo install test lint docs smollm trl bridges clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1: \2/p' $(MAKEFILE_LIST)
@@ -38,8 +40,10 @@ docs: $(DOCS) ## build the documentation site into build/docs
 
 trl: $(TRL)/.done ## install the library and TRL into .venv-trl, for bench lm --peer trl
 
-clean: ## remove .venv, .venv-trl and caches (runs/ is kept)
-	rm -rf $(VENV) $(TRL) build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+bridges: $(OPENENV)/.done $(VERIFIERS)/.done ## install OpenEnv into .venv-openenv and verifiers into .venv-verifiers, for tests
+
+clean: ## remove .venv, .venv-* and caches (runs/ is kept)
+	rm -rf $(VENV) $(TRL) $(OPENENV) $(VERIFIERS) build dist .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(CORE): pyproject.toml constraints.txt
@@ -75,4 +79,15 @@ $(DOCS): $(CORE)
 $(TRL)/.done: pyproject.toml constraints.txt
 	$(MAKE) VENV=$(TRL) $(TRL)/.core
 	$(PIP_INSTALL:$(BIN)%=$(TRL)/bin%) '.[lora]' 'trl==1.16.*'
+	@touch $@
+
+# Neither goes with our pins: OpenEnv brings gradio, and verifiers needs an older openai.
+$(OPENENV)/.done: $(CORE)
+	$(BIN)/python -m venv --clear $(OPENENV)
+	$(OPENENV)/bin/python -m pip install --quiet 'openenv==0.10.*'
+	@touch $@
+
+$(VERIFIERS)/.done: pyproject.toml constraints.txt
+	$(MAKE) VENV=$(VERIFIERS) $(VERIFIERS)/.core
+	$(VERIFIERS)/bin/python -m pip install --quiet --editable '.[verifiers]' 'verifiers==0.4.*'
 	@touch $@

@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 GROUPS = {
     "Train": ("run", "collect", "annotate", "sft", "rl", "evaluate", "report", "compare"),
     "Look": ("play", "prompt", "check", "envs", "recipes", "settings"),
-    "Share": ("export", "serve", "export-rollouts", "leaderboard"),
+    "Share": ("export", "serve", "serve-env", "export-rollouts", "leaderboard"),
     "Select what to label": ("select",),
     "Measure speed": ("bench",),
     "ALFWorld": ("alfworld",),

@@ -21,12 +21,12 @@ from corridor import Corridor
 from end_to_end import Kill, reflect_rl, refused, timeless
 from fake_server import FakeServer
 from own_agents import Decided
-from reflect_rl.agents.answers import labels_for, read_choice, read_thought
 from reflect_rl.agents.evaluation import Plan, evaluate_agent
 from reflect_rl.agents.language import LanguagePlan, Prompting
 from reflect_rl.bench.chat_server import completion, response
 from reflect_rl.errors import AgentError, OutputError, ServerError, SettingsError
 from reflect_rl.evaluation.evaluate import evaluate
+from reflect_rl.model_servers.answers import labels_for, read_choice, read_thought
 from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder

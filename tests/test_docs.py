@@ -437,7 +437,7 @@ def test_worlds_know_nothing_of_models() -> None:
     found = {(page_id(p), n) for p in modules() if unit(p) == "envs" for n in imported(p) if n.split(".")[0] in heavy}
     assert found == set()
     code = """
-import sys, reflect_rl.envs.adapt, reflect_rl.envs.check, reflect_rl.envs.checked
+import sys, reflect_rl.envs.bridges.gymnasium, reflect_rl.envs.check, reflect_rl.envs.checked
 from reflect_rl import make
 make("taxi").reset(seed=0)
 sys.exit("torch" in sys.modules)

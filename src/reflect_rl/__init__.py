@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from reflect_rl.api import Run as Run
     from reflect_rl.api import run as run
     from reflect_rl.config import load_settings as load_settings
-    from reflect_rl.envs.adapt import from_gymnasium as from_gymnasium
     from reflect_rl.envs.base import TextEnv as TextEnv
+    from reflect_rl.envs.bridges.gymnasium import from_gymnasium as from_gymnasium
+    from reflect_rl.envs.bridges.openenv import from_openenv as from_openenv
+    from reflect_rl.envs.bridges.verifiers import from_verifiers as from_verifiers
     from reflect_rl.envs.check import check as check
     from reflect_rl.envs.registry import make as make
     from reflect_rl.envs.registry import register as register
@@ -69,7 +71,9 @@ _HOMES = {
     "TeacherError": "errors",
     "TextEnv": "envs.base",
     "check": "envs.check",
-    "from_gymnasium": "envs.adapt",
+    "from_gymnasium": "envs.bridges.gymnasium",
+    "from_openenv": "envs.bridges.openenv",
+    "from_verifiers": "envs.bridges.verifiers",
     "load_settings": "config",
     "make": "envs.registry",
     "register": "envs.registry",
@@ -99,6 +103,8 @@ __all__ = [
     "TextEnv",
     "check",
     "from_gymnasium",
+    "from_openenv",
+    "from_verifiers",
     "load_settings",
     "make",
     "register",

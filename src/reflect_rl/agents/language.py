@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from reflect_rl.agents.answers import has_single_tokens, labels_for, read_choice, read_thought
 from reflect_rl.agents.evaluation import Plan
 from reflect_rl.agents.play import play
 from reflect_rl.agents.player import Game, Move, Played, Player, Turn
@@ -17,6 +16,7 @@ from reflect_rl.agents.work import Finished, make_env
 from reflect_rl.data.teacher import filled
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.errors import SettingsError
+from reflect_rl.model_servers.answers import has_single_tokens, labels_for, read_choice, read_thought
 from reflect_rl.model_servers.model import ServedModel, check_server
 from reflect_rl.model_servers.records import Answer, Ask, Failed, Message
 from reflect_rl.progress import Progress

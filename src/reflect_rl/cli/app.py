@@ -21,7 +21,7 @@ from reflect_rl.cli.leaderboard import leaderboard
 from reflect_rl.cli.look import register
 from reflect_rl.cli.overrides import Overrides, Seeds, Workers, names, whole_numbers
 from reflect_rl.cli.select import select
-from reflect_rl.cli.serve import serve
+from reflect_rl.cli.serve import serve, serve_env
 from reflect_rl.cli.stages import Folder, Force, Rollouts, print_summary, stages_of
 from reflect_rl.runs.outputs import output_folder
 
@@ -47,6 +47,7 @@ app.command(bench)
 app.command(evaluate)
 app.command(export)
 app.command(serve)
+app.command(serve_env)
 app.command(export_rollouts)
 app.command(leaderboard)
 

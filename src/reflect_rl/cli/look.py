@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter, validators
 
 from reflect_rl.bars import Bars
-from reflect_rl.cli.overrides import Overrides, Seed
+from reflect_rl.cli.overrides import Overrides, Seed, env_options
 from reflect_rl.errors import SettingsError
 
 
@@ -39,7 +38,7 @@ def play(
     from reflect_rl.envs.registry import load, make
     from reflect_rl.evaluation.play import play as step_by_step
 
-    options = _env_options(overrides)
+    options = env_options("play", overrides)
     if agent is None:
         step_by_step(make(env, **options), input, print, task=task, seed=seed)
         return
@@ -53,19 +52,6 @@ def play(
     world = make(env, **{**player.settings.env.arguments, **options})
     with torch_set_up(player.settings.compute):  # as in evaluation
         step_by_step(world, input, print, agent=player, task=task, seed=seed)
-
-
-def _env_options(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The world's own options. Raises SettingsError for settings that are not the world's."""
-    options: dict[str, Any] = {}
-    for key, value in overrides.items():
-        name = key.removeprefix("env.options.")
-        if name == key and key not in ("env.horizon", "env.options"):
-            raise SettingsError(
-                f"play has no option --{key}. A world's own options are --env.horizon and --env.options."
-            )
-        options |= value if isinstance(value, dict) else {name.removeprefix("env."): value}
-    return options
 
 
 def prompt(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
@@ -100,3 +100,16 @@ def whole_numbers(text: str, option: str = "--seeds", least: int = 0) -> list[in
 def names(text: str | None) -> list[str] | None:
     """Parse the names of an option; None if there are none."""
     return [part.strip() for part in text.split(",") if part.strip()] if text else None
+
+
+def env_options(command: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The world's own options. Raises SettingsError for settings that are not the world's."""
+    options: dict[str, Any] = {}
+    for key, value in overrides.items():
+        name = key.removeprefix("env.options.")
+        if name == key and key not in ("env.horizon", "env.options"):
+            raise SettingsError(
+                f"{command} has no option --{key}. A world's own options are --env.horizon and --env.options."
+            )
+        options |= value if isinstance(value, dict) else {name.removeprefix("env."): value}
+    return options

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from reflect_rl.data.pool import PoolState
+from reflect_rl.model_servers.answers import named_actions, words_of
 from reflect_rl.model_servers.model import ServedModel
 from reflect_rl.model_servers.records import Answer, Ask, Estimate, Failed, Message
 from reflect_rl.players.context import Context
@@ -180,32 +181,12 @@ def gives_away(note: str, entry: PoolState) -> bool:
     """
     if re.search(r"\b(hint|expert|perfect (player|driver|robot))", note.lower()):
         return True
-    actions, said = entry.state.actions, _words(note)
+    actions, said = entry.state.actions, words_of(note)
     told = {
         index
         for index in named_actions(note, actions)
-        if len(word := _words(actions[index]).split()) > 1
+        if len(word := words_of(actions[index]).split()) > 1
         or re.search(rf" ({INSTRUCTIONS})( \w+){{0,2}} {re.escape(word[0])} ", said)
     }
     told -= {index for index in told if actions[index] == entry.mistake}
     return len(told) == 1 and told <= set(entry.wanted)
-
-
-def named_actions(text: str, actions: Collection[str]) -> set[int]:
-    """The indices of the actions that a text names, in any case and with or without articles.
-
-    An action within a longer one that is named, as "look" in "look at bowl 1", does not count.
-    """
-    said, named = _words(text), set()
-    for index, action in sorted(enumerate(actions), key=lambda pair: -len(pair[1])):
-        phrase = _words(action)
-        if phrase.strip() and phrase in said:
-            named.add(index)
-            said = said.replace(phrase, " | ")
-    return named
-
-
-def _words(text: str) -> str:
-    """The words of a text between single spaces, without articles and punctuation."""
-    words = [word for word in re.findall(r"[\w']+", text.lower()) if word not in ("the", "a", "an")]
-    return f" {' '.join(words)} "

@@ -92,7 +92,7 @@ def load(name: str) -> type[TextEnv]:
     if not (isinstance(world, type) and issubclass(world, TextEnv)):
         raise EnvironmentContractError(
             f"{name} is not a TextEnv but {world!r}. Name a class that derives from reflect_rl.TextEnv; an existing "
-            f"Gymnasium environment becomes one by reflect_rl.envs.adapt.from_gymnasium."
+            f"Gymnasium environment becomes one by reflect_rl.from_gymnasium."
         )
     return world
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from reflect_rl.serving.access import refusal
 from reflect_rl.serving.meters import Meters
@@ -35,6 +37,9 @@ class Gate:
         self._meters = meters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._let_in(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -70,3 +75,14 @@ class Gate:
             path = getattr(scope.get("route"), "path", "other")
             self._meters.requests.labels(path, status).inc()
             self._meters.seconds.labels(path).observe(time.perf_counter() - started)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket. A browser opens one for any page, and says whose page it is: only this server's own may."""
+        asked = Headers(scope=scope)
+        refused = refusal(scope["path"], asked, self._token)
+        if "origin" in asked and urlsplit(asked["origin"]).netloc != asked.get("host"):
+            refused = refused or (403, "Pages of other sites may not open sessions here.")
+        if refused is None:
+            await self._app(scope, receive, send)
+        else:
+            await WebSocket(scope, receive, send).send_denial_response(error_response(*refused))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gymnasium
 import pytest
 
-from reflect_rl.envs.adapt import from_gymnasium
+from reflect_rl.envs.bridges.gymnasium import from_gymnasium
 from reflect_rl.envs.check import check
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from string import ascii_lowercase, ascii_uppercase
-
-from reflect_rl.data.teacher import named_actions
 
 LETTERS = ascii_uppercase + ascii_lowercase
 ANNOUNCED = r"\b(?:answer|choice|label|option|action)(?:\s+is)?\s*:?\s*[\"'*(\[]*(\w+)"
@@ -61,3 +59,23 @@ def _named(text: str, actions: Sequence[str], labels: Sequence[str]) -> set[int]
     if begins := re.match(r"\W*(\w+)\s*[).:\]]", text):
         said.append(begins[1])
     return {known[label] for label in said if label in known} | named_actions(text, actions)
+
+
+def named_actions(text: str, actions: Collection[str]) -> set[int]:
+    """The indices of the actions that a text names, in any case and with or without articles.
+
+    An action within a longer one that is named, as "look" in "look at bowl 1", does not count.
+    """
+    said, named = words_of(text), set()
+    for index, action in sorted(enumerate(actions), key=lambda pair: -len(pair[1])):
+        phrase = words_of(action)
+        if phrase.strip() and phrase in said:
+            named.add(index)
+            said = said.replace(phrase, " | ")
+    return named
+
+
+def words_of(text: str) -> str:
+    """The words of a text between single spaces, without articles and punctuation."""
+    words = [word for word in re.findall(r"[\w']+", text.lower()) if word not in ("the", "a", "an")]
+    return f" {' '.join(words)} "

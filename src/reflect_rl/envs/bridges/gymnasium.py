@@ -17,18 +17,15 @@ from typing import Any, ClassVar
 
 import gymnasium
 
-from reflect_rl.envs.base import SPLITS
-from reflect_rl.envs.simple import SimpleTextEnv
+from reflect_rl.envs.bridges.base import Bridged, Success, check_names, check_tasks, rewarded_end
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason
 
 Render = Callable[[Any, gymnasium.Env[Any, Any]], str]
 """(the wrapped environment's observation, the wrapped environment) -> what the players read."""
-Success = Callable[[Any, float, bool], bool]
-"""(observation, reward, terminated) of the last step -> whether the task is solved."""
 
 
-class GymnasiumTextEnv(SimpleTextEnv):
+class GymnasiumTextEnv(Bridged):
     """A Gymnasium environment as text. Made by `from_gymnasium`.
 
     Tasks are seeds of the wrapped environment's reset, "seed-0" upwards, split in the order train, valid, test. A task
@@ -38,11 +35,9 @@ class GymnasiumTextEnv(SimpleTextEnv):
     make_wrapped: ClassVar[Callable[..., gymnasium.Env[Any, Any]]]
     render_text: ClassVar[Render]
     is_success: ClassVar[Success]
-    split_sizes: ClassVar[tuple[int, int, int]]
-    usual_horizon: ClassVar[int]
 
     def __init__(self, horizon: int | None = None) -> None:
-        super().__init__(self.usual_horizon if horizon is None else horizon)
+        super().__init__(horizon)
         self.wrapped = type(self).make_wrapped()
         space = self.wrapped.action_space
         if not isinstance(space, gymnasium.spaces.Discrete) or int(space.n) != len(self.actions):
@@ -53,14 +48,8 @@ class GymnasiumTextEnv(SimpleTextEnv):
         self._first_action = int(space.start)
         self._observation: Any = None
 
-    def tasks(self, split: str) -> tuple[str, ...]:
-        self.check_split(split)
-        place = SPLITS.index(split)
-        begin = sum(self.split_sizes[:place])
-        return tuple(f"seed-{number}" for number in range(begin, begin + self.split_sizes[place]))
-
     def begin(self, task: str, stage: str | None) -> None:
-        self._observation, _ = self.wrapped.reset(seed=int(task.removeprefix("seed-")))
+        self._observation, _ = self.wrapped.reset(seed=self.number(task))
         self.wrapped.unwrapped.np_random = self.np_random
 
     def observe(self) -> str:
@@ -82,7 +71,7 @@ class GymnasiumTextEnv(SimpleTextEnv):
 def from_gymnasium(
     env: str | Callable[[], gymnasium.Env[Any, Any]],
     *,
-    render: Render,
+    render: Render | None = None,
     actions: Sequence[str],
     success: Success | None = None,
     tasks: tuple[int, int, int] = (200, 40, 60),
@@ -94,7 +83,7 @@ def from_gymnasium(
 
     Args:
         env: a Gymnasium id, or a function that makes the environment.
-        render: `render(observation, env)` writes the text that the players read.
+        render: `render(observation, env)` writes the text that the players read; by default `str(observation)`.
         actions: a name for each discrete action, in order.
         success: `success(observation, reward, terminated)` judges the last step; by default, success is a terminated
             episode whose last reward is above 0.
@@ -107,19 +96,15 @@ def from_gymnasium(
         EnvironmentContractError: action names are empty or not distinct, or a split has no task. Making the world
             raises it if the action space is not discrete with as many actions.
     """
-    if not actions or len(set(actions)) < len(actions) or not all(isinstance(a, str) and a for a in actions):
-        raise EnvironmentContractError(f"actions is {list(actions)!r}; give one distinct, non-empty name an action.")
-    if len(tasks) != len(SPLITS) or min(tasks) < 1:
-        raise EnvironmentContractError(
-            f"tasks is {tasks!r}; give a number of tasks from 1 up for train, valid and test."
-        )
+    check_names(actions)
+    check_tasks(tasks)
     make = (lambda: gymnasium.make(env)) if isinstance(env, str) else env
     title = name or (env.split("/")[-1].split("-v")[0] if isinstance(env, str) else "AdaptedEnv")
     body = {
         "__doc__": f"{title}, a Gymnasium environment as text.",
         "make_wrapped": staticmethod(make),
-        "render_text": staticmethod(render),
-        "is_success": staticmethod(success or _rewarded_end),
+        "render_text": staticmethod(render or _shown),
+        "is_success": staticmethod(success or rewarded_end),
         "split_sizes": tasks,
         "usual_horizon": horizon,
         "actions": tuple(actions),
@@ -128,5 +113,5 @@ def from_gymnasium(
     return type(title, (GymnasiumTextEnv,), body)
 
 
-def _rewarded_end(observation: Any, reward: float, terminated: bool) -> bool:
-    return terminated and reward > 0
+def _shown(observation: Any, env: gymnasium.Env[Any, Any]) -> str:
+    return str(observation)

@@ -1,0 +1,296 @@
+"""Any world as an OpenEnv server: sessions over WebSockets, each with a world of its own.
+
+A message either way is JSON with a type and data, as clients of https://github.com/meta-pytorch/OpenEnv send them.
+OpenEnv's POST /reset and /step, which forget the episode between two requests, are left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from reflect_rl import __version__
+from reflect_rl.envs.base import TextEnv
+from reflect_rl.envs.checked import advance, begin, tasks_of
+from reflect_rl.envs.promises import BrokenPromiseError
+from reflect_rl.errors import ReflectRLError
+from reflect_rl.progress import Progress
+from reflect_rl.records import CHECKED, StopReason, read_record
+from reflect_rl.seeding import stream
+from reflect_rl.serving.gate import Gate
+from reflect_rl.serving.limits import Limits
+from reflect_rl.serving.listening import bound, run_until_stopped
+from reflect_rl.serving.meters import CONTENT_TYPE_LATEST, Meters
+
+NORMAL, SILENT, FAILED, BUSY = 1000, 1001, 1011, 1013
+"""Close codes: the client is done, or said nothing for too long; the world failed; there are enough sessions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The episode to begin: a task, or a split from which the seed draws one. episode_id: the client's own name."""
+
+    __pydantic_config__ = CHECKED
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    task: str | None = None
+    split: str = "train"
+    stage: str | None = None
+    episode_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The action to do, word by word as in `actions`. metadata: the client's own, ignored."""
+
+    __pydantic_config__ = CHECKED
+
+    message: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an observation holds. success: None while the episode goes on; stop: why it ended."""
+
+    text: str
+    actions: tuple[str, ...]
+    task: str | None
+    success: bool | None = None
+    stop: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The state of a session."""
+
+    episode_id: str | None
+    step_count: int
+    task: str | None
+
+
+class Refused(Exception):  # noqa: N818  an answer, sent to the client
+    """A message that cannot be followed. code: OpenEnv's. The session goes on."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class Play:
+    """What a session plays. It is called by the session's own thread alone."""
+
+    def __init__(self, make_env: Callable[[], TextEnv]) -> None:
+        self._make_env = make_env
+        self._env: TextEnv | None = None
+        self._seen: Seen | None = None
+        self._steps = 0
+        self._episode: str | None = None
+
+    def answer(self, message: str) -> dict[str, Any] | None:
+        """The answer to a message; None to the one that ends the session.
+
+        Raises Refused, or BrokenPromiseError if the world fails.
+        """
+        try:
+            given = json.loads(message)
+            kind, data = given["type"], given.get("data", {})
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise Refused("INVALID_JSON", 'Send JSON like {"type": "reset", "data": {}}.') from error
+        try:
+            match kind:
+                case "reset":
+                    return {"type": "observation", "data": self._reset(read_record(Reset, data))}
+                case "step":
+                    return {"type": "observation", "data": self._step(read_record(Step, data))}
+                case "state":
+                    task = self._seen.task if self._seen else None
+                    return {"type": "state", "data": asdict(Where(self._episode, self._steps, task))}
+                case "close":
+                    return None
+        except ValueError as error:
+            raise Refused("VALIDATION_ERROR", f"The data of {kind} cannot be read: {error}.") from error
+        raise Refused("UNKNOWN_TYPE", f"There is no message {str(kind)[:50]!r}; send reset, step, state or close.")
+
+    def close(self) -> None:
+        if self._env is not None:
+            self._env.close()
+
+    def _reset(self, asked: Reset) -> dict[str, Any]:
+        self._seen = None
+        env = self._env = self._env or self._make_env()
+        seed = secrets.randbits(31) if asked.seed is None else asked.seed
+        try:
+            task = asked.task
+            if task is None:
+                tasks = tasks_of(env, asked.split)
+                task = tasks[int(stream(seed, "served task").integers(len(tasks)))]
+            options = {"task": task} if asked.stage is None else {"task": task, "stage": asked.stage}
+            text, actions, _ = begin(env, seed, options)
+        except BrokenPromiseError:
+            raise
+        except ReflectRLError as error:  # no such task, split or stage
+            raise Refused("VALIDATION_ERROR", str(error)) from error
+        self._seen, self._steps = Seen(text, actions, task), 0
+        self._episode = asked.episode_id or secrets.token_hex(8)
+        return {"observation": asdict(self._seen), "reward": None, "done": False}
+
+    def _step(self, asked: Step) -> dict[str, Any]:
+        if self._env is None or self._seen is None or self._seen.stop is not None:
+            why = "has ended" if self._seen else "has not begun"
+            raise Refused("EXECUTION_ERROR", f"The episode {why}. Send a reset.")
+        if asked.message not in self._seen.actions:
+            known = ", ".join(self._seen.actions[:50])
+            raise Refused("VALIDATION_ERROR", f"{asked.message[:200]!r} is not admissible now. These are: {known}.")
+        text, actions, reward, stop = advance(self._env, self._seen.actions.index(asked.message))
+        solved = None if stop is None else stop is StopReason.SUCCESS
+        self._seen, self._steps = Seen(text, actions, self._seen.task, solved, stop), self._steps + 1
+        return {"observation": asdict(self._seen), "reward": reward, "done": stop is not None}
+
+
+class Sessions:
+    """The sessions of a server.
+
+    Args:
+        name: the world's.
+        world: one that is not played, to tell of it.
+        make_env: makes one for a session.
+        limits: what is accepted, kept and waited for; `worlds` is the most sessions.
+    """
+
+    def __init__(self, name: str, world: TextEnv, make_env: Callable[[], TextEnv], limits: Limits) -> None:
+        self.meters = Meters()
+        self._name = name
+        self._world = world
+        self._make_env = make_env
+        self._limits = limits
+        self._count = 0
+        self.meters.gauge("sessions", "Open sessions.", lambda: self._count)
+
+    async def session(self, socket: WebSocket) -> None:
+        """Play with one client until it goes away, or is told to."""
+        await socket.accept()
+        with suppress(WebSocketDisconnect):
+            if self._count < self._limits.worlds:
+                await self._play(socket)
+            else:
+                reason = f"This server has its {self._limits.worlds} sessions already. Try again later."
+                await _end(socket, BUSY, reason, "CAPACITY_REACHED")
+
+    async def _play(self, socket: WebSocket) -> None:
+        self._count += 1
+        play, thread = Play(self._make_env), ThreadPoolExecutor(1, "session")
+        try:
+            await self._talk(socket, play, thread)
+        finally:
+            self._count -= 1
+            thread.submit(play.close)
+            thread.shutdown(wait=False)
+
+    async def _talk(self, socket: WebSocket, play: Play, thread: ThreadPoolExecutor) -> None:
+        limits, loop = self._limits, asyncio.get_running_loop()
+        while True:
+            try:
+                message = await asyncio.wait_for(socket.receive(), limits.idle_seconds)
+            except TimeoutError:
+                return await _end(socket, SILENT, f"Nothing was sent for {limits.idle_seconds:g} s.")
+            if message["type"] == "websocket.disconnect":
+                return None
+            try:
+                work = loop.run_in_executor(thread, play.answer, message.get("text") or "")
+                answer = await asyncio.wait_for(work, limits.answer_seconds)
+            except Refused as refused:
+                answer = _error(refused.code, str(refused))
+            except TimeoutError:
+                return await _end(socket, FAILED, f"The world took over {limits.answer_seconds:g} s.", "SESSION_ERROR")
+            except ReflectRLError as error:
+                return await _end(socket, FAILED, str(error), "EXECUTION_ERROR")
+            if answer is None:
+                return await socket.close(NORMAL)
+            await socket.send_json(answer)
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"status": "healthy"})
+
+    async def metadata(self, request: Request) -> Response:
+        about = self._world.task_text or self._name
+        return JSONResponse({"name": self._name, "description": about, "version": __version__})
+
+    async def schema(self, request: Request) -> Response:
+        kinds = {"action": Step, "observation": Seen, "state": Where}
+        return JSONResponse({name: TypeAdapter(kind).json_schema() for name, kind in kinds.items()})
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self.meters.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def make_app(sessions: Sessions, token: str | None = None) -> Starlette:
+    """The ASGI application. token: what clients have to know; None to serve this machine alone."""
+    routes = {
+        "/health": sessions.health,
+        "/metadata": sessions.metadata,
+        "/schema": sessions.schema,
+        "/metrics": sessions.metrics,
+    }
+    return Starlette(
+        routes=[WebSocketRoute("/ws", sessions.session), *(Route(path, answer) for path, answer in routes.items())],
+        middleware=[Middleware(Gate, token, sessions.meters)],
+    )
+
+
+def serve_world(
+    name: str,
+    make_env: Callable[[], TextEnv],
+    host: str,
+    port: int,
+    token: str | None,
+    progress: Progress,
+    limits: Limits | None = None,
+) -> None:
+    """Serve a world to clients of OpenEnv, until SIGINT or SIGTERM.
+
+    Args:
+        name: the world's, as clients are told.
+        make_env: makes the world.
+        host: the address to listen on.
+        port: its port; 0 for any that is free.
+        token: see `access.read_token`, which decides whether `host` needs one.
+        progress: is told the address, once sessions are accepted.
+        limits: what is accepted, kept and waited for; `worlds` is the most sessions.
+
+    Raises:
+        SettingsError: the address cannot be used.
+        EnvironmentContractError: the world cannot be made.
+    """
+    limits = limits or Limits()
+    with bound(host, port) as listening:
+        world = make_env()
+        try:
+            app = make_app(Sessions(name, world, make_env, limits), token)
+            run_until_stopped(app, listening, name, limits, progress, "websockets-sansio")
+        finally:
+            world.close()
+
+
+def _error(code: str, reason: str) -> dict[str, Any]:
+    return {"type": "error", "data": {"message": reason, "code": code}}
+
+
+async def _end(socket: WebSocket, code: int, reason: str, error: str = "SESSION_ERROR") -> None:
+    """Say why, and close: the reason of a close alone is limited to 123 bytes, and many clients do not show it."""
+    await socket.send_json(_error(error, reason))
+    await socket.close(code, reason.encode()[:120].decode(errors="ignore"))
