@@ -68,5 +68,6 @@ for name, world in {
     "FrozenLake": "reflect_rl.envs.toy_text.frozenlake:GymnasiumFrozenLake",
     "CliffWalking": "reflect_rl.envs.toy_text.cliffwalking:GymnasiumCliffWalking",
     "Blackjack": "reflect_rl.envs.toy_text.blackjack:GymnasiumBlackjack",
+    "BabyAI": "reflect_rl.envs.babyai.world:GymnasiumBabyAI",
 }.items():
     gymnasium.register(f"reflect_rl/{name}-v0", world)
