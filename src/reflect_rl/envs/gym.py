@@ -69,5 +69,6 @@ for name, world in {
     "CliffWalking": "reflect_rl.envs.toy_text.cliffwalking:GymnasiumCliffWalking",
     "Blackjack": "reflect_rl.envs.toy_text.blackjack:GymnasiumBlackjack",
     "BabyAI": "reflect_rl.envs.babyai.world:GymnasiumBabyAI",
+    "TextWorld": "reflect_rl.envs.textworld.world:GymnasiumTextWorld",
 }.items():
     gymnasium.register(f"reflect_rl/{name}-v0", world)

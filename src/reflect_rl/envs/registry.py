@@ -27,6 +27,7 @@ _WORLDS: dict[str, str | type[TextEnv]] = {
     "cliffwalking": "reflect_rl.envs.toy_text.cliffwalking:CliffWalking",
     "frozenlake": "reflect_rl.envs.toy_text.frozenlake:FrozenLake",
     "taxi": "reflect_rl.envs.taxi.world:DangerousTaxi",
+    "textworld": "reflect_rl.envs.textworld.world:TextWorld",
 }
 
 
