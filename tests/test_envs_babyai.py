@@ -19,7 +19,6 @@ from reflect_rl.envs.registry import make
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason
 
-needs_minigrid = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 LEVELS = ("GoToLocal", "PickupLoc", "UnlockLocal")
 
 
@@ -34,16 +33,15 @@ def begin(level="GoToLocal", task="seed-0", **options):
     return env, text
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_the_contract_is_kept(level, capsys):
-    assert [str(found) for found in check(lambda **more: make("babyai", level=level, **more)) if not found.ok] == []
+def test_the_contract_is_kept(capsys):
+    assert [str(found) for found in check(lambda **more: make("babyai", **more)) if not found.ok] == []
     assert capsys.readouterr() == ("", ""), "minigrid prints layouts that it rejects"
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_bot_solves_what_it_is_asked(level):
     env = make("babyai", level=level)
-    for task in env.tasks("valid")[:8]:
+    for task in env.tasks("valid")[:5]:
         env.reset(seed=0, options={"task": task})
         ended, info, reward = False, {}, 0.0
         while not ended:
@@ -53,7 +51,9 @@ def test_the_bot_solves_what_it_is_asked(level):
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 1999), plan=st.lists(st.integers(0, 4), max_size=25), asked=st.lists(st.booleans(), min_size=25))
+@given(
+    seed=st.integers(0, 1999), plan=st.lists(st.integers(0, 4), max_size=25), asked=st.lists(st.booleans(), min_size=25)
+)
 def test_the_experts_advice_does_not_depend_on_when_it_was_asked(seed, plan, asked):
     """Off its own way, asked at some states only or at all of them, twice or once: the same bot, the same advice."""
     often, _ = begin("UnlockLocal", f"seed-{seed}", horizon=99)

@@ -85,6 +85,10 @@ class BabyAI(SimpleTextEnv):
         self.check_split(split)
         return TASKS[split]
 
+    def panels(self) -> dict[str, tuple[str, ...]]:
+        """What is held out: test, then valid."""
+        return {split: self.tasks(split) for split in ("test", "valid")}
+
     def begin(self, task: str, stage: str | None) -> None:
         self._env = self._env or make_level(self.level)
         self._seed = int(task.removeprefix("seed-"))

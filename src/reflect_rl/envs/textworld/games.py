@@ -9,7 +9,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -39,6 +42,9 @@ KINDS = {
 REFUSALS = (AssertionError, IndexError, KeyError, NameError, TypeError, ValueError)
 """What textworld raises for settings that it cannot use."""
 
+_MAKING = threading.Lock()
+"""textworld cannot make two games at once in one process."""
+
 
 def engine() -> ModuleType:
     """The package textworld. Raises EnvironmentContractError if it is missing."""
@@ -49,6 +55,14 @@ def engine() -> ModuleType:
             f"TextWorld needs {error.name}, which is not installed: pip install 'reflect-rl[textworld]'."
         ) from error
     return textworld
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """jericho, which runs the games, warns of each that it does not know its score; textworld keeps that itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def cache_folder() -> Path:
@@ -65,16 +79,17 @@ def game_file(kind: str, settings: Mapping[str, Any], seed: int) -> Path:
     textworld = engine()
     key = json.dumps([kind, dict(settings), _version()], sort_keys=True)
     folder = cache_folder() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}" / str(seed)
-    if not folder.is_dir():
+    with _MAKING:
+        if folder.is_dir():
+            return folder / "game.z8"
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as draft:
                 made = Path(draft) / "game"
                 _make(textworld, kind, settings, seed, made)
-                if not folder.is_dir():  # not yet made by another process
-                    made.rename(folder)
+                made.rename(folder)
         except OSError as error:
-            if not folder.is_dir():
+            if not folder.is_dir():  # another process may have made it meanwhile
                 raise EnvironmentContractError(
                     f"The game {kind} {seed} could not be kept in {folder} ({error}). Make room, or set XDG_CACHE_HOME "
                     f"to another folder."
@@ -90,13 +105,14 @@ def _make(textworld: ModuleType, kind: str, settings: Mapping[str, Any], seed: i
     options = textworld.GameOptions()
     options.seeds = seed
     options.path = str(folder / "game.z8")
-    try:
-        game = CHALLENGES[KINDS[kind].challenge][1](dict(settings), options)
-    except REFUSALS as error:
-        raise EnvironmentContractError(
-            f"textworld cannot make a {kind} game with {dict(settings)}: {type(error).__name__}: {error}."
-        ) from error
-    compile_game(game, options)
+    with without_warnings():
+        try:
+            game = CHALLENGES[KINDS[kind].challenge][1](dict(settings), options)
+        except REFUSALS as error:
+            raise EnvironmentContractError(
+                f"textworld cannot make a {kind} game with {dict(settings)}: {type(error).__name__}: {error}."
+            ) from error
+        compile_game(game, options)
 
 
 @cache

@@ -13,7 +13,7 @@ from reflect_rl.envs.base import SPLITS
 from reflect_rl.envs.gym import ActionMask
 from reflect_rl.envs.optional import write_reflection
 from reflect_rl.envs.simple import SimpleTextEnv, unknown
-from reflect_rl.envs.textworld.games import KINDS, engine, game_file
+from reflect_rl.envs.textworld.games import KINDS, engine, game_file, without_warnings
 from reflect_rl.envs.textworld.notes import Notes
 from reflect_rl.envs.textworld.teacher import STYLES
 from reflect_rl.errors import EnvironmentContractError
@@ -30,10 +30,11 @@ class TextWorld(SimpleTextEnv):
 
     ## Description
     Games that textworld (arXiv 1806.11532) makes on this machine, one for each task; needs the extra `textworld`. game:
-    "coin" (Coin Collector) or "cooking" (The Cooking Game). settings: those of textworld's challenge, over the defaults;
-    coin takes level (105: five rooms and five dead ends), cooking takes recipe, take, go, open, cook, cut, drop (one
-    ingredient, in the kitchen, to be cooked and cut). Making a game takes 1 to 3 seconds, once: it is kept in
-    $XDG_CACHE_HOME/reflect-rl/textworld, else ~/.cache/reflect-rl/textworld. A step takes 5 to 10 ms.
+    "coin" (Coin Collector) or "cooking" (The Cooking Game). settings: those of textworld's challenge, over the
+    defaults. coin takes level (105: five rooms to the coin and five dead ends); cooking takes recipe, take, go, open,
+    cook, cut, drop, recipe_seed (one ingredient, in the kitchen, to be cooked and cut). Making a game takes 1 to 3
+    seconds, once: it is kept in $XDG_CACHE_HOME/reflect-rl/textworld, else ~/.cache/reflect-rl/textworld. A step takes
+    5 to 10 ms.
 
     ## Actions
     The engine's admissible commands, in its order.
@@ -105,6 +106,10 @@ class TextWorld(SimpleTextEnv):
         self.check_split(split)
         return tuple(f"{split}-{number}" for number in range(self.sizes[split]))
 
+    def panels(self) -> dict[str, tuple[str, ...]]:
+        """What is held out: test, then valid."""
+        return {split: self.tasks(split) for split in ("test", "valid")}
+
     def begin(self, task: str, stage: str | None) -> None:
         split, number = task.split("-")
         settings = {**self.settings, "split": split} if self.game == "cooking" else self.settings
@@ -113,7 +118,8 @@ class TextWorld(SimpleTextEnv):
         infos = engine().EnvInfos(
             admissible_commands=True, policy_commands=True, description=True, inventory=True, won=True, lost=True
         )
-        self._env = engine().start(str(path), infos)
+        with without_warnings():
+            self._env = engine().start(str(path), infos)
         self._state = self._env.reset()
         self._text, self._notes = "", Notes()
         self._notes.hear("", self._state.description)
@@ -150,9 +156,9 @@ class TextWorld(SimpleTextEnv):
     def describe(self) -> dict[str, Any]:
         """Facts of the state now, JSON-able.
 
-        room; new_exits: exits that this episode has not used yet; back: the exit to the room before, "" for none.
-        cooks: whether it is a cooking game. has_read: the cookbook; missing: ingredients still to get, to_do: steps of the
-        recipe still to do, both empty before. next_action: the expert's, None for none.
+        room. new_exits: exits that this episode has not used yet. back: the exit to the room before, "" for none.
+        cooks: whether it is a cooking game. has_read: the cookbook. missing: ingredients still to get; to_do: steps of
+        the recipe still to do; both empty before it is read. next_action: the expert's, None for none.
         """
         self.require_playing("describe")
         return {"cooks": self.game == "cooking"} | self._notes.facts(self._admissible, self._plan())

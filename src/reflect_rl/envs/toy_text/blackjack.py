@@ -79,6 +79,10 @@ class Blackjack(SimpleTextEnv):
         self.check_split(split)
         return _splits()[split]
 
+    def panels(self) -> dict[str, tuple[str, ...]]:
+        """What is held out: test, then valid."""
+        return {split: self.tasks(split) for split in ("test", "valid")}
+
     def begin(self, task: str, stage: str | None) -> None:
         self._hand, self._shown = _starts()[task]
         self._natural = self._hand.sum == 21

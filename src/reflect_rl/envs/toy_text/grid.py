@@ -72,6 +72,10 @@ class GridWorld(SimpleTextEnv):
         """The grid of a task, and the state it starts in."""
         raise NotImplementedError(f"{type(self).__name__} has no situation(task).")
 
+    def panels(self) -> dict[str, tuple[str, ...]]:
+        """What is held out: test, then valid."""
+        return {split: self.tasks(split) for split in ("test", "valid")}
+
     @cached_property
     def observation_space(self) -> gymnasium.spaces.Text:  # type: ignore[override]
         """Made when it is asked for, like the taxi's."""
