@@ -96,10 +96,11 @@ def test_what_is_seen_is_told_from_the_agents_place():
     image[3, 6] = (5, 4, 0)  # the agent holds a yellow key
     view = read_view(image)
     assert tell("open the door", view) == (
-        "Mission: open the door.\nYou see: locked green door 1 forward 1 left.\nYou see: red ball 2 forward.\n"
+        "Mission: open the door.\nYou see:\nlocked green door 1 forward 1 left\nred ball 2 forward\n"
         "Walls: 5 forward, 2 right.\nYou carry: yellow key."
     )
     assert view.ahead == "nothing"
+    assert "\nYou see: nothing.\n" in tell("go", view._replace(things=()))
     image[3, 5] = (7, 2, 0)
     assert read_view(image).ahead == "blue box"
     image[3, 5] = (2, 5, 0)

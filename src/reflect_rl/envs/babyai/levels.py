@@ -43,7 +43,7 @@ def make_level(level: str) -> Any:
     Raises EnvironmentContractError if minigrid is missing, or has no such level.
     """
     try:
-        import minigrid  # noqa: F401  registers its environments with Gymnasium
+        import minigrid  # noqa: F401  # pyright: ignore[reportMissingImports]  registers its environments
     except ModuleNotFoundError as error:
         raise EnvironmentContractError(
             f"BabyAI needs {error.name}, which is not installed: pip install 'reflect-rl[babyai]'."
@@ -74,7 +74,10 @@ class Guide:
     """
 
     def __init__(self, env: Any, seed: int) -> None:
-        from minigrid.utils.baby_ai_bot import BabyAIBot, DisappearedBoxError
+        from minigrid.utils.baby_ai_bot import (  # pyright: ignore[reportMissingImports]
+            BabyAIBot,
+            DisappearedBoxError,
+        )
 
         self._failures = (DisappearedBoxError, AssertionError, TypeError)  # how it gives up, in all levels tried
         self._env = env

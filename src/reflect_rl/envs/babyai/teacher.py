@@ -3,7 +3,7 @@
     note    Go to red ball 2 forward 1 left. Ahead: nothing. Carry: nothing.
     next    Go to red ball 2 forward 1 left. Ahead: nothing. Carry: nothing. Next: go forward.
 
-The first sentence is what minigrid's bot is about: "Explore", "Go to", "Pick up", "Drop", "Open", "Close". A place that
+The first sentence is what minigrid's bot is about: "Look around", "Go to", "Pick up", "Drop", "Open", "Close". A place that
 was seen before is told also when it is out of sight; where several things fit the mission, it is the one to aim for.
 """
 
@@ -19,6 +19,8 @@ from reflect_rl.envs.optional import Styles
 def _aim(facts: Mapping[str, Any]) -> str:
     if not facts["verb"]:
         return "No way is known."
+    if facts["verb"] == "Explore":
+        return "Look around."
     name = f" {facts['target']}" if facts["target"] else ""
     return f"{facts['verb']}{name} {place(facts['forward'], facts['left'])}."
 

@@ -65,8 +65,8 @@ def read_view(image: np.ndarray) -> View:
 
 def tell(mission: str, view: View) -> str:
     """The observation: a line for the mission, one for each thing, one for the walls, one for what is carried."""
-    lines = [f"Mission: {mission}."]
-    lines += [f"You see: {thing.name} {place(thing.forward, thing.left)}." for thing in view.things]
+    lines = [f"Mission: {mission}.", "You see:" if view.things else "You see: nothing."]
+    lines += [f"{thing.name} {place(thing.forward, thing.left)}" for thing in view.things]
     lines.append(f"Walls: {_listed(f'{steps} {side}' for steps, side in view.walls)}.")
     lines.append(f"You carry: {view.carried or 'nothing'}.")
     return "\n".join(lines)

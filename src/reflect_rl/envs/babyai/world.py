@@ -38,8 +38,8 @@ class BabyAI(SimpleTextEnv):
     and boxes). The last three act on the cell ahead. minigrid's `done` does nothing here and is left out.
 
     ## Observations
-    Text: "Mission: open the door."; a line for each thing in sight, the nearest first, such as "You see: locked red
-    door 2 forward 1 left."; the nearest walls, as "Walls: 4 forward, 1 right."; "You carry: red key.". No trailing
+    Text: "Mission: open the door."; "You see:" and a line for each thing in sight, the nearest first, such as "locked
+    red door 2 forward 1 left"; the nearest walls, as "Walls: 4 forward, 1 right."; "You carry: red key.". No trailing
     newline.
 
     ## Starting state

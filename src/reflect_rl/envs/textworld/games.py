@@ -49,7 +49,7 @@ _MAKING = threading.Lock()
 def engine() -> ModuleType:
     """The package textworld. Raises EnvironmentContractError if it is missing."""
     try:
-        import textworld
+        import textworld  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise EnvironmentContractError(
             f"TextWorld needs {error.name}, which is not installed: pip install 'reflect-rl[textworld]'."

@@ -75,7 +75,7 @@ class TextWorld(SimpleTextEnv):
     ) -> None:
         if game not in KINDS:
             raise EnvironmentContractError(unknown("game", game, KINDS))
-        self.sizes = dict(zip(SPLITS, (train, valid, test), strict=True))
+        self.sizes: dict[str, int] = dict(zip(SPLITS, (train, valid, test), strict=True))
         for split, size in self.sizes.items():
             if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MOST_GAMES:
                 raise EnvironmentContractError(
