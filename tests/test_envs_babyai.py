@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +40,13 @@ def test_the_contract_is_kept(capsys):
     assert capsys.readouterr() == ("", ""), "minigrid prints layouts that it rejects"
 
 
+@pytest.mark.filterwarnings("error")
+def test_gymnasiums_own_checker_passes():
+    import reflect_rl.envs.gym  # noqa: F401
+
+    check_env(gymnasium.make("reflect_rl/BabyAI-v0").unwrapped)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_bot_solves_what_it_is_asked(level):
     env = make("babyai", level=level)
@@ -67,8 +76,6 @@ def test_the_experts_advice_does_not_depend_on_when_it_was_asked(seed, plan, ask
 
 
 def test_the_dynamics_are_minigrids():
-    import gymnasium
-
     random = np.random.default_rng(0)
     for seed in range(6):
         env, text = begin("PickupLoc", f"seed-{seed}")

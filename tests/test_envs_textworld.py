@@ -6,7 +6,9 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import gymnasium
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 from reflect_rl.envs.check import check
 from reflect_rl.envs.checked import facts_of, taught
@@ -38,6 +40,13 @@ def test_the_contract_is_kept():
         return make("textworld", **COIN, **{"horizon": 4, **options})
 
     assert [str(found) for found in check(short) if not found.ok] == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_gymnasiums_own_checker_passes():
+    import reflect_rl.envs.gym  # noqa: F401
+
+    check_env(gymnasium.make("reflect_rl/TextWorld-v0", **COIN).unwrapped)
 
 
 def played(options, task):

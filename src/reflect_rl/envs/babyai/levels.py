@@ -43,7 +43,7 @@ def make_level(level: str) -> Any:
     Raises EnvironmentContractError if minigrid is missing, or has no such level.
     """
     try:
-        import minigrid  # noqa: F401  # pyright: ignore[reportMissingImports]  registers its environments
+        import minigrid  # noqa: F401  # pyright: ignore[reportMissingImports]  for its registrations
     except ModuleNotFoundError as error:
         raise EnvironmentContractError(
             f"BabyAI needs {error.name}, which is not installed: pip install 'reflect-rl[babyai]'."
@@ -83,23 +83,22 @@ class Guide:
         self._env = env
         reset_level(env, seed)
         self._bot = BabyAIBot(self._env)
-        self._done: list[int] = []
+        self._played = 0
         self._last: int | None = None
         self._next: int | None = None
         self._asked = self._lost = False
 
     def advise(self, done: list[int]) -> int | None:
-        """What the bot would do after these actions, the first of which it may know already.
+        """What the bot would do now. done: the actions of the episode so far.
 
         Returns:
             minigrid's action; None if the bot knows no way on, as after a box was opened.
         """
-        while len(self._done) < len(done):
+        for action in done[self._played :]:
             self._ask()
-            self._last = done[len(self._done)]
-            self._env.step(self._last)
-            self._done.append(self._last)
-            self._asked = False
+            self._env.step(action)
+            self._last, self._asked = action, False
+        self._played = len(done)
         self._ask()
         return None if self._lost else self._next
 

@@ -3,8 +3,9 @@
     note    Go to red ball 2 forward 1 left. Ahead: nothing. Carry: nothing.
     next    Go to red ball 2 forward 1 left. Ahead: nothing. Carry: nothing. Next: go forward.
 
-The first sentence is what minigrid's bot is about: "Look around", "Go to", "Pick up", "Drop", "Open", "Close". A place that
-was seen before is told also when it is out of sight; where several things fit the mission, it is the one to aim for.
+The first sentence is what minigrid's bot is about: "Look around", "Go to", "Pick up", "Drop", "Open", "Close". A place
+that was seen before is told also when it is out of sight; where several things fit the mission, it is the one to aim
+for.
 """
 
 from __future__ import annotations
