@@ -50,7 +50,7 @@ class Blackjack(SimpleTextEnv):
 
     ## End
     Terminated: SUCCESS for a win, FAILURE for a draw or a loss. Truncated: HORIZON, after `horizon` steps, 20 by
-    default, which no hand reaches. The best play wins 43 % as Gymnasium deals.
+    default, which no hand reaches. The expert wins 43 % as Gymnasium deals.
 
     ## Version history
     v0: first version.
