@@ -43,6 +43,7 @@ def bench(
     - `reflect-rl bench lm --model HuggingFaceTB/SmolLM2-360M-Instruct` — a pretrained model with LoRA adapters
     - `reflect-rl bench alfworld` — the fast ALFWorld engine, against the real one if that is installed
     - `reflect-rl bench autoexplore` — steps, resets and the index of a large folder
+    - `reflect-rl bench worlds` — steps of the small worlds
     - `reflect-rl bench select` — selection, against plain numpy
     - `reflect-rl bench client` — the client of model servers, against a plain load loop
     - `reflect-rl bench labels` — what a small model learns from the labels that each strategy picks
@@ -51,7 +52,8 @@ def bench(
     Parameters
     ----------
     recipe
-        The recipe whose players and world are measured; or lm, alfworld, autoexplore, select, labels, client or serve.
+        The recipe whose players and world are measured; or lm, alfworld, autoexplore, worlds, select, labels,
+        client or serve.
     device
         The device to measure on; the recipe's compute.device by default.
     model
@@ -85,6 +87,8 @@ def bench(
         figures, told = _alfworld(overrides)
     elif recipe == "autoexplore":
         figures, told = _autoexplore(overrides)
+    elif recipe == "worlds":
+        figures, told = _worlds(overrides)
     elif recipe == "select":
         figures, told = _select(overrides, items, picks)
     elif recipe == "client":
@@ -138,6 +142,15 @@ def _autoexplore(overrides: dict[str, Any]) -> Measured:
     parse_settings({}, overrides)
     figures = bench_autoexplore(Bars())
     return figures, autoexplore_table(figures)
+
+
+def _worlds(overrides: dict[str, Any]) -> Measured:
+    from reflect_rl.bench.worlds import bench_worlds, worlds_table
+    from reflect_rl.config import parse_settings
+
+    parse_settings({}, overrides)
+    figures = bench_worlds(Bars())
+    return figures, worlds_table(figures)
 
 
 def _select(overrides: dict[str, Any], items: int | None, picks: int | None) -> Measured:

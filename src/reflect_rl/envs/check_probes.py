@@ -255,7 +255,7 @@ def _expert(make_env: MakeEnv) -> str:
     env, solved, count, helpless = make_env(), 0, 0, []
     for split in SPLITS:
         for task in checked.tasks_of(env, split)[:EXPERT_TASKS]:
-            won, steps = _follow(env, task)
+            won, steps = _follow(env, task, seed=count)
             solved, count = solved + won, count + 1
             if split == "train" and not steps:
                 helpless.append(task)
@@ -268,9 +268,9 @@ def _expert(make_env: MakeEnv) -> str:
     return f"it solves {solved} of {count} tasks ({solved / count:.0%}) within the horizon of {env.horizon}."
 
 
-def _follow(env: TextEnv, task: str) -> tuple[bool, int]:
+def _follow(env: TextEnv, task: str, seed: int) -> tuple[bool, int]:
     """Do what the expert says for as long as it knows a way: whether that succeeds, and after how many steps."""
-    _, actions, _ = checked.begin(env, 0, {"task": task})
+    _, actions, _ = checked.begin(env, seed, {"task": task})
     horizon = env.horizon
     for steps in range(STEP_LIMIT):
         checked.check_horizon(env, steps, horizon, task)

@@ -65,5 +65,10 @@ class ActionMask(SimpleTextEnv):
 for name, world in {
     "Taxi": "reflect_rl.envs.taxi.world:GymnasiumTaxi",
     "ALFWorld": "reflect_rl.envs.alfworld.world:GymnasiumAlfworld",
+    "FrozenLake": "reflect_rl.envs.toy_text.frozenlake:GymnasiumFrozenLake",
+    "CliffWalking": "reflect_rl.envs.toy_text.cliffwalking:GymnasiumCliffWalking",
+    "Blackjack": "reflect_rl.envs.toy_text.blackjack:GymnasiumBlackjack",
+    "BabyAI": "reflect_rl.envs.babyai.world:GymnasiumBabyAI",
+    "TextWorld": "reflect_rl.envs.textworld.world:GymnasiumTextWorld",
 }.items():
     gymnasium.register(f"reflect_rl/{name}-v0", world)

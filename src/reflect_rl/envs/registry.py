@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 _WORLDS: dict[str, str | type[TextEnv]] = {
     "alfworld": "reflect_rl.envs.alfworld.world:Alfworld",
     "autoexplore": "reflect_rl.envs.autoexplore.world:AutoExplore",
+    "babyai": "reflect_rl.envs.babyai.world:BabyAI",
+    "blackjack": "reflect_rl.envs.toy_text.blackjack:Blackjack",
+    "cliffwalking": "reflect_rl.envs.toy_text.cliffwalking:CliffWalking",
+    "frozenlake": "reflect_rl.envs.toy_text.frozenlake:FrozenLake",
     "taxi": "reflect_rl.envs.taxi.world:DangerousTaxi",
+    "textworld": "reflect_rl.envs.textworld.world:TextWorld",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium
 
-from reflect_rl.seeding import stream_seed
+from reflect_rl.envs.splits import shuffled, split_in_order
 
 ACTIONS = ("south", "north", "east", "west", "pick up", "drop off")
 PICK_UP, DROP_OFF = 4, 5
@@ -19,7 +19,6 @@ ABOARD = 4
 """Gymnasium's passenger location for "in the taxi"; 0 to 3 are the landmarks."""
 LANDMARKS = "RGYB"
 SPLIT_SIZES = {"train": 200, "valid": 40, "test": 60}
-SPLIT_SEED = 0
 UNREACHABLE = 10**6
 
 
@@ -118,12 +117,7 @@ def starts() -> dict[str, int]:
 @cache
 def split_tasks() -> dict[str, tuple[str, ...]]:
     """The task names of each split: a fixed shuffle, the same for every run and every version of every library."""
-    names = sorted(starts(), key=lambda name: stream_seed(SPLIT_SEED, f"split of {name}"))
-    splits, begin = {}, 0
-    for split, size in SPLIT_SIZES.items():
-        splits[split] = tuple(names[begin : begin + size])
-        begin += size
-    return splits
+    return split_in_order(shuffled(starts()), SPLIT_SIZES)
 
 
 @cache

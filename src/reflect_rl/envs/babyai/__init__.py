@@ -1,0 +1,1 @@
+"""BabyAI's levels as text: needs minigrid."""

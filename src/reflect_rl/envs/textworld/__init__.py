@@ -1,0 +1,1 @@
+"""TextWorld's coin and cooking games: needs textworld."""

@@ -1,0 +1,1 @@
+"""Gymnasium's toy text worlds: FrozenLake, CliffWalking and Blackjack, with exact experts."""
