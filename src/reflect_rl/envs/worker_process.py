@@ -33,7 +33,9 @@ TAIL = 4000
 """Characters of its last words."""
 WHERE = signal.SIGUSR2
 """Asks a process that hangs for the line it is at."""
-BOOT = "import sys, importlib; sys.path[:] = sys.argv.pop().split(chr(0x1F)); importlib.import_module(sys.argv[1]).main()"
+BOOT = (
+    "import sys, importlib; sys.path[:] = sys.argv.pop().split(chr(0x1F)); importlib.import_module(sys.argv[1]).main()"
+)
 """Runs a module's `main` with this process's own path, which is not left in the environment of what it starts."""
 
 
@@ -54,7 +56,9 @@ class WorkerProcess:
     timeout: seconds for a single reply. variables: environment variables of its own.
     """
 
-    def __init__(self, module: str, *arguments: str, timeout: float, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, module: str, *arguments: str, timeout: float, variables: Mapping[str, str] | None = None
+    ) -> None:
         self.timeout = timeout
         path = "\x1f".join(filter(None, sys.path))
         self._words = tempfile.TemporaryFile()
@@ -73,6 +77,8 @@ class WorkerProcess:
         self._poll = select.poll()
         self._poll.register(self._replies, select.POLLIN)
         self._received = b""
+        self.ended = False
+        """Whether it was killed, or asked to end."""
 
     @property
     def pid(self) -> int:
@@ -108,11 +114,13 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End the process, and all processes that it started, at once."""
-        _kill(self._process)
+        if not self.ended:
+            _kill(self._process)
         self.end()
 
     def end(self) -> None:
         """Ask the process to end, and kill what is left of it. Safe to call twice."""
+        self.ended = True
         self._end()
 
     def forget_words(self) -> None:
