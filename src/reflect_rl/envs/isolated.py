@@ -1,4 +1,4 @@
-"""IsolatedEnv: a world in a process of its own, with a time-out. What it hangs, kills or leaks is that process alone."""
+"""IsolatedEnv: a world in a process of its own, with a time-out. If it hangs, dies or leaks, only that process does."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.promises import BrokenPromiseError
 from reflect_rl.envs.registry import make, path_of
 from reflect_rl.envs.worker_process import ProcessLostError, WorkerProcess
-from reflect_rl.errors import EnvironmentContractError, WorldLostError
+from reflect_rl.errors import EnvironmentContractError, TeacherError, WorldLostError
 from reflect_rl.records import StopReason
 from reflect_rl.settings import EnvSettings
 
 WORKER = "reflect_rl.envs.isolated_worker"
-MAKING = "making it"
+MAKING, MAKING_SECONDS = "making it", 60.0
 IN_EPISODE = ("step", "expert", "expert_set", "describe")
 """What goes on failing after the process of an episode was lost, until `reset`."""
 PLACE = re.compile(r'^  File "(?:.*/)?(.+)", line (\d+)', re.MULTILINE)
@@ -55,15 +55,15 @@ class IsolatedEnv(TextEnv):
     """A world in a process of its own: a `TextEnv` like any other, but that each method may raise WorldLostError.
 
     It does so if the process dies, or gives no answer in time. The process is then killed, together with all processes
-    that it started, and the next `reset` begins in a new one. What the world prints is not shown. Of its info, `actions`,
-    `task`, `stop` and `success` are passed on. Answers are checked against the contract in the process.
+    that it started, and the next `reset` begins in a new one. What the world prints is not shown. Of its info,
+    `actions`, `task`, `stop` and `success` are passed on. The process checks answers against the contract.
 
     The process starts at once. The first use waits for it, and raises whatever kept the world from being made.
 
     Args:
         name: A registered world, or "module:Class".
         options: The arguments of its constructor, as JSON has them.
-        timeout: Seconds for a single call, and for making the world.
+        timeout: Seconds for a single call. Making the world may take a minute, or as long if that is more.
         memory: Megabytes by which the process may grow before a new one takes its place, between episodes.
         idle: Where `close` leaves the process to other instances with the same arguments; None: it is ended.
 
@@ -160,6 +160,11 @@ class IsolatedEnv(TextEnv):
     def describe(self) -> dict[str, Any]:
         return self._ask("describe")
 
+    @classmethod
+    def teach(cls, facts: Mapping[str, Any], style: str) -> str:
+        """Not here: a teacher needs no world. Ask `registry.load(name).teach`."""
+        raise TeacherError("A world in another process teaches nothing. Ask its class: registry.load(name).teach.")
+
     def close(self) -> None:
         """End the process, or leave it to others. Safe to call twice, and while a thread waits for an answer."""
         self._closed = True
@@ -204,7 +209,7 @@ class IsolatedEnv(TextEnv):
             doing = MAKING
             try:
                 if world.declared is None:
-                    world.declared = _read(world.receive())
+                    world.declared = _read(world.receive(max(self.timeout, MAKING_SECONDS)))
                 doing = f"{do}()"
                 return world.declared if do == "declare" else _read(world.ask(do=do, **given))
             except ProcessLostError as lost:
@@ -217,7 +222,8 @@ class IsolatedEnv(TextEnv):
 
     def _loss(self, doing: str, lost: ProcessLostError) -> WorldLostError:
         if lost.code is None:
-            what = f"{doing} took longer than {self.timeout:g} seconds, so that its process was killed"
+            seconds = max(self.timeout, MAKING_SECONDS) if doing == MAKING else self.timeout
+            what = f"{doing} took longer than {seconds:g} seconds, so that its process was killed"
         else:
             what = f"its process ended (exit code {lost.code}) while it was at {doing}"
         return WorldLostError(f"{self.name}: {what}{_place(lost.words)}.")
@@ -252,7 +258,7 @@ def open_world(settings: EnvSettings, idle: list[World] | None = None) -> TextEn
 
 @contextmanager
 def side_by_side(processes: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """`map`; with worlds in processes, one whose calls wait for several worlds at once. Its results keep their order."""
+    """`map`; with several processes, one that calls their worlds at the same time. Results keep their order."""
     if processes < 2:
         yield map
         return

@@ -1,8 +1,8 @@
 """The process of an IsolatedEnv: one world, called through the functions that check its answers.
 
-Requests: {"do": "make", "world", "options"} first, then {"do": "reset", "seed", "options"}, {"do": "step", "choice"}, or
-one of the other methods of `TextEnv` with its arguments. A reply is {"value": ...}, or {"error": class, "message": text},
-with "promise" and "seen" for a broken promise.
+Requests: {"do": "make", "world", "options"} first, then {"do": "reset", "seed", "options"}, {"do": "step", "choice"},
+or another method of `TextEnv` with its arguments. A reply is {"value": ...}, or {"error": class, "message": text}, with
+"promise" and "seen" for a broken promise.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 
 from reflect_rl.errors import EnvironmentContractError, WorldLostError
 from reflect_rl.progress import Progress
@@ -28,20 +29,22 @@ class Losses:
     """The losses among some episodes. told: a message for each."""
 
     told: list[str] = field(default_factory=list)
-    in_a_row: int = 0
+    _in_a_row: int = 0
+    _lock: Lock = field(default_factory=Lock)
 
     def lost(self, error: WorldLostError) -> None:
-        """Count a loss. Raises EnvironmentContractError if nothing but losses came for long."""
-        self.told.append(str(error))
-        self.in_a_row += 1
-        if self.in_a_row >= MOST_IN_A_ROW:
+        """Count a loss, in any thread. Raises EnvironmentContractError if nothing but losses came for long."""
+        with self._lock:
+            self.told.append(str(error))
+            self._in_a_row += 1
+        if self._in_a_row >= MOST_IN_A_ROW:
             raise EnvironmentContractError(
-                f"{self.in_a_row} episodes in a row were lost, because the world hung or died. The last: {error}"
+                f"{self._in_a_row} episodes in a row were lost, because the world hung or died. The last: {error}"
             ) from error
 
     def finished(self) -> None:
         """Note that an episode came to its end."""
-        self.in_a_row = 0
+        self._in_a_row = 0
 
 
 def warn_of_losses(progress: Progress, told: Sequence[str], given_up: int) -> None:

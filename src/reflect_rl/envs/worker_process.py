@@ -1,14 +1,15 @@
 """Both ends of a process that answers requests, one JSON object a line, with a time-out for each.
 
 Whatever the process prints, reads from its standard input, forks or leaks stays its own affair: requests and replies
-go through pipes that nothing else knows, and the process and all that it started are killed together. It ends when the
-process that started it does, however that ended.
+go through pipes that nothing else knows, and the process and all that it started are killed together; also when the
+process that it works for ends, however that ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
 import json
 import os
 import select
@@ -34,7 +35,7 @@ TAIL = 4000
 WHERE = signal.SIGUSR2
 """Asks a process that hangs for the line it is at."""
 BOOT = (
-    "import sys, importlib; sys.path[:] = sys.argv.pop().split(chr(0x1F)); importlib.import_module(sys.argv[1]).main()"
+    "import importlib, json, sys; sys.path[:] = json.loads(sys.argv.pop()); importlib.import_module(sys.argv[1]).main()"
 )
 """Runs a module's `main` with this process's own path, which is not left in the environment of what it starts."""
 
@@ -53,27 +54,29 @@ class ProcessLostError(Exception):
 class WorkerProcess:
     """A process that runs the function `main` of a module, which calls `serve`.
 
-    timeout: seconds for a single reply. variables: environment variables of its own.
+    timeout: seconds for a reply. variables: environment variables of its own.
     """
 
     def __init__(
         self, module: str, *arguments: str, timeout: float, variables: Mapping[str, str] | None = None
     ) -> None:
         self.timeout = timeout
-        path = "\x1f".join(filter(None, sys.path))
-        self._words = tempfile.TemporaryFile()
-        self._replies, written = os.pipe()
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115  closed with this object
+        (self._replies, written), (watched, life) = os.pipe(), os.pipe()
+        path = json.dumps([folder for folder in sys.path if folder])
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", BOOT, module, *arguments, path],
+            [sys.executable, "-P", "-c", BOOT, module, *arguments, str(watched), path],
             stdin=subprocess.PIPE,
             stdout=written,
             stderr=self._words,
             env=os.environ | dict(variables or {}),
+            pass_fds=(watched,),
             start_new_session=True,  # an interrupt at the keyboard is the caller's to handle
         )
         os.close(written)
+        os.close(watched)
         weakref.finalize(self, os.close, self._replies)
-        self._end = weakref.finalize(self, _end, self._process)
+        self._end = weakref.finalize(self, _end, self._process, life)
         self._poll = select.poll()
         self._poll.register(self._replies, select.POLLIN)
         self._received = b""
@@ -91,9 +94,9 @@ class WorkerProcess:
         return self._process.poll() is None
 
     def ask(self, **request: Any) -> Any:
-        """Send a request and wait for the reply. Raises ProcessLostError."""
+        """Send a request and wait for the reply. Raises as `send` and `receive` do."""
         self.send(**request)
-        return self.receive()
+        return self.receive(self.timeout)
 
     def send(self, **request: Any) -> None:
         """Send a request. Raises TypeError and ValueError for what JSON cannot hold, before anything is sent."""
@@ -103,10 +106,10 @@ class WorkerProcess:
             self._process.stdin.write(line)
             self._process.stdin.flush()
 
-    def receive(self) -> Any:
+    def receive(self, timeout: float) -> Any:
         """Wait for the reply to what was sent. Raises ProcessLostError; after any error the process is dead."""
         try:
-            line, self._received = self._line(), b""
+            line, self._received = self._line(timeout), b""
             return json.loads(line)
         except BaseException:
             self.kill()
@@ -129,8 +132,8 @@ class WorkerProcess:
             self._words.seek(0)  # for the process too: both share one place in the file
             self._words.truncate()
 
-    def _line(self) -> bytes:
-        deadline = time.monotonic() + self.timeout
+    def _line(self, timeout: float) -> bytes:
+        deadline = time.monotonic() + timeout
         while not self._received.endswith(b"\n"):
             left = deadline - time.monotonic()
             if left <= 0:
@@ -159,7 +162,7 @@ class WorkerProcess:
         return os.pread(self._words.fileno(), TAIL, max(0, size - TAIL)).decode(errors="replace").strip()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], life: int) -> None:
     """Close the process's requests, at which it ends; kill it if it does not, and whatever it started."""
     assert process.stdin is not None
     with contextlib.suppress(OSError):
@@ -168,6 +171,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait(PATIENCE)
     _kill(process)
     process.wait()
+    os.close(life)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -186,11 +190,11 @@ def serve(begin: Callable[[], Session]) -> NoReturn:
     """The process's end: answer until the requests end, then kill what the process started, and the process."""
     faulthandler.enable()
     faulthandler.register(WHERE, all_threads=False)
+    _end_with(int(sys.argv.pop()))
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)  # whatever is printed
-    threading.Thread(target=_end_with_the_parent, args=(requests.fileno(),), daemon=True).start()
     own = os.getpid()
     try:
         session = begin()
@@ -205,13 +209,20 @@ def serve(begin: Callable[[], Session]) -> NoReturn:
         traceback.print_exc()
         sys.stderr.flush()
     os.killpg(0, signal.SIGKILL)
-    os._exit(0)  # never reached: the signal came
+    os._exit(1)  # never reached
 
 
-def _end_with_the_parent(requests: int) -> None:
-    """Wait until nobody can send requests any more; leave some time to end by itself."""
-    poll = select.poll()
-    poll.register(requests, 0)  # tells of nothing but the other end's closing
-    poll.poll()
-    time.sleep(PATIENCE)
-    os.killpg(0, signal.SIGKILL)
+def _end_with(life: int) -> None:
+    """Kill this process and all that it started when the other end of a pipe is closed.
+
+    Linux does it by itself, even while native code holds the interpreter; elsewhere a thread does.
+    """
+    os.set_inheritable(life, False)
+    if hasattr(fcntl, "F_SETSIG"):
+        fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+    else:
+        threading.Thread(target=lambda: (os.read(life, 1), os.killpg(0, signal.SIGKILL)), daemon=True).start()
+    if select.select([life], [], [], 0)[0]:  # it was closed before
+        os.killpg(0, signal.SIGKILL)

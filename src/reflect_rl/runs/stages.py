@@ -43,14 +43,8 @@ STAGES = (
     Stage(
         "sft_reflector",
         settings=(
-            "seed",
-            *_WORLD,
-            "annotate.holdout",
-            "prompt",
-            *_REFLECTOR,
-            "reflector_sft",
-            "policy.head",
-            *_COMPUTE,
+            *("seed", *_WORLD, "annotate.holdout", "prompt", *_REFLECTOR),
+            *("reflector_sft", "policy.head", *_COMPUTE),
         ),
         inputs=("episodes.jsonl", "reflections.jsonl"),
         outputs=("reflector", "reflector.json"),

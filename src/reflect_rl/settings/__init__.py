@@ -22,13 +22,11 @@ class EnvSettings(Section):
         default=0,
         ge=0,
         le=1024,
-        description="0: the world lives in the run's own process. Above 0: each instance lives in a process of its own, "
-        "at most so many at once, however many rl.num_envs asks for; for worlds that are slow, hang or die.",
+        description="0: the world lives in the run's own process. Above 0, for worlds that are slow, hang or die: each "
+        "instance lives in a process of its own, at most so many at once, however many rl.num_envs asks for.",
     )
     timeout: float = Field(
-        default=60,
-        gt=0,
-        description="With env.processes: seconds for a single call, after which the process is killed.",
+        default=60, gt=0, description="With env.processes: seconds that a call may take; then its process is killed."
     )
     memory: float = Field(
         default=1000,

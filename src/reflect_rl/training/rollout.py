@@ -195,8 +195,7 @@ class _Play:
 
     def next_try(self, lost: Trajectory, error: WorldLostError) -> Trajectory:
         """What to play instead of an episode that was lost: its start again, or after too many tries nothing."""
-        with self.lock:
-            self.losses.lost(error)
+        self.losses.lost(error)
         losses = (*lost.losses, str(error))
         if len(losses) == TRIES:
             return Trajectory(lost.spec, stop=StopReason.LOST, losses=losses)

@@ -1,7 +1,7 @@
 """The process in which ALFWorld's own engine runs. Argument: --patched.
 
-Requests: {"do": "load", "folder", "installed", "seed", "shuffle", "expert"}, {"do": "reset"}, {"do": "step", "command"}.
-A reply is the state, or {"error": what, "message": why}.
+Requests: {"do": "load", "folder", "installed", "seed", "shuffle", "expert"}, {"do": "reset"}, or {"do": "step",
+"command"}. A reply is the state, or {"error": what, "message": why}.
 """
 
 from __future__ import annotations
