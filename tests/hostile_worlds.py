@@ -91,7 +91,8 @@ class Rude(Corridor):
     kept: list[bytes] = []  # noqa: RUF012  a leak is one because it is shared
 
     def step(self, action: int) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        print('{"value": 1}\n' * 10, flush=True)
+        sys.stdout.write('{"value": 1}\n' * 10)
+        sys.stdout.flush()
         os.write(1, b"\x00\xff not json\n")
         subprocess.run(["echo", "more"], check=True)
         assert sys.stdin.read() == ""

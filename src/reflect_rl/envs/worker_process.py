@@ -39,6 +39,8 @@ BOOT = (
 )
 """Runs a module's `main` with this process's own path, which is not left in the environment of what it starts."""
 
+_JSON = json.JSONEncoder(allow_nan=False)
+
 
 class ProcessLostError(Exception):
     """A process ended, or took too long and was killed.
@@ -100,7 +102,7 @@ class WorkerProcess:
 
     def send(self, **request: Any) -> None:
         """Send a request. Raises TypeError and ValueError for what JSON cannot hold, before anything is sent."""
-        line = json.dumps(request, allow_nan=False).encode() + b"\n"
+        line = _encoded(request)
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # it is dead: `receive` says so
             self._process.stdin.write(line)
@@ -162,6 +164,10 @@ class WorkerProcess:
         return os.pread(self._words.fileno(), TAIL, max(0, size - TAIL)).decode(errors="replace").strip()
 
 
+def _encoded(message: Any) -> bytes:
+    return _JSON.encode(message).encode() + b"\n"
+
+
 def _end(process: subprocess.Popen[bytes], life: int) -> None:
     """Close the process's requests, at which it ends; kill it if it does not, and whatever it started."""
     assert process.stdin is not None
@@ -199,7 +205,7 @@ def serve(begin: Callable[[], Session]) -> NoReturn:
     try:
         session = begin()
         for line in requests:
-            reply = json.dumps(session.answer(json.loads(line)), allow_nan=False).encode() + b"\n"
+            reply = _encoded(session.answer(json.loads(line)))
             if os.getpid() != own:  # a fork that came back out of the code that made it
                 os._exit(0)
             replies.write(reply)
