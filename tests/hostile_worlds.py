@@ -64,6 +64,9 @@ class Faulty(Corridor):
         super().__init__(horizon, slip)
         self.fault, self.bad, self.at, self.marks, self.most = fault, task, at, marks, most
 
+    def panels(self) -> dict[str, tuple[str, ...]]:
+        return {"test": self.tasks("test"), "valid": self.tasks("valid")}
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         told = super().reset(seed=seed, options=options)
         self.now = (options or {}).get("task", "")

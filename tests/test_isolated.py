@@ -268,7 +268,7 @@ def faulty(tiny: Callable[..., Settings], tmp_path: Path) -> Callable[..., Setti
     def settings(processes: int = 2, **options: Any) -> Settings:
         (tmp_path / "marks").mkdir(exist_ok=True)
         world = {"slip": 0.1, "marks": str(tmp_path / "marks"), **options}
-        own = {"env.name": "hostile_worlds:Faulty", "env.options": world, "collect.episodes": 20, "rl.iterations": 2}
+        own = {"env.name": "hostile_worlds:Faulty", "env.options": world, "collect.episodes": 20, "rl.iterations": 1}
         return tiny(own | {"env.processes": processes, "env.timeout": 5, "evaluate.sampled_episodes": 1})
 
     return settings
@@ -288,13 +288,12 @@ class TestStages:
         assert told[0] == told[1] == told[2]
         assert not heard.warned
 
-    @pytest.mark.parametrize("fault", ["hang", "crash"])
     def test_a_passing_fault_changes_nothing_but_the_count(
-        self, faulty: Callable[..., Settings], heard: Heard, fault: str, tmp_path: Path
+        self, faulty: Callable[..., Settings], heard: Heard, tmp_path: Path
     ) -> None:
         run = RunFolder(tmp_path / "collected")
         run.path.mkdir()
-        counts = collect(run, Context(faulty(fault=fault, most=2)), heard)
+        counts = collect(run, Context(faulty(fault="hang", most=2)), heard)
         assert len(list((tmp_path / "marks").iterdir())) == 2 <= counts["lost"]
         assert "hostile_worlds.py, line" in heard.warned[0]
         assert f"Episodes were lost {counts['lost']} times" in heard.warned[0]
@@ -308,13 +307,13 @@ class TestStages:
         shutil.copytree(warmed / "policy-sft", warmed / "policy")
         told = evaluate(warmed, Context(faulty(task=Corridor().tasks("test")[0])), heard)
         panels = warmed.read_json("results.json", dict)["panels"]
-        for panel, lost in (("all", 1), ("test", 1), ("valid", 0)):
+        for panel, lost in (("test", 1), ("valid", 0)):
             for figures in panels[panel].values():
                 assert figures["stop_reasons"].get("lost", 0) == lost
-                assert sum(figures["stop_reasons"].values()) == figures["episodes"] == len(Corridor().panels()[panel])
-        assert told["lost"] == 4 * TRIES
+                assert sum(figures["stop_reasons"].values()) == figures["episodes"] == 6
+        assert told["lost"] == 2 * TRIES
         assert f"{told['lost']} times" in heard.warned[-1]
-        assert "4 were given up" in heard.warned[-1]
+        assert "2 were given up" in heard.warned[-1]
 
     def test_rl_goes_on_without_the_lost_episodes(
         self, warmed: RunFolder, faulty: Callable[..., Settings], heard: Heard
@@ -332,10 +331,9 @@ class TestStages:
         with pytest.raises(EnvironmentContractError, match=r"^4 episodes in a row were lost.*exit code 3"):
             collect(RunFolder(tmp_path), Context(faulty(processes=1)), heard)
 
-    @pytest.mark.parametrize("agent", ["random", "expert"])
-    def test_agents_play_on(self, faulty: Callable[..., Settings], agent: str, tmp_path: Path, heard: Heard) -> None:
+    def test_agents_play_on(self, faulty: Callable[..., Settings], tmp_path: Path, heard: Heard) -> None:
         settings = faulty(task=Corridor().tasks("test")[0])
-        run = evaluate_agent(Plan(settings, agent), tmp_path / "agent", heard)
+        run = evaluate_agent(Plan(settings, "expert"), tmp_path / "agent", heard)
         figures = run.read_json("results.json", dict)["panels"]["test"]["played"]
         assert figures["episodes"] == 6
         assert figures["stop_reasons"]["lost"] == 1
