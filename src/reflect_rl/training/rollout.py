@@ -160,7 +160,7 @@ class _Slot:
 class _Play:
     """The episodes in progress. Methods that advance a slot return the slot to continue with, or None.
 
-    each: `map`, or one that advances slots in threads. lock: held where they touch what is not their slot's alone.
+    each: `map`, or one that advances slots in threads. lock: held where an episode ends or begins in one of them.
     """
 
     decisions: Decisions
@@ -217,8 +217,7 @@ class _Play:
         """Act as long as the states are known."""
         on: _Slot | None = slot
         while on is not None:
-            with self.lock:
-                decided = self.decisions.known(on.state, on.trajectory.spec.sample)
+            decided = self.decisions.known(on.state, on.trajectory.spec.sample)
             if decided is None:
                 break
             on = self.act(on, decided)
@@ -240,18 +239,15 @@ class _Play:
 
     def act(self, slot: _Slot, decided: Decided) -> _Slot | None:
         """Take one step."""
-        try:
-            return self._acted(slot, decided)
-        except WorldLostError as error:
-            again = self.next_try(slot.trajectory, error)
-            return self.begin(slot.env, slot.number, again) or self.refill(slot.env)
-
-    def _acted(self, slot: _Slot, decided: Decided) -> _Slot | None:
         state, trajectory, answer = slot.state, slot.trajectory, decided.answer
         choice = answer.choose(None if self.greedy else slot.uniforms[len(slot.answers)])
-        if slot.shown:
-            trajectory.shown.append(Shown(state, decided.reflection, expert_choice(slot.env, state.actions)))
-        observation, actions, reward, stop = advance(slot.env, choice)
+        try:
+            if slot.shown:
+                trajectory.shown.append(Shown(state, decided.reflection, expert_choice(slot.env, state.actions)))
+            observation, actions, reward, stop = advance(slot.env, choice)
+            facts = self._facts(slot.env, slot.shown) if stop is None else {}
+        except WorldLostError as error:
+            return self.begin(slot.env, slot.number, self.next_try(trajectory, error)) or self.refill(slot.env)
         slot.answers.append(answer)
         trajectory.choices.append(choice)
         trajectory.rewards.append(reward)
@@ -262,7 +258,7 @@ class _Play:
             return self.refill(slot.env)
         check_horizon(slot.env, len(slot.answers), slot.horizon, trajectory.spec.task)
         slot.memory.acted(choice, decided.reflection)
-        slot.state = slot.memory.observe(observation, actions, self._facts(slot.env, slot.shown))
+        slot.state = slot.memory.observe(observation, actions, facts)
         return slot
 
     def _end(self, number: int, trajectory: Trajectory, answers: Sequence[Answer]) -> None:
