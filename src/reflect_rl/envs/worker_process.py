@@ -212,8 +212,7 @@ def serve(begin: Callable[[], Session]) -> NoReturn:
             replies.flush()
         session.close()
     except BaseException:  # noqa: BLE001  there is nobody else to tell
-        traceback.print_exc()
-        sys.stderr.flush()
+        os.write(2, traceback.format_exc().encode(errors="replace"))
     os.killpg(0, signal.SIGKILL)
     os._exit(1)  # never reached
 
