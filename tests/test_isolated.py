@@ -296,7 +296,7 @@ class TestStages:
         counts = collect(run, Context(faulty(fault="hang", most=2)), heard)
         assert len(list((tmp_path / "marks").iterdir())) == 2 <= counts["lost"]
         assert "hostile_worlds.py, line" in heard.warned[0]
-        assert f"Episodes were lost {counts['lost']} times" in heard.warned[0]
+        assert f"begun again: {counts['lost']}; given up" in heard.warned[0]
         episodes = run.read_jsonl("episodes.jsonl", Episode.from_json)
         collect(run, Context(faulty(most=0, processes=0)), heard)
         assert episodes == run.read_jsonl("episodes.jsonl", Episode.from_json)
@@ -312,8 +312,7 @@ class TestStages:
                 assert figures["stop_reasons"].get("lost", 0) == lost
                 assert sum(figures["stop_reasons"].values()) == figures["episodes"] == 6
         assert told["lost"] == 2 * TRIES
-        assert f"{told['lost']} times" in heard.warned[-1]
-        assert "2 were given up" in heard.warned[-1]
+        assert f"begun again: {told['lost']}; given up after 3 tries: 2. The last: " in heard.warned[-1]
 
     def test_rl_goes_on_without_the_lost_episodes(
         self, warmed: RunFolder, faulty: Callable[..., Settings], heard: Heard

@@ -51,6 +51,6 @@ def warn_of_losses(progress: Progress, told: Sequence[str], given_up: int) -> No
     """Tell the user how many episodes were lost, if any. given_up: those lost in every try."""
     if told:
         progress.warn(
-            f"Episodes were lost {len(told)} times, because the world hung or died, and begun again; {given_up} were "
-            f"given up after {TRIES} tries. The last: {told[-1]}"
+            f"Episodes lost because the world hung or died, and begun again: {len(told)}; given up after {TRIES} "
+            f"tries: {given_up}. The last: {told[-1]}"
         )

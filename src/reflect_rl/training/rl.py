@@ -115,12 +115,12 @@ def _iterate(
     set_lr(learner.optimizer, part.lr * linear_to(0.1, iteration, part.iterations))
     entropy = part.entropy * linear_to(0.0, iteration, part.iterations)
     specs = training_episodes(tasks_of(world, "train"), world.stages, part, iteration, settings.seed)
+    lost_before = len(recorder.losses)
     rollout = play_together(context, decisions, specs, recorder.keep)
     recorder.add(rollout, mode="training", iteration=iteration)
-    lost = sum(len(t.losses) for t in rollout.trajectories)
     rollout.trajectories = [t for t in rollout.trajectories if t.stop is not StopReason.LOST]
     if not rollout.trajectories:
-        raise EnvironmentContractError(f"All episodes of iteration {iteration} were lost. The world hung or died.")
+        raise EnvironmentContractError(f"All episodes of an iteration were lost. The last: {recorder.losses[-1]}")
     started = time.perf_counter()
     advantage, returns = advantages(rollout, part)
     if iteration == 0 and not any(a.any() for a in advantage) and len({float(g[0]) for g in returns}) > 1:
@@ -145,10 +145,10 @@ def _iterate(
     return {
         "iteration": iteration,
         **_outcome(rollout),
-        "lost": lost,
         **figures,
         "lr": learner.optimizer.param_groups[0]["lr"],
         "valid_success": _validate(decisions, context, recorder, iteration) if validate else None,
+        "lost": len(recorder.losses) - lost_before,
         "seconds": seconds,
     }
 
