@@ -19,6 +19,10 @@ class EnvironmentContractError(ReflectRLError):
     """An environment that breaks the TextEnv contract, or is used against it."""
 
 
+class WorldLostError(EnvironmentContractError):
+    """A world in a process of its own that died or took too long: its episode is lost."""
+
+
 class TeacherError(ReflectRLError):
     """A teacher that could not write a reflection."""
 

@@ -7,7 +7,7 @@ import gc
 import re
 import sys
 from pathlib import Path
-from resource import RUSAGE_SELF, getrusage
+from resource import RUSAGE_SELF, getpagesize, getrusage
 
 
 def peak_memory_mb() -> float:
@@ -16,6 +16,15 @@ def peak_memory_mb() -> float:
     found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.is_file() else None
     unit = 1 if sys.platform == "darwin" else 1024
     return round((int(found[1]) if found else getrusage(RUSAGE_SELF).ru_maxrss) * unit / 1e6, 1)
+
+
+def memory_mb() -> float:
+    """Resident memory of this process now, in megabytes; on systems without /proc, its peak so far."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return peak_memory_mb()
+    return int(pages) * getpagesize() / 1e6
 
 
 def forget_peak_memory() -> bool:

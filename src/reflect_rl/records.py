@@ -54,12 +54,13 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 class StopReason(StrEnum):
-    """Why an episode ended."""
+    """Why an episode ended. LOST is said by players alone, never by a world: the world hung or died again and again."""
 
     SUCCESS = "success"
     FAILURE = "failure"
     DANGEROUS = "dangerous"
     HORIZON = "horizon"
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ class Plan:
         return {
             "agent": self.agent,
             **own,
-            "env": self.settings.env.model_dump(mode="json"),
+            "env": self.settings.env.identity,
             "seed": self.settings.seed,
         }
 
@@ -76,7 +76,7 @@ class Plan:
     def check(self, world: TextEnv) -> None:
         """Raise what `evaluate_agent` raises for an agent that cannot play this world."""
         if self.agent == "expert":
-            check_expert(world)
+            check_expert(self.settings.env.name)
 
     def play(
         self, run: RunFolder, world: TextEnv, games: Sequence[Game], finished: Finished, progress: Progress

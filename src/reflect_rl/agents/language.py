@@ -12,14 +12,16 @@ from typing import Any, Literal
 from reflect_rl.agents.evaluation import Plan
 from reflect_rl.agents.play import play
 from reflect_rl.agents.player import Game, Move, Played, Player, Turn
-from reflect_rl.agents.work import Finished, make_env
+from reflect_rl.agents.work import Finished
 from reflect_rl.data.teacher import filled
 from reflect_rl.envs.base import TextEnv
+from reflect_rl.envs.isolated import open_world
 from reflect_rl.errors import SettingsError
 from reflect_rl.model_servers.answers import has_single_tokens, labels_for, read_choice, read_thought
 from reflect_rl.model_servers.model import ServedModel, check_server
 from reflect_rl.model_servers.records import Answer, Ask, Failed, Message
 from reflect_rl.progress import Progress
+from reflect_rl.records import StopReason
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings.server import ServerSettings
@@ -112,7 +114,7 @@ class LanguagePlan(Plan):
             "prompts": hashlib.sha256(texts.encode()).hexdigest(),
             "temperature": self.server.temperature,
             "extra": self.server.extra,
-            "env": self.settings.env.model_dump(mode="json"),
+            "env": self.settings.env.identity,
             "task_text": self.settings.prompt.task,
             "seed": self.settings.seed,
         }
@@ -137,7 +139,8 @@ class LanguagePlan(Plan):
         task = self.settings.prompt.task or world.task_text
         with ServedModel(self.server, run / ANSWERS, progress) as model:
             player = LanguagePlayer(model, self.prompting, task, self.trials)
-            play(player, lambda: make_env(self.settings.env), games, finished)
+            env = self.settings.env
+            play(player, lambda: open_world(env), games, finished, env.processes)
             meter = model.meter
             cost = "" if meter.usd is None else f", {meter.usd:.4f} USD"
             progress.say(
@@ -167,7 +170,8 @@ class LanguagePlayer(Player):
     def end(self, played: Sequence[Played]) -> list[dict[str, Any]]:
         """After a failed trial that is not the last one, the model writes a lesson for the next."""
         told: list[dict[str, Any]] = [{} for _ in played]
-        again = [place for place, each in enumerate(played) if not each.success and each.game.trial < self.trials]
+        failed = [place for place, each in enumerate(played) if not each.success and each.stop != StopReason.LOST]
+        again = [place for place in failed if played[place].game.trial < self.trials]
         answers = self.model.ask([self._ask_lesson(played[place]) for place in again]) if again else []
         for place, answer in zip(again, answers, strict=True):
             text = answer.text if isinstance(answer, Answer) else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -39,17 +40,19 @@ class OwnPlayer(Player):
         self._idle: list[Any] = []
         self._playing: dict[Game, Any] = {}
         self._numbers: dict[Game, int] = {}
+        self._count = itertools.count()
         self._shared: Any = None
 
     def begin(self, game: Game) -> None:
         if not self._batched:
-            self._playing[game] = agent = self._idle.pop() if self._idle else self._made()
+            known = self._playing.get(game)  # it begins again, since its world was lost
+            self._playing[game] = agent = known or (self._idle.pop() if self._idle else self._made())
             self._reset(agent, game)
             return
         if self._shared is None:
             self._shared = self._made()
             self._reset(self._shared, game)
-        self._numbers[game] = len(self._numbers)
+        self._numbers[game] = next(self._count)
 
     def moves(self, turns: Sequence[Turn]) -> list[Move]:
         asked = [(turn.state.observation, turn.state.actions) for turn in turns]

@@ -15,6 +15,9 @@ from typing import Any
 from reflect_rl.agents.player import Game, Move, Played, Player, Turn
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import advance, begin, check_horizon, opened
+from reflect_rl.envs.isolated import side_by_side
+from reflect_rl.envs.losses import TRIES, Losses, seed_of
+from reflect_rl.errors import WorldLostError
 from reflect_rl.records import EpisodeMemory, State, StopReason
 
 SUMS = ("prompt_tokens", "completion_tokens", "usd")
@@ -25,32 +28,50 @@ FIRST_ACTION = 0
 
 @dataclass(slots=True)
 class _Slot:
+    """An episode. losses: what happened to the worlds of earlier tries."""
+
     env: TextEnv
     game: Game
-    horizon: int
-    memory: EpisodeMemory
-    state: State
+    losses: Losses
+    seed: int = 0
+    horizon: int = 0
+    memory: EpisodeMemory = field(default_factory=EpisodeMemory)
+    state: State = field(default_factory=lambda: State("", ()))
     steps: list[dict[str, Any]] = field(default_factory=list)
     stop: StopReason | None = None
+    lost: int = 0
     seconds: float = 0.0
 
 
 def play(
-    player: Player, make_env: Callable[[], TextEnv], games: Iterable[Game], finished: Callable[[Game, dict], object]
+    player: Player,
+    make_env: Callable[[], TextEnv],
+    games: Iterable[Game],
+    finished: Callable[[Game, dict], object],
+    processes: int = 0,
 ) -> None:
     """Play all games to their end, and further trials of the tasks that were not solved.
 
-    finished: called with each game and its record as it ends, in no fixed order.
+    finished: called with each game and its record as it ends, in no fixed order. processes: how many environments may
+    be open at once, if each lives in a process of its own (`open_world`).
+
+    Raises EnvironmentContractError if one episode after the other is lost with its world.
     """
-    waiting, active, idle = deque(games), list[_Slot](), list[TextEnv]()
-    with opened(make_env) as make_one:
+    waiting, active, idle, losses = deque(games), list[_Slot](), list[TextEnv](), Losses()
+    most = min(player.num_envs, processes or player.num_envs)
+    with opened(make_env) as make_one, side_by_side(processes) as each:
         while waiting or active:
             started = time.perf_counter()
-            while waiting and len(active) < player.num_envs:
-                active.append(_begin(player, idle.pop() if idle else make_one(), waiting.popleft()))
-            moves = player.moves([Turn(slot.game, slot.state, slot.env) for slot in active])
-            for slot, move in zip(active, moves, strict=True):
-                _advance(slot, move)
+            fresh = [waiting.popleft() for _ in range(min(len(waiting), most - len(active)))]
+            new = [_Slot(idle.pop() if idle else make_one(), game, losses) for game in fresh]
+            list(each(_begin, new))
+            active += new
+            for slot in active:
+                if not slot.steps and slot.stop is None:  # new, or begun again
+                    player.begin(slot.game)
+            going = [slot for slot in active if slot.stop is None]
+            moves = player.moves([Turn(slot.game, slot.state, slot.env) for slot in going]) if going else []
+            list(each(_advance, going, moves))
             ended = [slot for slot in active if slot.stop is not None]
             told = player.end([_played(slot) for slot in ended]) if ended else []
             for slot in active:
@@ -65,25 +86,43 @@ def play(
 
 
 def next_trial(game: Game, record: dict[str, Any], trials: int) -> Game | None:
-    """The next attempt at a task that was not solved, if the agent has one left."""
-    if record["success"] or game.trial >= trials:
+    """The next attempt at a task that was played and not solved, if the agent has one left."""
+    if record["success"] or record["stop"] == StopReason.LOST or game.trial >= trials:
         return None
     lessons = (*game.lessons, record["lesson"]) if record.get("lesson") else game.lessons
     return replace(game, trial=game.trial + 1, lessons=lessons)
 
 
-def _begin(player: Player, env: TextEnv, game: Game) -> _Slot:
-    observation, actions, _ = begin(env, game.seed, {"task": game.task})
-    player.begin(game)
-    memory = EpisodeMemory()
-    return _Slot(env, game, env.horizon, memory, memory.observe(observation, actions))
+def _begin(slot: _Slot) -> None:
+    """Begin an episode: anew if it is lost, until it has been tried often enough."""
+    while slot.lost < TRIES:
+        slot.seed = seed_of(slot.game.seed, slot.lost)
+        try:
+            observation, actions, _ = begin(slot.env, slot.seed, {"task": slot.game.task})
+        except WorldLostError as error:
+            _lose(slot, error)
+            continue
+        slot.horizon, slot.memory = slot.env.horizon, EpisodeMemory()
+        slot.state = slot.memory.observe(observation, actions)
+        return
+    slot.stop = StopReason.LOST
+
+
+def _lose(slot: _Slot, error: WorldLostError) -> None:
+    slot.losses.lost(error)
+    slot.lost += 1
+    slot.steps.clear()
 
 
 def _advance(slot: _Slot, move: Move) -> None:
     """Take one step; without an admissible choice, the first action is taken."""
-    invalid = move.choice is None
     choice = FIRST_ACTION if move.choice is None else move.choice
-    observation, actions, reward, slot.stop = advance(slot.env, choice)
+    try:
+        observation, actions, reward, slot.stop = advance(slot.env, choice)
+    except WorldLostError as error:
+        _lose(slot, error)
+        _begin(slot)
+        return
     slot.steps.append(
         {
             "observation": slot.state.observation,
@@ -91,14 +130,16 @@ def _advance(slot: _Slot, move: Move) -> None:
             "choice": choice,
             "reflection": move.reflection,
             "reward": reward,
-            **({"invalid": True} if invalid else {}),
+            **({"invalid": True} if move.choice is None else {}),
             **move.more,
         }
     )
-    if slot.stop is None:
-        check_horizon(slot.env, len(slot.steps), slot.horizon, slot.game.task)
-        slot.memory.acted(choice, move.reflection)
-        slot.state = slot.memory.observe(observation, actions)
+    if slot.stop is not None:
+        slot.losses.finished()
+        return
+    check_horizon(slot.env, len(slot.steps), slot.horizon, slot.game.task)
+    slot.memory.acted(choice, move.reflection)
+    slot.state = slot.memory.observe(observation, actions)
 
 
 def _played(slot: _Slot) -> Played:
@@ -114,12 +155,13 @@ def _record(slot: _Slot, more: dict[str, Any]) -> dict[str, Any]:
         "trial": game.trial,
         "number": game.number,
         "task": game.task,
-        "episode_seed": game.seed,
+        "episode_seed": slot.seed,
         "length": len(slot.steps),
         "stop": str(slot.stop),
         "success": slot.stop is StopReason.SUCCESS,
         "return": sum(step["reward"] for step in slot.steps),
         "invalid": sum(step.get("invalid", False) for step in slot.steps),
+        **({"lost": slot.lost} if slot.lost else {}),
         "seconds": round(slot.seconds, 6),
         **{name: value for name, value in sums.items() if value is not None},
         **{name: value for name, value in more.items() if name not in SUMS},

@@ -8,6 +8,7 @@ from typing import Any
 
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import expert_choice
+from reflect_rl.errors import WorldLostError
 from reflect_rl.records import State
 from reflect_rl.seeding import stream
 
@@ -75,7 +76,7 @@ class Player:
     trials = 1
 
     def begin(self, game: Game) -> None:
-        """An episode begins."""
+        """An episode begins; also one that was lost with its world, and begins again."""
 
     def moves(self, turns: Sequence[Turn]) -> list[Move]:
         """A move in each of several episodes."""
@@ -101,4 +102,11 @@ class ExpertPlayer(Player):
     """The world's own expert."""
 
     def moves(self, turns: Sequence[Turn]) -> list[Move]:
-        return [Move(expert_choice(turn.env, turn.state.actions)) for turn in turns]
+        return [Move(self._choice(turn)) for turn in turns]
+
+    @staticmethod
+    def _choice(turn: Turn) -> int | None:
+        try:
+            return expert_choice(turn.env, turn.state.actions)
+        except WorldLostError:  # the step that follows raises it again
+            return None

@@ -14,7 +14,8 @@ from reflect_rl.agents.own import OwnPlayer
 from reflect_rl.agents.play import play
 from reflect_rl.agents.player import ExpertPlayer, Game, Player, RandomPlayer
 from reflect_rl.envs.base import TextEnv
-from reflect_rl.envs.registry import make
+from reflect_rl.envs.isolated import open_world
+from reflect_rl.envs.registry import load
 from reflect_rl.errors import AgentError
 from reflect_rl.pipeline.workers import worker_pool
 from reflect_rl.settings import EnvSettings
@@ -23,14 +24,11 @@ BUILT_IN: dict[str, type[Player]] = {"random": RandomPlayer, "expert": ExpertPla
 Finished = Callable[[Game, dict[str, Any]], object]
 
 
-def make_env(settings: EnvSettings) -> TextEnv:
-    return make(settings.name, **settings.arguments)
-
-
-def check_expert(world: TextEnv) -> None:
+def check_expert(name: str) -> None:
     """Raise AgentError if a world defines no expert."""
-    if type(world).expert is TextEnv.expert and type(world).expert_set is TextEnv.expert_set:
-        raise AgentError(f"{type(world).__name__} has no expert. Choose another --agent, such as random.")
+    world = load(name)
+    if world.expert is TextEnv.expert and world.expert_set is TextEnv.expert_set:
+        raise AgentError(f"{world.__name__} has no expert. Choose another --agent, such as random.")
 
 
 def local_player(agent: str, num_envs: int) -> Player:
@@ -51,7 +49,7 @@ def play_locally(
     """
     with closing(local_player(agent, num_envs)) as player:
         if workers == 1:
-            play(player, lambda: make_env(env), games, finished)
+            play(player, lambda: open_world(env), games, finished, env.processes)
             return
         size = min(player.num_envs, math.ceil(len(games) / workers))
     shares = [games[start : start + size] for start in range(0, len(games), size)]
@@ -72,5 +70,5 @@ def play_locally(
 
 def _played(agent: str, env: EnvSettings, num_envs: int, games: Sequence[Game]) -> list[tuple[Game, dict[str, Any]]]:
     done: list[tuple[Game, dict[str, Any]]] = []
-    play(_players(agent, num_envs), lambda: make_env(env), games, lambda *ended: done.append(ended))
+    play(_players(agent, num_envs), lambda: open_world(env), games, lambda *ended: done.append(ended), env.processes)
     return done

@@ -46,8 +46,8 @@ def play(
     from reflect_rl.players.agent import Agent
 
     player = Agent.load(agent, Bars())
-    if load(env) is not type(player.world):
-        own = player.settings.env.name
+    own = player.settings.env.name
+    if load(env) is not load(own):
         raise SettingsError(f"{agent} was trained in {own}, not in {env}. Try: reflect-rl play {own} --agent {agent}")
     world = make(env, **{**player.settings.env.arguments, **options})
     with torch_set_up(player.settings.compute):  # as in evaluation

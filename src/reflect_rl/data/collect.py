@@ -13,7 +13,10 @@ from typing import Any
 
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import advance, all_tasks, begin, check_horizon, expert_choices, facts_of, opened
-from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.envs.isolated import side_by_side
+from reflect_rl.envs.losses import TRIES, Losses, seed_of, warn_of_losses
+from reflect_rl.envs.registry import load
+from reflect_rl.errors import EnvironmentContractError, WorldLostError
 from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.records import Episode, Step, StopReason
@@ -23,17 +26,31 @@ from reflect_rl.settings import Settings
 
 
 def collect(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
-    """Write episodes.jsonl. Raises EnvironmentContractError if the world has no expert or breaks its contract."""
-    settings, episodes = context.settings, []
-    with opened(context.make_env) as make_one:
-        env = make_one()
-        tasks = all_tasks(env)["train"]
+    """Write episodes.jsonl.
+
+    Raises EnvironmentContractError: the world has no expert, breaks its contract, or loses one episode after the other.
+    """
+    settings, episodes, losses = context.settings, list[Episode](), Losses()
+    count, processes = settings.collect.episodes, settings.env.processes
+    with opened(context.make_env) as make_one, side_by_side(processes) as each:
+        free = [make_one() for _ in range(min(count, max(1, processes)))]
+        tasks = all_tasks(free[0])["train"]
         order = stream(settings.seed, "collect tasks").permutation(len(tasks))
-        with progress.bar("collect", settings.collect.episodes, "episodes") as bar:
-            for index in range(settings.collect.episodes):
-                task = tasks[order[index % len(tasks)]]
-                episodes.append(_episode(env, task, index, settings))
+
+        def collected(index: int) -> Episode | None:
+            env = free.pop()
+            try:
+                return _tried(env, tasks[order[index % len(tasks)]], index, settings, losses)
+            finally:
+                free.append(env)
+
+        with progress.bar("collect", count, "episodes") as bar:
+            for episode in each(collected, range(count)):
+                episodes += [episode] if episode else []
                 bar.update()
+    warn_of_losses(progress, losses.told, count - len(episodes))
+    if not episodes:
+        raise EnvironmentContractError(f"All {count} episodes were lost. The last: {losses.told[-1]}")
     run.write_jsonl("episodes.jsonl", (episode.to_json() for episode in episodes))
     steps = [step for episode in episodes for step in episode.steps]
     return {
@@ -42,11 +59,25 @@ def collect(run: RunFolder, context: Context, progress: Progress) -> dict[str, A
         "perturbed_steps": sum(step.perturbed for step in steps),
         "successes": sum(episode.success for episode in episodes),
         "distinct_observations": len({step.observation for step in steps}),
+        "lost": len(losses.told),
     }
 
 
-def _episode(env: TextEnv, task: str, index: int, settings: Settings) -> Episode:
-    seed, needed = settings.seed, settings.annotate.actions_by == "expert"
+def _tried(env: TextEnv, task: str, index: int, settings: Settings, losses: Losses) -> Episode | None:
+    """An episode, begun again if it is lost; None if it is lost in every try."""
+    for lost in range(TRIES):
+        try:
+            episode = _episode(env, task, index, seed_of(settings.seed, lost), settings)
+        except WorldLostError as error:
+            losses.lost(error)
+        else:
+            losses.finished()
+            return episode
+    return None
+
+
+def _episode(env: TextEnv, task: str, index: int, seed: int, settings: Settings) -> Episode:
+    needed = settings.annotate.actions_by == "expert"
     random = stream(seed, "collect", index)
     observation, actions, _ = begin(env, stream_seed(seed, "collect env", index), {"task": task})
     steps: list[Step] = []
@@ -58,9 +89,9 @@ def _episode(env: TextEnv, task: str, index: int, settings: Settings) -> Episode
             return Episode(task, tuple(steps), StopReason.FAILURE)
         if not experts and needed:
             raise EnvironmentContractError(
-                f"{type(env).__name__}.expert() gave nothing at the start of task {task}: collecting needs an expert. "
-                f"Write one; or let a served teacher label actions (annotate.actions_by: teacher); or put episodes of "
-                f"your own into episodes.jsonl and start with `reflect-rl annotate`."
+                f"{load(settings.env.name).__name__}.expert() gave nothing at the start of task {task}: collecting "
+                f"needs an expert. Write one; or let a served teacher label actions (annotate.actions_by: teacher); or "
+                f"put episodes of your own into episodes.jsonl and start with `reflect-rl annotate`."
             )
         expert = (
             None if not experts else experts[0] if len(experts) == 1 else int(experts[random.integers(len(experts))])

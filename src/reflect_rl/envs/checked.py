@@ -116,14 +116,15 @@ def kind_of(env: TextEnv, task: str) -> str:
     return text_of(env, p.PANELS, f"kind({task!r}) gave", kind)
 
 
-def begin(env: TextEnv, seed: int, options: dict[str, Any]) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:
+def begin(env: TextEnv, seed: int | None, options: dict[str, Any]) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:
     """`env.reset`: the observation, the admissible actions, and the info.
 
-    seed: any; the world is given one of 31 bits.
+    seed: any; the world is given one of 31 bits. None: it goes on with the generator it has.
     """
     what = f"reset(options={options})"
     promise = p.STAGES if "stage" in options else p.OPTIONS if "task" in options else p.MADE
-    result = _answer(env, promise, what, env.reset, seed=world_seed(seed), options=options)
+    given = None if seed is None else world_seed(seed)
+    result = _answer(env, promise, what, env.reset, seed=given, options=options)
     if not isinstance(result, tuple) or len(result) != 2:
         broken(env, promise, f"{what} gave {short(result)}, not (observation, info)")
     observation, info = result
@@ -262,7 +263,7 @@ def _reward(env: TextEnv, what: str, given: object) -> float:
 
 def _stop(env: TextEnv, what: str, terminated: bool, truncated: bool, info: Mapping[str, Any]) -> StopReason:
     stop, success = info.get("stop"), info.get("success")
-    if not isinstance(stop, StopReason) or not isinstance(success, TRUTHS):
+    if not isinstance(stop, StopReason) or stop is StopReason.LOST or not isinstance(success, TRUTHS):
         given = f'info["stop"] {short(stop)} and info["success"] {short(success)}'
         broken(env, p.ENDINGS, f"{what} ended the episode with {given}, not with a StopReason and a bool")
     is_horizon, is_success = stop is StopReason.HORIZON, stop is StopReason.SUCCESS

@@ -102,6 +102,22 @@ def load(name: str) -> type[TextEnv]:
     return world
 
 
+def path_of(name: str) -> str:
+    """A world's name as another process can import it.
+
+    Raises EnvironmentContractError: there is no such name, or its class was defined in the main script.
+    """
+    world = _WORLDS.get(name, name)
+    path = world if isinstance(world, str) else f"{world.__module__}:{world.__qualname__}"
+    if ":" not in path:
+        load(name)  # raises
+    if path.startswith("__main__:"):
+        raise EnvironmentContractError(
+            f"{name} was defined in the main script, which another process cannot import. Move the class to a module."
+        )
+    return path
+
+
 def describe_all() -> list[tuple[str, ...]]:
     """A table of the registered worlds, heading first: name, tasks by split, horizon, teachers, stages, one line."""
     from reflect_rl.envs.base import SPLITS

@@ -15,20 +15,21 @@ from reflect_rl.data.pool import Label, agreement_of
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import kind_of, panels_of
 from reflect_rl.envs.optional import tasks_hash
+from reflect_rl.envs.registry import load
 from reflect_rl.intervals import wilson
 from reflect_rl.lm.models import parameter_count
 from reflect_rl.players.context import Context, with_torch
 from reflect_rl.players.load import load_decisions
 from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Progress
-from reflect_rl.records import Reflection
+from reflect_rl.records import Reflection, StopReason
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.kept_arm import GUARD, kept_arm
 from reflect_rl.runs.manifest import total_seconds, versions
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import Settings
 from reflect_rl.training.recording import Recorder, episode_row
-from reflect_rl.training.rollout import EpisodeSpec, Trajectory, play_episodes, play_together
+from reflect_rl.training.rollout import EpisodeSpec, Trajectory, play_together
 
 VALIDATION_REPEATS = 4
 """Sampled episodes per valid task for decisions such as the guard's, whatever the settings evaluate."""
@@ -53,19 +54,21 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
         for panel, mode in plan:
             most = settings.evaluate.shown_episodes if panel == "test" else 0
             rollout = play_together(
-                context.ranks,
-                context.make_env,
+                context,
                 decisions,
                 specs[panel, mode],
-                settings.rl.num_envs,
-                greedy=mode == "greedy",
                 keep=lambda number, most=most: number < most or recorder.on,
+                greedy=mode == "greedy",
                 tick=bar.update,
             )
             recorder.add(rollout, panel=panel, mode=mode)
             panels.setdefault(panel, {})[mode] = measured(rollout.trajectories, world, settings.evaluate.within)
             seconds.setdefault(panel, {})[mode] = round(sum(rollout.seconds.values()), 3)
-            shown += [{"panel": panel, "mode": mode, **episode_row(t, rollout)} for t in rollout.trajectories[:most]]
+            shown += [
+                {"panel": panel, "mode": mode, **episode_row(t, rollout)}
+                for t in rollout.trajectories[:most]
+                if t.stop is not StopReason.LOST
+            ]
     local = isinstance(reflector, LocalReflector)
     results = {
         "world": settings.env.name,
@@ -87,7 +90,11 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
     if context.ranks.first:
         run.write_jsonl("evaluation.jsonl", shown)
         run.write_json("results.json", results)
-    return {"forward": policy.backbone.passes.mode, "episodes": sum(map(len, specs.values()))}
+    return {
+        "forward": policy.backbone.passes.mode,
+        "episodes": sum(map(len, specs.values())),
+        "lost": len(recorder.losses),
+    }
 
 
 def validation(run: RunFolder, context: Context) -> dict[str, float]:
@@ -95,7 +102,7 @@ def validation(run: RunFolder, context: Context) -> dict[str, float]:
     decisions, settings, success = load_decisions(run, context), context.settings, {}
     for mode in ("greedy", "sampled"):
         specs = panel_episodes(context.world, settings, "valid", mode, VALIDATION_REPEATS)
-        rollout = play_episodes(context.make_env, decisions, specs, settings.rl.num_envs, greedy=mode == "greedy")
+        rollout = play_together(context, decisions, specs, greedy=mode == "greedy")
         success[mode] = summarise(rollout.trajectories)["success"]
     return success
 
@@ -158,7 +165,7 @@ def measured_on(world: TextEnv, settings: Settings, panels: Iterable[str]) -> di
     tasks = {name: its for name, its in panels_of(world).items() if name in set(panels)}
     defaults = {
         name: each.default
-        for name, each in inspect.signature(type(world)).parameters.items()
+        for name, each in inspect.signature(load(settings.env.name)).parameters.items()
         if isinstance(each.default, str | int | float | None) and name not in ("horizon", "render_mode")
     }
     return {

@@ -16,7 +16,7 @@ from reflect_rl.players.load import load_decisions
 from reflect_rl.records import StopReason
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import Settings
-from reflect_rl.training.rollout import Trajectory, play_episodes
+from reflect_rl.training.rollout import Trajectory, play_together
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,7 @@ def replay(run: RunFolder, settings: Settings, options: Mapping[str, Any], most:
     with torch_set_up(settings.compute):
         decisions = load_decisions(run, context)
         specs = panel_episodes(context.world, settings, "test", "greedy")[:most]
-        rollout = play_episodes(
-            context.make_env, decisions, specs, settings.rl.num_envs, greedy=True, keep=lambda number: True
-        )
+        rollout = play_together(context, decisions, specs, greedy=True, keep=lambda number: True)
     other = make(settings.env.name, **{**settings.env.arguments, **options})
     try:
         for played in rollout.trajectories:

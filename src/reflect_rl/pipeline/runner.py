@@ -182,7 +182,10 @@ class Runner:
 
     def _execute(self, attempt: Attempt, now: Manifest) -> None:
         started, stage = time.perf_counter(), attempt.stage
-        counts = self.function_of(stage.name)(attempt, self.context, self.progress)
+        try:
+            counts = self.function_of(stage.name)(attempt, self.context, self.progress)
+        finally:
+            self.context.end_worlds()
         seconds = round(time.perf_counter() - started, 3)
         give_back_memory()
         outputs = hashes(self.run, stage.outputs)

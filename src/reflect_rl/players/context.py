@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reflect_rl.envs.base import TextEnv
-from reflect_rl.envs.registry import make
+from reflect_rl.envs.isolated import World, open_world
 from reflect_rl.lm.bases import Bases
 from reflect_rl.lm.torch_setup import torch_set_up
 from reflect_rl.progress import Progress
@@ -27,6 +27,7 @@ class Context:
         self.settings = settings
         self.rollouts = rollouts
         self.bases = Bases()
+        self._idle: list[World] = []
 
     @cached_property
     def world(self) -> TextEnv:
@@ -40,8 +41,16 @@ class Context:
         return Ranks.here(compute.device == "cuda", compute.shard)
 
     def make_env(self) -> TextEnv:
-        """A new environment of the run's world with the run's horizon."""
-        return make(self.settings.env.name, **self.settings.env.arguments)
+        """An environment of the run's world with the run's horizon.
+
+        With `env.processes` it may get the process of one that was closed, until `end_worlds`.
+        """
+        return open_world(self.settings.env, self._idle)
+
+    def end_worlds(self) -> None:
+        """End the processes of closed worlds."""
+        while self._idle:
+            self._idle.pop().end()
 
 
 StageFunction = Callable[[RunFolder, Context, Progress], dict[str, Any]]

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reflect_rl.envs.registry import load
 from reflect_rl.errors import ModelError
 from reflect_rl.lm.adapters import CONFIG as ADAPTERS
 from reflect_rl.lm.backbone import Backbone, Passes
@@ -166,7 +167,7 @@ def load_reflector(run: RunFolder, context: Context, progress: Progress | None =
     if settings.reflector.kind == "none":
         return NoReflector()
     if settings.reflector.kind == "scripted":
-        return ScriptedReflector(type(context.world), settings.annotate.teacher)
+        return ScriptedReflector(load(settings.env.name), settings.annotate.teacher)
     if settings.reflector.is_served:
         return served_reflector(run, context, progress)
     check_device(settings.compute.device)

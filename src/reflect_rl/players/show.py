@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from reflect_rl.envs.checked import advance, begin, expert_choice, facts_of, tasks_of, taught
+from reflect_rl.envs.registry import load
 from reflect_rl.lm.pretrained import load_tokenizer
 from reflect_rl.lm.text import encode_prompt
 from reflect_rl.players.context import Context
@@ -69,7 +70,7 @@ def _state(context: Context, task: str | None, steps: int) -> tuple[State, str]:
         facts = facts_of(env)
         state = memory.observe(observation, actions, facts)
         known = settings.annotate.teacher in env.teachers
-        note = taught(type(env), facts, settings.annotate.teacher) if known else ANY_TEXT
+        note = taught(load(settings.env.name), facts, settings.annotate.teacher) if known else ANY_TEXT
         if not steps:
             return state, note
         steps -= 1

@@ -8,7 +8,9 @@ from reflect_rl.settings import Settings
 _COMPUTE = ("compute.device", "compute.threads", "compute.exact", "compute.tokens")
 _WRITING = ("kind", "model", "max_new_tokens", "batch", "decoding", "temperature", "server.model", "server.extra")
 _REFLECTOR = tuple(f"reflector.{name}" for name in (*_WRITING, "warn_below"))
-_PLAYERS = ("seed", "env", "prompt", "annotate.teacher", *_REFLECTOR, "policy", *_COMPUTE)
+_WORLD = ("env.name", "env.options", "env.horizon")
+"""What a world's texts depend on: not on the process it lives in."""
+_PLAYERS = ("seed", *_WORLD, "prompt", "annotate.teacher", *_REFLECTOR, "policy", *_COMPUTE)
 _UNTRAINED = ("reflector.kind", "reflector.model", "reflector.max_new_tokens", *_COMPUTE)
 _TEACHER = tuple(
     f"teacher.{name}"
@@ -21,26 +23,29 @@ _SHOWN = (*_SELECTED, "reflector.json", "metrics.jsonl", "guard.json", "results.
 STAGES = (
     Stage(
         "collect",
-        settings=("seed", "env", "collect"),
+        settings=("seed", *_WORLD, "collect"),
         outputs=("episodes.jsonl",),
     ),
     Stage(
         "select",
-        settings=("seed", "env", "annotate.reflections", "prompt", "policy.head", "select", *_UNTRAINED),
+        settings=("seed", *_WORLD, "annotate.reflections", "prompt", "policy.head", "select", *_UNTRAINED),
         inputs=("episodes.jsonl",),
         outputs=_SELECTED,
         when="selects",
     ),
     Stage(
         "annotate",
-        settings=("seed", "env", "annotate", *_TEACHER, "prompt", "reflector.kind", "policy.head", "select"),
+        settings=("seed", *_WORLD, "annotate", *_TEACHER, "prompt", "reflector.kind", "policy.head", "select"),
         inputs=("episodes.jsonl", "selection.jsonl"),
         optional=("selection.jsonl",),
         outputs=("action_labels.jsonl", "reflections.jsonl"),
     ),
     Stage(
         "sft_reflector",
-        settings=("seed", "env", "annotate.holdout", "prompt", *_REFLECTOR, "reflector_sft", "policy.head", *_COMPUTE),
+        settings=(
+            *("seed", *_WORLD, "annotate.holdout", "prompt", *_REFLECTOR),
+            *("reflector_sft", "policy.head", *_COMPUTE),
+        ),
         inputs=("episodes.jsonl", "reflections.jsonl"),
         outputs=("reflector", "reflector.json"),
         optional=("reflector",),
@@ -67,7 +72,11 @@ STAGES = (
     ),
     Stage(
         "guard",
-        settings=(*(name for name in Settings.model_fields if name not in ("track", "evaluate", "compute")), *_COMPUTE),
+        settings=(
+            *(name for name in Settings.model_fields if name not in ("track", "env", "evaluate", "compute")),
+            *_WORLD,
+            *_COMPUTE,
+        ),
         inputs=("policy", "reflector"),
         outputs=("guard.json", "no-reflection/policy"),
         optional=("reflector",),

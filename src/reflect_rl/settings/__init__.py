@@ -18,11 +18,32 @@ class EnvSettings(Section):
     name: str = Field(default="taxi", description="A registered world, or module:Class for your own.")
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the environment.")
     horizon: int = Field(default=20, ge=1, description="Steps after which an episode is cut.")
+    processes: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="0: the world lives in the run's own process. Above 0, for worlds that are slow, hang or die: each "
+        "instance lives in a process of its own, at most so many at once, however many rl.num_envs asks for.",
+    )
+    timeout: float = Field(
+        default=60, gt=0, description="With env.processes: seconds that a call may take; then its process is killed."
+    )
+    memory: float = Field(
+        default=1000,
+        gt=0,
+        description="With env.processes: megabytes by which a process may grow before a new one takes its place, "
+        "between two episodes.",
+    )
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of the world's constructor."""
         return {"horizon": self.horizon, **self.options}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What results depend on: not where the world lives."""
+        return {"name": self.name, "options": self.options, "horizon": self.horizon}
 
 
 class CollectSettings(Section):

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from reflect_rl import __version__
+from reflect_rl.envs.losses import warn_of_losses
 from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
+from reflect_rl.records import StopReason
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.manifest import wanted
 from reflect_rl.runs.rollouts import RolloutFile
@@ -17,14 +19,17 @@ from reflect_rl.training.rollout import Rollout, Trajectory
 
 
 class Recorder:
-    """Writes the episodes that a stage plays; without `--rollouts` it does nothing.
+    """Writes the episodes that a stage plays, if there is a `--rollouts`; warns in the end if episodes were lost.
 
     An episode's id is made of the stage's key and the episode's place in the stage, so an episode that is played again
-    after an interruption is not written again. Only the first rank writes.
+    after an interruption is not written again. Only the first rank writes. losses: what happened at each loss.
     """
 
     def __init__(self, run: RunFolder, context: Context, stage: str, progress: Progress) -> None:
         self.on = context.rollouts is not None
+        self.losses: list[str] = []
+        self._given_up = 0
+        self._progress = progress
         self._file: RolloutFile | None = None
         if context.rollouts is None or not context.ranks.first:
             return
@@ -36,6 +41,7 @@ class Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        warn_of_losses(self._progress, self.losses, self._given_up)
         if self._file is not None:
             self._file.__exit__()
 
@@ -45,6 +51,8 @@ class Recorder:
 
     def add(self, rollout: Rollout, **place: str | int) -> None:
         """Write all episodes of a rollout. place: what tells it from the stage's others, such as its iteration."""
+        self.losses += [told for played in rollout.trajectories for told in played.losses]
+        self._given_up += sum(played.stop is StopReason.LOST for played in rollout.trajectories)
         if self._file is None:
             return
         name = "-".join([self._key, *map(str, place.values())])
@@ -60,6 +68,7 @@ class Recorder:
                 **episode_row(played, rollout),
             }
             for number, played in enumerate(rollout.trajectories)
+            if played.stop is not StopReason.LOST
         )
 
 

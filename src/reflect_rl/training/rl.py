@@ -14,10 +14,12 @@ from dataclasses import replace
 from typing import Any
 
 from reflect_rl.envs.checked import tasks_of
+from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.players.context import Context, with_torch
 from reflect_rl.players.decisions import Decisions
 from reflect_rl.players.load import load_decisions, load_policy
 from reflect_rl.progress import Progress
+from reflect_rl.records import StopReason
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import RlSettings
@@ -84,6 +86,7 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
         "env_steps": sum(row["env_steps"] for row in rows),
         "forwards": sum(row["distinct_prompts"] for row in rows),
         "success": rows[-1]["success"] if rows else None,
+        "lost": sum(row.get("lost", 0) for row in rows),
     }
 
 
@@ -112,8 +115,12 @@ def _iterate(
     set_lr(learner.optimizer, part.lr * linear_to(0.1, iteration, part.iterations))
     entropy = part.entropy * linear_to(0.0, iteration, part.iterations)
     specs = training_episodes(tasks_of(world, "train"), world.stages, part, iteration, settings.seed)
-    rollout = play_together(context.ranks, context.make_env, decisions, specs, part.num_envs, recorder.keep)
+    lost_before = len(recorder.losses)
+    rollout = play_together(context, decisions, specs, recorder.keep)
     recorder.add(rollout, mode="training", iteration=iteration)
+    rollout.trajectories = [t for t in rollout.trajectories if t.stop is not StopReason.LOST]
+    if not rollout.trajectories:
+        raise EnvironmentContractError(f"All episodes of an iteration were lost. The last: {recorder.losses[-1]}")
     started = time.perf_counter()
     advantage, returns = advantages(rollout, part)
     if iteration == 0 and not any(a.any() for a in advantage) and len({float(g[0]) for g in returns}) > 1:
@@ -141,6 +148,7 @@ def _iterate(
         **figures,
         "lr": learner.optimizer.param_groups[0]["lr"],
         "valid_success": _validate(decisions, context, recorder, iteration) if validate else None,
+        "lost": len(recorder.losses) - lost_before,
         "seconds": seconds,
     }
 
@@ -149,8 +157,7 @@ def _validate(decisions: Decisions, context: Context, recorder: Recorder, iterat
     """Greedy success on the valid tasks."""
     tasks, seed = tasks_of(context.world, "valid"), context.settings.seed
     specs = [EpisodeSpec(task, stream_seed(seed, "valid", index)) for index, task in enumerate(tasks)]
-    num_envs = context.settings.rl.num_envs
-    rollout = play_together(context.ranks, context.make_env, decisions, specs, num_envs, recorder.keep, greedy=True)
+    rollout = play_together(context, decisions, specs, recorder.keep, greedy=True)
     recorder.add(rollout, mode="validation", iteration=iteration)
     return sum(t.success for t in rollout.trajectories) / len(specs)
 

@@ -1,22 +1,21 @@
-"""The process in which ALFWorld's own engine runs: requests and replies, one JSON object a line.
+"""The process in which ALFWorld's own engine runs. Argument: --patched.
 
-Run as `python -m reflect_rl.envs.alfworld.real_worker [--patched]`. It ends when its input ends, so that it never
-outlives the process that started it. Requests: {"do": "load", "folder", "installed", "seed", "shuffle", "expert"},
-{"do": "reset"}, {"do": "step", "command"}; with alfworld's batched environment {"do": "init_env", "config",
-"train_eval", "batch_size", "seed"}, {"do": "reset all"}, {"do": "step all", "commands"}. A reply is the state (of a
-batch, see `shown`), or {"error": what, "message": why}.
+Requests: {"do": "load", "folder", "installed", "seed", "shuffle", "expert"}, {"do": "reset"}, or {"do": "step",
+"command"}; with alfworld's batched environment {"do": "init_env", "config", "train_eval", "batch_size", "seed"},
+{"do": "reset all"}, {"do": "step all", "commands"}. A reply is the state (of a batch, see `shown`), or {"error": what,
+"message": why}.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from reflect_rl.envs.alfworld.rules import UNKNOWN_GOAL
+from reflect_rl.envs.worker_process import serve
 
 
 class Session:
@@ -139,24 +138,15 @@ def prepare(folder: Path, *, installed: bool) -> Path:
     return path
 
 
-def serve(requests: TextIO, replies: TextIO) -> None:
-    """Answer until the requests end."""
-    session = Session()
-    for line in requests:
-        replies.write(json.dumps(session.answer(json.loads(line)), allow_nan=False) + "\n")
-        replies.flush()
-
-
-def main() -> None:
-    """Keep the real standard output for replies: whatever the engine prints goes to standard error."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+def begin() -> Session:
+    """A session without a game."""
     if "--patched" in sys.argv[1:]:
         from reflect_rl.envs.alfworld.real_patches import patch
 
         patch()
-    serve(sys.stdin, replies)
+    return Session()
 
 
-if __name__ == "__main__":
-    main()
+def main() -> None:
+    """Answer until the requests end."""
+    serve(begin)

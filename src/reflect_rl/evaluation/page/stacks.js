@@ -1,6 +1,6 @@
 // Stacked columns over iterations, horizontal bars, and the split bar of stop reasons.
 
-const STOPS = { success: "good", dangerous: "bad", horizon: "warn", failure: "other" };
+const STOPS = { success: "good", dangerous: "bad", horizon: "warn", failure: "other", lost: "quiet" };
 const PARTS = ["accent", "warn", "other", "good", "bad", "quiet"];
 const stopOrder = (names) => [...Object.keys(STOPS).filter((name) => names.includes(name)), ...names.filter((name) => !(name in STOPS))];
 
