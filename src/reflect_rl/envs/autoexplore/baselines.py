@@ -16,8 +16,33 @@ from reflect_rl.seeding import stream
 
 Rank = Callable[[str, Sequence[str]], np.ndarray]
 """(question, (files,) texts) -> (files,) scores, the highest for the answer."""
+Choose = Callable[[AutoExplore, Sequence[str], np.random.Generator], int]
+"""(world, actions, random numbers) -> the choice."""
 Outcomes = Mapping[str, Sequence[bool]]
 """Whether the answer was found, by the kind of tree."""
+
+
+def _first(env: AutoExplore, actions: Sequence[str], draw: np.random.Generator) -> int:
+    return env.expert()
+
+
+def _drawn(env: AutoExplore, actions: Sequence[str], draw: np.random.Generator) -> int:
+    return int(draw.choice(sorted(env.expert_set())))
+
+
+def _random(env: AutoExplore, actions: Sequence[str], draw: np.random.Generator) -> int:
+    return int(draw.integers(len(actions)))
+
+
+PLAYERS: Mapping[str, tuple[str, Choose]] = {
+    "random moves": ("searcher", _random),
+    "searcher": ("searcher", _first),
+    "searcher, ties drawn": ("searcher", _drawn),
+    "leaf-searcher": ("leaf-searcher", _first),
+    "leaf-searcher, ties drawn": ("leaf-searcher", _drawn),
+}
+"""The step-by-step players: an expert, and how it moves. Of moves that it thinks equally good, it takes the one that
+is listed first, so the first by name, or draws one."""
 
 
 def bm25(question: str, texts: Sequence[str]) -> np.ndarray:
@@ -45,16 +70,15 @@ def ranked(env: AutoExplore, split: str, rank: Rank, progress: Progress, names_o
     return _of_all(env, split, is_found, progress)
 
 
-def played(env: AutoExplore, split: str, progress: Progress, seed: int | None = None) -> Outcomes:
-    """Whether the world's expert succeeds within the horizon, or with a seed, a player that moves at random."""
+def played(env: AutoExplore, split: str, progress: Progress, choose: Choose) -> Outcomes:
+    """Whether a player succeeds within the horizon. choose: its moves."""
 
     def is_found(task: str) -> bool:
-        draw = stream(seed or 0, f"random player {task}")
-        _, actions, _ = begin(env, seed or 0, {"task": task})
+        draw = stream(0, f"baseline {task}")
+        _, actions, _ = begin(env, 0, {"task": task})
         stop = None
         while stop is None:
-            choice = env.expert() if seed is None else int(draw.integers(len(actions)))
-            _, actions, _, stop = advance(env, choice)
+            _, actions, _, stop = advance(env, choose(env, actions, draw))
         return stop is StopReason.SUCCESS
 
     return _of_all(env, split, is_found, progress)
@@ -88,6 +112,5 @@ def measure(
     if embed is not None:
         yield "embeddings of texts, whole tree in view", "-", ranked(world, split, embed, progress)
     for horizon in horizons:
-        yield "random moves", str(horizon), played(make(horizon=horizon), split, progress, seed=0)
-        for expert in ("searcher", "leaf-searcher"):
-            yield expert, str(horizon), played(make(horizon=horizon, expert=expert), split, progress)
+        for name, (expert, choose) in PLAYERS.items():
+            yield name, str(horizon), played(make(horizon=horizon, expert=expert), split, progress, choose)
