@@ -127,7 +127,7 @@ def subclass(
         **({} if success is None else {"solved": staticmethod(success)}),
         **more,
     }
-    return type(name or kind.__name__, (kind,), body)
+    return type(name or kind.__name__, (kind,), body)  # type: ignore[return-value]
 
 
 def check_names(actions: object) -> None:
