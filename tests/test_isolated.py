@@ -20,7 +20,7 @@ from conftest import Heard
 from corridor import Corridor
 from reflect_rl.agents.evaluation import Plan, evaluate_agent
 from reflect_rl.data.collect import collect
-from reflect_rl.envs import losses
+from reflect_rl.envs import losses, registry
 from reflect_rl.envs.checked import advance, begin, expert_choices, facts_of
 from reflect_rl.envs.isolated import WORKER, IsolatedEnv
 from reflect_rl.envs.losses import TRIES
@@ -157,7 +157,8 @@ class TestEnv:
         with pytest.raises(EnvironmentContractError, match=words):
             made(name, **options).tasks("test")
 
-    def test_registered_classes_are_found_by_their_module(self, made: Made) -> None:
+    def test_registered_classes_are_found_by_their_module(self, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(registry, "_WORLDS", {})
         register("own corridor", Corridor)
         assert made("own corridor").tasks("test") == Corridor().tasks("test")
         register("scripted", type("Here", (Corridor,), {"__module__": "__main__"}))
