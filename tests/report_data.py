@@ -68,7 +68,7 @@ def metrics(iteration: int) -> dict[str, Any]:
         "stop_reasons": {"success": wins, "dangerous": 490 - wins, "horizon": 22}, "distinct_prompts": 900,
         "env_steps": 6100, "lr": 5e-4,
         "seconds": {"policy": 1.1, "reflect": 0.6 * 0.9**iteration, "environment": 0.3, "update": 1.9},
-        "valid_success": share if iteration % 5 == 4 else None,
+        "valid_success": share if iteration % 5 == 4 else None, "lost": 0,
     }  # fmt: skip
 
 
