@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reflect_rl.__main__ import run_command
@@ -68,10 +68,11 @@ def test_leaks(question: str, target: str, symbol: str, expected: bool) -> None:
     assert leaks(question, target, symbol) is expected
 
 
+@example(word="aaae", path="z/my{}.py")  # its stem has three letters, which are too few for a part of a name
 @given(st.text(alphabet="abcdefgh", min_size=4), st.sampled_from(["{}.py", "a1/{}_x.py", "z/my{}.py", "{}/q.py"]))
 def test_a_word_of_the_path_always_leaks(word: str, path: str) -> None:
-    if found := words(word):
-        assert leaks(f"It is the {found[0]} of it all.", path.format(word), "")
+    if words(word):
+        assert leaks(f"It is the {word} of it all.", path.format(word), "")
 
 
 @given(st.text())
@@ -260,9 +261,10 @@ def test_ready_file_holds_no_sources() -> None:
 
 
 def test_the_judged_tasks_are_those_that_ship() -> None:
-    """docs/autoexplore-judged.csv: two draws of 100 test tasks, the second one from the set that ships."""
+    """docs/autoexplore-judged.csv: two draws of 100 test tasks, the second one before a last filter took out two."""
     rows = list(csv.DictReader((Path(__file__).parents[1] / "docs" / "autoexplore-judged.csv").open(encoding="utf-8")))
     judged = [row for row in rows if row["draw"] == "2"]
     assert len(rows) == 2 * len(judged) == 200
-    assert {row["task"] for row in judged} <= {task.name for task in by_split("test")}
+    gone = {row["task"] for row in judged} - {task.name for task in by_split("test")}
+    assert gone == {"docutils/writers/latex2e/__init__.py:CharMaps", "rich/filesize.py:pick_unit_and_suffix"}
     assert all((row["clean"] == "no") == bool(row["why not"]) for row in rows)

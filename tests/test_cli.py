@@ -27,8 +27,8 @@ from reflect_rl.runs.manifest import Stage
 from reflect_rl.settings import setting_keys
 
 COMMANDS = (
-    "alfworld autoexplore run collect annotate sft rl evaluate report compare export export-rollouts serve bench play "
-    "prompt envs recipes check settings select leaderboard"
+    "alfworld autoexplore run collect annotate sft rl evaluate report compare export export-rollouts serve serve-env "
+    "bench play prompt envs recipes check settings select leaderboard"
 ).split()
 
 

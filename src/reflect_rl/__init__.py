@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from reflect_rl.errors import ServerError as ServerError
     from reflect_rl.errors import SettingsError as SettingsError
     from reflect_rl.errors import TeacherError as TeacherError
+    from reflect_rl.errors import WorldLostError as WorldLostError
     from reflect_rl.players.agent import Agent as Agent
     from reflect_rl.players.agent import Decision as Decision
     from reflect_rl.records import StopReason as StopReason
@@ -70,6 +71,7 @@ _HOMES = {
     "StopReason": "records",
     "TeacherError": "errors",
     "TextEnv": "envs.base",
+    "WorldLostError": "errors",
     "check": "envs.check",
     "from_gymnasium": "envs.bridges.gymnasium",
     "from_openenv": "envs.bridges.openenv",
@@ -101,6 +103,7 @@ __all__ = [
     "StopReason",
     "TeacherError",
     "TextEnv",
+    "WorldLostError",
     "check",
     "from_gymnasium",
     "from_openenv",

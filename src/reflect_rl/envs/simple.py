@@ -75,10 +75,6 @@ class SimpleTextEnv(TextEnv):
         """
         raise NotImplementedError(f"{type(self).__name__} has no act(choice).")
 
-    def starts(self) -> tuple[str, ...]:
-        """List the tasks that `reset` draws from if it is given none: by default, those of "train"."""
-        return self.tasks("train")
-
     def admissible(self) -> tuple[str, ...]:
         """List the actions that are admissible now.
 
@@ -139,6 +135,10 @@ class SimpleTextEnv(TextEnv):
         truncated = stop is StopReason.HORIZON
         return self.observe(), reward, not truncated, truncated, info
 
+    def _drawn_from(self) -> tuple[str, ...]:
+        """The tasks that `reset` draws from if it is given none."""
+        return self.tasks("train")
+
     def _read(self, options: Mapping[str, Any]) -> tuple[str, str | None]:
         for key in options:
             if key not in OPTIONS:
@@ -147,8 +147,8 @@ class SimpleTextEnv(TextEnv):
         if stage is not None and stage not in self.stages:
             raise EnvironmentContractError(unknown("stage", stage, self.stages))
         if task is None:
-            starts = self.starts()
-            task = starts[int(self.np_random.integers(len(starts)))]
+            tasks = self._drawn_from()
+            task = tasks[int(self.np_random.integers(len(tasks)))]
         elif not isinstance(task, str) or not self.knows_task(task):
             raise EnvironmentContractError(unknown("task", task, [t for split in SPLITS for t in self.tasks(split)]))
         return task, stage

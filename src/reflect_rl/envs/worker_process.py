@@ -65,7 +65,7 @@ class WorkerProcess:
         self.timeout = timeout
         self._words = tempfile.TemporaryFile()  # noqa: SIM115  closed with this object
         (self._replies, written), (watched, life) = os.pipe(), os.pipe()
-        path = json.dumps([folder for folder in sys.path if folder])
+        path = _JSON.encode([folder for folder in sys.path if folder])
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", BOOT, module, *arguments, str(watched), path],
             stdin=subprocess.PIPE,

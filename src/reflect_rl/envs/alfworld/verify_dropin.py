@@ -63,7 +63,7 @@ def lots(games: Sequence[str], plan: DropinPlan) -> list[str]:
     """The names of the lots to compare: JSON of grammar, batch size and games."""
     parts = [list(games[first : first + LOT]) for first in range(0, len(games), LOT)]
     ways = [(grammar, size) for grammar in plan.grammars for size in plan.batch_sizes]
-    return [json.dumps([grammar, size, part]) for part in parts for grammar, size in ways]
+    return [json.dumps([grammar, size, part], allow_nan=False) for part in parts for grammar, size in ways]
 
 
 def verify_dropin(

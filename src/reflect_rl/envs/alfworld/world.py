@@ -308,7 +308,7 @@ class GymnasiumAlfworld(ActionMask, Alfworld):
             raise EnvironmentContractError(unknown("split", split, known))
         self.split = split
 
-    def starts(self) -> tuple[str, ...]:
+    def _drawn_from(self) -> tuple[str, ...]:
         if self.split in SPLITS:
             return self.tasks(self.split)
         return self._playable((self.split,), self.families)

@@ -116,16 +116,16 @@ def leaks(question: str, target: str, symbol: str) -> bool:
 
     It does if one of its words, or a part of it, stands in the path; or if they spell most of a name in the symbol.
     """
-    asked = set(words(question))
+    asked = {name for name in _names(question) if words(name)}  # stems and whole words, without stop words
     path = str(PurePosixPath(target).with_suffix(""))
     return any(_alike(word, name) for word in asked for name in _names(path)) or any(
-        _spelled(part, asked) for part in symbol.split(".") if part
+        _spelled(part, set(words(question))) for part in symbol.split(".") if part
     )
 
 
-def _names(path: str) -> set[str]:
-    """The words of a path, and its names as they are without what is no letter."""
-    return {*words(path), *(part for part in re.split(r"[\W\d_]+", path.lower()) if part)}
+def _names(text: str) -> set[str]:
+    """The stems of a path or a question, and its words as they are without what is no letter."""
+    return {*words(text), *(part for part in re.split(r"[\W\d_]+", text.lower()) if part)}
 
 
 def _alike(word: str, name: str) -> bool:

@@ -162,4 +162,4 @@ def rewarded_end(observation: Any, reward: float, ended: bool) -> bool:
 def as_text(observation: Any) -> str:
     """The usual rendering: the text itself, the one in the field "text", or the observation as JSON."""
     text = observation.get("text") if isinstance(observation, Mapping) else observation
-    return text if isinstance(text, str) and text else json.dumps(observation, ensure_ascii=False)
+    return text if isinstance(text, str) and text else json.dumps(observation, ensure_ascii=False, allow_nan=False)

@@ -76,7 +76,7 @@ class OpenEnvWorld(FreeText):
         actions = self.seen.get("actions")
         if not actions:
             raise EnvironmentContractError(
-                f"The observation of {self._session.url} lists no actions: {json.dumps(self.seen)[:200]}. Say which "
+                f"The observation of {self._session.url} lists no actions: {str(self.seen)[:200]}. Say which "
                 f"texts a player chooses from: from_openenv(url, actions=...)."
             )
         return actions
@@ -170,10 +170,10 @@ class Session:
         from websockets.exceptions import ConnectionClosed
 
         with suppress(ConnectionClosed):  # the reason may have arrived, and is read next
-            self._socket.send(json.dumps({"type": kind, "data": data}))
+            self._socket.send(json.dumps({"type": kind, "data": data}, allow_nan=False))
         text = self._socket.recv(timeout=ANSWER_SECONDS)
         try:
-            answer = json.loads(text)
+            answer = json.loads(text, parse_constant=_no_number)
             found, data = answer["type"], answer["data"]
             if found == "error":
                 self._refused(kind, data)
@@ -186,7 +186,7 @@ class Session:
             self._fail(f"answered {shown!r} to {kind}, which is no observation of OpenEnv's")
 
     def _refused(self, kind: str, error: Mapping[str, Any]) -> NoReturn:
-        reason = json.dumps({key: value for key, value in error.items() if key != "code"}, ensure_ascii=False)[:1000]
+        reason = str({key: value for key, value in error.items() if key != "code"})[:1000]
         if error.get("code") == "CAPACITY_REACHED":
             self._fail(
                 f"has no free session: {reason}",
@@ -247,3 +247,8 @@ def from_openenv(
         field=field,
         headers=dict(headers or {}),
     )
+
+
+def _no_number(name: str) -> NoReturn:
+    """Refuse NaN and the infinities, which JSON lacks."""
+    raise ValueError(name)

@@ -57,7 +57,7 @@ class VerifiersWorld(FreeText):
     ) -> None:
         super().__init__(horizon, actions)
         self._name = type(self).environment if environment is None else environment
-        chosen = json.dumps(dict(type(self).options if options is None else options), sort_keys=True)
+        chosen = json.dumps(dict(type(self).options if options is None else options), sort_keys=True, allow_nan=False)
         self._environment, self._tasks = _loaded(self._name, chosen, sum(self.split_sizes))
         self._episode: Any = None
 

@@ -77,7 +77,7 @@ def game_file(kind: str, settings: Mapping[str, Any], seed: int) -> Path:
     or refuses the settings, and if the cache cannot be written.
     """
     textworld = engine()
-    key = json.dumps([kind, dict(settings), _version()], sort_keys=True)
+    key = json.dumps([kind, dict(settings), _version()], sort_keys=True, allow_nan=False)
     folder = cache_folder() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}" / str(seed)
     with _MAKING:
         if folder.is_dir():
