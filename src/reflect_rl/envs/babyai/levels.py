@@ -82,7 +82,7 @@ class Guide:
         self._failures = (DisappearedBoxError, AssertionError, TypeError)  # how it gives up, in all levels tried
         self._env = env
         reset_level(env, seed)
-        self._bot = BabyAIBot(self._env)
+        self._bot: Any = BabyAIBot(self._env)
         self._played = 0
         self._last: int | None = None
         self._next: int | None = None
