@@ -21,8 +21,8 @@ def leaderboard(
 ) -> None:
     """Make one table of results, the best first, with Wilson's 95 % intervals.
 
-    Files are results.json of runs and of evaluated agents, or in the short form of docs/alfworld.md. Results that
-    differ in their tasks, horizon, or in what agents read are refused.
+    Files are results.json of runs and of evaluated agents, or in the short form of docs/alfworld-protocol.md. Results
+    that differ in their tasks, horizon, or in what agents read are refused.
 
     For example:
 

@@ -1,6 +1,7 @@
 """One table of results from anybody's files, made only of what can be compared: `reflect-rl leaderboard`.
 
-A file is a results.json of ours (of a run, of `evaluate --agent`), or one in the form that docs/alfworld.md describes.
+A file is a results.json of ours (of a run, of `evaluate --agent`), or one in the form that docs/alfworld-protocol.md
+describes.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def leaderboard(world: str, files: Sequence[Path], panel: str | None, warn: Warn
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise LeaderboardError(
-                f"{file} is not a complete file of results: {what}. docs/alfworld.md has the form."
+                f"{file} is not a complete file of results: {what}. docs/alfworld-protocol.md has the form."
             ) from error
         if not own:
             warn(f"{file} has no results on the panel {panel}")
