@@ -244,7 +244,8 @@ class TestFaults:
             "print(idle._world.pid, busy._world.pid, flush=True)\n"
             "busy.step(0)\n"
         )
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        here = Path(__file__).parent  # the worlds' own folder
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=here) as parent:
             assert parent.stdout is not None
             pids = [int(word) for word in parent.stdout.readline().split()]
             assert soon(lambda: any(tmp_path.iterdir()))
