@@ -23,6 +23,7 @@ from served_model import Served, serving
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small only lose by a second thread
 os.environ.setdefault("MKL_CBWR", "AUTO")  # as in a stage; tests that do without one are about its numbers too
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # where there is no network, a hub is looked for in vain for a minute
 
 hypothesis_settings.register_profile(
     "quick",

@@ -186,6 +186,9 @@ def test_a_server_that_is_not_there_or_speaks_no_openenv(monkeypatch: pytest.Mon
         ({"actions": "hello"}, "actions is"),
         ({"actions": {}}, "actions is"),
         ({"tasks": (1, 0, 1)}, "tasks is"),
+        ({"tasks": {"train": ["a"], "test": ["b"]}}, "tasks is"),
+        ({"tasks": {"train": ["a"], "valid": ["a"], "test": ["b"]}}, "tasks is"),
+        ({"tasks": {"train": "a", "valid": ["c"], "test": ["b"]}}, "tasks is"),
     ],
 )
 def test_wrong_arguments_are_told_at_once(options: dict[str, Any], said: str) -> None:

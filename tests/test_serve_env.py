@@ -260,6 +260,22 @@ def test_our_own_client_plays_it(port: int) -> None:
     env.close()
 
 
+def test_the_splits_of_a_served_world_are_its_own(port: int) -> None:
+    names = {split: (f"{split}-0", f"{split}-1") for split in ("train", "valid", "test")}
+    env = rr.from_openenv(f"http://127.0.0.1:{port}", tasks=names)()
+    assert {split: env.tasks(split) for split in names} == names
+    for task in ("test-1", "valid-0"):
+        text, info = env.reset(seed=3, options={"task": task})
+        assert info["task"] == task == text.split()[0]
+        assert (env.reset(seed=3, options={"task": task})[0], env.reset(seed=4, options={"task": task})[0] == text) == (
+            text,
+            False,
+        )
+    with pytest.raises(EnvironmentContractError, match="test-2"):
+        env.reset(options={"task": "test-2"})
+    env.close()
+
+
 def test_a_token_a_port_in_use_and_a_signal(folder: Path) -> None:
     number = free_port()
     variables = environment() | {"MINE": TOKEN}

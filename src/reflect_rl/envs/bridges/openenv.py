@@ -8,11 +8,12 @@ A session is a WebSocket; a message either way is JSON with a type and data (htt
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, ClassVar, NoReturn
 from urllib.parse import urlsplit
 
+from reflect_rl.envs.base import SPLITS
 from reflect_rl.envs.bridges.base import Actions, FreeText, Offer, Success, as_text, subclass
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason
@@ -28,9 +29,9 @@ class OpenEnvWorld(FreeText):
     """The world of an OpenEnv server, as text. `from_openenv` makes subclasses, and explains what can be chosen.
 
     Every instance holds a session of its own on the server, from its first reset to `close`. Tasks are seeds of the
-    server's reset, "seed-0" upwards, split in the order train, valid, test. Rewards are the server's; a step without
-    one gives 0. Without other judgement, an episode that the server ends is a success if the last observation's field
-    "success" is true or, where there is none, if the last reward is above 0.
+    server's reset, "seed-0" upwards, split in the order train, valid, test; or the server's own tasks, by name. Rewards
+    are the server's; a step without one gives 0. Without other judgement, an episode that the server ends is a success
+    if the last observation's field "success" is true or, where there is none, if the last reward is above 0.
 
     Args:
         horizon: steps after which an episode is truncated.
@@ -42,6 +43,7 @@ class OpenEnvWorld(FreeText):
     url: ClassVar[str] = "http://127.0.0.1:8000"
     field: ClassVar[str] = "message"
     headers: ClassVar[Mapping[str, str]] = {}
+    named: ClassVar[Mapping[str, tuple[str, ...]] | None] = None
     shown = staticmethod(as_text)
 
     @staticmethod
@@ -61,8 +63,16 @@ class OpenEnvWorld(FreeText):
         self._field = type(self).field if field is None else field
         self._session = Session(type(self).url if url is None else url, type(self).headers)
 
+    def tasks(self, split: str) -> tuple[str, ...]:
+        self.check_split(split)
+        return super().tasks(split) if self.named is None else self.named[split]
+
     def begin(self, task: str, stage: str | None) -> None:
-        self.seen, _, _ = self._session.reset({"seed": self.number(task)})
+        if self.named is None:
+            asked: dict[str, Any] = {"seed": self.number(task)}
+        else:
+            asked = {"seed": int(self.np_random.integers(2**31)), "task": task}
+        self.seen, _, _ = self._session.reset(asked)
         self.offer()
 
     def act(self, choice: int) -> tuple[float, StopReason | None]:
@@ -204,7 +214,7 @@ def from_openenv(
     render: Callable[[dict[str, Any]], str] | None = None,
     actions: Actions | None = None,
     success: Success | None = None,
-    tasks: tuple[int, int, int] = (200, 40, 60),
+    tasks: tuple[int, int, int] | Mapping[str, Sequence[str]] = (200, 40, 60),
     horizon: int = 20,
     task_text: str = "",
     name: str = "",
@@ -222,7 +232,8 @@ def from_openenv(
             By default, the field "actions" of the observation, which the worlds of `reflect-rl serve-env` have.
         success: `success(observation, reward, done)` judges each step; the first that succeeds ends the episode. By
             default, success is the observation's field "success" at the end, or else an end with a reward above 0.
-        tasks: the number of start seeds for train, valid and test.
+        tasks: the number of start seeds for train, valid and test; or, for a server that has tasks of its own, as those
+            of `reflect-rl serve-env`, their names by split. A name is sent as the field `task` of the reset.
         horizon: the default horizon. Many servers never end an episode.
         task_text: the rules, told to the players once.
         name: the name of the class.
@@ -230,9 +241,11 @@ def from_openenv(
         headers: sent when a session is opened, such as {"Authorization": "Bearer ..."}.
 
     Raises:
-        EnvironmentContractError: action names are empty or not distinct, or a split has no task. Playing raises it,
-            with the url, if the server is not there, speaks another protocol, refuses an action or goes away.
+        EnvironmentContractError: action names are empty or not distinct, a split has no task, or two have the same one.
+            Playing raises it, with the url, if the server is not there, speaks another protocol, refuses an action or
+            goes away.
     """
+    is_named = isinstance(tasks, Mapping)
     return subclass(
         OpenEnvWorld,
         name,
@@ -240,13 +253,30 @@ def from_openenv(
         render=render,
         actions=actions,
         success=success,
-        tasks=tasks,
+        tasks=OpenEnvWorld.split_sizes if is_named else tasks,
         horizon=horizon,
         task_text=task_text,
+        named=_read_names(tasks) if is_named else None,
         url=url,
         field=field,
         headers=dict(headers or {}),
     )
+
+
+def _read_names(tasks: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Names of tasks by split, checked."""
+    every = [name for names in tasks.values() for name in names]
+    if (
+        set(tasks) != set(SPLITS)
+        or not all(tasks.values())
+        or any(isinstance(names, str) for names in tasks.values())
+        or not all(isinstance(name, str) and name for name in every)
+        or len(set(every)) < len(every)
+    ):
+        raise EnvironmentContractError(
+            f"tasks is {str(tasks)[:200]}; give distinct names of tasks for train, valid and test."
+        )
+    return {split: tuple(names) for split, names in tasks.items()}
 
 
 def _no_number(name: str) -> NoReturn:
