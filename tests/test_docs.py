@@ -242,11 +242,12 @@ def commands() -> list[str]:
 def test_a_command_that_is_shown_can_be_given(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     name, *tokens = shlex.split(line, comments=True)
+    group, path = app, [name]
     if name in ("alfworld", "autoexplore"):
-        if tokens:
-            app.parse_args([name, *tokens], exit_on_error=False, print_error=False)
-        return
-    function = app[name].default_command
+        if not tokens:
+            return
+        group, path = app[name], [name, tokens.pop(0)]
+    function = group[path[-1]].default_command
     assert function is not None
     if not tokens:
         return  # the command is only spoken of
@@ -254,7 +255,7 @@ def test_a_command_that_is_shown_can_be_given(line: str, monkeypatch: pytest.Mon
     overrides: dict[str, Any] = {}
     if "overrides" in own:
         tokens, overrides = split_overrides(tokens, own)
-    _, bound, _ = app.parse_args([name, *tokens], exit_on_error=False, print_error=False)
+    _, bound, _ = app.parse_args([*path, *tokens], exit_on_error=False, print_error=False)
     server = {key: overrides.pop(key) for key in list(overrides) if key.startswith("server.")}
     parse_section(ServerSettings, {key.removeprefix("server."): value for key, value in server.items()}, "server")
     recipe = str(bound.arguments.get("recipe", ""))

@@ -26,16 +26,15 @@ from reflect_rl.data.annotate import annotate
 from reflect_rl.data.pool import PoolState, read_labels, read_pool, read_reflections
 from reflect_rl.data.teacher import (
     PROMPTS,
-    Unusable,
     choice_in,
     filled,
     gives_away,
     named_actions,
     shipped_prompt,
-    usable,
 )
 from reflect_rl.errors import SettingsError, TeacherError
 from reflect_rl.model_servers.records import Failed
+from reflect_rl.model_servers.usable import Unusable, answer_text
 from reflect_rl.pipeline.run import run_pipeline
 from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
@@ -175,7 +174,7 @@ def test_refusals_are_counted_by_their_kind() -> None:
         "the server gave no choice": "the server gave no choice",
     }.items():
         with pytest.raises(Unusable, match=f"^{kind}$"):
-            usable(Failed(said))
+            answer_text(Failed(said))
 
 
 def test_a_teacher_without_one_usable_word_is_an_error(collected: RunFolder) -> None:
@@ -357,7 +356,8 @@ def test_a_users_own_prompts_are_asked(collected: RunFolder, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("world", ["generic", "taxi", "alfworld", "autoexplore"])
 def test_the_prompts_that_ship_name_what_is_known(world: str) -> None:
-    assert sorted(path.name for path in (PROMPTS / world).iterdir()) == ["act.txt", "reflect.txt"]
+    more = ["question.txt"] if world == "autoexplore" else []
+    assert sorted(path.name for path in (PROMPTS / world).iterdir()) == ["act.txt", *more, "reflect.txt"]
     for kind, needed in (("reflect", ("mistake", "expert", "words", "notes")), ("act", ())):
         text = shipped_prompt(world, kind)
         found = set(filled(text, {name: f"<{name}>" for name in PLACEHOLDERS}).split("<")[1:])

@@ -97,6 +97,7 @@ def run_command(arguments: list[str]) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     import inspect
+    from functools import reduce
 
     from cyclopts import CycloptsError
 
@@ -106,7 +107,7 @@ def _dispatch(arguments: list[str]) -> int:
     try:
         chain, _, rest = app.parse_commands(arguments)
         prefix = arguments[: len(arguments) - len(rest)] if rest else arguments
-        function = app[chain[0]].default_command if chain else None
+        function = reduce(lambda group, name: group[name], chain, app).default_command if chain else None
         overrides: dict[str, Any] = {}
         if function and "overrides" in (parameters := inspect.signature(function).parameters):
             rest, overrides = split_overrides(rest, {name.rstrip("_") for name in parameters})

@@ -11,6 +11,7 @@ from cyclopts import Parameter, validators
 
 from reflect_rl.bars import Bars
 from reflect_rl.cli.overrides import Count, Overrides, Workers, names
+from reflect_rl.cli.served import PREFIX, SERVER, server_settings
 from reflect_rl.cli.stages import Force, Rollouts, print_summary, stages_of
 from reflect_rl.errors import SettingsError
 from reflect_rl.runs.outputs import output_folder
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from reflect_rl.settings import Settings
 
 Style = Literal["direct", "react", "reflexion"]
-PREFIX = "openai:"
 
 
 def evaluate(
@@ -132,7 +132,7 @@ def measure_agent(
     from reflect_rl.runs.rollouts import rollouts_path
     from reflect_rl.runs.trained import read_config
 
-    of_models |= {key: overrides.pop(key) for key in list(overrides) if key.startswith("server.")}
+    of_models |= {key: overrides.pop(key) for key in list(overrides) if key.startswith(SERVER)}
     if source not in recipe_names() and Path(source).is_dir():
         settings = parse_settings(read_config(RunFolder(source)).model_dump(), overrides)
     else:
@@ -156,13 +156,11 @@ def _plan(settings: Settings, agent: str, of_models: dict[str, Any], **options: 
         _refuse(of_models, f"for --agent openai:MODEL; {agent} is asked without")
         return Plan(settings, agent, **options)
     from reflect_rl.agents.language import LanguagePlan, Prompting
-    from reflect_rl.config import parse_section
-    from reflect_rl.settings.server import ServerSettings
 
-    server = {key.removeprefix("server."): value for key, value in of_models.items() if key.startswith("server.")}
+    server = {key: value for key, value in of_models.items() if key.startswith(SERVER)}
     if of_models["budget_usd"] is not None:
-        server["budget_usd"] = of_models["budget_usd"]
-    served = parse_section(ServerSettings, {**server, "model": agent.removeprefix(PREFIX)}, "server")
+        server["server.budget_usd"] = of_models["budget_usd"]
+    served = server_settings(agent, server)
     style, trials, history = of_models["prompting"] or "direct", of_models["trials"], of_models["history"]
     if style != "reflexion":
         _refuse({"trials": trials}, "for --prompting reflexion")

@@ -152,6 +152,7 @@ def annotate(
 
 
 def _estimate(folder: Path, overrides: dict[str, Any]) -> str:
+    from reflect_rl.cli.served import told
     from reflect_rl.config import parse_settings
     from reflect_rl.data.annotate import estimate
     from reflect_rl.players.context import Context
@@ -160,13 +161,7 @@ def _estimate(folder: Path, overrides: dict[str, Any]) -> str:
 
     run = RunFolder(folder)
     settings = parse_settings(read_config(run).model_dump(), overrides)
-    found = estimate(run, Context(settings), Bars())
-    price = "at an unknown price" if found.usd is None else f"about {found.usd:.4f} USD in all"
-    return (
-        f"{found.calls:,} calls to {settings.teacher.model}, about {found.prompt_tokens:,} prompt tokens, at most "
-        f"{found.completion_tokens:,} completion tokens: {price}. Stored answers are not counted, nor those that will "
-        f"have to be asked for once more."
-    )
+    return told(estimate(run, Context(settings), Bars()), settings.teacher.model)
 
 
 @app.command

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from reflect_rl.bars import Bars
-from reflect_rl.cli.overrides import Count, Seed, whole_numbers
-from reflect_rl.errors import OutputError
+from reflect_rl.cli.overrides import Count, Overrides, Seed, whole_numbers
+from reflect_rl.cli.served import served_teacher
+from reflect_rl.errors import OutputError, SettingsError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from reflect_rl.envs.autoexplore.baselines import Rank
+    from reflect_rl.envs.autoexplore.build import Findings
+    from reflect_rl.settings.server import ServerSettings
+
+    Find = Callable[..., list[Findings]]
 
 PIECE, MOST_PIECES = 1000, 20
 """Characters that are embedded at once, about what such a model reads; and pieces of a file that are looked at."""
@@ -30,18 +35,24 @@ def build(
     split_by: Literal["repository", "file"] = "repository",
     most: Count = 100,
     seed: Seed = 0,
+    teacher: str | None = None,
+    prompt: Path | None = None,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    overrides: Overrides,
 ) -> None:
-    """Build tasks from the docstrings of source trees: a question, and the one file that answers it.
+    """Build tasks from source trees: a question, and the one file that answers it.
 
-    A question is the first sentence of the docstring of a public module, class or function. It is dropped if a word of
-    it stands in the file's path or spells the symbol, or if another file answers as well under BM25. Prints what each
-    filter dropped.
+    A question is the first sentence of the docstring of a public module, class or function; or, with --teacher, what a
+    language model asks about a file, whose answers are kept beside the task file. It is dropped if a word of it stands
+    in the file's path or spells the symbol, or if another file answers as well under BM25. Prints what each filter
+    dropped.
 
     For example:
 
     - `reflect-rl autoexplore build ~/src/shop ~/src/bank ~/src/mail -o tasks.jsonl`
     - `reflect-rl autoexplore build ~/src/shop --split-by file -o tasks.jsonl`
     - `reflect-rl autoexplore build rich networkx==3.6.1 ~/src/shop -o tasks.jsonl`
+    - `reflect-rl autoexplore build ~/src/shop --split-by file -o tasks.jsonl --teacher openai:qwen3-8b --dry-run`
 
     Parameters
     ----------
@@ -52,9 +63,16 @@ def build(
     split_by
         What train, valid and test never share. With fewer than three repositories, only files can be split.
     most
-        Tasks of a repository at the most, drawn by seed.
+        Tasks of a repository at the most, drawn by seed. With --teacher: files that it is asked about.
     seed
         Seed of the split and of the drawn tasks.
+    teacher
+        openai:MODEL for a language model behind a server that writes the questions. Any field of `ServerSettings`
+        describes it: --server.base_url, --server.concurrency, --server.budget_usd and others.
+    prompt
+        With --teacher: a file whose text replaces the library's prompt; {source} and {forbidden} are filled in.
+    dry_run
+        With --teacher: only print what it would be asked, and what that would cost.
     """
     from reflect_rl.cli.tables import table
     from reflect_rl.envs.autoexplore.build import check_apart, find_tasks, findings_table, split_tasks
@@ -70,10 +88,48 @@ def build(
                 f"-o {out} lies in {inside}, where it would answer its own questions. Name another place."
             )
     check_apart(repositories, split_by)
-    findings = find_tasks(repositories, most=most, seed=seed, progress=Bars())
+    find = partial(find_tasks, repositories, most=most, seed=seed, progress=Bars())
+    server = served_teacher("autoexplore build", teacher, overrides)
+    if server is None:
+        if prompt or dry_run:
+            raise SettingsError(f"--{'prompt' if prompt else 'dry-run'} is for --teacher openai:MODEL.")
+        findings = find()
+    else:
+        findings = _ask(find, server, prompt, file.path if file.direct is None else None, dry_run)
+    if dry_run:
+        return
     tasks = split_tasks(findings, split_by, seed)
     write_tasks(file, tasks)
     print(table(findings_table(findings, tasks)))
+
+
+def _ask(find: Find, server: ServerSettings, prompt: Path | None, out: Path | None, dry_run: bool) -> list[Findings]:
+    """What a language model asks about files, or what that would cost. out: the task file; None for a pipe."""
+    from reflect_rl.cli.served import told
+    from reflect_rl.data.questions import QuestionWriter
+    from reflect_rl.envs.autoexplore.build import Reason, Source, Written
+
+    store = None if out is None else out.with_name(f"{out.name}.answers.sqlite")
+    text = _text_of(prompt) if prompt else ""
+    with QuestionWriter(server, store if not dry_run or (store and store.exists()) else None, text, Bars()) as writer:
+        if not dry_run:
+            return find(author=writer)
+        every: list[Source] = []
+
+        def count(sources: Sequence[Source], reason: Reason) -> list[Written]:
+            every.extend(sources)
+            return [Written("", "no answer")] * len(sources)
+
+        findings = find(author=count)
+        print(told(writer.estimate(every), server.model))
+        return findings
+
+
+def _text_of(prompt: Path) -> str:
+    try:
+        return prompt.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--prompt {prompt} cannot be read: {error}.") from error
 
 
 @app.command
@@ -144,8 +200,6 @@ def baselines(
     embeddings
         Also rank files by a sentence-transformers model, a folder or hub name: the best page of each file counts.
     """
-    from functools import partial
-
     from reflect_rl.cli.tables import table
     from reflect_rl.envs.autoexplore.baselines import measure
     from reflect_rl.envs.autoexplore.world import AutoExplore

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from reflect_rl.data.pool import PoolState
 from reflect_rl.model_servers.answers import named_actions, words_of
 from reflect_rl.model_servers.model import ServedModel
-from reflect_rl.model_servers.records import Answer, Ask, Estimate, Failed, Message
+from reflect_rl.model_servers.records import Ask, Estimate, Message
+from reflect_rl.model_servers.usable import Unusable, ask_usable
 from reflect_rl.players.context import Context
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.runs.folder import RunFolder
@@ -24,16 +24,10 @@ from reflect_rl.runs.folder import RunFolder
 ANSWERS = "teacher.sqlite"
 """The file of a run folder that keeps every answer."""
 PROMPTS = Path(__file__).parent / "prompts"
-TRIES = 2
-"""How often a label is asked for; an answer that cannot be used is asked for once more."""
 INSTRUCTIONS = "go|move|head|drive|walk|turn|choose|take|do|try|use|pick|select|action|next|should|must"
 """Words after which the name of an action is advice to take it."""
 
 Found = TypeVar("Found")
-
-
-class Unusable(Exception):  # noqa: N818  a reason, caught here
-    """An answer that is no label; the message says why."""
 
 
 class ServedTeacher:
@@ -107,22 +101,7 @@ class ServedTeacher:
 
     def _asked(self, asks: Sequence[Ask], read: Callable[[int, str], Found], bar: Bar) -> list[Found | None]:
         """What is read in the answers. Answers that cannot be used are asked for once more."""
-        found: list[Found | None] = [None] * len(asks)
-        reasons = dict.fromkeys(range(len(asks)), "")
-        for sample in range(TRIES):
-
-            def arrived(index: int, answer: Answer | Failed, first: bool = sample == 0) -> None:
-                bar.update(int(first))
-                usd = self.meter.usd
-                bar.note(**({"tokens": self.meter.completion_tokens} if usd is None else {"usd": usd}))
-
-            answers = self._model.ask([replace(asks[index], sample=sample) for index in reasons], arrived)
-            for index, answer in zip(list(reasons), answers, strict=True):
-                try:
-                    found[index] = read(index, usable(answer))
-                    del reasons[index]
-                except Unusable as reason:
-                    reasons[index] = str(reason)
+        found, reasons = ask_usable(self._model, asks, read, bar)
         self.failed.update(reasons.values())
         return found
 
@@ -150,17 +129,6 @@ def filled(prompt: str, shown: Mapping[str, str | None]) -> str:
         if all(shown[name] is not None for name in named.findall(paragraph))
     ]
     return "\n\n".join(paragraphs)
-
-
-def usable(answer: Answer | Failed) -> str:
-    """The text of an answer. Raises Unusable."""
-    if isinstance(answer, Failed):
-        raise Unusable(answer.reason.partition(" (")[0])
-    if answer.finish == "length":
-        raise Unusable("too long")
-    if not answer.text.strip():
-        raise Unusable("empty")
-    return answer.text.strip()
 
 
 def choice_in(entry: PoolState, text: str) -> int:

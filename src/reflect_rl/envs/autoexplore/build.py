@@ -6,28 +6,45 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-
+from reflect_rl.envs.autoexplore.library import Library, Rival
 from reflect_rl.envs.autoexplore.pages import text_of, without_docstrings
-from reflect_rl.envs.autoexplore.questions import Docstring, docstrings, is_question, leaks, may_be_target
+from reflect_rl.envs.autoexplore.questions import is_question, leaks
 from reflect_rl.envs.autoexplore.sources import digest, repository_tree
 from reflect_rl.envs.autoexplore.tasks import Task, is_distribution
-from reflect_rl.envs.autoexplore.tree import Tree, UnreadableError
-from reflect_rl.envs.autoexplore.words import Bm25, words
+from reflect_rl.envs.autoexplore.tree import Tree
+from reflect_rl.envs.autoexplore.words import words
 from reflect_rl.envs.base import SPLITS
 from reflect_rl.errors import EnvironmentContractError
-from reflect_rl.progress import Bar, Progress
+from reflect_rl.progress import Progress
 from reflect_rl.seeding import stream
 
-TEXT_SHARE, SENTENCE_SHARE = 0.8, 0.6
-"""A question is ambiguous if another file's text, or the first sentence of another file's docstring, reaches this share
-of the score of its own."""
 LEFT_WORDS = 2
 """Words of the question that the target must still hold without its docstrings."""
 MOST_OF_FILE = 3
 VALID_SHARE, TEST_SHARE = 0.1, 0.2
-FILTERS = ("form", "leak", "no trace", "ambiguous", "repeated", "more of file", "more of repository")
+FILTERS = ("form", "leak", "no trace", "ambiguous", "repeated", "more of file", "more of repository", "no answer")
+LEAST_OF_SOURCE = 400
+"""Characters without docstrings: a file with fewer is not asked about."""
+Reason = Callable[[int, str], str]
+"""(index of a source, question) -> the filter that drops the question; empty if none does."""
+Author = Callable[[Sequence["Source"], Reason], Sequence["Written"]]
+"""Writes a question for each source, and may write another one if that is dropped."""
+
+
+class Source(NamedTuple):
+    """A file to write a question for: its path in the repository, and its text without docstrings."""
+
+    path: str
+    text: str
+
+
+class Written(NamedTuple):
+    """A question; or, where there is none, the reason, which may be a filter's name."""
+
+    question: str
+    reason: str = ""
 
 
 @dataclass
@@ -37,7 +54,7 @@ class Findings:
     Attributes:
         repository: As in `Task`.
         files: Number of files that were read.
-        found: Number of docstrings of public things.
+        found: Number of docstrings of public things; with an author, of files to write a question for.
         dropped: Of these, how many each of FILTERS dropped.
         tasks: The tasks that are left, of the split "train".
     """
@@ -49,68 +66,13 @@ class Findings:
     tasks: list[Task] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Rival:
-    """The other file that answers a question best.
+class _Question(NamedTuple):
+    """A question about the file `target` of a library. share: its strongest rival's. symbol: as in `Task`."""
 
-    Attributes:
-        path: The file; empty if no other shares a word with the question.
-        share: From 0; from 1 up it answers as well as the target.
-    """
-
-    path: str
     share: float
-
-
-class Library:
-    """BM25 over the texts of a repository's files, and over the first sentences of their docstrings.
-
-    A file's text holds its docstrings and what is left without them, so another file is a rival by either.
-
-    Args:
-        tree: The repository.
-        read: Called for each file.
-    """
-
-    def __init__(self, tree: Tree, read: Callable[[], object] = lambda: None) -> None:
-        self._tree, self._read_one = tree, read
-        self.paths: list[str] = []
-        self.candidates: list[tuple[int, Docstring]] = []
-        self._sentences: list[list[str]] = []
-        self._owners: list[int] = []
-        self._texts = Bm25(self._read())
-        self._firsts = Bm25(self._sentences)
-        self._owner_S = np.array(self._owners, np.int64)
-
-    def _read(self) -> Iterator[list[str]]:
-        for node in range(len(self._tree)):
-            if not self._tree.is_file(node):
-                continue
-            self._read_one()
-            try:
-                text = text_of(self._tree.read(node))
-            except UnreadableError:
-                continue
-            path, index = self._tree.path(node), len(self.paths)
-            self.paths.append(path)
-            for each in docstrings(text) if path.endswith((".py", ".pyi")) else ():
-                self._sentences.append(words(each.sentence))
-                self._owners.append(index)
-                if each.public and may_be_target(path) and (each.symbol or not path.endswith("__init__.py")):
-                    self.candidates.append((index, each))
-            yield words(text)
-
-    def rival(self, target: int, question: str) -> Rival:
-        """The strongest rival of a file for a question that one of its docstrings asks. target: index into `paths`."""
-        asked = words(question)
-        texts_F, firsts_S = self._texts.scores(asked), self._firsts.scores(asked)
-        own, own_first = max(texts_F[target], 1e-9), firsts_S[self._owner_S == target].max()
-        texts_F[target] = firsts_S[self._owner_S == target] = 0
-        text, first = int(texts_F.argmax()), int(firsts_S.argmax())
-        by_text = Rival(self.paths[text], float(texts_F[text] / own / TEXT_SHARE))
-        by_first = Rival(self.paths[self._owners[first]], float(firsts_S[first] / own_first / SENTENCE_SHARE))
-        rival = max(by_text, by_first, key=lambda rival: rival.share)
-        return rival if rival.share else Rival("", 0.0)
+    target: int
+    symbol: str
+    text: str
 
 
 def check_apart(repositories: Sequence[str], by: str) -> None:
@@ -136,14 +98,17 @@ def check_apart(repositories: Sequence[str], by: str) -> None:
             raise EnvironmentContractError(f"{repository} lies in {above[0]}. Name one of them.")
 
 
-def find_tasks(repositories: Iterable[str], *, most: int, seed: int, progress: Progress) -> list[Findings]:
+def find_tasks(
+    repositories: Iterable[str], *, most: int, seed: int, progress: Progress, author: Author | None = None
+) -> list[Findings]:
     """Find the tasks of repositories, one after the other by name.
 
     Args:
         repositories: As in `Task`; each once.
-        most: Tasks of a repository at the most; they are drawn by seed.
+        most: Tasks of a repository at the most; they are drawn by seed. With an author: files that are drawn.
         seed: Seed of the drawn ones.
         progress: Shows a bar over all files.
+        author: Writes a question for each file, in place of the docstrings.
     """
     trees = {name: repository_tree(name) for name in sorted(set(repositories), key=lambda name: (label(name), name))}
     total = sum(tree.is_file(node) for tree in trees.values() for node in range(len(tree)))
@@ -151,10 +116,19 @@ def find_tasks(repositories: Iterable[str], *, most: int, seed: int, progress: P
     every = []
     with progress.bar("read", total, "files") as bar:
         for repository, tree in trees.items():
-            findings = _find(repository, tree, bar, asked)
-            chosen = stream(seed, f"autoexplore tasks of {label(repository)}").permutation(len(findings.tasks))[:most]
-            findings.dropped["more of repository"] = len(findings.tasks) - len(chosen)
-            findings.tasks = [findings.tasks[index] for index in sorted(chosen)]
+            library = Library(tree, bar.update)
+            draw = stream(seed, f"autoexplore tasks of {label(repository)}").permutation
+            findings = Findings(repository, len(library.paths))
+            if author:
+                sources = _sources(tree, library)
+                chosen = [sources[index] for index in sorted(draw(len(sources))[:most])]
+                found = _written(library, chosen, author, findings)
+            else:
+                found = _documented(library, findings)
+            tasks = _tasks(tree, library, found, asked, findings)
+            drawn = sorted(draw(len(tasks))[:most]) if author is None else range(len(tasks))
+            findings.tasks = [tasks[index] for index in drawn]
+            findings.dropped["more of repository"] += len(tasks) - len(drawn)
             every.append(findings)
     return every
 
@@ -193,54 +167,94 @@ def label(repository: str) -> str:
     return repository.partition("==")[0] if is_distribution(repository) else Path(repository).name
 
 
-def _find(repository: str, tree: Tree, bar: Bar, asked: set[tuple[str, ...]]) -> Findings:
-    library = Library(tree, bar.update)
-    findings = Findings(repository, len(library.paths), len(library.candidates))
-    kept: list[tuple[float, int, Docstring]] = []
+def _documented(library: Library, findings: Findings) -> list[_Question]:
+    """The questions that docstrings ask."""
+    findings.found = len(library.candidates)
+    kept = []
     for target, each in library.candidates:
-        share = 0.0
-        reason = _reason(each, library.paths[target])
-        if not reason and (share := library.rival(target, each.sentence).share) >= 1:
-            reason = "ambiguous"
-        if reason:
-            findings.dropped[reason] += 1
+        reason = _reason(each.sentence, library.paths[target], each.symbol)
+        share = 0.0 if reason else library.rival(target, each.sentence).share
+        if reason or share >= 1:
+            findings.dropped[reason or "ambiguous"] += 1
         else:
-            kept.append((share, target, each))
+            kept.append(_Question(share, target, each.symbol, each.sentence))
+    return kept
+
+
+def _sources(tree: Tree, library: Library) -> list[tuple[int, Source]]:
+    """The files that an author may be asked about, by their indices."""
+    texts = ((target, _bare_text(tree, library.paths[target])) for target in library.targets)
+    return [(target, Source(library.paths[target], text)) for target, text in texts if len(text) >= LEAST_OF_SOURCE]
+
+
+def _written(
+    library: Library, chosen: Sequence[tuple[int, Source]], author: Author, findings: Findings
+) -> list[_Question]:
+    """The questions that an author writes for files."""
+    findings.found = len(chosen)
+
+    def reason(index: int, question: str) -> str:
+        target, source = chosen[index]
+        found = _reason(question, source.path, "")
+        return found or ("ambiguous" if library.rival(target, question).share >= 1 else "")
+
+    written = author([source for _, source in chosen], reason)
+    findings.dropped.update(
+        each.reason if each.reason in FILTERS else "no answer" for each in written if not each.question
+    )
+    return [
+        _Question(library.rival(target, each.question).share, target, "", each.question)
+        for (target, _), each in zip(chosen, written, strict=True)
+        if each.question
+    ]
+
+
+def _tasks(
+    tree: Tree, library: Library, found: Iterable[_Question], asked: set[tuple[str, ...]], findings: Findings
+) -> list[Task]:
+    """The tasks of one split, "train", those without a strong rival first. asked: the words of all questions so far."""
     counts: Counter[int] = Counter()
-    names: set[str] = set()
-    for _, target, each in sorted(kept, key=lambda found: (found[0], found[1])):
-        task, question = _task(repository, tree, library.paths[target], each), tuple(sorted(words(each.sentence)))
+    tasks: dict[str, Task] = {}
+    for each in sorted(found, key=lambda found: (found.share, found.target)):
+        task = _task(findings.repository, tree, library.paths[each.target], each)
+        question = tuple(sorted(words(each.text)))
         if task is None:
             findings.dropped["no trace"] += 1
-        elif question in asked or task.name in names:
+        elif question in asked or task.name in tasks:
             findings.dropped["repeated"] += 1
-        elif counts[target] == MOST_OF_FILE:
+        elif counts[each.target] == MOST_OF_FILE:
             findings.dropped["more of file"] += 1
         else:
-            counts[target] += 1
+            counts[each.target] += 1
             asked.add(question)
-            names.add(task.name)
-            findings.tasks.append(task)
-    findings.tasks.sort(key=lambda task: (task.target, task.symbol))
-    return findings
+            tasks[task.name] = task
+    return sorted(tasks.values(), key=lambda task: (task.target, task.symbol))
 
 
-def _reason(each: Docstring, target: str) -> str:
+def _reason(question: str, target: str, symbol: str) -> str:
     """The filter that drops a question whatever else the repository holds; empty if none does."""
-    if not is_question(each.sentence):
+    if not is_question(question):
         return "form"
-    return "leak" if leaks(each.sentence, target, each.symbol) else ""
+    return "leak" if leaks(question, target, symbol) else ""
 
 
-def _task(repository: str, tree: Tree, target: str, each: Docstring) -> Task | None:
-    """The task, of the split "train"; None if too little in the target tells of the question without its docstrings."""
+def _bare_text(tree: Tree, target: str) -> str:
+    """The text of a file without its docstrings."""
+    return without_docstrings(text_of(_bytes(tree, target)))
+
+
+def _bytes(tree: Tree, target: str) -> bytes:
     node = tree.find(target)
-    data = tree.read(node) if node is not None else b""
-    left = set(words(each.sentence)).intersection(words(without_docstrings(text_of(data))))
+    return tree.read(node) if node is not None else b""
+
+
+def _task(repository: str, tree: Tree, target: str, each: _Question) -> Task | None:
+    """The task, of the split "train"; None if too little in the target tells of the question without its docstrings."""
+    left = set(words(each.text)).intersection(words(_bare_text(tree, target)))
     if len(left) < LEFT_WORDS:
         return None
     name = f"{label(repository)}/{target}{':' if each.symbol else ''}{each.symbol}"
-    return Task(name, "train", repository, target, each.symbol, each.sentence, digest(data))
+    return Task(name, "train", repository, target, each.symbol, each.text, digest(_bytes(tree, target)))
 
 
 def split_tasks(findings: Sequence[Findings], by: str, seed: int) -> list[Task]:
