@@ -12,7 +12,7 @@ import pytest
 from reflect_rl.__main__ import run_command
 from reflect_rl.agents.evaluation import Plan, evaluate_agent
 from reflect_rl.envs.optional import tasks_hash
-from reflect_rl.evaluation.leaderboard import LeaderboardError, leaderboard
+from reflect_rl.evaluation.leaderboard import LeaderboardError, leaderboard, leaderboard_rows
 from reflect_rl.intervals import wilson
 from reflect_rl.progress import Progress
 from reflect_rl.settings import Settings
@@ -107,6 +107,12 @@ def test_results_of_an_evaluated_agent_are_taken_as_they_are(tiny: Callable[...,
     world, files = tiny().env.name, [run / "results.json" for run in runs]
     (first, wins, episodes), (second, _, _) = ranked(*files, world=world)
     assert (first, second, wins) == ("expert", "random", episodes)
+    heading, best, _ = leaderboard_rows(leaderboard(world, files, None, print))
+    figures = json.loads(files[1].read_text())["panels"]["test"]["played"]
+    shown = dict(zip(heading, best, strict=True))
+    assert (shown["agent"], shown["steps"]) == ("expert", f"{figures['steps_mean']:.1f}")
+    assert shown["seconds"] == f"{figures['seconds'] / figures['episodes']:.2f}"
+    assert "tokens" not in heading
     part = evaluate_agent(Plan(tiny({"env.options": {}}), "random", episodes=1), tmp_path / "part", Progress())
     with pytest.raises(LeaderboardError, match="Only the whole panel"):
         ranked(part / "results.json", world=world)

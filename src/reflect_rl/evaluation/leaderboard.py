@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ MAIN_PANELS = {"alfworld": "valid_seen"}
 TERMS: Mapping[str, Mapping[str, Any]] = {"alfworld": {"grammar": None, "goals": "template", "shuffle": False}}
 """The options that change what an agent reads, by world, with what files may leave out (None: nothing). All options of
 a world that is not listed count."""
+EXTRA = {"steps": "{:.1f}", "seconds": "{:.2f}", "tokens": "{:,.0f}", "invalid": "{:.1%}"}
+"""Further figures and how they are shown: steps, seconds and tokens a game; share of answers that named no action."""
 MOST_BYTES = 50_000_000
 
 Warn = Callable[[str], None]
@@ -42,6 +44,7 @@ class Entry:
         engine: what the games ran on; engines that tell the same texts may differ.
         versions: of libraries.
         file: where it was read.
+        extra: those of EXTRA that the file has.
     """
 
     agent: str
@@ -52,6 +55,7 @@ class Entry:
     engine: str
     versions: Mapping[str, str]
     file: str
+    extra: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def success(self) -> float:
@@ -93,8 +97,9 @@ def leaderboard(world: str, files: Sequence[Path], panel: str | None, warn: Warn
 
 
 def leaderboard_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
-    """A heading, and a row for each entry."""
-    rows: list[tuple[str, ...]] = [("agent", "success %", "95 % interval", "won", "mode", "engine", "versions", "file")]
+    """A heading, and a row for each entry. Figures of EXTRA are columns if an entry has them."""
+    extra = [name for name in EXTRA if any(name in entry.extra for entry in entries)]
+    rows = [("agent", "success %", "95 % interval", "won", "mode", *extra, "engine", "versions", "file")]
     for entry in entries:
         low, high = wilson(entry.wins, entry.episodes)
         rows.append(
@@ -104,6 +109,7 @@ def leaderboard_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
                 f"{100 * low:.1f} to {100 * high:.1f}",
                 f"{entry.wins}/{entry.episodes}",
                 entry.mode,
+                *(EXTRA[name].format(entry.extra[name]) if name in entry.extra else "-" for name in extra),
                 entry.engine,
                 ", ".join(f"{name} {version}" for name, version in entry.versions.items()),
                 entry.file,
@@ -158,7 +164,20 @@ def _ours(data: Mapping[str, Any], file: Path, panel: str) -> Iterator[Entry]:
             engine=str(options.get("engine", "")),
             versions={"reflect-rl": data["versions"]["reflect_rl"]},
             file=str(file),
+            extra=_extra(figures, data.get("panel_seconds", {}).get(name, {}).get(mode)),
         )
+
+
+def _extra(figures: Mapping[str, Any], seconds: float | None) -> dict[str, float]:
+    """The further figures of a panel. seconds: of all games, where the panel does not have them."""
+    games, tokens = figures["episodes"], figures.get("prompt_tokens")
+    found = {
+        "steps": figures.get("steps_mean"),
+        "seconds": (total := figures.get("seconds", seconds)) and total / games,
+        "tokens": None if tokens is None else (tokens + figures["completion_tokens"]) / games,
+        "invalid": figures["invalid"] / max(1, figures["steps"]) if "invalid" in figures else None,
+    }
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def _others(data: Mapping[str, Any], file: Path, world: str, panel: str) -> Iterator[Entry]:
