@@ -26,9 +26,11 @@ def load_sentence_model(name: str, device: str = "cpu") -> SentenceTransformer:
     try:
         from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found]
     except ImportError as error:
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == "sentence_transformers"
+        state = "is not installed" if is_missing else f"cannot be imported ({error})"
         raise ModelError(
-            "sentence-transformers is not installed: pip install 'reflect-rl[sentence-transformers]'. A causal "
-            "language model (--embed-model FOLDER-OR-NAME) and TF-IDF need nothing more."
+            f"sentence-transformers {state}: pip install 'reflect-rl[sentence-transformers]'. A causal language model "
+            f"(--embed-model FOLDER-OR-NAME) and TF-IDF need nothing more."
         ) from error
     path = Path(name).expanduser()
     if not path.is_dir() and (name.startswith((".", "/", "~")) or path.exists()):
