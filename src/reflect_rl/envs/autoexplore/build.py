@@ -138,7 +138,7 @@ def findings_table(findings: Sequence[Findings], tasks: Iterable[Task]) -> list[
     kept: dict[str, list[Task]] = {each.repository: [] for each in findings}
     for task in tasks:
         kept[task.repository].append(task)
-    rows: list[tuple[str, ...]] = [("repository", "split", "files", "docstrings", *FILTERS, "tasks", "by depth")]
+    rows: list[tuple[str, ...]] = [("repository", "split", "files", "found", *FILTERS, "tasks", "by depth")]
     for each in findings:
         mine = kept[each.repository]
         splits = ", ".join(split for split in SPLITS if any(task.split == split for task in mine))
