@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -24,6 +25,13 @@ from served_model import Served, serving
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small only lose by a second thread
 os.environ.setdefault("MKL_CBWR", "AUTO")  # as in a stage; tests that do without one are about its numbers too
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # where there is no network, a hub is looked for in vain for a minute
+
+
+def pytest_collection_finish() -> None:
+    """Take what has been imported out of the garbage collector's sight: the end of each stage collects."""
+    gc.collect()
+    gc.freeze()
+
 
 hypothesis_settings.register_profile(
     "quick",

@@ -6,6 +6,7 @@ counted in calls, never in seconds: the same kill hits the same place every time
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -126,6 +127,7 @@ def _child(
     from reflect_rl.training import fit
 
     fit.SAVE_EVERY = SAVE_EVERY
+    gc.freeze()  # each stage ends with a collection, which need not look at all the libraries
     if kill:
         arm(kill)
     for name, limit in limits.items():
