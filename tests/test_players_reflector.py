@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from io import StringIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from transformers import PreTrainedModel
 
 import tiny_models
 from corridor import Corridor
+from reflect_rl.bars import Bars
 from reflect_rl.errors import PromptError, RunFolderError, TeacherError
 from reflect_rl.lm.backbone import Backbone
 from reflect_rl.lm.decoding import decoding_steps
@@ -24,7 +28,7 @@ from reflect_rl.lm.models import fingerprint
 from reflect_rl.memo import Memo
 from reflect_rl.players.labels import candidates
 from reflect_rl.players.prompt import PromptBuilder
-from reflect_rl.players.reflector import LocalReflector, NoReflector, ScriptedReflector
+from reflect_rl.players.reflector import LocalReflector, NoReflector, ScriptedReflector, shown_on
 from reflect_rl.records import State
 from reflect_rl.settings import PromptSettings, ReflectorSettings
 
@@ -127,6 +131,21 @@ def test_what_was_written_before_a_crash_is_not_written_again(tmp_path: Path, mo
     assert again.written == len(states) - one.written < len(states) - 2
     assert ticks[0] == 2 * one.written
     assert sum(ticks) == 2 * len(states)
+
+
+def test_long_writing_shows_beside_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that nobody advances says how many reflections there are so far, and no more once the bar is gone."""
+    made, stream, clock = reflector(chunk=1), StringIO(), count(0.0, 20.0)
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with Bars(stream).bar("evaluate", 3, "episodes") as bar, shown_on(bar, made):
+        made.reflect(STATES[:3])
+        during = stream.getvalue()
+    assert re.findall(r"evaluate: 0/3 episodes.*, reflections (\d)\n", during) == ["1", "2", "3"]
+    after = stream.getvalue()
+    made.reflect(STATES[3:5])
+    assert stream.getvalue() == after
+    with Bars(stream).bar("evaluate", 3, "episodes") as bar, shown_on(bar, NoReflector()):
+        pass
 
 
 def test_a_memo_is_shared_while_open_and_after_reopening(tmp_path: Path) -> None:

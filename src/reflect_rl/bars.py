@@ -69,7 +69,10 @@ class _TqdmBar:
         self._bar = bar
 
     def update(self, n: int = 1) -> None:
-        self._bar.update(n)
+        if n:
+            self._bar.update(n)
+        else:
+            self._bar.refresh()
 
     def note(self, **values: Any) -> None:
         self._bar.set_postfix({name: _short(value) for name, value in values.items()}, refresh=False)

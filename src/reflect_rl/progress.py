@@ -11,7 +11,7 @@ class Bar(Protocol):
     """One progress bar."""
 
     def update(self, n: int = 1) -> object:
-        """Advance the bar by `n` units."""
+        """Advance the bar by `n` units; 0 draws it again."""
         ...
 
     def note(self, **values: Any) -> None:

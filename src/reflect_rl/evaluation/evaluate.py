@@ -20,7 +20,7 @@ from reflect_rl.intervals import wilson
 from reflect_rl.lm.models import parameter_count
 from reflect_rl.players.context import Context, with_torch
 from reflect_rl.players.load import load_decisions
-from reflect_rl.players.reflector import LocalReflector
+from reflect_rl.players.reflector import LocalReflector, shown_on
 from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection, StopReason
 from reflect_rl.runs.folder import RunFolder
@@ -50,7 +50,11 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
     plan = [(panel, mode) for panel in panels_of(world) for mode in ("greedy", "sampled")]
     specs = {(panel, mode): panel_episodes(world, settings, panel, mode) for panel, mode in plan}
     own = sum(len(context.ranks.share(episodes)) for episodes in specs.values())
-    with Recorder(run, context, "evaluate", progress) as recorder, progress.bar("evaluate", own, "episodes") as bar:
+    with (
+        Recorder(run, context, "evaluate", progress) as recorder,
+        progress.bar("evaluate", own, "episodes") as bar,
+        shown_on(bar, reflector),
+    ):
         for panel, mode in plan:
             most = settings.evaluate.shown_episodes if panel == "test" else 0
             rollout = play_together(

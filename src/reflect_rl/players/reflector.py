@@ -6,9 +6,11 @@ texts for one state with sampled decoding; greedy decoding ignores it.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,6 +28,7 @@ from reflect_rl.lm.out_of_memory import fitted
 from reflect_rl.lm.text import decode, encode, encode_prompt
 from reflect_rl.memo import Memo
 from reflect_rl.players.prompt import Prompt, PromptBuilder
+from reflect_rl.progress import Bar
 from reflect_rl.ranks import Ranks
 from reflect_rl.records import State
 from reflect_rl.seeding import stream, stream_seed
@@ -94,6 +97,7 @@ class ModelReflector(ABC):
 
     Attributes:
         written: number of texts written so far.
+        watch: called after each store of texts; see `shown_on`.
     """
 
     def __init__(self, prompts: PromptBuilder, settings: ReflectorSettings, memo: Memo) -> None:
@@ -102,6 +106,7 @@ class ModelReflector(ABC):
         self.sampled = settings.decoding == "sample"
         self.memo = memo
         self.written = 0
+        self.watch: Callable[[], object] = lambda: None
 
     def reflect(self, states: Sequence[State], sample: int = 0, tick: Tick = lambda states: None) -> list[str | None]:
         """See `Reflector`. Each text is stored as soon as it is written; tick: is called with the states it is for."""
@@ -116,6 +121,7 @@ class ModelReflector(ABC):
             self.memo.put(fresh)
             known.update(fresh)
             self.written += len(fresh)
+            self.watch()
             tick(sum(times[prompt] for prompt in texts))
 
         prompts = {prompt.text: prompt for prompt in asked if (prompt.text, sample) not in known}
@@ -244,6 +250,28 @@ class LocalReflector(ModelReflector):
         below = torch.tensor(uniforms + [0.5] * (len(logits_BV) - len(uniforms)))
         picked = torch.searchsorted(cumulative_BV, below.double().unsqueeze(1) * cumulative_BV[:, -1:]).squeeze(1)
         return picked.clamp(max=logits_BV.shape[1] - 1).to(logits_BV.device)
+
+
+@contextmanager
+def shown_on(bar: Bar, reflector: Reflector) -> Iterator[None]:
+    """Show beside a bar how many reflections were written, at most once a second: a wave of them may take minutes."""
+    if not isinstance(reflector, ModelReflector):
+        yield
+        return
+    last = time.monotonic()
+
+    def show() -> None:
+        nonlocal last
+        if time.monotonic() - last >= 1:
+            last = time.monotonic()
+            bar.note(reflections=reflector.written)
+            bar.update(0)
+
+    before, reflector.watch = reflector.watch, show
+    try:
+        yield
+    finally:
+        reflector.watch = before
 
 
 def reflect_together(reflector: Reflector, states: Sequence[State], ranks: Ranks, tick: Tick) -> list[str | None]:

@@ -18,6 +18,7 @@ from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.players.context import Context, with_torch
 from reflect_rl.players.decisions import Decisions
 from reflect_rl.players.load import load_decisions, load_policy
+from reflect_rl.players.reflector import shown_on
 from reflect_rl.progress import Progress
 from reflect_rl.records import StopReason
 from reflect_rl.runs.folder import RunFolder
@@ -60,6 +61,7 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
         tracking as tracker,
         Recorder(run, context, "rl", progress) as recorder,
         progress.bar("rl", part.iterations, "iterations", done=len(rows)) as bar,
+        shown_on(bar, decisions.reflector),
     ):
         for iteration in range(len(rows), part.iterations):
             with stopping("rl", "iteration", iteration + 1, checkpoint, advice):
