@@ -189,6 +189,9 @@ def test_a_server_that_is_not_there_or_speaks_no_openenv(monkeypatch: pytest.Mon
         ({"tasks": {"train": ["a"], "test": ["b"]}}, "tasks is"),
         ({"tasks": {"train": ["a"], "valid": ["a"], "test": ["b"]}}, "tasks is"),
         ({"tasks": {"train": "a", "valid": ["c"], "test": ["b"]}}, "tasks is"),
+        ({"tasks": {"train": None, "valid": ["c"], "test": ["b"]}}, "tasks is"),
+        ({"tasks": {"train": [], "valid": ["c"], "test": ["b"]}}, "tasks is"),
+        ({"tasks": {"train": [1], "valid": ["c"], "test": ["b"]}}, "tasks is"),
     ],
 )
 def test_wrong_arguments_are_told_at_once(options: dict[str, Any], said: str) -> None:

@@ -12,7 +12,6 @@ from typing import Self
 
 from reflect_rl.data.teacher import filled, shipped_prompt
 from reflect_rl.envs.autoexplore.build import Reason, Source, Written
-from reflect_rl.model_servers.meter import Meter
 from reflect_rl.model_servers.model import ServedModel
 from reflect_rl.model_servers.records import Ask, Estimate, Message
 from reflect_rl.model_servers.usable import Unusable, ask_usable
@@ -34,9 +33,6 @@ class QuestionWriter:
         prompt: The prompt, with the placeholders {source} and {forbidden}; empty for the one that ships.
         progress: Shows a bar.
 
-    Attributes:
-        meter: Calls, tokens and cost.
-
     Raises:
         SettingsError: See `ServedModel`.
     """
@@ -45,10 +41,6 @@ class QuestionWriter:
         self._prompt = prompt or shipped_prompt("autoexplore", "question")
         self._progress = progress
         self._model = ServedModel(settings, store, progress)
-
-    @property
-    def meter(self) -> Meter:
-        return self._model.meter
 
     def __call__(self, sources: Sequence[Source], reason: Reason) -> list[Written]:
         """A question for each source. Raises ServerError or BudgetError: see `ServedModel.ask`."""

@@ -265,11 +265,11 @@ def from_openenv(
 
 def _read_names(tasks: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """Names of tasks by split, checked."""
-    every = [name for names in tasks.values() for name in names]
+    are_lists = all(isinstance(names, Sequence) and names and not isinstance(names, str) for names in tasks.values())
+    every = [name for names in tasks.values() for name in names] if are_lists else []
     if (
         set(tasks) != set(SPLITS)
-        or not all(tasks.values())
-        or any(isinstance(names, str) for names in tasks.values())
+        or not every
         or not all(isinstance(name, str) and name for name in every)
         or len(set(every)) < len(every)
     ):
