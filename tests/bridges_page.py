@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -38,11 +37,6 @@ def environment(python: str = sys.executable) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, given)) if python == sys.executable else given[0],
         "OMP_NUM_THREADS": "1",
     }
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as opened:
-        return opened.getsockname()[1]
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from end_to_end import LIMIT, processes
+from ports import free_port
 
 
 class RankError(Exception):
@@ -20,9 +20,7 @@ class RankError(Exception):
 
 def in_ranks(function: Callable[..., Any], *arguments: Any, count: int = 2) -> list[Any]:
     """What `function(*arguments)` returns on each rank. Skips the test where processes cannot talk to each other."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ranks = []
     for rank in range(count):
         mine, its = processes.Pipe()

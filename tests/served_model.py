@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+
+from ports import free_port
 
 STARTS_WITHIN = 120
 """Seconds."""
@@ -37,9 +38,7 @@ def serving(folder: str | Path) -> Iterator[Served]:
     for needed in ("fastapi", "uvicorn"):
         if find_spec(needed) is None:
             pytest.skip(f"transformers serve needs {needed} (pip install 'transformers[serving]')")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     program = "from transformers.cli.transformers import main; main()"
     command = [sys.executable, "-c", program, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import reflect_rl as rr
-from bridges_page import Section, free_port, python_of, run, running
+from bridges_page import Section, python_of, run, running
+from ports import free_port
 from reflect_rl.cli.look import check as check_by_name
 from reflect_rl.envs.bridges import openenv
 from reflect_rl.envs.bridges.openenv import OpenEnvWorld

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reflect_rl as rr
-from bridges_page import Section, environment, free_port, python_of, run, running
+from bridges_page import Section, environment, python_of, run, running
+from ports import free_port
 from reflect_rl.cli.serve import serve_env
 from reflect_rl.errors import EnvironmentContractError, SettingsError
 

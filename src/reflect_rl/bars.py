@@ -92,15 +92,19 @@ class _Lines:
         now = time.monotonic()
         if now - self.last >= QUIET_SECONDS and self.done < self.total:
             self.last = now
-            rate = (self.done - self.first) / (now - self.started)
-            left = f", {_duration((self.total - self.done) / rate)} left" if rate else ""
-            self._write(f"{_short(rate)} {self.unit}/s{left}")
+            self._write(self._pace(self.done - self.first, now - self.started))
 
     def note(self, **values: Any) -> None:
         self.notes = "".join(f", {name} {_short(value)}" for name, value in values.items())
 
     def finish(self) -> None:
         self._write(_duration(time.monotonic() - self.started))
+
+    def _pace(self, made: int, seconds: float) -> str:
+        if not made:
+            return f"{_duration(seconds)} so far"
+        rate = f"{_short(made / seconds)} {self.unit}/s" if made > seconds / 10 else f"{_duration(seconds / made)} each"
+        return f"{rate}, {_duration((self.total - self.done) * seconds / made)} left"
 
     def _write(self, text: str) -> None:
         count = f"{self.done}/{self.total} {self.unit}"

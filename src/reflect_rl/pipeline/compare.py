@@ -19,8 +19,9 @@ from reflect_rl.intervals import mean_interval
 from reflect_rl.pipeline.plan import read_plan
 from reflect_rl.pipeline.workers import worker_pool
 from reflect_rl.progress import Progress
-from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.folder import CONFIG, RunFolder
 from reflect_rl.runs.outputs import claim_folder
+from reflect_rl.runs.stages import STAGES
 from reflect_rl.settings import Settings
 
 Results = dict[int, dict[str, Any]]
@@ -112,6 +113,7 @@ def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Prog
                 for future in done:
                     future.result()
                 now = _finished(places)
+                bar.note(**under_way(places))
                 bar.update(now - shown)
                 shown = now
         except BaseException as error:
@@ -127,6 +129,19 @@ def _place(out: Path, regime: str, arm: str, seed: int) -> Path:
 
 def _finished(places: Sequence[Path]) -> int:
     return sum((place / "manifests" / "evaluate.json").is_file() for place in places)
+
+
+def under_way(places: Sequence[Path]) -> dict[str, str]:
+    """The runs that have begun and are not finished, with the last stage that each has done, as a bar's note."""
+    begun = [place for place in places if (place / CONFIG).exists() and not _finished([place])]
+    return (
+        {"at": ", ".join(f"{place.parent.name} {place.name}{_last_stage(place)}" for place in begun)} if begun else {}
+    )
+
+
+def _last_stage(place: Path) -> str:
+    done = [stage.name for stage in STAGES if (place / "manifests" / f"{stage.name}.json").is_file()]
+    return f" after {done[-1]}" if done else ""
 
 
 def run_group(group: Group, out: Path) -> None:
