@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import tiny_models
 from reflect_rl.config import load_settings
 from reflect_rl.data.collect import collect
-from reflect_rl.data.pool import PoolState, read_pool
+from reflect_rl.data.pool import read_pool
 from reflect_rl.lm import backbone
 from reflect_rl.lm.backbone import Passes
 from reflect_rl.lm.remembered import Remembered
@@ -81,11 +81,11 @@ def test_a_labelled_reflection_takes_some_ten_bytes_a_token() -> None:
     known = tokenizer()
     builder = PromptBuilder("", PromptSettings(max_tokens=1024), None)
     reflector = LocalReflector(model(known), known, builder, ReflectorSettings(), Memo(None, ""))
-    entries = [PoolState(text, State(text, ("go",)), 0, 0, 0) for text in texts(100, 300)]
-    for entry in entries:
-        builder.reflector_prompt(entry.state)  # the prompts themselves are not what is measured
+    states = [State(text, ("go",)) for text in texts(100, 300)]
+    for state in states:
+        builder.reflector_prompt(state)  # the prompts themselves are not what is measured
     with grown() as bytes_grown:
-        rows = [_reflection_row(reflector, entry, " ".join(WORDS[:40])) for entry in entries]
+        rows = [_reflection_row(reflector, state, " ".join(WORDS[:40])) for state in states]
     tokens = sum(len(row.prefix) + len(row.rest) + len(said) for row, said in rows)
     assert tokens > 100 * 380
     assert bytes_grown[0] / tokens < 12

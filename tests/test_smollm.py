@@ -62,11 +62,9 @@ def test_a_step_of_sft_lowers_the_loss_of_a_reflection(tmp_path: Path) -> None:
     reflector = local_reflector(RunFolder(tmp_path), Context(SETTINGS), model, tokenizer)
     for weight in trained:
         weight.requires_grad_(True)
-    from reflect_rl.data.pool import PoolState
     from reflect_rl.training.sft import _reflection_row
 
-    entry = PoolState("x", state(), 0, 0, (0,))
-    loss = text_loss(reflector.backbone, [_reflection_row(reflector, entry, TEXT)], 0)
+    loss = text_loss(reflector.backbone, [_reflection_row(reflector, state(), TEXT)], 0)
     optimizer, values = make_optimizer(model, 1e-3, 0.0), []
     for _ in range(2):
         (part,) = loss([0], [0])

@@ -59,7 +59,7 @@ def test_a_fresh_reflector_has_room_for_every_prompt_and_what_it_writes(
         prompt = reflector.prompts.reflector_prompt(entry.state)
         assert prompt.text == roomy.reflector_prompt(entry.state).text
         assert len(encode(tokenizer, prompt.text)) + longest <= reflector.backbone.context
-        sft._reflection_row(reflector, entry, "Item 3 away. Go right.")
+        sft._reflection_row(reflector, entry.state, "Item 3 away. Go right.")
 
 
 @HEADS
@@ -118,7 +118,7 @@ def test_a_teachers_text_with_the_name_of_the_end_token_is_learned_and_written_w
     reflector = local_reflector(pooled, Context(tiny()), tiny_models.gpt2(), tiny_models.tokenizer())
     place, end = read_pool(pooled, tiny())[0], tiny_models.tokenizer().eos_token_id
     text = "Say <eos>, then <pad>, go <eos>"
-    row, said = sft._reflection_row(reflector, place, text)
+    row, said = sft._reflection_row(reflector, place.state, text)
     assert said.index(end) == len(said) - 1
     assert end not in row.prefix + row.rest
     monkeypatch.setattr(reflector, "_decode", lambda ids, seeds: [said[:-1]])
@@ -167,7 +167,7 @@ def test_no_text_that_was_not_bought_reaches_training(
     monkeypatch.setattr(
         sft,
         "_reflection_row",
-        lambda r, entry, text: see([r.prompts.reflector_prompt(entry.state).text, text]) or row(r, entry, text),
+        lambda r, state, text: see([r.prompts.reflector_prompt(state).text, text]) or row(r, state, text),
     )
     monkeypatch.setattr(Policy, "encode", lambda self, prompt: see([prompt.text]) or encode_(self, prompt))
     monkeypatch.setattr(warm_start, "train_tokenizer", lambda texts: see(texts) or train(texts))

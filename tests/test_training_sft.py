@@ -17,20 +17,22 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import tiny_models
 from conftest import Heard
-from reflect_rl.data.pool import Label, read_pool
+from reflect_rl.data.pool import Label, id_builder, read_pool
 from reflect_rl.errors import PromptError, SettingsError
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.players.context import Context
 from reflect_rl.players.load import load_policy, load_reflector, local_reflector, policy_prompts
+from reflect_rl.players.prompt import state_id
+from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Bar, Progress
-from reflect_rl.records import Reflection
+from reflect_rl.records import Reflection, State
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import ModelSettings, Settings, SftSettings
 from reflect_rl.training import fit as fit_module
 from reflect_rl.training import sft
 from reflect_rl.training.fit import _indices, fit
 from reflect_rl.training.sft import sft_policy, sft_reflector, split_held_out
-from reflect_rl.training.sft_losses import choice_loss
+from reflect_rl.training.sft_losses import TextRow, choice_loss
 from reflect_rl.training.warm_start import start_model
 
 Tiny = Callable[..., Settings]
@@ -78,8 +80,13 @@ def test_the_reflector_never_reads_a_held_out_state_and_is_judged_on_them_alone(
     pooled: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, heard: Heard
 ) -> None:
     settings = tiny({"reflector_sft.steps": 1, "annotate.holdout": 0.3})
-    rows, row = [], sft._reflection_row
-    monkeypatch.setattr(sft, "_reflection_row", lambda *a: rows.append(a[1].id) or row(*a))
+    rows, row, ids = [], sft._reflection_row, id_builder(settings)
+
+    def seen(reflector: LocalReflector, state: State, text: str) -> TextRow:
+        rows.append(state_id(ids.reflector_prompt(state), state.actions))
+        return row(reflector, state, text)
+
+    monkeypatch.setattr(sft, "_reflection_row", seen)
     figures = sft_reflector(pooled, Context(settings), heard)
     bought = pooled.read_jsonl("reflections.jsonl", Reflection.from_json)
     train, held = split_held_out(bought, 0.3)
@@ -270,7 +277,7 @@ def test_a_reflection_that_does_not_fit_behind_its_prompt_is_refused(pooled: Run
     reflector = local_reflector(pooled, Context(settings), model, tiny_models.tokenizer())
     place = read_pool(pooled, settings)[0]
     with pytest.raises(PromptError, match=r"more than the .* that the reflector reads"):
-        sft._reflection_row(reflector, place, "left " * 400)
+        sft._reflection_row(reflector, place.state, "left " * 400)
 
 
 def test_training_on_no_label_is_refused(pooled: RunFolder, tiny: Tiny) -> None:

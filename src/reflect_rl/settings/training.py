@@ -20,6 +20,12 @@ class SftSettings(Section):
     )
     lr: float = Field(default=4e-3, gt=0, description="Peak learning rate (linear warm-up of 5 %, cosine to 0).")
     weight_decay: float = Field(default=0.1, ge=0, description="Weight decay of matrices; vectors never decay.")
+    renamed: int = Field(
+        default=0,
+        ge=0,
+        description="Copies of each example in which names are other words. They cost no labels, and help a model from "
+        "scratch with names that no label has.",
+    )
 
 
 class PolicySftSettings(SftSettings):

@@ -8,6 +8,7 @@ overconfident policy leaves RL nothing to explore.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -48,6 +49,7 @@ from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream
 from reflect_rl.settings import Settings
 from reflect_rl.training.fit import fit
+from reflect_rl.training.renaming import Copy, Example, rows_of_copies
 from reflect_rl.training.sft_losses import TextRow, choice_loss, text_loss
 from reflect_rl.training.warm_start import start_model
 
@@ -66,11 +68,17 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
     reflector = local_reflector(run, context, model, tokenizer, progress)  # freezes the model
     # A repeated label costs budget but teaches nothing new: distinct pairs are the examples.
     pairs = dict.fromkeys((label.state, label.text) for label in train)
-    rows = [_reflection_row(reflector, places[state], text) for state, text in pairs]
+    part = settings.reflector_sft
+
+    def row(example: Example | Copy) -> TextRow:
+        return _reflection_row(reflector, example.state, example.text or "")
+
+    examples = [Example(_shown(places[state].state, settings), text, sought=text) for state, text in pairs]
+    rows = [*map(row, examples), *rows_of_copies(examples, part.renamed, settings.seed, "reflector", row, progress)]
     for weight in trained:
         weight.requires_grad_(True)
     backbone, ranks = reflector.backbone, context.ranks
-    loss, part = text_loss(backbone, rows, pad_id(tokenizer)), settings.reflector_sft
+    loss = text_loss(backbone, rows, pad_id(tokenizer))
     final = fit(loss, len(rows), model, part, run, settings.seed, "reflector", progress, ranks, backbone.halve)
     # The memo is keyed by the weights, which training has changed.
     reflector = local_reflector(run, context, model, tokenizer, progress)
@@ -171,13 +179,20 @@ def sft_policy(run: RunFolder, context: Context, progress: Progress) -> dict[str
     passes = forward_passes(settings.compute, settings.policy.model, model, progress)
     policy = Policy(model, tokenizer, names, value_head, passes, trust).to(settings.compute.device)
     prompts = policy_prompts(policy, context)
-    examples = dict.fromkeys(
-        (prompts.policy_prompt(entry.state, text), label.wanted)
-        for entry, text, label in zip(states, said, labels, strict=True)
-    )
-    rows = [policy.encode(prompt) for prompt, _ in examples]
-    loss = choice_loss(policy, rows, [wanted for _, wanted in examples], settings.policy_sft.label_smoothing)
     part, ranks, halve = settings.policy_sft, context.ranks, policy.backbone.halve
+    examples = {
+        (prompts.policy_prompt(entry.state, text), label.wanted): Example(
+            _shown(entry.state, settings), text, sought=" ".join((*entry.state.actions, text or ""))
+        )
+        for entry, text, label in zip(states, said, labels, strict=True)
+    }
+    rows = [(policy.encode(prompt), wanted) for prompt, wanted in examples]
+
+    def row(copy: Copy) -> tuple[Encoded, tuple[int, ...]]:
+        return policy.encode(prompts.policy_prompt(copy.state, copy.text)), rows[copy.example][1]
+
+    rows += rows_of_copies([*examples.values()], part.renamed, settings.seed, "policy", row, progress)
+    loss = choice_loss(policy, [row for row, _ in rows], [wanted for _, wanted in rows], part.label_smoothing)
     final = fit(loss, len(rows), policy, part, run, settings.seed, "policy", progress, ranks, halve)
     if not ranks.first:
         return {}
@@ -259,10 +274,16 @@ def _reflected(run: RunFolder, context: Context, states: Sequence[State], progre
         return reflect_together(reflector, states, context.ranks, bar.update)
 
 
-def _reflection_row(reflector: LocalReflector, entry: PoolState, text: str) -> TextRow:
+def _shown(state: State, settings: Settings) -> State:
+    """The state without the past that no prompt shows."""
+    most = max(settings.prompt.history, settings.prompt.reflections)
+    return replace(state, history=state.history[-most:] if most else ())
+
+
+def _reflection_row(reflector: LocalReflector, state: State, text: str) -> TextRow:
     """A reflector prompt followed by the text: the positions to read, and the target token at each."""
     tokenizer = reflector.tokenizer
-    prompt = reflector.prompts.reflector_prompt(entry.state)
+    prompt = reflector.prompts.reflector_prompt(state)
     controls = [span for span in prompt.controls if span[1] <= prompt.static]
     static = encode_prompt(tokenizer, prompt.text[: prompt.static], controls)
     ids = encode_prompt(tokenizer, prompt.text, prompt.controls)
