@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import Heard
 from corridor import Corridor, Undecided
 from end_to_end import files, reflect_rl, refused, timeless
 from reflect_rl.envs.checked import panels_of
@@ -197,6 +198,54 @@ def test_results_by_kind_and_within_fewer_steps_by_hand() -> None:
     assert {kind: part["success"] for kind, part in found["kinds"].items()} == {"left": 1.0, "right": 0.5}
     assert {steps: part["success"] for steps, part in found["within"].items()} == {"5": 0.25, "6": 0.5}
     assert set(measured(all_of_them, Corridor(), within=[])) == set(summarise(all_of_them))
+
+
+def test_agreement_counts_each_state_once() -> None:
+    specs = [EpisodeSpec("0-1", 0), EpisodeSpec("1-2", 0)]
+    played = [
+        Trajectory(specs[0], [4, 2, 2], [0] * 3, [0.0] * 3, agrees=[True, False, False]),
+        Trajectory(specs[1], [2, 7], [0] * 2, [0.0] * 2, agrees=[False, True]),
+    ]
+    found = measured(played, Corridor(), within=[])
+    assert found["agreement"] == {"states": 3, "share": 2 / 3, "interval": wilson(2, 3)}
+
+
+def test_the_reflector_is_compared_with_its_teacher_in_every_panel(finished: RunFolder, tiny: Tiny) -> None:
+    settings = tiny({"evaluate.shown_episodes": 50, "prompt.history": 0})
+    evaluate(finished, Context(settings), Progress())
+    found = finished.read_json("results.json")["panels"]
+    rows = [json.loads(line) for line in (finished / "evaluation.jsonl").read_text().splitlines()]
+    steps = [step for row in rows if row["mode"] == "greedy" for step in row["steps"]]
+    states = {step["observation"]: step["reflection"] for step in steps}
+    same = sum(said == way_from(picture) for picture, said in states.items())
+    share = {"states": len(states), "share": same / len(states), "interval": list(wilson(same, len(states)))}
+    assert found["test"]["greedy"]["agreement"] == share
+    assert all(modes[mode]["agreement"]["states"] for modes in found.values() for mode in modes)
+
+
+def way_from(picture: str) -> str:
+    """What the corridor's teacher says of a picture."""
+    distance = 0 if "x" in picture else picture.index("i") - picture.index("P")
+    way = "take" if not distance else "right" if distance > 0 else "left"
+    return Corridor.teach({"distance": abs(distance), "way": way}, "way")
+
+
+@pytest.mark.parametrize("kind", ["none", "scripted"])
+def test_without_a_model_that_writes_there_is_no_agreement(finished: RunFolder, tiny: Tiny, kind: str) -> None:
+    evaluate(finished, Context(tiny({"reflector.kind": kind})), Progress())
+    panels = finished.read_json("results.json")["panels"]
+    assert not any("agreement" in modes[mode] for modes in panels.values() for mode in modes)
+
+
+def test_a_reflector_that_learned_the_train_tasks_by_heart_is_announced(
+    finished: RunFolder, tiny: Tiny, heard: Heard
+) -> None:
+    figures = finished.read_json("reflector.json")
+    finished.write_json("reflector.json", figures | {"agreement": 0.99})
+    evaluate(finished, Context(tiny()), heard)
+    share = finished.read_json("results.json")["panels"]["valid"]["greedy"]["agreement"]["share"]
+    assert share < 0.9
+    assert f"in 99% of the held-out states of train tasks, but in {share:.0%} of those met in" in heard.warned[-1]
 
 
 # Measured elsewhere

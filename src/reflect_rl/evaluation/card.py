@@ -161,7 +161,9 @@ def _results(settings: Settings, results: Mapping[str, Any], world: EnvSettings)
     yield markdown_table(rows)
     if settings.reflector.kind == "local":
         share = ABSENT if agreement is None else f"{100 * agreement:.1f} %"
-        yield f"Held-out states for which the reflector writes its teacher's text, word for word: {share}."
+        met = results["panels"].get("test", {}).get("greedy", {}).get("agreement")
+        more = f"; of the {met['states']:,} states met in the test tasks: {100 * met['share']:.1f} %" if met else ""
+        yield f"Held-out states for which the reflector writes its teacher's text, word for word: {share}{more}."
     if guard := results.get("guard"):
         yield f"Trained with and without reflection; on the valid tasks, the arm {guard['kept']} was better and kept."
 

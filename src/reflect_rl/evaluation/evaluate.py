@@ -8,12 +8,12 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from reflect_rl.data.pool import Label, agreement_of
 from reflect_rl.envs.base import TextEnv
-from reflect_rl.envs.checked import kind_of, panels_of
+from reflect_rl.envs.checked import kind_of, panels_of, taught
 from reflect_rl.envs.optional import tasks_hash
 from reflect_rl.envs.registry import load
 from reflect_rl.intervals import wilson
@@ -29,7 +29,7 @@ from reflect_rl.runs.manifest import total_seconds, versions
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import Settings
 from reflect_rl.training.recording import Recorder, episode_row
-from reflect_rl.training.rollout import EpisodeSpec, Trajectory, play_together
+from reflect_rl.training.rollout import EpisodeSpec, Teacher, Trajectory, play_together
 
 VALIDATION_REPEATS = 4
 """Sampled episodes per valid task for decisions such as the guard's, whatever the settings evaluate."""
@@ -44,6 +44,7 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
     kept_context = context if kept_settings is settings else Context(kept_settings)
     decisions = load_decisions(kept, kept_context, progress=progress)
     policy, reflector = decisions.policy, decisions.reflector
+    teacher = _teacher(kept_settings)
     shown: list[dict[str, Any]] = []
     panels: dict[str, Any] = {}
     seconds: dict[str, Any] = {}
@@ -64,6 +65,7 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
                 keep=lambda number, most=most: number < most or recorder.on,
                 greedy=mode == "greedy",
                 tick=bar.update,
+                teacher=teacher,
             )
             recorder.add(rollout, panel=panel, mode=mode)
             panels.setdefault(panel, {})[mode] = measured(rollout.trajectories, world, settings.evaluate.within)
@@ -91,6 +93,7 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
         "guard": run.read_json(GUARD) if settings.guard else None,
         "seconds": round(sum(total_seconds(run).values()) + time.perf_counter() - started, 1),
     }
+    _warn_of_a_reflector_that_overfits(results, kept_settings, progress)
     if context.ranks.first:
         run.write_jsonl("evaluation.jsonl", shown)
         run.write_json("results.json", results)
@@ -99,6 +102,25 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
         "episodes": sum(map(len, specs.values())),
         "lost": len(recorder.losses),
     }
+
+
+def _teacher(settings: Settings) -> Teacher | None:
+    """The scripted teacher that a model's reflections can be compared with, if there is one."""
+    world, style = load(settings.env.name), settings.annotate.teacher
+    if settings.reflector.kind in ("none", "scripted") or style not in world.teachers:
+        return None
+    return lambda facts: taught(world, facts, style)
+
+
+def _warn_of_a_reflector_that_overfits(results: Mapping[str, Any], settings: Settings, progress: Progress) -> None:
+    """Warn if the reflector agreed with its teacher on held-out states of train tasks, but not in the valid tasks."""
+    held, valid = results["agreement"], results["panels"]["valid"]["greedy"].get("agreement")
+    if held is not None and valid and valid["share"] < settings.reflector.warn_below <= held:
+        progress.warn(
+            f"The reflector writes its teacher's text in {held:.0%} of the held-out states of train tasks, but in "
+            f"{valid['share']:.0%} of those met in the valid tasks: it has learned the train tasks by heart. More "
+            f"train tasks help; where names are new, reflector_sft.renamed helps."
+        )
 
 
 def validation(run: RunFolder, context: Context) -> dict[str, float]:
@@ -140,8 +162,16 @@ def summarise(played: Sequence[Trajectory]) -> dict[str, Any]:
     }
 
 
+def _agreement(played: Sequence[Trajectory]) -> dict[str, Any]:
+    """The share of the distinct states met whose reflection is the teacher's text; {} if no teacher was asked."""
+    same = {row: agrees for t in played for row, agrees in zip(t.rows, t.agrees, strict=bool(t.agrees))}
+    right = sum(same.values())
+    share = {"states": len(same), "share": right / max(1, len(same)), "interval": wilson(right, len(same))}
+    return {"agreement": share} if same else {}
+
+
 def measured(played: Sequence[Trajectory], world: TextEnv, within: Sequence[int]) -> dict[str, Any]:
-    """`summarise`, also by kind of task, and with success within fewer steps if requested.
+    """`summarise`, also by kind of task, the reflector's agreement, and success within fewer steps if requested.
 
     Players do not see how many steps are left, so they would play the same with fewer: no episode is played again.
     """
@@ -151,6 +181,7 @@ def measured(played: Sequence[Trajectory], world: TextEnv, within: Sequence[int]
     soon = {str(steps): sum(t.success and len(t.rows) <= steps for t in played) for steps in within}
     return {
         **summarise(played),
+        **_agreement(played),
         **({"kinds": by_kind} if len(kinds) > 1 else {}),
         **(
             {"within": {k: {"success": n / len(played), "interval": wilson(n, len(played))} for k, n in soon.items()}}

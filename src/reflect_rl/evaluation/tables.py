@@ -61,11 +61,12 @@ def arm_rows(regime: Mapping[str, Any], reference: Any = None) -> list[list[str]
     heading = ["arm", "seeds", "success % [95 % interval]", "each seed %"]
     gains = any(arm.get("gain") for arm in arms.values())
     over = f"points over {reference or 'the reference'}, paired by seed"
-    agrees = any(arm.get("reflector") for arm in arms.values())
+    told = {"reflector": "reflector like its teacher, held-out states", "reflector_test": "the same, in test tasks"}
+    agrees = [key for key in told if any(arm.get(key) for arm in arms.values())]
     rows = [
         heading
         + ["sampled % [95 % interval]"] * sampled
-        + ["reflector like its teacher % [95 % interval]"] * agrees
+        + [f"{told[key]} % [95 % interval]" for key in agrees]
         + [over, "the same, sampled"] * gains
     ]
     for name, arm in arms.items():
@@ -73,8 +74,7 @@ def arm_rows(regime: Mapping[str, Any], reference: Any = None) -> list[list[str]
         row += [_mean(arm), ", ".join(map(_percent, arm.get("success") or [])) or ABSENT]
         gain = arm.get("gain")
         compared = [_mean(gain), _mean(gain.get("sampled") or {})] if gain else ["", ""]
-        agreement = _mean(arm["reflector"]) if arm.get("reflector") else ""
-        own = [_mean(arm.get("sampled") or {})] * sampled + [agreement] * agrees
+        own = [_mean(arm.get("sampled") or {})] * sampled + [_mean(arm[key]) if arm.get(key) else "" for key in agrees]
         rows.append(row + own + compared * gains)
     return rows
 

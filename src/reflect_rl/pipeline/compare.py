@@ -232,6 +232,7 @@ def _row(title: str, found: Results) -> dict[str, Any]:
     """An arm's row: greedy success on the main panel first, then the other panels."""
     results = list(found.values())
     agreement = [result["agreement"] for result in results]
+    on_test = [result["panels"]["test"]["greedy"].get("agreement", {}).get("share") for result in results]
     panels = {
         panel: {mode: _over_seeds([result["panels"][panel][mode] for result in results]) for mode in modes}
         for panel, modes in results[0]["panels"].items()
@@ -252,6 +253,7 @@ def _row(title: str, found: Results) -> dict[str, Any]:
         "labels": {key: [result["labels"][key] for result in results] for key in results[0]["labels"]},
         "agreement": agreement,
         **({} if None in agreement else {"reflector": _mean(agreement)}),
+        **({} if None in on_test else {"reflector_test": _mean(on_test)}),
     }
 
 

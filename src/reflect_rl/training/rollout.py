@@ -26,6 +26,9 @@ from reflect_rl.players.prompt import Prompt
 from reflect_rl.records import EpisodeMemory, State, StopReason
 from reflect_rl.seeding import stream
 
+Teacher = Callable[[Mapping[str, Any]], str]
+"""A scripted teacher's text on a state, from its facts."""
+
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSpec:
@@ -55,6 +58,7 @@ class Trajectory:
         rewards: for each step, its reward.
         stop: why the episode ended; LOST, without steps, if it was lost in every try.
         shown: the full steps, if they were kept.
+        agrees: for each step, whether its reflection is the teacher's text, if a teacher was asked.
         losses: for each try that was lost, what happened to the world.
     """
 
@@ -64,6 +68,7 @@ class Trajectory:
     rewards: list[float] = field(default_factory=list)
     stop: StopReason = StopReason.HORIZON
     shown: list[Shown] = field(default_factory=list)
+    agrees: list[bool] = field(default_factory=list)
     losses: tuple[str, ...] = ()
 
     @property
@@ -112,6 +117,7 @@ def play_episodes(
     keep: Callable[[int], bool] = lambda number: False,
     tick: Callable[[int], object] = lambda finished: None,
     processes: int = 0,
+    teacher: Teacher | None = None,
 ) -> Rollout:
     """Play all specs to their end. An episode that is lost with its world is begun again, up to TRIES times.
 
@@ -124,6 +130,7 @@ def play_episodes(
         keep: whether to keep the full steps of the episode with this index.
         tick: called with 1 after each episode.
         processes: how many environments may be open at once, if each lives in a process of its own (`open_world`).
+        teacher: gives the text that each reflection is compared with.
 
     Raises:
         EnvironmentContractError: an environment breaks its contract, or one episode after the other is lost.
@@ -132,7 +139,7 @@ def play_episodes(
     before = dict(decisions.seconds)
     count = min(num_envs, processes or num_envs, len(specs))
     with opened(make_env) as make_one, side_by_side(processes) as each:
-        play = _Play(decisions, greedy, keep, tick, iter(enumerate(specs)), each)
+        play = _Play(decisions, greedy, keep, tick, iter(enumerate(specs)), each, teacher)
         active = _going(each(play.refill, (make_one() for _ in range(count))))
         while active:
             active = play.act_all(_going(each(play.run_ahead, active)))
@@ -169,6 +176,7 @@ class _Play:
     tick: Callable[[int], object]
     specs: Iterator[tuple[int, EpisodeSpec]]
     each: Callable[..., Iterator[_Slot | None]]
+    teacher: Teacher | None
     done: dict[int, tuple[Trajectory, Sequence[Answer]]] = field(default_factory=dict)
     losses: Losses = field(default_factory=Losses)
     lock: Lock = field(default_factory=Lock)
@@ -242,6 +250,8 @@ class _Play:
         state, trajectory, answer = slot.state, slot.trajectory, decided.answer
         choice = answer.choose(None if self.greedy else slot.uniforms[len(slot.answers)])
         try:
+            if self.teacher:
+                trajectory.agrees.append(decided.reflection == self.teacher(state.facts))
             if slot.shown:
                 trajectory.shown.append(Shown(state, decided.reflection, expert_choice(slot.env, state.actions)))
             observation, actions, reward, stop = advance(slot.env, choice)
@@ -267,7 +277,7 @@ class _Play:
             self.tick(1)
 
     def _facts(self, env: TextEnv, shown: bool) -> Mapping[str, Any]:
-        return facts_of(env) if self.decisions.reads_facts or shown else {}
+        return facts_of(env) if self.decisions.reads_facts or shown or self.teacher else {}
 
 
 def _going(slots: Iterator[_Slot | None]) -> list[_Slot]:

@@ -59,6 +59,7 @@ function facts({ results, reflector, manifests, guard }) {
     ["policy", known(results.parameters?.policy) ? `${count(results.parameters.policy)} parameters` : ABSENT],
     ["reflector", results.parameters?.reflector ? `${count(results.parameters.reflector)} parameters` : results.reflector || "none"],
     ["reflector agrees with teacher", percent(reflector?.agreement)],
+    results.panels?.test?.greedy?.agreement && ["the same in test tasks", percent(results.panels.test.greedy.agreement.share)],
     ["time", duration(seconds || (known(results.seconds) ? results.seconds : sum(Object.values(results.seconds || {})) || null))],
     kept && ["guard kept", words(kept.kept ?? ABSENT)],
   ];
