@@ -90,6 +90,7 @@ def results() -> dict[str, Any]:
                 "greedy": panel(60, 58) | {
                     "kinds": {"far_start": panel(40, 39), "near_start": panel(20, 19)},
                     "within": {"10": {"success": 0.5, "interval": [0.38, 0.62]}},
+                    "agreement": {"states": 300, "share": 0.618, "interval": [0.56, 0.67]},
                 },
                 "sampled": panel(240, 229),
             },

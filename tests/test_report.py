@@ -170,6 +170,7 @@ def test_reflector_shows_differing_examples_first_with_the_words_marked(opened: 
     first = opened.page.locator(".example").first
     assert first.locator("mark").all_inner_texts() == ["east.", "west."]
     assert "97.0 %" in opened.text("#reflector .facts")
+    assert "97.0 % held out, 61.8 % in test tasks" in opened.text("#result .facts")
     opened.page.locator("#reflector .more").click()
     assert opened.page.locator(".example").count() == 9
 

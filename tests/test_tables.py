@@ -25,6 +25,15 @@ def test_gains_over_the_reference_have_columns_of_their_own() -> None:
     assert [row.endswith("| -12.5 [-20.0, -5.0] | not measured |") for row in rows[1:6]].count(True) == 1
 
 
+def test_agreement_has_a_column_for_held_out_states_and_one_for_test_tasks() -> None:
+    data = comparison()
+    arms = data["regimes"]["scarce actions"]["arms"]
+    arms["sft"] |= {"reflector": {"mean": 0.99, "interval": [0.98, 1]}, "reflector_test": {"mean": 0.4, "interval": []}}
+    first, _, row, *_ = [line for line in compare_markdown(data).splitlines() if line.startswith("|")]
+    assert "| reflector like its teacher, held-out states % [95 % interval] | the same, in test tasks % " in first
+    assert row.endswith("| 99.0 [98.0, 100.0] | 40.0 |")
+
+
 def test_markdown_tells_panels_kinds_and_what_an_arm_adds() -> None:
     text = compare_markdown(detailed())
     panel, kinds, added = text.split("####")[1:4]

@@ -55,11 +55,11 @@ function tile(title, panel) {
 function facts({ results, reflector, manifests, guard }) {
   const seconds = sum(list(manifests).map((one) => one.seconds));
   const kept = results.guard || guard;
+  const met = results.panels?.test?.greedy?.agreement;
   const rows = [
     ["policy", known(results.parameters?.policy) ? `${count(results.parameters.policy)} parameters` : ABSENT],
     ["reflector", results.parameters?.reflector ? `${count(results.parameters.reflector)} parameters` : results.reflector || "none"],
-    ["reflector agrees with teacher", percent(reflector?.agreement)],
-    results.panels?.test?.greedy?.agreement && ["the same in test tasks", percent(results.panels.test.greedy.agreement.share)],
+    ["reflector agrees with teacher", percent(reflector?.agreement) + (met ? ` held out, ${percent(met.share)} in test tasks` : "")],
     ["time", duration(seconds || (known(results.seconds) ? results.seconds : sum(Object.values(results.seconds || {})) || null))],
     kept && ["guard kept", words(kept.kept ?? ABSENT)],
   ];
