@@ -82,7 +82,11 @@ states = st.builds(
     ),
     *(names, names, names),
 )
-examples = st.lists(states.map(lambda state: Example(state, f"It is the {state.actions[0][5:]}.", "")), max_size=6)
+examples = st.builds(
+    lambda some, chooses: [Example(state, f"It is the {state.actions[0][5:]}.", chooses) for state in some],
+    st.lists(states, max_size=6),
+    st.booleans(),
+)
 
 
 def texts_of(state: State, text: str | None) -> list[str]:
@@ -92,8 +96,7 @@ def texts_of(state: State, text: str | None) -> list[str]:
 
 
 @given(examples, st.integers(0, 3), st.integers(0, 99))
-def test_a_name_becomes_the_same_new_word_everywhere(given_: list[Example], copies: int, seed: int) -> None:
-    whole = [each._replace(sought=" ".join((*each.state.actions, each.text or ""))) for each in given_]
+def test_a_name_becomes_the_same_new_word_everywhere(whole: list[Example], copies: int, seed: int) -> None:
     made = list(renamed_copies(whole, copies, np.random.default_rng(seed)))
     assert made == list(renamed_copies(whole, copies, np.random.default_rng(seed)))
     assert len(made) <= copies * len(whole)
@@ -111,8 +114,9 @@ def test_a_name_becomes_the_same_new_word_everywhere(given_: list[Example], copi
 
 
 def test_words_of_most_examples_and_words_that_the_state_lacks_stay() -> None:
-    here = [Example(State(f"A {name} and a knife.", ("wait",)), f"Cut {name} with knife soon.", "") for name in NAMES]
-    whole = [each._replace(sought=each.text or "") for each in here]
+    whole = [
+        Example(State(f"A {name} and a knife.", ("wait",)), f"Cut {name} with knife soon.", False) for name in NAMES
+    ]
     made = list(renamed_copies(whole, 5, np.random.default_rng(0)))
     assert made
     for copy in made:
@@ -120,6 +124,25 @@ def test_words_of_most_examples_and_words_that_the_state_lacks_stay() -> None:
         assert re.fullmatch(r"Cut \w+ with knife soon\.", copy.text)
         assert copy.text.split()[1] not in ("knife", NAMES[copy.example])
         assert copy.state.observation == f"A {copy.text.split()[1]} and a knife."
+
+
+def test_words_that_no_action_names_keep_their_meaning_for_the_policy() -> None:
+    """To fry is to cook with the stove, whatever is fried: that cannot be looked up."""
+    actions = {name: (f"cook {name} with stove", f"cook {name} with oven") for name in NAMES}
+    whole = [
+        Example(State(f"A {name}. Recipe: {verb} the {name}.", actions[name]), f"To do: {verb} the {name}.", True)
+        for name in NAMES
+        for verb in ("fry", "roast", "grill")
+    ]
+    made = list(renamed_copies(whole, 5, np.random.default_rng(0)))
+    assert made
+    for copy in made:
+        food = copy.state.actions[0].split()[1]
+        verb = (whole[copy.example].text or "").split()[2]
+        assert food not in NAMES[copy.example // 3]
+        assert copy.state.actions == (f"cook {food} with stove", f"cook {food} with oven")
+        assert copy.state.observation == f"A {food}. Recipe: {verb} the {food}."
+        assert copy.text == f"To do: {verb} the {food}."
 
 
 def test_no_copies_of_no_examples() -> None:
@@ -170,14 +193,14 @@ def test_a_longer_copy_that_does_not_fit_is_left_out(heard: Heard) -> None:
             raise PromptError("too long")
         return copy.state.observation
 
-    whole = [Example(State(f"a {name}", ("wait",)), name, name) for name in NAMES[:3]]
+    whole = [Example(State(f"a {name}", ("wait",)), name, chooses=False) for name in NAMES[:3]]
     rows = rows_of_copies(whole, 4, 0, "reflector", row, heard)
     assert 1 <= len(rows) <= 4
     assert re.search(r"3 examples and \d renamed copies; \d more would be too long for it\.", heard.said[0])
 
 
 def test_examples_without_names_are_announced(heard: Heard) -> None:
-    whole = [Example(State("a door", ("wait",)), "Open the door.", "Open the door.") for _ in range(3)]
+    whole = [Example(State("a door", ("wait",)), "Open the door.", chooses=False) for _ in range(3)]
     assert rows_of_copies(whole, 2, 0, "reflector", lambda copy: copy, heard) == []
     assert heard.warned == [
         "reflector_sft.renamed is 2, but no example of the reflector has names that could be other words."

@@ -28,14 +28,11 @@ CHANGED, INVENTED = 0.7, 0.25
 
 
 class Example(NamedTuple):
-    """What a player learns from: a state and the reflection on it.
-
-    sought: the text whose names are looked up in the state: the reflection; for the policy, the actions too.
-    """
+    """What a player learns from: a state and the reflection on it. chooses: it learns to choose, not to write."""
 
     state: State
     text: str | None
-    sought: str
+    chooses: bool
 
 
 class Copy(NamedTuple):
@@ -69,18 +66,18 @@ def rows_of_copies(
 def renamed_copies(examples: Sequence[Example], copies: int, random: np.random.Generator) -> Iterator[Copy]:
     """Up to `copies` copies of each example that has names.
 
-    A name is a word of letters that stands in `sought` and in what is read of the state, in fewer than half of the
-    examples. It becomes a word of any example, or an invented one, that the example does not have.
+    A name is a word of letters that has to be looked up: it stands in what is learned, the text or the actions, and in
+    something else that is read; and so in fewer than half of the examples. It becomes a word of any example, or an
+    invented one, that this example does not have.
     """
     if not copies:
         return
-    read = [_words(*_texts(each.state)) for each in examples]
-    sought = [_words(each.sought) for each in examples]
-    times = Counter(word for words in sought for word in words)
+    learned, read = zip(*map(_learned_and_read, examples), strict=True) if examples else ((), ())
+    times = Counter(word for words in learned for word in words)
     words = sorted(set().union(*read))
     for index, each in enumerate(examples):
-        names = sorted(word for word in sought[index] & read[index] if times[word] < COMMON * len(examples))
-        own = read[index] | sought[index]
+        names = sorted(word for word in learned[index] & read[index] if times[word] < COMMON * len(examples))
+        own = learned[index] | read[index]
         free, known = [word for word in words if word not in own], own.union(words)
         for _ in range(copies if len(free) >= len(names) else 0):
             changed = [name for name in names if random.random() < CHANGED]
@@ -100,12 +97,13 @@ def _others(free: Sequence[str], known: Set[str], count: int, random: np.random.
     return others
 
 
-def _texts(state: State) -> Iterator[str]:
-    yield state.observation
-    yield from state.actions
-    for observation, action in state.history:
-        yield from (observation, action)
-    yield from state.reflections
+def _learned_and_read(example: Example) -> tuple[set[str], set[str]]:
+    """The words of the text or the actions, whichever is learned, and those of everything else."""
+    state = example.state
+    past = [part for step in state.history for part in step]
+    text, actions = _words(example.text or ""), _words(*state.actions)
+    around = _words(state.observation, *past, *state.reflections)
+    return (actions, around | text) if example.chooses else (text, around | actions)
 
 
 def _words(*texts: str) -> set[str]:

@@ -73,7 +73,7 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
     def row(example: Example | Copy) -> TextRow:
         return _reflection_row(reflector, example.state, example.text or "")
 
-    examples = [Example(_shown(places[state].state, settings), text, sought=text) for state, text in pairs]
+    examples = [Example(_shown(places[state].state, settings), text, chooses=False) for state, text in pairs]
     rows = [*map(row, examples), *rows_of_copies(examples, part.renamed, settings.seed, "reflector", row, progress)]
     for weight in trained:
         weight.requires_grad_(True)
@@ -182,7 +182,7 @@ def sft_policy(run: RunFolder, context: Context, progress: Progress) -> dict[str
     part, ranks, halve = settings.policy_sft, context.ranks, policy.backbone.halve
     examples = {
         (prompts.policy_prompt(entry.state, text), label.wanted): Example(
-            _shown(entry.state, settings), text, sought=" ".join((*entry.state.actions, text or ""))
+            _shown(entry.state, settings), text, chooses=True
         )
         for entry, text, label in zip(states, said, labels, strict=True)
     }
