@@ -68,14 +68,14 @@ def test_no_worker_is_refused(tmp_path: Path, workers: int) -> None:
 def test_the_bar_tells_what_is_under_way(tmp_path: Path) -> None:
     sft, rl = (RunFolder(tmp_path / arm / "seed-0") for arm in ARMS)
     places = [sft.path, rl.path]
-    assert under_way(places) == {}
+    assert under_way(places) == "the end"
     for run in (sft, rl):
         run.write_text("config.yaml", "seed: 0")
     for stage in ("annotate", "sft_policy", "collect"):
         rl.write_json(f"manifests/{stage}.json", {})
-    assert under_way(places) == {"at": "sft seed-0, sft-rl seed-0 after sft_policy"}
+    assert under_way(places) == "sft seed-0, sft-rl seed-0 after sft_policy"
     sft.write_json("manifests/evaluate.json", {})
-    assert under_way(places) == {"at": "sft-rl seed-0 after sft_policy"}
+    assert under_way(places) == "sft-rl seed-0 after sft_policy"
 
 
 def test_a_small_comparison_is_trained_and_continued(tmp_path: Path) -> None:

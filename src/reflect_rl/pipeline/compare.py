@@ -113,7 +113,7 @@ def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Prog
                 for future in done:
                     future.result()
                 now = _finished(places)
-                bar.note(**under_way(places))
+                bar.note(at=under_way(places))
                 bar.update(now - shown)
                 shown = now
         except BaseException as error:
@@ -131,12 +131,10 @@ def _finished(places: Sequence[Path]) -> int:
     return sum((place / "manifests" / "evaluate.json").is_file() for place in places)
 
 
-def under_way(places: Sequence[Path]) -> dict[str, str]:
-    """The runs that have begun and are not finished, with the last stage that each has done, as a bar's note."""
+def under_way(places: Sequence[Path]) -> str:
+    """The runs that have begun and are not finished, with the last stage that each has done."""
     begun = [place for place in places if (place / CONFIG).exists() and not _finished([place])]
-    return (
-        {"at": ", ".join(f"{place.parent.name} {place.name}{_last_stage(place)}" for place in begun)} if begun else {}
-    )
+    return ", ".join(f"{place.parent.name} {place.name}{_last_stage(place)}" for place in begun) or "the end"
 
 
 def _last_stage(place: Path) -> str:
