@@ -14,8 +14,8 @@ _given = count()
 def free_port() -> int:
     """A port of 127.0.0.1 that is free, and that no other worker of the tests is given."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    for number in _given:
-        port = FIRST + worker * EACH + number % EACH
+    for _ in range(EACH):
+        port = FIRST + worker * EACH + next(_given) % EACH
         with socket.socket() as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -23,4 +23,4 @@ def free_port() -> int:
             except OSError:
                 continue
         return port
-    raise AssertionError  # `count` has no end
+    raise AssertionError(f"None of {EACH} ports is free.")

@@ -278,9 +278,9 @@ def test_progress_without_a_terminal_is_one_line_a_bar() -> None:
 @pytest.mark.parametrize(
     ("done", "line"),
     [
-        (0, "compare: 4/20 runs, 5 min 00 s so far, at sft seed-1"),
-        (2, "compare: 6/20 runs, 2 min 30 s each, 35 min 00 s left, at sft seed-1"),
-        (15, "compare: 19/20 runs, 20.0 s each, 20.0 s left, at sft seed-1"),
+        (0, "compare: 4/20 runs, 5 min 00 s so far, running sft seed-1"),
+        (2, "compare: 6/20 runs, 2 min 30 s each, 35 min 00 s left, running sft seed-1"),
+        (15, "compare: 19/20 runs, 20.0 s each, 20.0 s left, running sft seed-1"),
     ],
 )
 def test_slow_work_without_a_terminal_says_how_long_each_takes(
@@ -289,7 +289,7 @@ def test_slow_work_without_a_terminal_says_how_long_each_takes(
     stream, clock = io.StringIO(), [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     with Bars(stream).bar("compare", 20, "runs", done=4) as bar:
-        bar.note(at="sft seed-1")
+        bar.note(running="sft seed-1")
         clock[0] = 300.0
         bar.update(done)
     assert stream.getvalue().splitlines()[0] == line

@@ -237,7 +237,7 @@ def test_without_a_model_that_writes_there_is_no_agreement(finished: RunFolder, 
     assert not any("agreement" in modes[mode] for modes in panels.values() for mode in modes)
 
 
-def test_a_reflector_that_learned_the_train_tasks_by_heart_is_announced(
+def test_a_reflector_that_fails_outside_the_train_tasks_is_announced(
     finished: RunFolder, tiny: Tiny, heard: Heard
 ) -> None:
     figures = finished.read_json("reflector.json")

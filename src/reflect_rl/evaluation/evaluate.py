@@ -93,7 +93,7 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
         "guard": run.read_json(GUARD) if settings.guard else None,
         "seconds": round(sum(total_seconds(run).values()) + time.perf_counter() - started, 1),
     }
-    _warn_of_a_reflector_that_overfits(results, kept_settings, progress)
+    _warn_of_a_reflector_that_fails_elsewhere(results, kept_settings, progress)
     if context.ranks.first:
         run.write_jsonl("evaluation.jsonl", shown)
         run.write_json("results.json", results)
@@ -112,14 +112,16 @@ def _teacher(settings: Settings) -> Teacher | None:
     return lambda facts: taught(world, facts, style)
 
 
-def _warn_of_a_reflector_that_overfits(results: Mapping[str, Any], settings: Settings, progress: Progress) -> None:
+def _warn_of_a_reflector_that_fails_elsewhere(
+    results: Mapping[str, Any], settings: Settings, progress: Progress
+) -> None:
     """Warn if the reflector agreed with its teacher on held-out states of train tasks, but not in the valid tasks."""
     held, valid = results["agreement"], results["panels"]["valid"]["greedy"].get("agreement")
     if held is not None and valid and valid["share"] < settings.reflector.warn_below <= held:
         progress.warn(
             f"The reflector writes its teacher's text in {held:.0%} of the held-out states of train tasks, but in "
-            f"{valid['share']:.0%} of those met in the valid tasks: it has learned the train tasks by heart. More "
-            f"train tasks help; where names are new, reflector_sft.renamed helps."
+            f"{valid['share']:.0%} of those met in the valid tasks. If it has learned the train tasks by heart, more "
+            f"train tasks help, and reflector_sft.renamed where names are new."
         )
 
 

@@ -113,7 +113,7 @@ def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Prog
                 for future in done:
                     future.result()
                 now = _finished(places)
-                bar.note(at=under_way(places))
+                bar.note(running=under_way(places))
                 bar.update(now - shown)
                 shown = now
         except BaseException as error:
@@ -134,7 +134,7 @@ def _finished(places: Sequence[Path]) -> int:
 def under_way(places: Sequence[Path]) -> str:
     """The runs that have begun and are not finished, with the last stage that each has done."""
     begun = [place for place in places if (place / CONFIG).exists() and not _finished([place])]
-    return ", ".join(f"{place.parent.name} {place.name}{_last_stage(place)}" for place in begun) or "the end"
+    return ", ".join(f"{place.parent.name} {place.name}{_last_stage(place)}" for place in begun) or "none"
 
 
 def _last_stage(place: Path) -> str:

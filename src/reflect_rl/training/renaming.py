@@ -67,8 +67,8 @@ def renamed_copies(examples: Sequence[Example], copies: int, random: np.random.G
     """Up to `copies` copies of each example that has names.
 
     A name is a word of letters that has to be looked up: it stands in what is learned, the text or the actions, and in
-    something else that is read; and so in fewer than half of the examples. It becomes a word of any example, or an
-    invented one, that this example does not have.
+    something else that is read. A word that is learned in half of the examples or more is no name. In a copy, a name
+    becomes a word of any example, or an invented one, that this example does not have.
     """
     if not copies:
         return
