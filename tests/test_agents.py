@@ -24,7 +24,7 @@ from own_agents import Decided
 from reflect_rl.agents.evaluation import Plan, evaluate_agent
 from reflect_rl.agents.language import LanguagePlan, Prompting
 from reflect_rl.bench.chat_server import completion, response
-from reflect_rl.errors import AgentError, OutputError, ServerError, SettingsError
+from reflect_rl.errors import AgentError, OutputError, ServerError, SettingsError, WorkerError
 from reflect_rl.evaluation.evaluate import evaluate
 from reflect_rl.model_servers.answers import labels_for, read_choice, read_thought
 from reflect_rl.players.context import Context
@@ -225,7 +225,7 @@ def test_a_folder_is_of_one_agent_in_one_world(measure: Any, tmp_path: Path, mon
         ("own_agents:NoAgent", {}, "is no agent"),
         ("own_agents:TESTS", {}, "There is no class"),
         ("own_agents:Short", {}, r"act_batch\(\) gave 5 choices for 6 observations"),
-        ("own_agents:Dies", {"workers": 2}, "A worker process of own_agents:Dies was killed"),
+        ("own_agents:Dies", {"workers": 2}, "A worker process was killed"),
         ("random", {"panels": ("tset",)}, "There is no panel 'tset'. Did you mean 'test'"),
         ("expert", {"overrides": {"env.name": "own_agents:Unled"}}, "has no expert"),
     ],
@@ -234,7 +234,7 @@ def test_what_cannot_be_evaluated_is_said(
     measure: Any, agent: str, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(TESTS)
-    with pytest.raises((AgentError, SettingsError), match=message):
+    with pytest.raises((AgentError, SettingsError, WorkerError), match=message):
         measure(agent, **options)
 
 

@@ -86,6 +86,8 @@ def test_a_small_comparison_is_trained_and_continued(tmp_path: Path) -> None:
     arms = data["regimes"]["scarce-actions"]["arms"]
     assert list(arms) == ARMS
     assert all(arm["seeds"] == [0] for arm in arms.values())
+    metrics = [tmp_path / f"runs/scarce-actions/{arm}/seed-0/metrics.jsonl" for arm in ARMS]
+    assert [len(file.read_text().splitlines()) for file in metrics] == [0, SMALL["rl.iterations"]]
     pools = [tmp_path / f"runs/scarce-actions/{arm}/seed-0/episodes.jsonl" for arm in ARMS]
     assert pools[0].read_bytes() == pools[1].read_bytes()
     made = (tmp_path / "runs/scarce-actions/sft-rl/seed-0/policy/model.safetensors").stat().st_mtime_ns

@@ -122,6 +122,33 @@ def test_a_gguf_file_is_converted_once(tmp_path: Path, cache: Path, monkeypatch:
     assert len(made) == 3
 
 
+def test_a_model_that_another_process_converted_meanwhile_is_left_alone(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights are mapped into that process, which would read damaged ones, or be killed."""
+
+    def save(folder: Path) -> None:
+        save_model(tiny_models.llama(), tiny_models.tokenizer(), folder)
+        (folder / CONVERTED).write_text("model.gguf")
+
+    def convert(file: Path, folder: Path, source: str) -> None:
+        save(folder)
+        monkeypatch.setattr(sources, "_convert", lambda file, folder, source: save(folder))
+        theirs.append(Path(located(source)) / "model.safetensors")
+        weights.append((theirs[0].stat(), theirs[0].read_bytes()))
+
+    theirs: list[Path] = []
+    weights: list[tuple[os.stat_result, bytes]] = []
+    monkeypatch.setattr(sources, "_convert", convert)
+    (tmp_path / "model.gguf").write_bytes(b"one")
+    assert located(str(tmp_path / "model.gguf")) == str(theirs[0].parent)
+    before, content = weights[0]
+    after = theirs[0].stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert theirs[0].read_bytes() == content
+    assert [path.name for path in cache.iterdir()] == [theirs[0].parent.name]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_cache_that_cannot_be_written_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gguf")

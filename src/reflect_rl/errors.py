@@ -65,6 +65,10 @@ class RunFolderError(ReflectRLError):
     """A run folder, or a file in it, that is missing, damaged or not writable."""
 
 
+class WorkerError(ReflectRLError):
+    """A worker process that was killed. The same command continues."""
+
+
 class OutputError(ReflectRLError):
     """An output path that cannot be used or written."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import cache
 from typing import Any
@@ -59,11 +58,6 @@ def play_locally(
             for future in as_completed(futures):
                 for game, record in future.result():
                     finished(game, record)
-        except BrokenProcessPool as error:
-            raise AgentError(
-                f"A worker process of {agent} was killed, perhaps for want of memory. Finished episodes are kept; run "
-                f"the same command again with fewer --workers."
-            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -224,6 +224,8 @@ def compare(
 ) -> None:
     """Compare the method with its ablations, over seeds; an interrupted comparison continues.
 
+    Settings such as --rl.iterations hold for all arms, except where they would change what an arm is.
+
     For example:
 
     - `reflect-rl compare taxi --seeds 0,1,2,3,4 --out runs/taxi-compare`

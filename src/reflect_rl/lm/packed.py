@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 PROBE = 12
 """Length of the probe's rows, which diverge in the middle."""
-NEAR, COARSE = 1e-4, 5e-2
+NEAR, COARSE = 1e-3, 5e-2
 """Maximum deviation of the probe's hidden states from those of single rows, relative to the largest: in float32, and in
-coarser formats.
+coarser formats. SmolLM2-135M deviates by less than 1e-4 and by 0.014, and by 0.2 or more without mask or positions.
 """
 OTHER_WINDOWS = "window_size", "attention_chunk_size"
 """Config keys of attention that is local by position in the row, whatever the mask (GPT-Neo, Llama 4)."""
@@ -199,8 +199,10 @@ def why_not(model: PreTrainedModel) -> str | None:
         return f"it has {min(kinds, default='local_attention')} layers"
     embeddings: Any = plain.get_input_embeddings()
     vocabulary = len(embeddings.weight)
-    stem = list(range(PROBE))
-    rows = [[token % vocabulary for token in (*stem[: PROBE // 2], *stem[:0:-step])] for step in (1, 2)]
+    # Tokens from all over the vocabulary: at its beginning are special ones, on which hidden states are huge and, in
+    # bfloat16, mostly rounding.
+    stem = [(number + 1) * vocabulary // (PROBE + 1) for number in range(PROBE)]
+    rows = [[*stem[: PROBE // 2], *stem[:0:-step]] for step in (1, 2)]
     body: Any = plain.base_model
     try:
         (pack,) = packs(rows, sum(map(len, rows)))

@@ -6,9 +6,9 @@ of a GGUF file are converted once, to float32, and kept in the user's cache.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,13 +93,22 @@ def _converted(file: Path, source: str) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".new-") as draft:
             _convert(file, Path(draft) / "model", source)
-            if not folder.is_dir():
-                (Path(draft) / "model").rename(folder)
-            else:  # an incomplete one, or made by another process meanwhile
-                shutil.copytree(Path(draft) / "model", folder, dirs_exist_ok=True)
+            _put(Path(draft) / "model", folder)
     except OSError as error:
         raise refusal(source, f"its weights could not be converted into {cache} ({error})", _ROOM) from error
     return folder
+
+
+def _put(made: Path, folder: Path) -> None:
+    """Move a converted model to its place, unless another process was first: its files may be in use already."""
+    try:
+        made.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        if not (folder / CONVERTED).is_file():  # files are missing
+            for file in sorted(made.iterdir(), key=lambda file: file.name == CONVERTED):
+                file.replace(folder / file.name)
 
 
 _ROOM = "Make room, or set XDG_CACHE_HOME to another folder."

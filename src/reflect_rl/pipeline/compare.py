@@ -48,6 +48,7 @@ def compare(
 ) -> Path:
     """Train and evaluate every arm; write compare.json, compare.md and report.html; return the path of compare.json.
 
+    overrides: settings of all arms but what an arm is defined by: SFT stays without RL whatever `rl.iterations` says.
     gather_only: train nothing, and publish finished runs; an arm then has the seeds that exist. plan: one of
     `plan_names`, or a YAML file of the same form.
 
@@ -95,8 +96,8 @@ def _trained(plan: Mapping[str, Any], arms: Sequence[str]) -> list[str]:
 def _settings(
     recipe: str, plan: Mapping[str, Any], regime: str, arm: str, seed: int, overrides: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The settings of one run, validated before anything starts."""
-    changed = {**plan["regimes"][regime]["settings"], **plan["arms"][arm]["settings"], **(overrides or {})}
+    """The settings of one run, validated before anything starts. What defines an arm goes before the overrides."""
+    changed = {**plan["regimes"][regime]["settings"], **(overrides or {}), **plan["arms"][arm]["settings"]}
     settings = parse_settings(read_recipe(recipe), {**changed, "seed": seed, "compute.threads": 1}, f"{regime}/{arm}")
     return settings.model_dump()
 

@@ -8,20 +8,33 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.context import SpawnContext, SpawnProcess
+
+from reflect_rl.errors import WorkerError
 
 SAFE_PATH = "PYTHONSAFEPATH"
 
 
-def worker_pool(workers: int) -> ProcessPoolExecutor:
+@contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of spawned (not forked) processes, which end with their parent: an orphan would keep its run locked.
 
-    A keyboard interrupt, which workers receive too, ends them silently: the parent reports it.
+    A keyboard interrupt, which workers receive too, ends them silently: the parent reports it. Raises WorkerError if
+    a worker was killed.
     """
     given = (os.environ.get(SAFE_PATH),)
     with _started_safely():  # creating the pool already starts a process, the resource tracker
-        return ProcessPoolExecutor(workers, mp_context=_Context(), initializer=_begin, initargs=given)
+        made = ProcessPoolExecutor(workers, mp_context=_Context(), initializer=_begin, initargs=given)
+    with made as pool:
+        try:
+            yield pool
+        except BrokenProcessPool as error:
+            raise WorkerError(
+                "A worker process was killed, perhaps for want of memory. What is finished is kept: run the same "
+                "command again, with fewer workers if there are several."
+            ) from error
 
 
 class _Process(SpawnProcess):
