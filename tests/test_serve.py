@@ -12,7 +12,9 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,26 @@ def test_odd_and_half_open_requests_get_their_status_and_are_closed(guarded: Ser
     started = time.monotonic()
     assert guarded.send(sent).startswith(f"HTTP/1.1 {status} ".encode())
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(("path", "token", "status"), [("/nothing", TOKEN, 404), ("/act", "wrong", 401)])
+def test_a_refused_request_is_answered_though_its_body_comes_later(
+    guarded: Server, path: str, token: str, status: int
+) -> None:
+    """Clients such as httpx send head and body apart, and lose the answer if the connection is closed between them."""
+    with closing(HTTPConnection("127.0.0.1", guarded.port, timeout=10)) as connection:
+        connection.putrequest("POST", path)
+        connection.putheader("authorization", f"Bearer {token}")
+        connection.putheader("content-length", "20")
+        connection.endheaders()
+        time.sleep(0.2)
+        connection.send(b" " * 20)
+        refused = connection.getresponse()
+        assert (refused.status, refused.headers["connection"]) == (status, None)
+        assert "error" in json.load(refused)
+        connection.auto_open = 0
+        connection.request("GET", "/health")
+        assert connection.getresponse().status == 200
 
 
 def test_a_client_that_goes_away_harms_nobody(guarded: Server) -> None:

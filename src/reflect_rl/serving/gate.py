@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,6 +15,8 @@ from starlette.websockets import WebSocket
 from reflect_rl.serving.access import refusal
 from reflect_rl.serving.meters import Meters
 
+DRAINED, DRAINING_SECONDS = 2**16, 1.0
+"""Bytes of a body that is read though nobody wants it, and the time that this may take."""
 HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-store"}
 
 
@@ -53,6 +57,14 @@ class Gate:
             unread = unread and message.get("more_body", False)
             return message
 
+        async def drained() -> None:
+            """Read a short rest of the body: a client that is still sending it would lose the answer."""
+            if unread and int(asked.get("content-length", DRAINED + 1)) <= DRAINED:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(DRAINING_SECONDS):
+                        while unread and (await receiving())["type"] != "http.disconnect":
+                            pass
+
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
@@ -60,6 +72,7 @@ class Gate:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                await drained()
                 if unread:  # the rest of the body would be taken for the next request, and may never come
                     headers["connection"] = "close"
             await send(message)
