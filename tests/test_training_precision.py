@@ -169,3 +169,27 @@ def test_a_run_in_sixteen_bits_goes_on_from_where_sft_ended(
     assert torch.equal(again.log_probs(prompts), before.log_probs(prompts))
     rl(pooled, Context(settings), Progress())
     load_reflector(pooled, Context(settings)).reflect(tiny_models.states()[:2])
+
+
+@pytest.mark.parametrize("base", ["llama"], indirect=True)
+@FORMATS
+def test_reading_changes_neither_decisions_nor_gradients(bits: int, base: Path) -> None:
+    part = ModelSettings(source=str(base), lora_rank=4, bits=bits)
+
+    def learned(reads: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        model, tokenizer = load_pretrained(part)
+        policy = Policy(model, tokenizer, tiny_models.policy().labels).eval()
+        prompts = tiny_models.prompts(policy)
+        if reads:
+            policy.log_probs(prompts)
+        choices = policy([policy.encode(prompt) for prompt in prompts], 3)
+        choices.log_probs_BN[:, 0].sum().backward()
+        return choices.log_probs_BN.detach(), {n: w.grad for n, w in model.named_parameters() if w.grad is not None}
+
+    decided, gradients = learned(reads=False)
+    again, others = learned(reads=True)
+    torch.testing.assert_close(again, decided)
+    assert gradients.keys() == others.keys()
+    assert any(gradient.abs().max() > 0 for name, gradient in gradients.items() if "layers.0" in name)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(others[name], gradient)

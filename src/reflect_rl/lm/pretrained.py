@@ -126,6 +126,7 @@ def _plain(settings: ModelSettings, base: str, dtype: torch.dtype, device: str) 
     checks.check_loaded(model, info, Path(str(_file(base, "config.json"))).parent, source)
     checks.check_finite(model.state_dict().items(), source)
     _drop_what_cannot_be_saved(model)
+    _keep_quantised_layout(model)
     return model if settings.bits in (4, 8) else model.to(device)
 
 
@@ -176,6 +177,17 @@ def _file(source: str, name: str) -> Path | None:
         source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
     )
     return Path(found) if found else None
+
+
+def _keep_quantised_layout(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew when they are first read on a CPU with AVX512-BF16.
+
+    With packed ones, gradients stop without an error, and log-probabilities of SmolLM2 moved by up to 7 when the
+    policy that SFT had left was loaded again (bitsandbytes 0.50).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def _drop_what_cannot_be_saved(model: PreTrainedModel) -> None:
