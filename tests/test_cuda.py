@@ -13,16 +13,18 @@ import torch
 
 import tiny_models
 from conftest import Heard
-from reflect_rl.lm.backbone import Passes
+from reflect_rl.lm.backbone import Backbone, Passes
+from reflect_rl.lm.encoded import Encoded
 from reflect_rl.lm.models import fingerprint
-from reflect_rl.lm.pretrained import save_model
+from reflect_rl.lm.pretrained import load_pretrained, save_model
 from reflect_rl.players.context import Context
 from reflect_rl.players.load import load_decisions, load_reflector
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.settings import Settings
+from reflect_rl.settings import ModelSettings, Settings
 from reflect_rl.training.rl import rl
 from reflect_rl.training.sft import sft_policy, sft_reflector
+from reflect_rl.training.sft_losses import text_loss
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU")
 Tiny = Callable[..., Settings]
@@ -56,6 +58,40 @@ def trained(run: RunFolder, settings: Settings) -> str:
         stage(run, Context(settings), Progress())
     policy = load_decisions(run, Context(settings)).policy
     return fingerprint(policy.model, policy.tokenizer)
+
+
+@pytest.mark.parametrize("bits", [32, 16])
+def test_gradients_of_adapters_are_those_of_the_cpu(bits: int, tmp_path: Path) -> None:
+    """Heads as in SmolLM2, so that attention takes the kernels that it takes there."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tiny_models.tokenizer()
+    shape = {"hidden_size": 576, "intermediate_size": 256, "num_attention_heads": 9, "num_key_value_heads": 3}
+    torch.manual_seed(0)
+    config = LlamaConfig(num_hidden_layers=4, vocab_size=len(tokenizer), **shape)
+    save_model(LlamaForCausalLM(config), tokenizer, tmp_path / "base")
+    wanted, found = (adapter_gradients(tmp_path / "base", *how) for how in (("cpu", 32), ("cuda", bits)))
+    assert wanted.keys() == found.keys()
+    for name, gradient in wanted.items():
+        alike = torch.nn.functional.cosine_similarity(gradient.flatten(), found[name].flatten(), dim=0)
+        assert alike > (0.9999 if bits == 32 else 0.98), f"{name}: {alike:.4f}"
+
+
+def adapter_gradients(base: Path, device: str, bits: int) -> dict[str, torch.Tensor]:
+    """Gradients of the loss of some texts in one packed pass."""
+    model, _ = load_pretrained(ModelSettings(source=str(base), lora_rank=8, bits=bits), device, seed=0)
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(torch.randn(weight.shape, generator=draw) * 0.02)
+    stem = torch.randint(3, 40, (60,), generator=draw).tolist()
+    prompts = [(*stem, *torch.randint(3, 40, (30,), generator=draw).tolist()) for _ in range(5)]
+    rows = [(Encoded((), prompt, tuple(range(84, 89)), 0), prompt[-5:]) for prompt in prompts]
+    everyone = range(len(rows))
+    for part in text_loss(Backbone(model, Passes(True, 4096)), rows, 0)(everyone, everyone):
+        part.backward()
+    return {name: weight.grad.float().cpu() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 @pytest.mark.parametrize("bits", BITS)
