@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 import tiny_models
 from reflect_rl.lm.backbone import Backbone, TokenBatch
+from reflect_rl.lm.fused_lora import FusedLinear
 from reflect_rl.lm.models import base_model, fingerprint
 from reflect_rl.lm.pretrained import load_pretrained, save_model
 from reflect_rl.players.context import Context
@@ -193,3 +194,22 @@ def test_reading_changes_neither_decisions_nor_gradients(bits: int, base: Path) 
     assert any(gradient.abs().max() > 0 for name, gradient in gradients.items() if "layers.0" in name)
     for name, gradient in gradients.items():
         torch.testing.assert_close(others[name], gradient)
+
+
+@pytest.mark.parametrize("base", ["llama"], indirect=True)
+def test_what_a_young_adapter_adds_is_not_rounded_away(base: Path) -> None:
+    """Less than half a unit in the last place of what the layer gives without it, in bfloat16."""
+    model, _ = load_pretrained(ModelSettings(source=str(base), lora_rank=4, bits=16))
+    layer = next(module for module in model.modules() if isinstance(module, FusedLinear))
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    draw = torch.Generator().manual_seed(0)
+    x_TD = torch.randn(2048, down.shape[1], generator=draw).bfloat16()
+    with torch.no_grad():
+        before_TE = layer(x_TD).float()
+        up.copy_(torch.randn(up.shape, generator=draw))
+        added_TE = layer.scaling["default"] * x_TD.float() @ down.T @ up.T
+        small = before_TE.std() / added_TE.std() / 2**10
+        up.mul_(small)
+        after_TE = layer(x_TD).float()
+    slope = ((after_TE - before_TE) * added_TE * small).sum() / (added_TE * small).square().sum()
+    assert 0.8 < slope < 1.2
