@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from reflect_rl.errors import ServerError as ServerError
     from reflect_rl.errors import SettingsError as SettingsError
     from reflect_rl.errors import TeacherError as TeacherError
+    from reflect_rl.errors import WorkerError as WorkerError
     from reflect_rl.errors import WorldLostError as WorldLostError
     from reflect_rl.players.agent import Agent as Agent
     from reflect_rl.players.agent import Decision as Decision
@@ -71,6 +72,7 @@ _HOMES = {
     "StopReason": "records",
     "TeacherError": "errors",
     "TextEnv": "envs.base",
+    "WorkerError": "errors",
     "WorldLostError": "errors",
     "check": "envs.check",
     "from_gymnasium": "envs.bridges.gymnasium",
@@ -103,6 +105,7 @@ __all__ = [
     "StopReason",
     "TeacherError",
     "TextEnv",
+    "WorkerError",
     "WorldLostError",
     "check",
     "from_gymnasium",
