@@ -196,7 +196,6 @@ def test_reading_changes_neither_decisions_nor_gradients(bits: int, base: Path) 
         torch.testing.assert_close(others[name], gradient)
 
 
-@pytest.mark.parametrize("base", ["llama"], indirect=True)
 def test_what_a_young_adapter_adds_is_not_rounded_away(base: Path) -> None:
     """Less than half a unit in the last place of what the layer gives without it, in bfloat16."""
     model, _ = load_pretrained(ModelSettings(source=str(base), lora_rank=4, bits=16))

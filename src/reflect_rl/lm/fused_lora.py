@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft.tuners import lora
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 
 class FusedLinear(lora.Linear):
@@ -28,7 +29,7 @@ class FusedLinear(lora.Linear):
         up: Any = self.lora_B[name].weight
         rows_TD = x.flatten(0, -2)
         added_TE = rows_TD @ down.to(weight.dtype).T @ (up * self.scaling[name]).to(weight.dtype).T
-        sum_TE = torch.addmm(added_TE, rows_TD, weight.T)
+        sum_TE = torch.addmm(added_TE, rows_TD, weight if isinstance(base, Conv1D) else weight.T)
         return (sum_TE if base.bias is None else sum_TE + base.bias).view(*x.shape[:-1], -1)
 
 
@@ -53,6 +54,6 @@ def fuse(model: nn.Module) -> None:
     """Let the plain LoRA layers of a model compute as `FusedLinear`; others stay as they are."""
     each: Any
     for each in model.modules():
-        plain = type(each) is lora.Linear and type(each.base_layer) is nn.Linear
+        plain = type(each) is lora.Linear and type(each.base_layer) in (nn.Linear, Conv1D)
         if plain and not each.lora_variant and not any(each.lora_bias.values()):
             each.__class__ = FusedLinear
