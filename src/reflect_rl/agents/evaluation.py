@@ -92,7 +92,8 @@ def evaluate_agent(plan: Plan, out: Path, progress: Progress) -> RunFolder:
     Finished episodes are kept in episodes.jsonl as they arrive, and the same call continues with the others.
 
     Raises AgentError (the agent cannot be loaded or raised, or the folder is of another one), SettingsError (no such
-    panel), OutputError (the folder holds something else), and RunFolderError (it is in use, or the disk is full).
+    panel), OutputError (the folder holds something else), RunFolderError (it is in use, or the disk is full), and
+    WorkerError (a worker process was killed).
     """
     context, run, identity = Context(plan.settings), RunFolder(out), plan.identity()
     games = fixed_games(context.world, plan)

@@ -53,7 +53,7 @@ def compare(
     `plan_names`, or a YAML file of the same form.
 
     Raises SettingsError for an unknown plan, regime or arm, or fewer than one worker; OutputError if the folder holds
-    something else; RunFolderError if there is nothing to publish.
+    something else; RunFolderError if there is nothing to publish; WorkerError if a worker process was killed.
     """
     if workers < 1:
         raise SettingsError(f"workers is {workers}; it takes one process at the least.")
