@@ -153,6 +153,24 @@ def test_a_mistake_in_a_real_process_has_no_traceback() -> None:
     assert "Traceback" not in shown.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_threads_of_torch_wait_without_spinning(
+    given: dict[str, str], spins: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside another process, 2 threads that spin took nine times as long for the start of the recipe taxi."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    code = "import os, sys; from reflect_rl.__main__ import main; sys.argv[1:] = ['recipes']\n"
+    code += "try: main()\nexcept SystemExit: print(os.environ.get('GOMP_SPINCOUNT'))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == str(spins)
+
+
 def test_every_setting_is_listed_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["settings"]) == 0
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}

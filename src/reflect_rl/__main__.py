@@ -47,10 +47,21 @@ def main() -> None:
         _end_at_the_second_interrupt()
         open_streams()
         os.environ.setdefault("MKL_CBWR", "AUTO")  # as in lm.torch_setup, for whatever uses MKL earlier
+        _wait_without_spinning()
         code = run_command(sys.argv[1:])
     except KeyboardInterrupt:
         code = _interrupted()
     sys.exit(code)
+
+
+def _wait_without_spinning() -> None:
+    """Let torch's threads wait for each other asleep, after a moment of spinning. GNU's OpenMP reads it when it loads.
+
+    By default they spin for milliseconds. Where another process uses the core of the thread that they wait for, each
+    product of matrices then takes as long as a turn of the scheduler, which is many times longer than the product.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def _end_at_the_second_interrupt() -> None:
