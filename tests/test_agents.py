@@ -24,7 +24,7 @@ from own_agents import Decided
 from reflect_rl.agents.evaluation import Plan, evaluate_agent
 from reflect_rl.agents.language import LanguagePlan, Prompting
 from reflect_rl.bench.chat_server import completion, response
-from reflect_rl.errors import AgentError, OutputError, ServerError, SettingsError, WorkerError
+from reflect_rl.errors import AgentError, OutputError, RunFolderError, ServerError, SettingsError, WorkerError
 from reflect_rl.evaluation.evaluate import evaluate
 from reflect_rl.model_servers.answers import labels_for, read_choice, read_thought
 from reflect_rl.players.context import Context
@@ -66,8 +66,9 @@ def played(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[int], str]]:
 # The same episodes
 
 
-def test_a_trained_agent_as_anybodys_agent_gets_the_figures_of_its_run(
-    warmed: RunFolder, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("agent", "workers"), [("trained_one:Trained", 1), ("warmed", 1), ("warmed", 2)])
+def test_a_trained_agent_as_any_agent_gets_the_figures_of_its_run(
+    warmed: RunFolder, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agent: str, workers: int
 ) -> None:
     shutil.copytree(warmed / "policy-sft", warmed / "policy")
     settings = tiny()
@@ -80,7 +81,8 @@ def test_a_trained_agent_as_anybodys_agent_gets_the_figures_of_its_run(
         "    def act(self, observation, actions):\n        return self.agent.act(observation, actions)\n"
     )
     monkeypatch.chdir(tmp_path)
-    plan = Plan(settings, "trained_one:Trained", ("test", "valid"))
+    name = str(warmed.path) if agent == "warmed" else agent
+    plan = Plan(settings, name, ("test", "valid"), workers=workers)
     run = evaluate_agent(plan, tmp_path / "out", Progress())
     ours, theirs = warmed.read_json("results.json"), run.read_json("results.json")
     for panel in plan.panels:
@@ -92,6 +94,16 @@ def test_a_trained_agent_as_anybodys_agent_gets_the_figures_of_its_run(
     first = next(each_episode(run / "episodes.jsonl"))["steps"][0]
     assert first["reflection"]
     assert sum(first["probabilities"]) == pytest.approx(1, abs=1e-4)
+    if agent == "warmed":
+        (warmed / "policy/added.json").write_text("{}")
+        with pytest.raises(AgentError, match="models"):
+            evaluate_agent(plan, tmp_path / "out", Progress())
+
+
+def test_a_folder_without_a_trained_agent_is_refused(measure: Any, tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="holds no trained agent"):
+        measure(str(tmp_path / "absent"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_expert_and_a_function_win_and_random_does_not(measure: Any) -> None:

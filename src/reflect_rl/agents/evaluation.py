@@ -13,6 +13,7 @@ from typing import Any
 from reflect_rl.agents.own import source_hash
 from reflect_rl.agents.play import SUMS, next_trial, total
 from reflect_rl.agents.player import Game
+from reflect_rl.agents.trained import is_trained, models_hash
 from reflect_rl.agents.work import BUILT_IN, Finished, check_expert, play_locally
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import panels_of
@@ -41,7 +42,7 @@ class Plan:
 
     Attributes:
         settings: of a recipe: the world, the seed, and how results are reported.
-        agent: "random", "expert", "module:Class" or "openai:MODEL".
+        agent: "random", "expert", "module:Class", "openai:MODEL", or the folder of a trained agent.
         panels: names of the world's panels.
         episodes: the first so many of each panel; None for all.
         workers: processes to play in.
@@ -61,13 +62,17 @@ class Plan:
 
     def identity(self) -> Row:
         """What all episodes of a folder have in common: the agent, the world and the seed."""
-        own = {} if self.agent in BUILT_IN else {"code": source_hash(self.agent)}
         return {
             "agent": self.agent,
-            **own,
+            **self._made_of(),
             "env": self.settings.env.identity,
             "seed": self.settings.seed,
         }
+
+    def _made_of(self) -> Row:
+        if self.agent in BUILT_IN:
+            return {}
+        return {"models": models_hash(self.agent)} if is_trained(self.agent) else {"code": source_hash(self.agent)}
 
     def about(self) -> Row:
         """What results.json says of the agent."""

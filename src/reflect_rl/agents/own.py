@@ -138,7 +138,8 @@ def load_target(name: str) -> Any:
         target = imported(name)
     except ReflectRLError as error:
         raise AgentError(
-            f"There is no agent '{name}': it is neither random, expert nor openai:MODEL, and as module:Class: {error}"
+            f"There is no agent '{name}': it is neither random, expert, openai:MODEL nor a folder, and as "
+            f"module:Class: {error}"
         ) from error
     is_agent = any(callable(getattr(target, method, None)) for method in ("act", "act_batch"))
     if not is_agent and (isinstance(target, type) or not callable(target)):

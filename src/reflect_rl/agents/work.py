@@ -1,4 +1,4 @@
-"""Agents that act on this machine, played in this process or in workers. Nothing here imports torch."""
+"""Agents that act on this machine, played in this process or in workers. Only trained agents import torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from reflect_rl.agents.own import OwnPlayer
 from reflect_rl.agents.play import play
 from reflect_rl.agents.player import ExpertPlayer, Game, Player, RandomPlayer
+from reflect_rl.agents.trained import TrainedPlayer, is_trained
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.isolated import open_world
 from reflect_rl.envs.registry import load
@@ -32,7 +33,9 @@ def check_expert(name: str) -> None:
 
 def local_player(agent: str, num_envs: int) -> Player:
     """An agent that acts in this process. Raises AgentError if it cannot be loaded."""
-    return BUILT_IN[agent]() if agent in BUILT_IN else OwnPlayer(agent, num_envs)
+    if agent in BUILT_IN:
+        return BUILT_IN[agent]()
+    return TrainedPlayer(agent, num_envs) if is_trained(agent) else OwnPlayer(agent, num_envs)
 
 
 _players = cache(local_player)

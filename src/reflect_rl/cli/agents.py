@@ -53,6 +53,7 @@ def evaluate(
     - `reflect-rl evaluate runs/alfworld --out runs/alfworld-unseen --env.options.test_split valid_unseen`
     - `reflect-rl evaluate taxi --agent random`
     - `reflect-rl evaluate alfworld --agent my_module:MyAgent --panel test,unseen --workers 4`
+    - `reflect-rl evaluate alfworld --agent runs/alfworld --episodes 35`
     - `reflect-rl evaluate alfworld --agent openai:qwen3-8b --prompting react --server.base_url http://127.0.0.1:8000/v1`
 
     Parameters
@@ -60,8 +61,9 @@ def evaluate(
     run
         A run folder; with --agent, the name of a recipe, a YAML file, or a run folder whose world is played.
     agent
-        random, expert, module:Class for your own, or openai:MODEL for a language model behind a server, which any
-        field of `ServerSettings` describes: --server.base_url, --server.concurrency, --server.temperature and others.
+        random, expert, module:Class for your own, the folder of a trained agent (or user/name of the hub), or
+        openai:MODEL for a language model behind a server, which any field of `ServerSettings` describes:
+        --server.base_url, --server.concurrency, --server.temperature and others.
     panel
         With --agent: panels of the world, separated by commas; test by default.
     episodes
