@@ -16,7 +16,7 @@ from conftest import Heard
 from corridor import Corridor
 from reflect_rl.data.annotate import annotate
 from reflect_rl.data.collect import collect
-from reflect_rl.data.past_reflections import with_notes
+from reflect_rl.data.past_reflections import hide_reflections, with_notes
 from reflect_rl.data.pool import PoolState, read_pool
 from reflect_rl.errors import PromptError
 from reflect_rl.lm.text import decode, encode
@@ -197,3 +197,26 @@ def test_where_all_was_bought_the_pool_stays_as_it_is(pooled: RunFolder, tiny: T
     bare = [replace(entry, state=replace(entry.state, reflections=())) for entry in pool]
     assert with_notes(pool, [], 3) == bare
     assert max(chain(len(entry.state.reflections) for entry in pool)) == 3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_past_reflections_are_hidden_in_the_given_share_of_examples(share: float) -> None:
+    states = [State(f"at {i}", ("go",), (("at -1", "go"),), {"i": i}, ("a note", f"note {i}")) for i in range(2000)]
+    shown = hide_reflections(states, share, np.random.default_rng(0))
+    hidden = [state.reflections == () for state in shown]
+    assert np.mean(hidden) == pytest.approx(share, abs=0.03)
+    for state, other, hides in zip(states, shown, hidden, strict=True):
+        assert other == (replace(state, reflections=()) if hides else state)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_reflector_is_trained_without_the_past_reflections_that_are_hidden(
+    share: float, pooled: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny({"prompt.reflections": 2, "reflector_sft.steps": 1, "reflector_sft.hide_reflections": share})
+    annotate(pooled, Context(settings), Progress())
+    row, seen = sft._reflection_row, list[State]()
+    monkeypatch.setattr(sft, "_reflection_row", lambda r, state, text: seen.append(state) or row(r, state, text))
+    sft.sft_reflector(pooled, Context(settings), Progress())
+    assert any(state.history for state in seen)
+    assert any(state.reflections for state in seen) == (share == 0)

@@ -28,7 +28,8 @@ from reflect_rl.players.context import Context
 from reflect_rl.players.policy import Policy
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.settings import Settings, SftSettings
+from reflect_rl.settings import Settings
+from reflect_rl.settings.training import SftSettings
 from reflect_rl.training import fit as fit_module
 from reflect_rl.training import rl as rl_module
 from reflect_rl.training.checkpoint import Checkpointer

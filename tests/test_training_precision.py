@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 import tiny_models
 from reflect_rl.lm.backbone import Backbone, TokenBatch
-from reflect_rl.lm.fused_lora import FusedLinear
+from reflect_rl.lm.fused_lora import Fused, unfused
 from reflect_rl.lm.models import base_model, fingerprint
 from reflect_rl.lm.pretrained import load_pretrained, save_model
 from reflect_rl.players.context import Context
@@ -175,7 +175,7 @@ def test_a_run_in_sixteen_bits_goes_on_from_where_sft_ended(
 @pytest.mark.parametrize("base", ["llama"], indirect=True)
 @FORMATS
 def test_reading_changes_neither_decisions_nor_gradients(bits: int, base: Path) -> None:
-    part = ModelSettings(source=str(base), lora_rank=4, bits=bits)
+    part = ModelSettings.model_validate({"source": str(base), "lora_rank": 4, "bits": bits})
 
     def learned(reads: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         model, tokenizer = load_pretrained(part)
@@ -196,10 +196,11 @@ def test_reading_changes_neither_decisions_nor_gradients(bits: int, base: Path) 
         torch.testing.assert_close(others[name], gradient)
 
 
-def test_what_a_young_adapter_adds_is_not_rounded_away(base: Path) -> None:
+@pytest.mark.parametrize("bits", [16, pytest.param(8, marks=QUANTISED), pytest.param(4, marks=QUANTISED)])
+def test_what_a_young_adapter_adds_is_not_rounded_away(bits: int, base: Path) -> None:
     """Less than half a unit in the last place of what the layer gives without it, in bfloat16."""
-    model, _ = load_pretrained(ModelSettings(source=str(base), lora_rank=4, bits=16))
-    layer = next(module for module in model.modules() if isinstance(module, FusedLinear))
+    model, _ = load_pretrained(ModelSettings.model_validate({"source": str(base), "lora_rank": 4, "bits": bits}))
+    layer: Any = next(module for module in model.modules() if isinstance(module, Fused))
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     draw = torch.Generator().manual_seed(0)
     x_TD = torch.randn(2048, down.shape[1], generator=draw).bfloat16()
@@ -212,3 +213,30 @@ def test_what_a_young_adapter_adds_is_not_rounded_away(base: Path) -> None:
         after_TE = layer(x_TD).float()
     slope = ((after_TE - before_TE) * added_TE * small).sum() / (added_TE * small).square().sum()
     assert 0.8 < slope < 1.2
+
+
+@pytest.mark.parametrize("bits", [32, pytest.param(8, marks=QUANTISED), pytest.param(4, marks=QUANTISED)])
+def test_adapters_compute_what_pefts_own_layers_do(bits: int, base: Path) -> None:
+    """Outputs and gradients, up to the rounding of activations: bitsandbytes reads them in 8 bits, too."""
+    model, _ = load_pretrained(ModelSettings.model_validate({"source": str(base), "lora_rank": 4, "bits": bits}))
+    found = [module for module in model.modules() if isinstance(module, Fused)]
+    layer: Any = found[0]
+    torch.nn.init.normal_(layer.lora_B["default"].weight, generator=torch.Generator().manual_seed(1))
+
+    def learned() -> list[torch.Tensor]:
+        draw = torch.Generator().manual_seed(0)
+        number = torch.float32 if bits == 32 else torch.bfloat16
+        x_TD = torch.randn(64, layer.in_features, generator=draw).to(number).requires_grad_()
+        out_TE = layer(x_TD)
+        gradients = torch.autograd.grad(out_TE.float().square().sum(), [x_TD, layer.lora_A["default"].weight])
+        return [out_TE.detach(), *gradients]
+
+    ours = learned()
+    with unfused(model):
+        assert not isinstance(layer, Fused)
+        theirs = learned()
+    assert isinstance(layer, Fused)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == other.dtype
+        error = (one.float() - other.float()).norm() / other.float().norm()
+        assert error < (1e-5 if bits == 32 else 0.02), f"{error:.4f}"

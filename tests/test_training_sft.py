@@ -27,7 +27,8 @@ from reflect_rl.players.reflector import LocalReflector
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.records import Reflection, State
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.settings import ModelSettings, Settings, SftSettings
+from reflect_rl.settings import ModelSettings, Settings
+from reflect_rl.settings.training import SftSettings
 from reflect_rl.training import fit as fit_module
 from reflect_rl.training import sft
 from reflect_rl.training.fit import _indices, fit

@@ -30,7 +30,8 @@ from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream, stream_seed
 from reflect_rl.selection import STRATEGIES, MeanEntropy, Picks, Random, Uncertainty
-from reflect_rl.settings import ModelSettings, SftSettings
+from reflect_rl.settings import ModelSettings
+from reflect_rl.settings.training import SftSettings
 from reflect_rl.training.fit import fit
 from reflect_rl.training.sft_losses import TextRow, text_loss
 

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from reflect_rl.data.pool import PoolState
 from reflect_rl.records import Reflection, State
 
@@ -48,3 +50,9 @@ def with_notes(
             for entry, text in zip(missing, write([entry.state for entry in missing]), strict=True):
                 notes[entry.episode].append(text or "")
     return entries
+
+
+def hide_reflections(states: Sequence[State], share: float, random: np.random.Generator) -> list[State]:
+    """The states, each without its past reflections with probability `share`."""
+    hidden = random.random(len(states)) < share
+    return [replace(state, reflections=()) if hides else state for state, hides in zip(states, hidden, strict=True)]

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 from reflect_rl.settings.base import Section
 from reflect_rl.settings.labels import OPENAI, AnnotateSettings, SelectSettings, TeacherSettings
 from reflect_rl.settings.server import ServerSettings
-from reflect_rl.settings.training import PolicySftSettings, RlSettings, SftSettings
+from reflect_rl.settings.training import PolicySftSettings, ReflectorSftSettings, RlSettings
 
 
 class EnvSettings(Section):
@@ -253,7 +253,7 @@ class Settings(Section):
     teacher: TeacherSettings = Field(default_factory=TeacherSettings)
     prompt: PromptSettings = Field(default_factory=PromptSettings)
     reflector: ReflectorSettings = Field(default_factory=ReflectorSettings)
-    reflector_sft: SftSettings = Field(default_factory=SftSettings)
+    reflector_sft: ReflectorSftSettings = Field(default_factory=ReflectorSftSettings)
     policy: PolicySettings = Field(default_factory=PolicySettings)
     policy_sft: PolicySftSettings = Field(default_factory=PolicySftSettings)
     rl: RlSettings = Field(default_factory=RlSettings)

@@ -28,6 +28,18 @@ class SftSettings(Section):
     )
 
 
+class ReflectorSftSettings(SftSettings):
+    """The reflector's warm-up."""
+
+    hide_reflections: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the examples in which past reflections are hidden, for prompt.reflections. A reflector "
+        "that always sees the teacher's last text can learn to copy it instead of reading the state.",
+    )
+
+
 class PolicySftSettings(SftSettings):
     """The policy's warm-up."""
 

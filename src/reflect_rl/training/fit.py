@@ -13,7 +13,7 @@ from reflect_rl.progress import Progress
 from reflect_rl.ranks import ALONE, Ranks
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream
-from reflect_rl.settings import SftSettings
+from reflect_rl.settings.training import SftSettings
 from reflect_rl.training.checkpoint import Checkpointer
 from reflect_rl.training.finite import finite, stopping
 from reflect_rl.training.gradients import accumulate

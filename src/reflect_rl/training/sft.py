@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from reflect_rl.data.past_reflections import with_notes
+from reflect_rl.data.past_reflections import hide_reflections, with_notes
 from reflect_rl.data.pool import (
     Label,
     PoolState,
@@ -67,13 +67,15 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     reflector = local_reflector(run, context, model, tokenizer, progress)  # freezes the model
     # A repeated label costs budget but teaches nothing new: distinct pairs are the examples.
-    pairs = dict.fromkeys((label.state, label.text) for label in train)
+    pairs = list(dict.fromkeys((label.state, label.text) for label in train))
     part = settings.reflector_sft
+    states = [_shown(places[state].state, settings) for state, _ in pairs]
+    states = hide_reflections(states, part.hide_reflections, stream(settings.seed, "hidden reflections"))
 
     def row(example: Example | Copy) -> TextRow:
         return _reflection_row(reflector, example.state, example.text or "")
 
-    examples = [Example(_shown(places[state].state, settings), text, chooses=False) for state, text in pairs]
+    examples = [Example(state, text, chooses=False) for state, (_, text) in zip(states, pairs, strict=True)]
     rows = [*map(row, examples), *rows_of_copies(examples, part.renamed, settings.seed, "reflector", row, progress)]
     for weight in trained:
         weight.requires_grad_(True)
