@@ -62,7 +62,7 @@ def _dequantised(base: Any, number: torch.dtype) -> Tensor:
     return dequantize_bnb_weight(base.weight, getattr(base, "state", None)).to(number)
 
 
-def _is_quantised(layer: nn.Module) -> bool:
+def _is_quantised(layer: Any) -> bool:
     return isinstance(layer, tuple(getattr(lora, name) for name in QUANTISED if hasattr(lora, name)))
 
 
