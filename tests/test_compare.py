@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from end_to_end import SMALL
 from reflect_rl.errors import SettingsError
-from reflect_rl.pipeline.compare import compare, under_way
+from reflect_rl.pipeline.compare import _left, compare, under_way
 from reflect_rl.runs.folder import RunFolder
+from reflect_rl.settings import Settings
 
 ARMS = ["sft", "sft-rl"]
 
@@ -93,3 +95,16 @@ def test_a_small_comparison_is_trained_and_continued(tmp_path: Path) -> None:
     made = (tmp_path / "runs/scarce-actions/sft-rl/seed-0/policy/model.safetensors").stat().st_mtime_ns
     assert compare("taxi", tmp_path, [0], **chosen).read_bytes() == before
     assert (tmp_path / "runs/scarce-actions/sft-rl/seed-0/policy/model.safetensors").stat().st_mtime_ns == made
+
+
+def test_a_run_that_is_finished_with_other_settings_is_still_to_do(tmp_path: Path) -> None:
+    wanted = Settings().model_dump()
+    places = [tmp_path / "runs" / "recipe" / arm / "seed-0" for arm in ("same", "other", "begun", "broken")]
+    configs = [{}, {"rl": {"iterations": 3}}, {}, {"rl": {"iteration": 3}}]
+    for place, config in zip(places, configs, strict=True):
+        run = RunFolder(place)
+        run.write_text("config.yaml", json.dumps(config))
+        if place.parent.name != "begun":
+            run.write_json("manifests/evaluate.json", {})
+    left = _left(dict.fromkeys(places, wanted))
+    assert [place.parent.name for place in left] == ["other", "begun", "broken"]

@@ -22,6 +22,7 @@ from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import CONFIG, RunFolder
 from reflect_rl.runs.outputs import claim_folder
 from reflect_rl.runs.stages import STAGES
+from reflect_rl.runs.trained import read_config
 from reflect_rl.settings import Settings
 
 Results = dict[int, dict[str, Any]]
@@ -103,20 +104,19 @@ def _settings(
 
 
 def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Progress) -> None:
-    """Run every group in its own process, `workers` at a time; the bar counts finished runs."""
-    places = [_place(out, regime, arm, seed) for regime, seed, arms in groups for arm in arms]
-    before = shown = _finished(places)
-    with progress.bar("compare", len(places), "runs", done=before) as bar, worker_pool(workers) as pool:
+    """Run every group in its own process, `workers` at a time; the bar counts runs finished with their settings."""
+    runs = {_place(out, regime, arm, seed): settings for regime, seed, arms in groups for arm, settings in arms.items()}
+    left = _left(runs)
+    with progress.bar("compare", len(runs), "runs", done=len(runs) - len(left)) as bar, worker_pool(workers) as pool:
         waiting = {pool.submit(run_group, group, out) for group in groups}
         try:
             while waiting:
                 done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
-                now = _finished(places)
-                bar.note(running=under_way(places))
-                bar.update(now - shown)
-                shown = now
+                before, left = len(left), _left(left)
+                bar.note(running=under_way(list(runs)))
+                bar.update(before - len(left))
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             if waiting and isinstance(error, ReflectRLError):
@@ -128,13 +128,25 @@ def _place(out: Path, regime: str, arm: str, seed: int) -> Path:
     return out / "runs" / regime / arm / f"seed-{seed}"
 
 
-def _finished(places: Sequence[Path]) -> int:
-    return sum((place / "manifests" / "evaluate.json").is_file() for place in places)
+def _evaluated(place: Path) -> bool:
+    return (place / "manifests" / "evaluate.json").is_file()
+
+
+def _left(runs: Mapping[Path, dict[str, Any]]) -> dict[Path, dict[str, Any]]:
+    """The runs that are not finished, or with other settings than these."""
+    return {place: settings for place, settings in runs.items() if not (_evaluated(place) and _has(place, settings))}
+
+
+def _has(place: Path, settings: dict[str, Any]) -> bool:
+    try:
+        return read_config(RunFolder(place)).model_dump() == settings
+    except ReflectRLError:  # the run itself will say what is wrong
+        return False
 
 
 def under_way(places: Sequence[Path]) -> str:
     """The runs that have begun and are not finished, with the last stage that each has done."""
-    begun = [place for place in places if (place / CONFIG).exists() and not _finished([place])]
+    begun = [place for place in places if (place / CONFIG).exists() and not _evaluated(place)]
     return ", ".join(f"{place.parent.name} {place.name}{_last_stage(place)}" for place in begun) or "none"
 
 
@@ -208,7 +220,7 @@ def _budgets(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _results(out: Path, regime: str, arm: str, seeds: Sequence[int]) -> Results:
     """The results of one arm that exist, by seed."""
     folders = {seed: RunFolder(_place(out, regime, arm, seed)) for seed in seeds}
-    return {seed: run.read_json("results.json", _measured) for seed, run in folders.items() if _finished([run.path])}
+    return {seed: run.read_json("results.json", _measured) for seed, run in folders.items() if _evaluated(run.path)}
 
 
 def _measured(results: dict[str, Any]) -> dict[str, Any]:
