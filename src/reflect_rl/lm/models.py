@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reflect_rl.errors import ModelError
 
@@ -60,26 +60,6 @@ def _bytes(weight: torch.Tensor) -> bytes:
 def parameter_count(model: PreTrainedModel) -> int:
     """Number of weights; tied weights count once."""
     return sum(weight.numel() for weight in {id(p): p for p in model.parameters()}.values())
-
-
-def output_gain(model: PreTrainedModel) -> torch.Tensor:
-    """What the model's last norm multiplies each of D hidden values by, float32; ones without such a norm.
-
-    Alternating values of 1024 have mean 0, and a variance beside which no norm's epsilon counts, so that the norm only
-    shows its gain and, with either sign, its bias. It is 1 to the bit for a new norm.
-    """
-    import torch
-
-    body: Any = base_model(model).base_model
-    width = base_model(model).config.hidden_size
-    vectors = [each for each in body.children() if [p.shape for p in each.parameters()][:1] == [(width,)]]
-    if not vectors:
-        return torch.ones(width)
-    norm, weight = vectors[-1], next(vectors[-1].parameters())
-    signs = torch.ones(width, device=weight.device, dtype=weight.dtype)
-    signs[1::2] = -1
-    with torch.no_grad():
-        return ((norm(1024 * signs) - norm(-1024 * signs)) / 2 * signs).float().cpu()
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from reflect_rl.lm.backbone import Backbone, Passes
 from reflect_rl.lm.checks import check_finite
 from reflect_rl.lm.encoded import LENGTH_STEP, Encoded, compact
 from reflect_rl.lm.forward import Forward
-from reflect_rl.lm.models import output_gain, pad_id
+from reflect_rl.lm.models import pad_id
 from reflect_rl.lm.out_of_memory import fitted
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.lm.remembered import Remembered
@@ -42,8 +42,6 @@ ABOUT, HEADS = "reflect_rl.json", "heads.safetensors"
 """Files of a saved policy besides its model."""
 POINTER_STEPS = 64, 16
 """Pointer prompts, which vary more, are padded to multiples of this many tokens and of this many actions."""
-LEAST_GAIN = 0.1
-"""The smallest gain that a new pointer head divides by, as a share of the mean one."""
 MOST_TOKENS = 2**22
 """Maximum tokens in cached encoded prompts, at 8 bytes each."""
 
@@ -96,10 +94,8 @@ class Policy(nn.Module):
         self.register_buffer("label_ids", torch.tensor(list((labels or {}).values())), persistent=False)
         self.pointer = nn.Linear(width, width, bias=False) if labels is None else None
         if self.pointer is not None:
-            # Without the gains of the model's last norm, which make the first scores of a pretrained model enormous.
-            gain_D = output_gain(model).abs()
-            gain_D = gain_D.clamp(min=LEAST_GAIN * float(gain_D.mean()))
-            self.pointer.weight.data.copy_(torch.diag(width**-0.5 / gain_D.square()))
+            nn.init.eye_(self.pointer.weight)
+            self.pointer.weight.data.mul_(width**-0.5)
         self.value = nn.Linear(width, 1) if value_head else None
         if self.value is not None:
             nn.init.zeros_(self.value.weight)
