@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,29 @@ import pytest
 
 from end_to_end import SMALL
 from reflect_rl.errors import SettingsError
-from reflect_rl.pipeline.compare import _left, compare, under_way
+from reflect_rl.pipeline.compare import compare, under_way
+from reflect_rl.progress import Bar, Progress
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.settings import Settings
 
 ARMS = ["sft", "sft-rl"]
+
+
+class Counted(Progress):
+    """The total of the bar of runs, and what is added to it."""
+
+    def __init__(self) -> None:
+        self.runs: list[int] = []
+
+    @contextmanager
+    def bar(self, what: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Bar]:
+        self.runs += [total]
+        yield self
+
+    def update(self, n: int = 1) -> None:
+        self.runs.append(n)
+
+    def note(self, **values: Any) -> None:
+        pass
 
 
 def finished(folder: Path, arm: str, seed: int, success: dict[str, float]) -> None:
@@ -93,18 +112,8 @@ def test_a_small_comparison_is_trained_and_continued(tmp_path: Path) -> None:
     pools = [tmp_path / f"runs/scarce-actions/{arm}/seed-0/episodes.jsonl" for arm in ARMS]
     assert pools[0].read_bytes() == pools[1].read_bytes()
     made = (tmp_path / "runs/scarce-actions/sft-rl/seed-0/policy/model.safetensors").stat().st_mtime_ns
-    assert compare("taxi", tmp_path, [0], **chosen).read_bytes() == before
+    counted = Counted()
+    assert compare("taxi", tmp_path, [0], **chosen, progress=counted).read_bytes() == before
+    assert counted.runs[0] == sum(counted.runs[1:]) == 2
+    assert min(counted.runs) >= 0
     assert (tmp_path / "runs/scarce-actions/sft-rl/seed-0/policy/model.safetensors").stat().st_mtime_ns == made
-
-
-def test_a_run_that_is_finished_with_other_settings_is_still_to_do(tmp_path: Path) -> None:
-    wanted = Settings().model_dump()
-    places = [tmp_path / "runs" / "recipe" / arm / "seed-0" for arm in ("same", "other", "begun", "broken")]
-    configs = [{}, {"rl": {"iterations": 3}}, {}, {"rl": {"iteration": 3}}]
-    for place, config in zip(places, configs, strict=True):
-        run = RunFolder(place)
-        run.write_text("config.yaml", json.dumps(config))
-        if place.parent.name != "begun":
-            run.write_json("manifests/evaluate.json", {})
-    left = _left(dict.fromkeys(places, wanted))
-    assert [place.parent.name for place in left] == ["other", "begun", "broken"]

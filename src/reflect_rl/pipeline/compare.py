@@ -7,8 +7,9 @@ through a store. Arms and regimes are defined in YAML: the files of recipes/plan
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,7 +23,6 @@ from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import CONFIG, RunFolder
 from reflect_rl.runs.outputs import claim_folder
 from reflect_rl.runs.stages import STAGES
-from reflect_rl.runs.trained import read_config
 from reflect_rl.settings import Settings
 
 Results = dict[int, dict[str, Any]]
@@ -31,7 +31,9 @@ HOLDS = "comparison", "runs/*/*/seed-*"
 """What the folder's mark says, and a glob pattern that identifies an unmarked comparison."""
 POLL_SECONDS = 2.0
 Group = tuple[str, int, dict[str, dict[str, Any]]]
-"""A regime and a seed with the settings of each arm. One worker runs them in turn, so that they share stages."""
+"""A regime and a seed with the settings of each arm. Its runs are trained in turn, so that they share stages."""
+Run = tuple[str, str, int, dict[str, Any]]
+"""Regime, arm, seed and settings."""
 
 
 def compare(
@@ -104,22 +106,32 @@ def _settings(
 
 
 def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Progress) -> None:
-    """Run every group in its own process, `workers` at a time; the bar counts runs finished with their settings."""
-    runs = {_place(out, regime, arm, seed): settings for regime, seed, arms in groups for arm, settings in arms.items()}
-    left = _left(runs)
-    with progress.bar("compare", len(runs), "runs", done=len(runs) - len(left)) as bar, worker_pool(workers) as pool:
-        waiting = {pool.submit(run_group, group, out) for group in groups}
+    """Train every run in a process of its own, `workers` at a time; the runs of a group one after the other."""
+    waiting = deque(
+        deque((regime, arm, seed, settings) for arm, settings in arms.items()) for regime, seed, arms in groups
+    )
+    places = [_place(out, regime, arm, seed) for regime, seed, arms in groups for arm in arms]
+    with progress.bar("compare", len(places), "runs") as bar, worker_pool(workers) as pool:
+
+        def begin(group: deque[Run]) -> None:
+            active[pool.submit(train, *group.popleft(), out)] = group
+
+        active: dict[Future[None], deque[Run]] = {}
+        for _ in range(min(workers, len(waiting))):
+            begin(waiting.popleft())
         try:
-            while waiting:
-                done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_EXCEPTION)
+            while active:
+                done, _ = wait(active, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for future in done:
+                    group = active.pop(future)
                     future.result()
-                before, left = len(left), _left(left)
-                bar.note(running=under_way(list(runs)))
-                bar.update(before - len(left))
+                    if group or waiting:
+                        begin(group or waiting.popleft())
+                bar.note(running=under_way(places))
+                bar.update(len(done))
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            if waiting and isinstance(error, ReflectRLError):
+            if active and isinstance(error, ReflectRLError):
                 progress.warn(f"A run cannot go on; those under way are finished first. {error}")
             raise
 
@@ -130,18 +142,6 @@ def _place(out: Path, regime: str, arm: str, seed: int) -> Path:
 
 def _evaluated(place: Path) -> bool:
     return (place / "manifests" / "evaluate.json").is_file()
-
-
-def _left(runs: Mapping[Path, dict[str, Any]]) -> dict[Path, dict[str, Any]]:
-    """The runs that are not finished, or with other settings than these."""
-    return {place: settings for place, settings in runs.items() if not (_evaluated(place) and _has(place, settings))}
-
-
-def _has(place: Path, settings: dict[str, Any]) -> bool:
-    try:
-        return read_config(RunFolder(place)).model_dump() == settings
-    except ReflectRLError:  # the run itself will say what is wrong
-        return False
 
 
 def under_way(places: Sequence[Path]) -> str:
@@ -155,14 +155,12 @@ def _last_stage(place: Path) -> str:
     return f" after {done[-1]}" if done else ""
 
 
-def run_group(group: Group, out: Path) -> None:
-    """Run all arms of one regime and seed in turn."""
+def train(regime: str, arm: str, seed: int, settings: dict[str, Any], out: Path) -> None:
+    """Train and evaluate one run."""
     from reflect_rl.pipeline.run import run_pipeline
 
-    regime, seed, arms = group
-    for arm, settings in arms.items():
-        where = _place(out, regime, arm, seed)
-        run_pipeline(Settings.model_validate(settings), where, store=out / "store", until="evaluate")
+    where = _place(out, regime, arm, seed)
+    run_pipeline(Settings.model_validate(settings), where, store=out / "store", until="evaluate")
 
 
 def gather(
