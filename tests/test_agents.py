@@ -95,6 +95,7 @@ def test_a_trained_agent_as_any_agent_gets_the_figures_of_its_run(
     assert first["reflection"]
     assert sum(first["probabilities"]) == pytest.approx(1, abs=1e-4)
     if agent == "warmed":
+        assert theirs["agent"] == warmed.path.name
         (warmed / "policy/added.json").write_text("{}")
         with pytest.raises(AgentError, match="models"):
             evaluate_agent(plan, tmp_path / "out", Progress())

@@ -63,7 +63,7 @@ class Plan:
     def identity(self) -> Row:
         """What all episodes of a folder have in common: the agent, the world and the seed."""
         return {
-            "agent": self.agent,
+            **self.about(),
             **self._made_of(),
             "env": self.settings.env.identity,
             "seed": self.settings.seed,
@@ -75,8 +75,9 @@ class Plan:
         return {"models": models_hash(self.agent)} if is_trained(self.agent) else {"code": source_hash(self.agent)}
 
     def about(self) -> Row:
-        """What results.json says of the agent."""
-        return {"agent": self.agent}
+        """What results.json says of the agent. Of a folder, its name: where it lies concerns nobody else."""
+        folder = Path(self.agent)
+        return {"agent": folder.resolve().name if is_trained(self.agent) and folder.is_dir() else self.agent}
 
     def check(self, world: TextEnv) -> None:
         """Raise what `evaluate_agent` raises for an agent that cannot play this world."""
