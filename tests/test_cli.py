@@ -160,7 +160,7 @@ def test_a_mistake_in_a_real_process_has_no_traceback() -> None:
 def test_threads_of_torch_wait_without_spinning(
     given: dict[str, str], spins: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two threads that spin for long, as by default, took nine times as long beside another process (docs/running.md)."""
+    """Threads that spin for long, the default, took nine times as long beside another process (docs/running.md)."""
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
