@@ -391,6 +391,21 @@ def test_muon_takes_every_rate_that_is_set() -> None:
     assert [group["lr"] for part in optimizer.parts for group in part.param_groups] == [0.5] * 3  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("width", "factor"), [(32, 1.0), (64, 1.0), (576, 1 / 81)])
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_new_pointer_moves_the_scores_of_wide_models_no_faster(width: int, factor: float, kind: Kind) -> None:
+    """A matrix between hidden states of 576 gives scores of 576 x 576 terms, 81 times those of a model from scratch."""
+    module = Layered()
+    module.pointer = torch.nn.Linear(width, width, bias=False)
+    optimizer = make_optimizer(module, 0.01, 0.0, kind)
+    set_lr(optimizer, 0.001)
+    before = module.pointer.weight.detach().clone()
+    (module(torch.arange(3)).sum() + module.pointer.weight.sum()).backward()
+    clip_and_step(optimizer, module.parameters(), 1e9)
+    assert torch.allclose(before - module.pointer.weight, torch.full((width, width), 0.001 * factor), rtol=1e-2)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.001, 0.001 * factor}
+
+
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
     checkpointer = Checkpointer(RunFolder(tmp_path), "c", *trained(1))
     assert checkpointer.load() is None

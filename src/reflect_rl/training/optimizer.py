@@ -14,20 +14,30 @@ from reflect_rl.training.finite import finite
 
 BETAS = (0.9, 0.98)
 """Betas of AdamW."""
+SCRATCH_WIDTH = 64
+"""The width of models from scratch, for which the rates of a new pointer head are meant."""
 
 
 def make_optimizer(
     module: nn.Module, lr: float, weight_decay: float, kind: Literal["adamw", "muon"] = "adamw"
 ) -> torch.optim.Optimizer:
-    """AdamW on the trainable weights; with Muon, that takes the matrices of the layers. Only matrices decay."""
+    """AdamW on the trainable weights; with Muon, that takes the matrices of the layers. Only matrices decay.
+
+    A step of AdamW on the pointer, a matrix between two hidden states, moves its scores in proportion to the square of
+    the width. On a model wider than `SCRATCH_WIDTH` it gets a rate smaller by as much, or its first steps undo it.
+    """
     named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
     hidden = [weight for name, weight in named if weight.dim() == 2 and _in_a_layer(name)] if kind == "muon" else []
-    taken = {id(weight) for weight in hidden}
+    pointer = next((weight for name, weight in named if name == "pointer.weight"), None)
+    taken = {id(weight) for weight in (*hidden, pointer)}
     trained = [weight for _, weight in named if id(weight) not in taken]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [w for w in trained if w.dim() >= 2], "weight_decay": weight_decay},
         {"params": [w for w in trained if w.dim() < 2], "weight_decay": 0.0},
     ]
+    if pointer is not None:
+        scale = min(1.0, (SCRATCH_WIDTH / len(pointer)) ** 2)
+        groups.append({"params": [pointer], "weight_decay": weight_decay, "scale": scale})
     parts: list[torch.optim.Optimizer] = []
     if hidden:
         parts.append(torch.optim.Muon(hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
@@ -86,7 +96,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     if lr / (1 - BETAS[0]) > torch.finfo(torch.float32).max:
         raise NonFiniteError(f"a step at the learning rate {lr:g} is not finite")
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("scale", 1.0)
 
 
 def clip_and_step(optimizer: torch.optim.Optimizer, weights: Iterable[nn.Parameter], most: float) -> float:
