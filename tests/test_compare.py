@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from end_to_end import SMALL
+from reflect_rl.data.pool import Label
 from reflect_rl.errors import SettingsError
 from reflect_rl.pipeline.compare import compare, under_way
 from reflect_rl.progress import Bar, Progress
@@ -117,3 +118,15 @@ def test_a_small_comparison_is_trained_and_continued(tmp_path: Path) -> None:
     assert counted.runs[0] == sum(counted.runs[1:]) == 2
     assert min(counted.runs) >= 0
     assert (tmp_path / "runs/scarce-actions/sft-rl/seed-0/policy/model.safetensors").stat().st_mtime_ns == made
+
+
+def test_all_arms_learn_from_the_same_labels(tmp_path: Path) -> None:
+    """With past reflections whole episodes are labelled, also for an arm that does not show any."""
+    chosen = {"arms": ["sft-reflection", "history"], "regimes": ["scarce-actions"]}
+    compare("taxi", tmp_path, [0], **chosen, overrides={**SMALL, "prompt.reflections": 2, "rl.iterations": 0})
+    runs = [RunFolder(tmp_path / f"runs/scarce-actions/{arm}/seed-0") for arm in chosen["arms"]]
+    labels = [run.read_jsonl("action_labels.jsonl", Label.from_json) for run in runs]
+    places = [[(label.episode, label.step) for label in each] for each in labels]
+    assert len(places[0]) == SMALL["annotate.actions"]
+    assert len({episode for episode, _ in places[0]}) < 10
+    assert places[0] == places[1]

@@ -141,14 +141,14 @@ def distinct(order: list[PoolState]) -> list[PoolState]:
 
 
 def in_order(pool: list[PoolState], settings: Settings) -> list[PoolState]:
-    """The pool in the order in which labels are bought: shuffled states, or episodes if past reflections are shown."""
+    """The pool in the order in which labels are bought: shuffled states, or shuffled episodes (`annotate.order`)."""
     random = stream(settings.seed, "annotate")
-    if not reads_reflections(settings):
+    if not settings.labels_episodes:
         return [pool[i] for i in random.permutation(len(pool))]
     episodes: dict[int, list[PoolState]] = defaultdict(list)
     for entry in pool:
         episodes[entry.episode].append(entry)
-    return [entry for number in random.permutation(len(episodes)) for entry in episodes[int(number)]]
+    return [entry for number in random.permutation(list(episodes)) for entry in episodes[int(number)]]
 
 
 def reads_reflections(settings: Settings) -> bool:

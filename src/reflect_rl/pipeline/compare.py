@@ -99,10 +99,16 @@ def _trained(plan: Mapping[str, Any], arms: Sequence[str]) -> list[str]:
 def _settings(
     recipe: str, plan: Mapping[str, Any], regime: str, arm: str, seed: int, overrides: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The settings of one run, validated before anything starts. What defines an arm goes before the overrides."""
-    changed = {**plan["regimes"][regime]["settings"], **(overrides or {}), **plan["arms"][arm]["settings"]}
-    settings = parse_settings(read_recipe(recipe), {**changed, "seed": seed, "compute.threads": 1}, f"{regime}/{arm}")
-    return settings.model_dump()
+    """The settings of one run, validated before anything starts. What defines an arm goes before the overrides.
+
+    All arms label episodes if the recipe does: an arm without past reflections would otherwise learn from other states.
+    """
+    read, where = read_recipe(recipe), f"{regime}/{arm}"
+    shared = {**plan["regimes"][regime]["settings"], **(overrides or {}), "seed": seed, "compute.threads": 1}
+    changed = {**shared, **plan["arms"][arm]["settings"]}
+    if parse_settings(read, shared, where).labels_episodes:
+        changed["annotate.order"] = "episodes"
+    return parse_settings(read, changed, where).model_dump()
 
 
 def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Progress) -> None:

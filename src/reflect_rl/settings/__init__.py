@@ -266,6 +266,12 @@ class Settings(Section):
         return self.select.strategy != "none" and self.reflector.kind != "none"
 
     @property
+    def labels_episodes(self) -> bool:
+        """Whether whole episodes are labelled, rather than states drawn from all of them."""
+        order = self.annotate.order
+        return self.prompt.reflections > 0 if order == "auto" else order == "episodes"
+
+    @property
     def served_teacher(self) -> bool:
         """Whether the teacher is a language model behind a server."""
         return self.annotate.teacher == OPENAI
@@ -283,6 +289,11 @@ class Settings(Section):
         if self.annotate.actions_by == "teacher" and not self.served_teacher:
             raise ValueError(
                 "annotate.actions_by: teacher needs annotate.teacher: openai; scripted teachers only write"
+            )
+        if self.annotate.order == "states" and self.prompt.reflections and self.reflector.kind != "none":
+            raise ValueError(
+                "prompt.reflections shows the texts on an episode's earlier steps, so whole episodes are labelled; set "
+                "annotate.order: episodes"
             )
         if self.selects and self.prompt.reflections:
             raise ValueError(

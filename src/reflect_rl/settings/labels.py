@@ -69,6 +69,11 @@ class AnnotateSettings(Section):
         default=False,
         description="Spend the budgets on distinct states; otherwise as the trajectories come, repeats included.",
     )
+    order: Literal["auto", "states", "episodes"] = Field(
+        default="auto",
+        description="What the budgets buy: 'states' drawn from all episodes, or whole 'episodes', which prompt.reflections "
+        "needs. 'auto': episodes if prompt.reflections is above 0. The arms of a comparison all take the recipe's.",
+    )
     holdout: float = Field(
         default=0.1, ge=0, le=0.5, description="Share of the reflection labels kept aside to measure the reflector."
     )
