@@ -62,8 +62,6 @@ def test_gae_by_hand() -> None:
     # deltas: 1 + 0.5*2 - 1 = 1; 0 + 0.5*4 - 2 = 0; 2 - 4 = -2
     got = generalized_advantages([1.0, 0.0, 2.0], np.array([1.0, 2.0, 4.0]), gamma=0.5, lam=0.5)
     np.testing.assert_allclose(got, [1 + 0.25 * (0 + 0.25 * -2), 0.25 * -2, -2])
-    with_tail = generalized_advantages([1.0], np.array([0.5]), gamma=0.5, lam=0.9, last=2.0)
-    np.testing.assert_allclose(with_tail, [1.5])
 
 
 def test_the_horizon_is_an_end_like_any_other() -> None:

@@ -111,6 +111,7 @@ class LanguagePlan(Plan):
             "style": prompting.style,
             "history": prompting.history,
             "max_tokens": prompting.max_tokens,
+            **({"trials": self.trials} if self.trials > 1 else {}),  # no lesson is written after the last one
             "prompts": hashlib.sha256(texts.encode()).hexdigest(),
             "temperature": self.server.temperature,
             "extra": self.server.extra,

@@ -2,7 +2,7 @@
 
 The pool is the set of distinct collected states, and the budget is `annotate.reflections`. A strategy of
 `reflect_rl.selection` picks by similarity (`select.embedding`), or by the uncertainty of a pretrained `reflector.model`
-about the reflection that it would write.
+about the reflection that it would write: it reads the prompts that it will read as the reflector.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reflect_rl.data.pool import distinct, in_order, read_pool, state_texts
+from reflect_rl.data.pool import PoolState, distinct, in_order, read_pool, state_texts
 from reflect_rl.data.selection_map import map_points
 from reflect_rl.players.context import Context
 from reflect_rl.pools.tfidf import tfidf
@@ -26,6 +26,8 @@ from reflect_rl.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from reflect_rl.lm.text import Framed
 
 
 def choose_states(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def choose_states(run: RunFolder, context: Context, progress: Progress) -> dict[
     texts = [text for _, text in state_texts(pool, settings)]
     name = settings.select.strategy
     with _torch(settings):
-        embeddings_ND, picks = _choose(texts, budget, settings, progress)
+        embeddings_ND, picks = _choose(pool, texts, budget, context, progress)
     run.write_jsonl(
         "selection.jsonl",
         (
@@ -74,9 +76,12 @@ def _torch(settings: Settings) -> AbstractContextManager[None]:
     return torch_set_up(settings.compute)
 
 
-def _choose(texts: list[str], budget: int, settings: Settings, progress: Progress) -> tuple[np.ndarray, Picks]:
+def _choose(
+    pool: list[PoolState], texts: list[str], budget: int, context: Context, progress: Progress
+) -> tuple[np.ndarray, Picks]:
     """(embeddings_ND, picks)."""
-    name, reads = settings.select.strategy, _ModelReads(texts, settings, progress)
+    settings = context.settings
+    name, reads = settings.select.strategy, _ModelReads(pool, context, progress)
     if settings.select.embedding == "model":
         embeddings_ND = reads.embeddings()
     else:
@@ -93,28 +98,38 @@ def _choose(texts: list[str], budget: int, settings: Settings, progress: Progres
 class _ModelReads:
     """The states as read by the untrained reflector model, which is loaded on first use."""
 
-    def __init__(self, texts: list[str], settings: Settings, progress: Progress) -> None:
-        self.texts, self.settings, self.progress = texts, settings, progress
+    def __init__(self, pool: list[PoolState], context: Context, progress: Progress) -> None:
+        self.pool, self.context, self.progress = pool, context, progress
 
     def embeddings(self) -> np.ndarray:
         """(N, D) float32: means of the last hidden states."""
         from reflect_rl.lm.hidden import hidden_states
 
-        return hidden_states(*self._loaded, self.texts, progress=self.progress)
+        return hidden_states(*self._loaded, self._prompts, progress=self.progress)
 
     def tokens(self, quantity: str) -> list[np.ndarray]:
         """For each state, the entropies, margins or logprobs of the reflection that the model would write."""
         from reflect_rl.lm.scoring import generated_scores
 
-        longest = self.settings.reflector.max_new_tokens
-        found = dict(generated_scores(*self._loaded, self.texts, new_tokens=longest, progress=self.progress))
-        return [getattr(found[row], quantity) for row in range(len(self.texts))]
+        longest = self.context.settings.reflector.max_new_tokens
+        found = dict(generated_scores(*self._loaded, self._prompts, new_tokens=longest, progress=self.progress))
+        return [getattr(found[row], quantity) for row in range(len(self.pool))]
+
+    @cached_property
+    def _prompts(self) -> list[Framed]:
+        from reflect_rl.lm.text import Framed
+        from reflect_rl.players.load import reflector_prompts
+
+        builder = reflector_prompts(self.context, *self._loaded, self.progress)
+        prompts = (builder.reflector_prompt(entry.state) for entry in self.pool)
+        return [Framed(prompt.text, prompt.controls) for prompt in prompts]
 
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         from reflect_rl.lm.pretrained import load_pretrained
 
-        return load_pretrained(self.settings.reflector.model, self.settings.compute.device, read_only=True)
+        settings = self.context.settings
+        return load_pretrained(settings.reflector.model, settings.compute.device, read_only=True)
 
 
 def _finite(gain: float) -> float | None:

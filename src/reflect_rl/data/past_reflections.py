@@ -28,7 +28,7 @@ def with_notes(
     texts: dict[str, list[str]] = defaultdict(list)
     for reflection in bought:
         texts[reflection.state].append(reflection.text)
-    asked = {(entry.episode, entry.step - 1): entry.state.reflections[-1] for entry in entries if entry.step}
+    followed = {(entry.episode, entry.step - 1): entry.state.reflections[-1:] for entry in entries if entry.step}
     places: dict[int, list[int]] = defaultdict(list)
     for place, entry in enumerate(entries):
         places[entry.step].append(place)
@@ -39,11 +39,11 @@ def with_notes(
             entry = entries[place]
             shown = tuple(notes[entry.episode][-most:])
             entries[place] = replace(entry, state=replace(entry.state, reflections=shown))
-            own = asked.get((entry.episode, step))
+            own = followed.get((entry.episode, step))
             if own is None:  # the last step
                 continue
             if known := texts.get(entry.id):  # equal states can have different texts
-                notes[entry.episode].append(own if own in known else known[-1])
+                notes[entry.episode].append(own[0] if own and own[0] in known else known[-1])
             else:
                 missing.append(entries[place])
         if write and missing:

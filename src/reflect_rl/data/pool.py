@@ -178,8 +178,8 @@ def state_name(builder: PromptBuilder, state: State, settings: Settings) -> str:
 
 
 def _teacher(settings: Settings, texts: Mapping[str, str]) -> Callable[[State], str | None] | None:
-    """Writes the teacher's texts on earlier steps, if past reflections are shown."""
-    if not reads_reflections(settings):
+    """Writes the teacher's texts on earlier steps, if past reflections are shown. A prompted reflector has none."""
+    if not reads_reflections(settings) or settings.reflector.kind == "prompted":
         return None
     if settings.served_teacher:
         builder = id_builder(settings)

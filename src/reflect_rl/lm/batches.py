@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from reflect_rl.errors import ModelError
-from reflect_rl.lm.text import encode_all
+from reflect_rl.lm.text import Framed, encode_all, encode_prompt
 from reflect_rl.progress import Progress
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ CELLS = 2**24
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-Pair = tuple[str, str | None]
-"""A prompt, and optionally a text that follows it."""
+Pair = tuple[str | Framed, str | None]
+"""A prompt, and optionally a text that follows it. A player's has no opening token before it, as in play."""
 
 
 class Texts(Protocol[T_co]):
@@ -63,23 +63,28 @@ class Encoder:
 
     def items(self, pairs: dict[Pair, tuple[int, ...]], room: int) -> list[Item]:
         """room: tokens to reserve after a prompt without a target. Raises ModelError for an empty text."""
-        prompts = encode_all(self.tokenizer, [prompt for prompt, _ in pairs])
+        prompts = self._prompts([prompt for prompt, _ in pairs])
         told = any(target is not None for _, target in pairs)
         given = encode_all(self.tokenizer, [target or "" for _, target in pairs]) if told else []
         items = []
-        for number, ((_, target), rows) in enumerate(pairs.items()):
+        for number, ((prompt, target), rows) in enumerate(pairs.items()):
             written = given[number] if target is not None else []
             if not prompts[number] or (target is not None and not written):
                 what = "target" if prompts[number] else "text"
                 raise ModelError(f"The {what} of item {rows[0]} is empty: a model has nothing to read. Leave it out.")
-            most = self.context - len(self.head) - max(room, len(written))
+            most = self.context - max(room, len(written))
             if most < 1:
                 raise ModelError(
                     f"{max(room, len(written)):,} tokens after the prompt of item {rows[0]} leave it no room: the "
                     f"model reads {self.context:,}. Ask for fewer, or choose a model that reads more."
                 )
-            items.append(Item(rows, self.head + self._cut(prompts[number], most, rows[0]), written))
+            head = [] if isinstance(prompt, Framed) else self.head
+            items.append(Item(rows, head + self._cut(prompts[number], most - len(head), rows[0]), written))
         return items
+
+    def _prompts(self, prompts: Sequence[str | Framed]) -> list[list[int]]:
+        plain = iter(encode_all(self.tokenizer, [prompt for prompt in prompts if isinstance(prompt, str)]))
+        return [next(plain) if isinstance(p, str) else encode_prompt(self.tokenizer, *p) for p in prompts]
 
     def _cut(self, ids: list[int], most: int, row: int) -> list[int]:
         if len(ids) > most and not self.announced:

@@ -14,6 +14,7 @@ from reflect_rl.errors import ModelError
 from reflect_rl.lm.batches import TOKEN_BUDGET, Encoder, Item, Texts, batches
 from reflect_rl.lm.models import base_model, pad_id
 from reflect_rl.lm.packed import PACKED, packs, read_pack, why_not
+from reflect_rl.lm.text import Framed
 from reflect_rl.progress import Progress
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Pooling = Literal["mean", "last"]
 def hidden_states(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Texts[str],
+    texts: Texts[str | Framed],
     *,
     layer: int = -1,
     pooling: Pooling = "mean",
@@ -43,7 +44,7 @@ def hidden_states(
 def pooled_states(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Texts[str],
+    texts: Texts[str | Framed],
     *,
     layer: int = -1,
     pooling: Pooling = "mean",

@@ -41,7 +41,7 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of all weights and the vocabulary: models with equal fingerprints write the same text."""
+    """A hash of all weights and the vocabulary: with equal ones, and equal precision, models write equal text."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())

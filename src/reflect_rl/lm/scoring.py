@@ -26,7 +26,7 @@ from reflect_rl.lm.decoding import decoding_steps, mixes_lengths
 from reflect_rl.lm.models import end_ids, pad_id
 from reflect_rl.lm.packed import PACKED, packs, why_not
 from reflect_rl.lm.reading import make_reader
-from reflect_rl.lm.text import decode
+from reflect_rl.lm.text import Framed, decode
 from reflect_rl.progress import Progress
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class TokenScores:
 def generated_scores(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Texts[str],
+    texts: Texts[str | Framed],
     *,
     new_tokens: int = 32,
     token_budget: int = TOKEN_BUDGET,

@@ -31,6 +31,13 @@ class Tokens(NamedTuple):
     ends: list[int]
 
 
+class Framed(NamedTuple):
+    """A player's prompt: a text, and where in it the frames of a chat template stand, if there are any."""
+
+    text: str
+    controls: tuple[tuple[int, int], ...] = ()
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a text."""
     return encode_all(tokenizer, [text])[0]

@@ -8,6 +8,9 @@ from string import ascii_lowercase, ascii_uppercase
 
 LETTERS = ascii_uppercase + ascii_lowercase
 ANNOUNCED = r"\b(?:answer|choice|label|option|action)(?:\s+is)?\s*:?\s*[\"'*(\[]*(\w+)"
+PHRASE_ENDS = r"\W*\Z|[^\w\s'’]|\s*\n"
+WORDS = {"a", "i"}
+"""Labels that are words too: "the answer is a door" does not name the choice A."""
 ORNAMENTS = " \t\"'`*_.,;:!#>-"
 
 
@@ -55,7 +58,10 @@ def _named(text: str, actions: Sequence[str], labels: Sequence[str]) -> set[int]
         known |= {label.lower(): index for label, index in known.items()}
     if (alone := plain.strip("()[] ")) in known:
         return {known[alone]}
-    said = re.findall(r"[(\[](\w+)[)\]]", text) + re.findall(ANNOUNCED, text, flags=re.IGNORECASE)
+    said = re.findall(r"[(\[](\w+)[)\]]", text)
+    for announced in re.finditer(ANNOUNCED, text, flags=re.IGNORECASE):
+        if announced[1].lower() not in WORDS or re.match(PHRASE_ENDS, text[announced.end() :]):
+            said.append(announced[1])
     if begins := re.match(r"\W*(\w+)\s*[).:\]]", text):
         said.append(begins[1])
     return {known[label] for label in said if label in known} | named_actions(text, actions)

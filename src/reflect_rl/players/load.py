@@ -217,7 +217,8 @@ def local_reflector(
     """
     settings, part = context.settings, context.settings.reflector
     mark = "" if context.ranks.alike else fingerprint(model, tokenizer)
-    namespace = f"{mark} {part.decoding} {part.max_new_tokens}"
+    bits = " bf16" if getattr(base_model(model), "computes_in_bfloat16", False) else ""
+    namespace = f"{mark}{bits} {part.decoding} {part.max_new_tokens}"
     if part.decoding == "sample":
         namespace += f" {part.temperature} {settings.seed}"
     prompts = reflector_prompts(context, model, tokenizer, progress)

@@ -215,9 +215,10 @@ class PromptBuilder:
 
     def _lines(self, state: State) -> list[str]:
         """The actions for the pointer head, with their notes if asked for."""
+        actions = [_on_one_line(action) for action in state.actions]
         if not self.settings.notes:
-            return list(state.actions)
-        notes = zip(state.actions, self._notes(state), strict=True)
+            return actions
+        notes = zip(actions, self._notes(state), strict=True)
         return [f"{action}: {note}" if note else action for action, note in notes]
 
     def _notes(self, state: State) -> tuple[str, ...]:
@@ -241,7 +242,8 @@ class PromptBuilder:
                 f"A state offers {len(state.actions)} actions, but this tokenizer has {len(labels)} single-token "
                 f"labels. Use policy.head: pointer, which scores each action's line and has no such limit."
             )
-        lines = "".join(f"\n{label}) {action}" for label, action in zip(labels, state.actions, strict=False))
+        choices = zip(labels, state.actions, strict=False)
+        lines = "".join(f"\n{label}) {_on_one_line(action)}" for label, action in choices)
         return f"{self.task_text}\nChoices:{lines}"
 
     @staticmethod
@@ -268,3 +270,8 @@ def state_id(prompt: Prompt, actions: Sequence[str] = ()) -> str:
     actions: the admissible actions, if the reflector reads them but this prompt does not contain them.
     """
     return hashlib.blake2b("\n".join((prompt.text, *actions)).encode(), digest_size=10).hexdigest()
+
+
+def _on_one_line(action: str) -> str:
+    """An action as one line, so that what follows a line break in it is not read as another choice."""
+    return " ".join(action.splitlines()) if "\n" in action or "\r" in action else action

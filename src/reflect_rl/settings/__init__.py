@@ -263,7 +263,7 @@ class Settings(Section):
     @property
     def selects(self) -> bool:
         """Whether a strategy picks the states that get reflections."""
-        return self.select.strategy != "none" and self.reflector.kind != "none"
+        return self.select.strategy != "none" and self.reflector.kind not in ("none", "prompted")
 
     @property
     def labels_episodes(self) -> bool:
@@ -278,28 +278,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
-        if self.served_teacher and self.reflector.kind == "scripted":
-            raise ValueError(
-                "reflector.kind: scripted needs a style of the world's teacher in annotate.teacher, not 'openai'"
-            )
-        if self.served_teacher and self.annotate.distinct and self.prompt.reflections:
-            raise ValueError(
-                "prompt.reflections needs the served teacher's texts on whole episodes; set annotate.distinct: false"
-            )
-        if self.annotate.actions_by == "teacher" and not self.served_teacher:
-            raise ValueError(
-                "annotate.actions_by: teacher needs annotate.teacher: openai; scripted teachers only write"
-            )
-        if self.annotate.order == "states" and self.prompt.reflections and self.reflector.kind != "none":
-            raise ValueError(
-                "prompt.reflections shows the texts on an episode's earlier steps, so whole episodes are labelled; set "
-                "annotate.order: episodes"
-            )
-        if self.selects and self.prompt.reflections:
-            raise ValueError(
-                "select picks single states, but prompt.reflections needs whole episodes to be labelled; set "
-                "prompt.reflections: 0 or select.strategy: none"
-            )
+        self._check_labels()
         if self.selects and self.select.by_model and self.reflector.model.source == "scratch":
             raise ValueError(
                 f"select.strategy: {self.select.strategy} with select.embedding: {self.select.embedding} asks "
@@ -331,6 +310,31 @@ class Settings(Section):
         if self.guard and self.reflector.kind == "none":
             raise ValueError("guard compares with the arm without reflection; reflector.kind: none is that arm already")
         return self
+
+    def _check_labels(self) -> None:
+        """Raise ValueError for labels that the teacher cannot give, or that are no whole episodes where they are needed."""
+        if self.served_teacher and self.reflector.kind == "scripted":
+            raise ValueError(
+                "reflector.kind: scripted needs a style of the world's teacher in annotate.teacher, not 'openai'"
+            )
+        if self.served_teacher and self.annotate.distinct and self.prompt.reflections:
+            raise ValueError(
+                "prompt.reflections needs the served teacher's texts on whole episodes; set annotate.distinct: false"
+            )
+        if self.annotate.actions_by == "teacher" and not self.served_teacher:
+            raise ValueError(
+                "annotate.actions_by: teacher needs annotate.teacher: openai; scripted teachers only write"
+            )
+        if self.annotate.order == "states" and self.prompt.reflections and self.reflector.kind != "none":
+            raise ValueError(
+                "prompt.reflections shows the texts on an episode's earlier steps, so whole episodes are labelled; set "
+                "annotate.order: episodes"
+            )
+        if self.selects and self.prompt.reflections:
+            raise ValueError(
+                "select picks single states, but prompt.reflections needs whole episodes to be labelled; set "
+                "prompt.reflections: 0 or select.strategy: none"
+            )
 
     def _check_prompted(self) -> None:
         """Raise ValueError for a prompted or served reflector without a model, or a policy that reads other texts."""

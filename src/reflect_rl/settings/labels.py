@@ -71,8 +71,9 @@ class AnnotateSettings(Section):
     )
     order: Literal["auto", "states", "episodes"] = Field(
         default="auto",
-        description="What the budgets buy: 'states' drawn from all episodes, or whole 'episodes', which prompt.reflections "
-        "needs. 'auto': episodes if prompt.reflections is above 0. The arms of a comparison all take the recipe's.",
+        description="What the budgets buy: 'states' drawn from all episodes, or whole 'episodes', which "
+        "prompt.reflections needs. 'auto': episodes if prompt.reflections is above 0. In a comparison, all arms label "
+        "episodes if the recipe does.",
     )
     holdout: float = Field(
         default=0.1, ge=0, le=0.5, description="Share of the reflection labels kept aside to measure the reflector."

@@ -17,16 +17,17 @@ from reflect_rl.training.rollout import EpisodeSpec
 def training_episodes(
     tasks: Sequence[str], stages: Sequence[str], settings: RlSettings, iteration: int, seed: int
 ) -> list[EpisodeSpec]:
-    """The episodes of one iteration, `rl.group` per sampled task."""
+    """The episodes of one iteration, `rl.group` per sampled task and stage."""
     random = stream(seed, "rl tasks", iteration)
     order: list[int] = []
     while len(order) * settings.group < settings.episodes:
         order += random.permutation(len(tasks)).tolist()
+    draws = random.random(len(order))
     return [
         EpisodeSpec(
             task=tasks[order[number // settings.group]],
             seed=stream_seed(seed, "rl episode", iteration, number),
-            stage=_stage(stages, settings.curriculum, iteration, settings.iterations, float(random.random())),
+            stage=_stage(stages, settings.curriculum, iteration, settings.iterations, draws[number // settings.group]),
             sample=number,
         )
         for number in range(settings.episodes)

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from reflect_rl.training.rollout import Rollout
 
+MOST_LOG_RATIO = 60.0
+"""Beyond it exp nears float32's end, and an infinite ratio times an advantage of 0 would be no number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Folded:
@@ -57,7 +60,7 @@ def fold(rollout: Rollout, advantages: Sequence[np.ndarray], returns: Sequence[n
 
 def ppo_gain(log_probs_PN: Tensor, rows: Folded, clip: float) -> Tensor:
     """Sum over visits of PPO's clipped surrogate (Schulman et al. 2017, eq. 7)."""
-    ratio_PN = _finite(log_probs_PN - rows.old_PN).exp()
+    ratio_PN = _finite(log_probs_PN - rows.old_PN).clamp(max=MOST_LOG_RATIO).exp()
     return (ratio_PN.clamp(max=1 + clip) * rows.gain_PN + ratio_PN.clamp(min=1 - clip) * rows.loss_PN).sum()
 
 

@@ -75,6 +75,7 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
     def row(example: Example | Copy) -> TextRow:
         return _reflection_row(reflector, example.state, example.text or "")
 
+    _warn_of_long_texts(reflector, [text for _, text in pairs], progress)
     examples = [Example(state, text, chooses=False) for state, (_, text) in zip(states, pairs, strict=True)]
     rows = [*map(row, examples), *rows_of_copies(examples, part.renamed, settings.seed, "reflector", row, progress)]
     for weight in trained:
@@ -94,6 +95,17 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
     run.write_json("reflector.json", figures)
     _announce(figures, settings, progress)
     return {key: value for key, value in figures.items() if key != "examples"}
+
+
+def _warn_of_long_texts(reflector: LocalReflector, texts: Sequence[str], progress: Progress) -> None:
+    """Warn if the reflector learns texts that it may not write to their end."""
+    most = reflector.settings.max_new_tokens
+    lengths = [len(reflector.written_as(text)) for text in texts]
+    if cut := sum(length > most for length in lengths):
+        progress.warn(
+            f"{cut} of {len(texts)} reflections to learn from are longer than reflector.max_new_tokens, {most}, and "
+            f"will be cut: the longest has {max(lengths)} tokens. Raise it."
+        )
 
 
 def _untrained(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:

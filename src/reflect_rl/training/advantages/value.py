@@ -27,17 +27,15 @@ def estimate(rollout: Rollout, returns: list[np.ndarray], settings: RlSettings) 
     return raw, [a + rollout.values_P[t.rows] for a, t in zip(raw, rollout.trajectories, strict=True)]
 
 
-def generalized_advantages(
-    rewards: Sequence[float], values: np.ndarray, gamma: float, lam: float, last: float = 0.0
-) -> np.ndarray:
-    """A_t = sum over k of (gamma lam)^k (r + gamma V' - V), from step t on. last: the value after the last step.
+def generalized_advantages(rewards: Sequence[float], values: np.ndarray, gamma: float, lam: float) -> np.ndarray:
+    """A_t = sum over k of (gamma lam)^k (r + gamma V' - V), from step t on, with a value of 0 after the last step.
 
-    `last` is 0 at the end of an episode, including at the horizon: only success within the horizon counts, so nothing
-    can be earned after it, and bootstrapping would be wrong (Pardo et al. 2018, arXiv 1712.00378). Prompts do not show
-    the remaining steps, so V(s) averages over them.
+    That holds at the horizon too: only success within it counts, so nothing can be earned after it, and bootstrapping
+    would be wrong (Pardo et al. 2018, arXiv 1712.00378). Prompts do not show the remaining steps, so V(s) averages over
+    them.
     """
     advantages = np.zeros(len(rewards))
-    ahead, value_ahead = 0.0, last
+    ahead, value_ahead = 0.0, 0.0
     for step in reversed(range(len(rewards))):
         delta = rewards[step] + gamma * value_ahead - values[step]
         advantages[step] = ahead = delta + gamma * lam * ahead
