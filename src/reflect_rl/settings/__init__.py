@@ -312,7 +312,7 @@ class Settings(Section):
         return self
 
     def _check_labels(self) -> None:
-        """Raise ValueError for labels that the teacher cannot give, or that are no whole episodes where they are needed."""
+        """Raise ValueError for labels that the teacher cannot give, or single states where episodes are needed."""
         if self.served_teacher and self.reflector.kind == "scripted":
             raise ValueError(
                 "reflector.kind: scripted needs a style of the world's teacher in annotate.teacher, not 'openai'"
