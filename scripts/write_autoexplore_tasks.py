@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reflect_rl.bars import Bars
 from reflect_rl.envs.autoexplore.build import find_tasks, in_splits
-from reflect_rl.envs.autoexplore.pages import text_of, without_docstrings
+from reflect_rl.envs.autoexplore.pages import text_of
 from reflect_rl.envs.autoexplore.sources import installed, repository_tree
 from reflect_rl.envs.autoexplore.tasks import write_tasks
 from reflect_rl.envs.autoexplore.words import words
@@ -45,7 +45,7 @@ def rarity(repositories: Iterable[str]) -> dict[str, object]:
         nodes = [node for node in range(len(tree)) if tree.is_file(node)]
         for index in stream(SEED, f"autoexplore words of {repository}").permutation(len(nodes))[:MOST_COUNTED]:
             node = nodes[index]
-            counts.update(set(words(without_docstrings(text_of(tree.read(node))))))
+            counts.update(set(words(text_of(tree.read(node), docstrings=False))))
             files += 1
     kept = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:KEPT_WORDS]
     return {"files": files, "words": dict(kept)}

@@ -48,6 +48,19 @@ def test_bytes_and_their_text(data: bytes, text: str) -> None:
     assert text_of(data) == text
 
 
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ('"""Tells."""\nx = 1\n', "x = 1\n"),
+        ('"""Tells."""\n\x0cx = 1\n', "\ufffdx = 1\n"),
+        (f'"""Tells."""\nx = "{"a" * 1000}"\n', f'x = "{"a" * (LONGEST_LINE - 5)}{CUT}\n'),
+        (f'"""{"a" * 1000}\nTells."""\nx = 1\n', "x = 1\n"),
+    ],
+)
+def test_docstrings_are_taken_out_before_anything_is_cut(source: str, text: str) -> None:
+    assert text_of(source.encode(), docstrings=False) == text
+
+
 # Pages
 
 

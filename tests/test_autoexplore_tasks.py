@@ -36,7 +36,7 @@ def task_file(path: Path, *changes: dict[str, Any]) -> Path:
 
 @pytest.fixture(autouse=True)
 def fresh() -> None:
-    for cached in (sources.tree_of, sources.repository_tree, sources._missing):
+    for cached in (sources.tree_of, sources.repository_tree):
         cached.cache_clear()
 
 
@@ -150,11 +150,19 @@ def test_absent_repositories_are_left_out_with_one_warning(tmp_path: Path, recwa
         "all: pip install --no-deps 'no-such-shop==1.0'"
     }
     (tmp_path / "shop").rmdir()
-    sources._missing.cache_clear()
     with pytest.raises(RepositoryError, match="no test tasks: no repository of one is there: there is no folder"):
         available(tasks, "test")
     with pytest.raises(RepositoryError, match="no valid tasks: the task file has none"):
         available(tasks, "valid")
+
+
+def test_a_folder_that_is_made_later_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    with pytest.raises(RepositoryError, match="There is no folder"):
+        repository_tree(str(folder))
+    folder.mkdir()
+    (folder / "cart.py").write_text("x = 1\n")
+    assert repository_tree(str(folder)).find("cart.py") is not None
 
 
 def test_a_changed_target_is_refused(tmp_path: Path) -> None:

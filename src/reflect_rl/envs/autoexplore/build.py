@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reflect_rl.envs.autoexplore.library import Library, Rival
-from reflect_rl.envs.autoexplore.pages import text_of, without_docstrings
+from reflect_rl.envs.autoexplore.pages import text_of
 from reflect_rl.envs.autoexplore.questions import is_question, leaks
-from reflect_rl.envs.autoexplore.sources import digest, repository_tree
+from reflect_rl.envs.autoexplore.sources import digest, repository_tree, tree_of
 from reflect_rl.envs.autoexplore.tasks import Task, is_distribution
 from reflect_rl.envs.autoexplore.tree import Tree
 from reflect_rl.envs.autoexplore.words import words
@@ -159,6 +159,7 @@ def with_rivals(tasks: Iterable[Task], progress: Progress) -> Iterator[tuple[Tas
             library = Library(repository_tree(repository))
             bar.update()
             for task in mine:
+                tree_of(task)  # raises if the target has changed
                 yield task, library.rival(library.paths.index(task.target), task.question)
 
 
@@ -240,7 +241,7 @@ def _reason(question: str, target: str, symbol: str) -> str:
 
 def _bare_text(tree: Tree, target: str) -> str:
     """The text of a file without its docstrings."""
-    return without_docstrings(text_of(_bytes(tree, target)))
+    return text_of(_bytes(tree, target), docstrings=False)
 
 
 def _bytes(tree: Tree, target: str) -> bytes:

@@ -27,8 +27,8 @@ CONTINUED = (b"\\\n", b"\\\r\n")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def text_of(data: bytes) -> str:
-    """The text of a file, with "\\n" at line ends.
+def text_of(data: bytes, docstrings: bool = True) -> str:
+    """The text of a file, with "\\n" at line ends; without its `docstrings` if it is Python source.
 
     A binary file (one with a NUL byte) is BINARY. Bytes that are not UTF-8 and invisible characters become "\\ufffd";
     a byte order mark is left out. Lines are cut after LONGEST_LINE characters.
@@ -36,6 +36,7 @@ def text_of(data: bytes) -> str:
     if b"\0" in data:
         return BINARY
     text = data.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    text = text if docstrings else without_docstrings(text)  # first: a cut line is no Python
     return LONG_LINE.sub(rf"\1{CUT}", INVISIBLE.sub(REPLACEMENT, text))
 
 

@@ -14,6 +14,8 @@ from reflect_rl.envs.autoexplore.words import words
 
 CHARACTERS = (30, 220)
 """Length of a question, from and to."""
+PARAGRAPH = 4_000
+"""Characters of a paragraph that are looked at, with markup: what a pattern takes may grow with their square."""
 LEAST_WORDS = 4
 """Different words of a question that are no stop words: fewer say too little."""
 MARKUP = (
@@ -83,7 +85,7 @@ def _docstrings(node: Documented, symbol: str, public: bool) -> Iterator[Docstri
 
 def first_sentence(docstring: str) -> str:
     """The first sentence of the first paragraph, on one line and without markup."""
-    text = inspect.cleandoc(docstring).strip().partition("\n\n")[0]
+    text = inspect.cleandoc(docstring).strip().partition("\n\n")[0][:PARAGRAPH]
     for pattern, replacement in MARKUP:
         text = pattern.sub(replacement, text)
     found = SENTENCE.match(text.strip())

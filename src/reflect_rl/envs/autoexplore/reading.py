@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from reflect_rl.envs.autoexplore.pages import paginate, text_of, without_docstrings
+from reflect_rl.envs.autoexplore.pages import paginate, text_of
 from reflect_rl.envs.autoexplore.tree import Tree, UnreadableError
 from reflect_rl.envs.autoexplore.words import words
 
@@ -92,9 +92,8 @@ class Reader:
         return "".join(page.text for page in self.pages(node))
 
     def _text(self, node: int) -> str:
+        is_python = self.tree.name(node).endswith((".py", ".pyi"))
         try:
-            text = text_of(self.tree.read(node))
+            return text_of(self.tree.read(node), docstrings=self.docstrings or not is_python)
         except UnreadableError as error:
             return f"This file cannot be read: {error.reason}."
-        is_python = self.tree.name(node).endswith((".py", ".pyi"))
-        return text if self.docstrings or not is_python else without_docstrings(text)

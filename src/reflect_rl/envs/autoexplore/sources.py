@@ -119,11 +119,15 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:DIGITS]
 
 
-@cache
 def _missing(repository: str) -> str:
     """Why a repository cannot be used; empty if it can."""
-    if not is_distribution(repository):
-        return "" if Path(repository).is_dir() else f"there is no folder {repository}"
+    if is_distribution(repository):
+        return _missing_distribution(repository)
+    return "" if Path(repository).is_dir() else f"there is no folder {repository}"
+
+
+@cache
+def _missing_distribution(repository: str) -> str:
     name, _, version = repository.partition("==")
     try:
         distribution = metadata.distribution(name)

@@ -42,7 +42,10 @@ class UnreadableError(EnvironmentContractError):
     """A file of a tree that cannot be read now. reason: why, as a clause such as "it is gone"."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{shown(path)} cannot be read: {reason}. If the folder has changed, index it again.")
+        super().__init__(
+            f"{shown(path)} cannot be read: {reason}. A folder is indexed once: if it has changed, begin again in "
+            f"a new process."
+        )
         self.path = path
         self.reason = reason
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from reflect_rl.envs.autoexplore.memory import Memory
@@ -37,7 +38,7 @@ class AutoExplore(SimpleTextEnv):
     "ready", or a file of `reflect-rl autoexplore build`. `trees`: "natural" begins at the repository's root;
     "d1F4D3" one folder above the target's, where every folder shows at most 4 files and 3 folders, which are drawn for
     each task; several kinds with commas. `root` and `question` ask a question about a folder of your own, as the only
-    test task; `target` is its answer, if it is known.
+    test task; `target` is its answer, if it is known. A folder that changes is read as it was listed at first.
 
     ## Actions
     cd .. (below the root), cd FOLDER, cat FILE, id FILE for what the listing shows; ls for its next page. `cat` of the
@@ -115,7 +116,8 @@ class AutoExplore(SimpleTextEnv):
         names = trees.split(",") if isinstance(trees, str) else trees
         own = None if root is None or question is None else own_start(root, question, target)
         shapes = tuple(dict.fromkeys(Shape.parse(name.strip()) for name in names))
-        self.starts = Starts(tasks, shapes, train_trees, test_trees, own)
+        source = tasks if tasks == READY else str(Path(tasks).expanduser().absolute())
+        self.starts = Starts(source, shapes, train_trees, test_trees, own)
         self.expert_name, self.leave_out = expert, leave_out
         self.characters, self.listing, self.lines = page, listing, lines if shown == "matches" else None
         self.success_reward, self.wrong_reward, self.step_reward = success_reward, wrong_reward, step_reward
