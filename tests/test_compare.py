@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from conftest import Heard
 from end_to_end import SMALL
 from reflect_rl.data.pool import Label
-from reflect_rl.errors import SettingsError
+from reflect_rl.errors import RunFolderError, SettingsError
 from reflect_rl.pipeline.compare import compare, under_way
+from reflect_rl.pipeline.gather import arm_settings
+from reflect_rl.pipeline.plan import read_plan
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.runs.folder import RunFolder
 
@@ -47,12 +51,15 @@ def finished(folder: Path, arm: str, seed: int, success: dict[str, float]) -> No
 
     panels = {name: {"greedy": panel(share), "sampled": panel(share / 2)} for name, share in success.items()}
     run = RunFolder(folder / "runs/recipe" / arm / f"seed-{seed}")
+    run.write_text(
+        "config.yaml", json.dumps(arm_settings("my.yaml", read_plan("my.yaml", None, None), "recipe", arm, seed, None))
+    )
     run.write_json("results.json", {"horizon": 9, "panels": panels, "labels": {"actions": 7}, "agreement": None})
     run.write_json("manifests/evaluate.json", {})
 
 
-def gathered(folder: Path, seeds: list[int]) -> dict[str, Any]:
-    compare("my.yaml", folder, seeds, arms=ARMS, gather_only=True)
+def gathered(folder: Path, seeds: list[int], **options: Any) -> dict[str, Any]:
+    compare("my.yaml", folder, seeds, arms=ARMS, gather_only=True, **options)
     return RunFolder(folder).read_json("compare.json")["regimes"]["recipe"]["arms"]
 
 
@@ -78,6 +85,23 @@ def test_figures_are_means_over_seeds_and_gains_are_paired(tmp_path: Path, monke
     assert added["panels"]["test"]["sampled"]["mean"] == pytest.approx(0.125)
     assert added["panels"]["valid"]["greedy"] == {"mean": 0, "interval": [0, 0]}
     assert "added" not in arms["sft"]
+
+
+def test_runs_of_other_settings_are_no_results_of_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text("env: {name: taxi}\n")
+    for arm in ARMS:
+        finished(tmp_path / "out", arm, 0, {"test": 0.5, "valid": 0.5})
+    finished(tmp_path / "out", "sft", 1, {"test": 0.5, "valid": 0.5})
+    config = tmp_path / "out/runs/recipe/sft/seed-1/config.yaml"
+    config.write_text(config.read_text().replace('"actions": 1000', '"actions": 30'))
+    heard = Heard()
+    arms = gathered(tmp_path / "out", [0, 1], progress=heard, overrides={"compute.device": "cpu"})
+    assert (arms["sft"]["seeds"], arms["sft-rl"]["seeds"]) == ([0], [0])
+    assert len(heard.warned) == 1
+    assert "left out: it was trained with other settings (annotate.actions: 30 -> 1000)" in heard.warned[0]
+    with pytest.raises(RunFolderError, match="Nothing is finished"):
+        gathered(tmp_path / "out", [0], overrides={"annotate.actions": 7777})
 
 
 @pytest.mark.parametrize("workers", [0, -1])

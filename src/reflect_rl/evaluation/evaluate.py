@@ -68,7 +68,9 @@ def evaluate(run: RunFolder, context: Context, progress: Progress) -> dict[str, 
                 teacher=teacher,
             )
             recorder.add(rollout, panel=panel, mode=mode)
-            panels.setdefault(panel, {})[mode] = measured(rollout.trajectories, world, settings.evaluate.within)
+            panels.setdefault(panel, {})[mode] = measured(
+                rollout.trajectories, world, settings.evaluate.within, reflector.sampled
+            )
             seconds.setdefault(panel, {})[mode] = round(sum(rollout.seconds.values()), 3)
             shown += [
                 {"panel": panel, "mode": mode, **episode_row(t, rollout)}
@@ -164,18 +166,25 @@ def summarise(played: Sequence[Trajectory]) -> dict[str, Any]:
     }
 
 
-def _agreement(played: Sequence[Trajectory]) -> dict[str, Any]:
-    """The share of the distinct states met whose reflection is the teacher's text; {} if no teacher was asked."""
-    same = {row: agrees for t in played for row, agrees in zip(t.rows, t.agrees, strict=bool(t.agrees))}
-    right = sum(same.values())
+def _agreement(played: Sequence[Trajectory], sampled: bool) -> dict[str, Any]:
+    """The share of the distinct states met whose reflection is the teacher's text; {} if no teacher was asked.
+
+    sampled: a state can have several reflections, of which wrong ones differ most, so the share is that of all steps.
+    """
+    steps = [pair for t in played for pair in zip(t.rows, t.agrees, strict=bool(t.agrees))]
+    same = [agrees for _, agrees in steps] if sampled else [*dict(steps).values()]
+    right = sum(same)
     share = {"states": len(same), "share": right / max(1, len(same)), "interval": wilson(right, len(same))}
     return {"agreement": share} if same else {}
 
 
-def measured(played: Sequence[Trajectory], world: TextEnv, within: Sequence[int]) -> dict[str, Any]:
+def measured(
+    played: Sequence[Trajectory], world: TextEnv, within: Sequence[int], sampled: bool = False
+) -> dict[str, Any]:
     """`summarise`, also by kind of task, the reflector's agreement, and success within fewer steps if requested.
 
     Players do not see how many steps are left, so they would play the same with fewer: no episode is played again.
+    sampled: whether reflections were.
     """
     kind = {task: kind_of(world, task) for task in {t.spec.task for t in played}}
     kinds = sorted(set(kind.values()))
@@ -183,7 +192,7 @@ def measured(played: Sequence[Trajectory], world: TextEnv, within: Sequence[int]
     soon = {str(steps): sum(t.success and len(t.rows) <= steps for t in played) for steps in within}
     return {
         **summarise(played),
-        **_agreement(played),
+        **_agreement(played, sampled),
         **({"kinds": by_kind} if len(kinds) > 1 else {}),
         **(
             {"within": {k: {"success": n / len(played), "interval": wilson(n, len(played))} for k, n in soon.items()}}

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from reflect_rl.settings.base import Section
+from reflect_rl.settings.checks import check
 from reflect_rl.settings.labels import OPENAI, AnnotateSettings, SelectSettings, TeacherSettings
 from reflect_rl.settings.server import ServerSettings
 from reflect_rl.settings.training import PolicySftSettings, ReflectorSftSettings, RlSettings
@@ -278,80 +279,8 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
-        self._check_labels()
-        if self.selects and self.select.by_model and self.reflector.model.source == "scratch":
-            raise ValueError(
-                f"select.strategy: {self.select.strategy} with select.embedding: {self.select.embedding} asks "
-                f"reflector.model before it is trained, and one from scratch knows nothing yet; set "
-                f"reflector.model.source to a folder or hub name, or take random, facility-location or k-center with "
-                f"select.embedding: words or cells"
-            )
-        if self.reflector.kind == "local" and self.annotate.reflections == 0:
-            raise ValueError(
-                "reflector.kind: local needs labels to learn from; set annotate.reflections above 0, "
-                "or reflector.kind: none"
-            )
-        if self.policy_sft.text != "teacher" and self.reflector.kind in ("none", "scripted"):
-            raise ValueError(f"policy_sft.text: {self.policy_sft.text} needs a model as the reflector (kind: local)")
-        self._check_prompted()
-        if self.prompt.notes and self.policy.head != "pointer":
-            raise ValueError("prompt.notes are written on the action lines of policy.head: pointer")
-        players = [self.policy.model, *([self.reflector.model] if self.reflector.is_loaded else [])]
-        pretrained = [model for model in players if model.source != "scratch"]
-        if self.compute.gradient_checkpointing and not pretrained:
-            raise ValueError(
-                "compute.gradient_checkpointing is for pretrained players, and both are from scratch; drop it"
-            )
-        if self.compute.shard and (not pretrained or any(not m.lora_rank or m.bits < 16 for m in pretrained)):
-            raise ValueError(
-                "compute.shard shares the layers of a frozen base model between processes: every pretrained player "
-                "needs lora_rank above 0 and bits: 16 or 32; set them, or drop compute.shard"
-            )
-        if self.guard and self.reflector.kind == "none":
-            raise ValueError("guard compares with the arm without reflection; reflector.kind: none is that arm already")
+        check(self)
         return self
-
-    def _check_labels(self) -> None:
-        """Raise ValueError for labels that the teacher cannot give, or single states where episodes are needed."""
-        if self.served_teacher and self.reflector.kind == "scripted":
-            raise ValueError(
-                "reflector.kind: scripted needs a style of the world's teacher in annotate.teacher, not 'openai'"
-            )
-        if self.served_teacher and self.annotate.distinct and self.prompt.reflections:
-            raise ValueError(
-                "prompt.reflections needs the served teacher's texts on whole episodes; set annotate.distinct: false"
-            )
-        if self.annotate.actions_by == "teacher" and not self.served_teacher:
-            raise ValueError(
-                "annotate.actions_by: teacher needs annotate.teacher: openai; scripted teachers only write"
-            )
-        if self.annotate.order == "states" and self.prompt.reflections and self.reflector.kind != "none":
-            raise ValueError(
-                "prompt.reflections shows the texts on an episode's earlier steps, so whole episodes are labelled; set "
-                "annotate.order: episodes"
-            )
-        if self.selects and self.prompt.reflections:
-            raise ValueError(
-                "select picks single states, but prompt.reflections needs whole episodes to be labelled; set "
-                "prompt.reflections: 0 or select.strategy: none"
-            )
-
-    def _check_prompted(self) -> None:
-        """Raise ValueError for a prompted or served reflector without a model, or a policy that reads other texts."""
-        part = self.reflector
-        if part.kind in ("served", "prompted") and part.model.source == "scratch" and not part.server.model:
-            raise ValueError(
-                f"reflector.kind: {part.kind} needs a model that is there; name one in reflector.server.model, or in "
-                f"reflector.model.source"
-            )
-        if part.server.temperature:
-            raise ValueError(
-                "reflector.server.temperature has no effect; set reflector.decoding: sample and temperature"
-            )
-        if part.kind == "prompted" and self.policy_sft.text != "own" and self.policy_sft.steps:
-            raise ValueError(
-                "reflector.kind: prompted writes in its own words, not in the teacher's; set policy_sft.text: own"
-            )
 
 
 def setting_keys(section: type[BaseModel] = Settings, prefix: str = "") -> dict[str, Any]:
