@@ -356,6 +356,11 @@ def test_one_choice_is_read_however_it_is_written(actions: list[str], data: st.D
         ("Let me go to shelf 1.", 2),
         ("E", None),
         ("A good idea would be to wait.", None),
+        ("The best action is a left turn.", None),
+        ("My choice is a guess.", None),
+        ("My choice: a", 0),
+        ("The answer is A, since it is near.", 0),
+        ("The answer is B because it is near.", 1),
         ("b", 1),
         ("Let me think.\nThe best choice: C", 2),
         ("GO  NORTH", 1),
@@ -448,6 +453,15 @@ def test_reflexion_tries_again_with_its_lessons_and_reports_by_trial(ask: Any) -
         *("Walk first, 0 said before.", "Walk first, 1 said before."),
     ]
     assert results["prompting"]["trials"] == 4
+
+
+def test_more_trials_are_another_evaluation(ask: Any) -> None:
+    """No lesson was written after the trial that was the last one, so a further one would be told too little."""
+    with FakeServer(reply=lambda request: "Action: take") as server:
+        ask(server, "reflexion", trials=2, episodes=1)
+        assert ask(server, "reflexion", trials=2, episodes=2)[0]["prompting"]["trials"] == 2
+        with pytest.raises(AgentError, match="trials: 2 -> 3"):
+            ask(server, "reflexion", trials=3, episodes=1)
 
 
 def test_probabilities_of_the_server_decide_where_it_gives_them(ask: Any) -> None:

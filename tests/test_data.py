@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from corridor import Corridor
 from reflect_rl.data.annotate import annotate
 from reflect_rl.data.choose_states import choose_states
 from reflect_rl.data.collect import collect
-from reflect_rl.data.pool import Label, read_pool
+from reflect_rl.data.pool import Label, distinct, read_pool
 from reflect_rl.errors import EnvironmentContractError, RunFolderError, SettingsError, TeacherError
-from reflect_rl.lm.pretrained import save_model
+from reflect_rl.lm.batches import Encoder
+from reflect_rl.lm.pretrained import load_pretrained, save_model
+from reflect_rl.lm.text import encode_prompt
 from reflect_rl.players.context import Context
+from reflect_rl.players.load import reflector_prompts
 from reflect_rl.progress import Progress
 from reflect_rl.records import Episode, Reflection, Step, StopReason
 from reflect_rl.runs.folder import RunFolder
@@ -303,6 +307,33 @@ def test_a_pretrained_reflector_says_where_it_is_unsure(
     if strategy != "uncertain-then-diverse":
         gains = [row["gain"] for row in pooled.read_jsonl("selection.jsonl", dict)]
         assert gains == sorted(gains, reverse=True), "the least sure first"
+
+
+def test_a_model_is_asked_about_the_prompts_that_it_will_read(
+    pooled: RunFolder, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the frames of its chat template, whose control tokens are single tokens, and nothing before them."""
+    tokenizer = deepcopy(tiny_models.tokenizer())
+    tokenizer.add_special_tokens({"bos_token": "<s>", "additional_special_tokens": ["<user>", "<model>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ 'user' if m.role == 'user' else 'model' }}> {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<model>{% endif %}"
+    )
+    model = tiny_models.gpt2(context=400)
+    model.resize_token_embeddings(len(tokenizer))
+    save_model(model, tokenizer, tmp_path / "model")
+    settings = tiny({"reflector.model.source": str(tmp_path / "model"), "select.strategy": "mean-entropy"})
+    seen: list[list[int]] = []
+    items = Encoder.items
+    monkeypatch.setattr(
+        Encoder, "items", lambda self, *args: [seen.append(item.prompt) or item for item in items(self, *args)]
+    )
+    selected(pooled, settings)
+    model, tokenizer = load_pretrained(settings.reflector.model, "cpu")
+    builder = reflector_prompts(Context(settings), model, tokenizer)
+    prompts = [builder.reflector_prompt(entry.state) for entry in distinct(read_pool(pooled, settings))]
+    assert sorted(seen) == sorted(encode_prompt(tokenizer, p.text, p.controls) for p in prompts)
+    assert {ids[0] for ids in seen} == {tokenizer.convert_tokens_to_ids("<user>")}
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,16 @@ def state(past: int = 0, size: int = 5, actions: tuple[str, ...] = ("left", "rig
     return State("o" * size, actions, history)
 
 
+@pytest.mark.parametrize("labels", [LABELS, None])
+def test_an_action_stays_on_its_line(labels: list[str] | None) -> None:
+    """What follows a line break in an action would read as an action of its own."""
+    written = builder(labels)
+    two, three = (written.policy_prompt(state(actions=a), None) for a in (("go\nleft", "stop"), ("go", "left", "stop")))
+    assert two.text != three.text
+    assert "go left" in two.text
+    assert [prompt.actions for prompt in (two, three)] == [2, 3]
+
+
 @pytest.mark.parametrize("shows", ["actions", "steps"])
 @given(past=st.integers(0, 6), budget=st.integers(60, 200), size=st.integers(1, 60))
 def test_only_the_oldest_history_is_dropped_and_no_more_than_needed(

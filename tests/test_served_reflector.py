@@ -12,6 +12,7 @@ import pytest
 
 import tiny_models
 from conftest import Heard
+from corridor import Corridor
 from fake_server import FakeServer
 from reflect_rl.errors import ServerError, SettingsError
 from reflect_rl.evaluation.evaluate import evaluate
@@ -169,6 +170,16 @@ def test_an_instruct_model_is_asked_as_it_is(tiny: Tiny, tmp_path: Path, heard: 
     decision = exported.act(state.observation, state.actions)
     assert decision.reflection
     assert decision == Agent.load(run.path).act(state.observation, state.actions)
+
+
+def test_a_model_that_is_asked_as_it_is_needs_no_teacher(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Corridor, "teach", None)
+    more = {"prompt.reflections": 1, "select.strategy": "random", "annotate.reflections": 9}
+    run = run_pipeline(prompted(tiny, tmp_path, **more), tmp_path / "run", Progress(), until="sft_policy")
+    assert run.read_jsonl("reflections.jsonl", dict) == []
+    assert not (run / "selection.jsonl").exists()
 
 
 def test_an_instruct_model_behind_a_server_is_asked_there(server: FakeServer, tiny: Tiny, tmp_path: Path) -> None:

@@ -199,6 +199,19 @@ def test_where_all_was_bought_the_pool_stays_as_it_is(pooled: RunFolder, tiny: T
     assert max(chain(len(entry.state.reflections) for entry in pool)) == 3
 
 
+def test_states_without_any_text_before_them_get_the_reflectors_own(pooled: RunFolder, tiny: Tiny) -> None:
+    """A served teacher gives no text on states that were not bought, or for which it failed."""
+    pool = read_pool(pooled, tiny({"prompt.reflections": 0}))
+    noted = with_notes(pool, [], 2, lambda states: [f"own {state.observation}" for state in states])
+    before = {(entry.episode, entry.step): entry.state.observation for entry in pool}
+    for entry in noted:
+        steps = range(max(0, entry.step - 2), entry.step)
+        assert entry.state.reflections == tuple(f"own {before[entry.episode, step]}" for step in steps)
+    assert with_notes(pool, [Reflection(entry.id, "bought", "t") for entry in pool], 2)[-1].state.reflections[-1] == (
+        "bought"
+    )
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_past_reflections_are_hidden_in_the_given_share_of_examples(share: float) -> None:
     states = [State(f"at {i}", ("go",), (("at -1", "go"),), {"i": i}, ("a note", f"note {i}")) for i in range(2000)]

@@ -217,6 +217,18 @@ def test_a_sure_policy_gives_no_nan() -> None:
     assert bool(torch.isfinite(logits_PN.grad).all())
 
 
+def test_a_ratio_beyond_every_number_is_clipped_like_any_other() -> None:
+    logits_PN = torch.tensor([[100.0, -100.0]], requires_grad=True)
+    old_PN = torch.tensor([[-200.0, 0.0]])
+    zero = torch.zeros(1)
+    rows = Folded(old_PN, torch.tensor([[3.0, 0]]), torch.zeros(1, 2), zero + 1, zero, zero)
+    gain = ppo_gain(logits_PN.log_softmax(-1), rows, 0.2)
+    gain.backward()
+    assert gain.item() == pytest.approx(3 * 1.2)
+    assert logits_PN.grad is not None
+    assert bool((logits_PN.grad == 0).all())
+
+
 # Replay
 
 
@@ -280,6 +292,15 @@ def test_a_group_plays_one_start_several_times() -> None:
     assert [len(set(tasks)) for tasks in zip(*[iter(spec.task for spec in specs)] * 4, strict=True)] == [1] * 5
     assert len({spec.task for spec in specs}) == 5
     assert len({spec.seed for spec in specs}) == 20
+
+
+def test_a_group_plays_one_stage() -> None:
+    """Advantages are told by comparison within a group, and starts of other stages are no comparison."""
+    for iteration in (0, 4, 8):
+        specs = drawn(("a", "b"), "mix", iteration, 9, 400, group=4)
+        groups = list(zip(*[iter((spec.task, spec.stage) for spec in specs)] * 4, strict=True))
+        assert all(len(set(group)) == 1 for group in groups)
+        assert iteration == 8 or len({stage for group in groups for _, stage in group}) == 3
 
 
 def test_switching_gives_every_stage_its_share_of_the_iterations_easiest_first() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,6 +99,16 @@ def test_the_reflector_never_reads_a_held_out_state_and_is_judged_on_them_alone(
     shown = pooled.read_json("reflector.json")
     places = {entry.id: entry.state.observation for entry in read_pool(pooled, settings)}
     assert {e["prompt"] for e in shown["examples"]} <= {places[label.state] for label in held}
+
+
+def test_texts_that_will_be_cut_are_announced(pooled: RunFolder, tiny: Tiny, heard: Heard) -> None:
+    sft_reflector(pooled, Context(tiny({"reflector_sft.steps": 1, "reflector.max_new_tokens": 2})), heard)
+    (said,) = [text for text in heard.warned if "max_new_tokens" in text]
+    labels = len({(r.state, r.text) for r in pooled.read_jsonl("reflections.jsonl", Reflection.from_json)})
+    cut, of = map(int, re.findall(r"\d+", said)[:2])
+    assert cut == of < labels
+    sft_reflector(pooled, Context(tiny({"reflector_sft.steps": 1, "reflector.max_new_tokens": 60})), heard)
+    assert sum("max_new_tokens" in text for text in heard.warned) == 1
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
