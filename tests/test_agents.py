@@ -239,6 +239,8 @@ def test_a_folder_is_of_one_agent_in_one_world(measure: Any, tmp_path: Path, mon
         ("own_agents:TESTS", {}, "There is no class"),
         ("own_agents:Short", {}, r"act_batch\(\) gave 5 choices for 6 observations"),
         ("own_agents:Dies", {"workers": 2}, "A worker process was killed"),
+        ("rnadom", {}, "no agent 'rnadom'.*Did you mean 'random'"),
+        ("", {}, "no agent ''.*module:Class"),
         ("random", {"panels": ("tset",)}, "There is no panel 'tset'. Did you mean 'test'"),
         ("expert", {"overrides": {"env.name": "own_agents:Unled"}}, "has no expert"),
     ],

@@ -10,11 +10,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reflect_rl.config import GONE, RENAMED, load_settings, parse_settings, parse_yaml, recipe_names
+from reflect_rl.config import GONE, RENAMED, load_settings, parse_section, parse_settings, parse_yaml, recipe_names
 from reflect_rl.errors import SettingsError
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.trained import read_config
 from reflect_rl.settings import Settings, setting_keys
+from reflect_rl.settings.server import ServerSettings
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -87,9 +88,35 @@ def test_a_recipe_that_is_not_there_is_named_with_the_nearest() -> None:
         load_settings("taxy")
 
 
-def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
+def test_an_empty_recipe_is_refused(tmp_path: Path) -> None:
+    """Its defaults would train an agent in a world that nobody named."""
     (tmp_path / "empty.yaml").write_text("# nothing\n")
-    assert load_settings(tmp_path / "empty.yaml") == Settings()
+    with pytest.raises(SettingsError, match=r"empty.yaml is empty. .* env: \{name: taxi\}"):
+        load_settings(tmp_path / "empty.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "rl.iterations: 2",
+            r"unknown setting 'rl.iterations'. In a recipe it lies in its section: rl: \{iterations: ...\}.",
+        ),
+        ("env: worlds:Base", r"env is 'worlds:Base', not a section of settings, such as env: \{...\}."),
+        ("rl:", r"rl is None, not a section"),
+        ("rl: {lr: [", r"not a readable YAML file: (?!.*unicode string)"),
+        ("extends: nosuch", r"mine.yaml extends nosuch. There is no recipe 'nosuch'"),
+    ],
+)
+def test_mistakes_are_told_in_the_words_of_a_recipe(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=f"(?s){said}"):
+        load_settings(tmp_path / "mine.yaml")
+
+
+def test_a_setting_that_is_no_recipes_is_compared_with_its_own_kind() -> None:
+    with pytest.raises(SettingsError, match="unknown setting 'server.base_urll'. Did you mean 'server.base_url'?"):
+        parse_section(ServerSettings, {"base_urll": "http://127.0.0.1"}, "server")
 
 
 def test_overrides_beat_the_recipe_and_leave_the_rest(tmp_path: Path) -> None:

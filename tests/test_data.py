@@ -350,6 +350,24 @@ def test_selection_is_refused_where_whole_episodes_have_to_be_labelled(tiny: Tin
     assert not tiny({"select.strategy": "k-center", "reflector.kind": "none"}).selects
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"observation": ""}, r"line 1 \('steps.0.observation' is empty"),
+        ({"actions": ["a", "a"]}, r"line 1 \('steps.0.actions' is \['a', 'a'\]: texts that differ"),
+        ({"actions": ["a", ""]}, r"line 1 \('steps.0.actions' is \['a', ''\]"),
+        ({"facts": {}}, "has no 'facts', from which the teacher 'way' of Corridor writes"),
+    ],
+)
+def test_episodes_of_ones_own_are_checked(pooled: RunFolder, tiny: Tiny, change: dict[str, Any], said: str) -> None:
+    lines = (pooled / "episodes.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    first["steps"][0] |= change
+    (pooled / "episodes.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]))
+    with pytest.raises(RunFolderError, match=said):
+        annotate(pooled, Context(tiny({"annotate.reflections": 10_000})), Progress())
+
+
 def test_a_selection_of_another_pool_is_refused(pooled: RunFolder, tiny: Tiny) -> None:
     settings = tiny({"select.strategy": "random", "annotate.reflections": 3})
     pooled.write_jsonl("selection.jsonl", [{"id": "unknown", "rank": 0, "gain": 0.0, "strategy": "random"}])

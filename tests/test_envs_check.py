@@ -204,6 +204,16 @@ class CannotBegin(Sound):
         raise RuntimeError("no power")
 
 
+class ActsForNothing(Sound):
+    def act(self, choice):
+        pass
+
+
+class MoreThanItDeclares(Sound):
+    def admissible(self):
+        return ("more", "less", "as much")
+
+
 class ManyThings(Sound):
     def step(self, action):
         return super().step(action)[:4]
@@ -223,6 +233,8 @@ def test_a_sound_world_keeps_every_promise(world):
     ("world", "promise", "said"),
     [
         (EmptyObservation, "observations", "observation '', which is empty"),
+        (ActsForNothing, "endings", "ActsForNothing.act() returned None, not a reward"),
+        (MoreThanItDeclares, "actions", "list them all there, or set `actions = None`"),
         (OutsideItsSpace, "observations", "observation_space"),
         (ListOfActions, "actions", "as ['more', 'less'], not a non-empty tuple"),
         (RepeatedActions, "actions", "repeats itself"),

@@ -131,3 +131,9 @@ def test_knowing_the_names_needs_neither_gymnasium_nor_torch():
         "sys.exit(any(m in sys.modules for m in ('gymnasium', 'torch', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+@pytest.mark.parametrize("name", [int, None, 3])
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(EnvironmentContractError, match=r"is not the name of a world.*module:Class"):
+        registry.make(name)

@@ -92,6 +92,11 @@ def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
         ranked(tmp_path / "nowhere.json")
 
 
+def test_no_file_at_all_is_said() -> None:
+    with pytest.raises(LeaderboardError, match="Name the files of results"):
+        ranked()
+
+
 def test_files_about_other_panels_are_left_out_and_named(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     assert ranked(write("a"), write("unseen", panel="valid_unseen")) == [("a", 2, 4)]
     assert "unseen.json has no results on the panel valid_seen" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from reflect_rl.config import load_settings, parse_settings
-from reflect_rl.errors import RunFolderError, SettingsError
+from reflect_rl.errors import ModelError, RunFolderError, SettingsError
 from reflect_rl.pipeline.run import run_pipeline
 from reflect_rl.pipeline.runner import run_stages
 from reflect_rl.players.context import Context, StageFunction
@@ -246,6 +246,36 @@ def test_settings_that_leave_nothing_to_keep_are_refused(out: Path) -> None:
     assert read_config(RunFolder(out)).collect.episodes == 600
     assert go(out) == []
     assert go(out, only=("gather",), collect__episodes=7) == ["gather"]  # but one may ask for it
+
+
+def test_a_config_of_an_earlier_version_was_not_changed_by_hand(out: Path) -> None:
+    """It lacks the settings that came later."""
+    go(out)
+    lines = (out / "config.yaml").read_text().splitlines(keepends=True)
+    (out / "config.yaml").write_text("".join(line for line in lines if not line.startswith("  perturb:")))
+    heard = Heard()
+    go(out, heard=heard, rl__lr=0.25)
+    assert "by hand" not in heard.text
+    with (out / "config.yaml").open("a") as file:
+        file.write("# mine\n")
+    go(out, heard=heard, rl__lr=0.5)
+    assert "config.yaml was changed by hand; it is kept as config.yaml.edited" in heard.text
+
+
+@pytest.mark.parametrize(
+    ("player", "source", "until", "said"),
+    [
+        ("policy", "./no/such/model", "sft_policy", r"There is no model folder \./no/such/model"),
+        ("reflector", "package:no_such_package", "sft_reflector", "no package no_such_package is installed"),
+    ],
+)
+def test_a_model_that_is_not_there_is_missed_before_anything_runs(
+    out: Path, player: str, source: str, until: str, said: str
+) -> None:
+    settings = load_settings("taxi", {f"{player}.model.source": source})
+    with pytest.raises(ModelError, match=said):
+        run_stages(settings, out, Progress(), {}.__getitem__, until=until)
+    assert not out.exists()
 
 
 def test_a_removed_output_is_made_again(out: Path) -> None:

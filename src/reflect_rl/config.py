@@ -7,7 +7,7 @@ suggests the nearest valid one.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,14 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
     seen = [str(recipe)]
     while base := data.pop("extends", None):
         if str(base) in seen:
-            raise SettingsError(f"The recipes {', '.join(seen)} extend each other in a circle.")
+            circle = " -> ".join([*seen, str(base)])
+            raise SettingsError(f"The recipe {seen[0]} extends itself in a circle: {circle}. Leave out one `extends`.")
         seen.append(str(base))
         beside = Path(recipe).parent / str(base)
-        data = _over(_read_file(beside if _is_file(beside) else str(base)), data)
+        try:
+            data = _over(_read_file(beside if _is_file(beside) else str(base)), data)
+        except SettingsError as error:
+            raise SettingsError(f"{seen[-2]} extends {base}. {error}") from error
     return data
 
 
@@ -80,9 +84,10 @@ def _read_file(recipe: str | Path) -> dict[str, Any]:
     try:
         data = parse_yaml(path.read_text(encoding="utf-8"))
     except (YamlError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not a readable YAML file: {error}") from error
+        shown = str(error).replace(' in "<unicode string>",', " at")
+        raise SettingsError(f"{path} is not a readable YAML file: {shown}") from error
     if data is None:
-        return {}
+        raise SettingsError(f"{path} is empty. Write settings into it, at least the world: env: {{name: taxi}}.")
     if not isinstance(data, dict):
         raise SettingsError(f"{path} should hold settings such as 'seed: 0', not a {type(data).__name__}.")
     _read_texts(data, path.parent)
@@ -106,7 +111,7 @@ def parse_section(kind: type[Section], values: Mapping[str, Any], name: str) -> 
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(_explain(error, "", f"{name}.")) from error
+        raise SettingsError(_explain(error, "", f"{name}.", kind)) from error
 
 
 TEXTS = {"prompt": ("task", "reflect", "act"), "teacher": ("reflect", "act")}
@@ -175,26 +180,31 @@ def with_new_names(data: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
-def _hint(key: str) -> str:
+def _hint(key: str, loc: Sequence[int | str], known: Sequence[str]) -> str:
     if key in RENAMED:
         return f" It is called '{RENAMED[key]}' now."
     if key in GONE:
         return " It is gone: leave it out."
-    known = list(setting_keys())
+    if key in known and len(loc) == 1:  # a dotted key in a recipe
+        section, _, name = key.partition(".")
+        return f" In a recipe it lies in its section: {section}: {{{name}: ...}}."
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     leaf = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
     return f" Did you mean '{(near or leaf)[0]}'?" if near or leaf else ""
 
 
-def _explain(error: ValidationError, source: str, prefix: str = "") -> str:
+def _explain(error: ValidationError, source: str, prefix: str = "", kind: type[Section] = Settings) -> str:
     """One message with a line for each error that pydantic found."""
-    lines = []
+    lines: list[str] = []
+    known = [f"{prefix}{key}" for key in setting_keys(kind)]
     for item in error.errors():
         key = prefix + ".".join(str(part) for part in item["loc"]) or "settings"
         if item["type"] == "extra_forbidden":
-            lines.append(f"unknown setting '{key}'.{_hint(key)}")
+            lines.append(f"unknown setting '{key}'.{_hint(key, item['loc'], known)}")
         elif item["type"] == "value_error":
             lines.append(f"{key}: {item.get('ctx', {}).get('error')}.")
+        elif item["type"] in ("model_type", "dict_type", "model_attributes_type"):
+            lines.append(f"{key} is {_short(item['input'])}, not a section of settings, such as {key}: {{...}}.")
         else:
             hint = " Write true or false." if item["type"] == "bool_type" else ""
             lines.append(f"{key} is {_short(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}.{hint}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +129,7 @@ def evaluate_agent(plan: Plan, out: Path, progress: Progress) -> RunFolder:
             if waiting:
                 plan.play(run, context.world, waiting, finished, progress)
         found = results(plan, context.world, games, done)
+        _warn_of_no_move(done.values(), progress)
         run.write_json(RESULTS, found)
         report_rollouts(run / EPISODES, run / "report.html", progress, found)
     return run
@@ -212,6 +213,16 @@ def _so_far(records: Any) -> Row:
         "success": sum(record["success"] for record in records) / len(records),
         "invalid": sum(record["invalid"] for record in records) / max(1, steps),
     }
+
+
+def _warn_of_no_move(records: Collection[Row], progress: Progress) -> None:
+    """Warn if no answer was a move: the first admissible action was taken each time."""
+    steps = sum(record["length"] for record in records)
+    if steps and sum(record["invalid"] for record in records) == steps:
+        progress.warn(
+            f"None of the {steps} answers named an admissible action, and the first one was taken instead. An agent "
+            f"answers with the index or the text of one."
+        )
 
 
 def _check_same(run: RunFolder, identity: Row) -> None:

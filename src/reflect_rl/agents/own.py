@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import hashlib
 import inspect
 import itertools
@@ -134,13 +135,15 @@ async def _all(awaitables: Sequence[Any]) -> list[Any]:
 
 def load_target(name: str) -> Any:
     """What "module:Class" names: a class with `act` or `act_batch`, or a function. Raises AgentError."""
+    kinds = f"There is no agent '{name}': it is neither random, expert, openai:MODEL nor a folder"
+    if ":" not in name:
+        near = difflib.get_close_matches(name, ("random", "expert"), n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else " Your own is named module:Class, or module:function."
+        raise AgentError(f"{kinds}.{hint}")
     try:
         target = imported(name)
     except ReflectRLError as error:
-        raise AgentError(
-            f"There is no agent '{name}': it is neither random, expert, openai:MODEL nor a folder, and as "
-            f"module:Class: {error}"
-        ) from error
+        raise AgentError(f"{kinds}, and as module:Class: {error}") from error
     is_agent = any(callable(getattr(target, method, None)) for method in ("act", "act_batch"))
     if not is_agent and (isinstance(target, type) or not callable(target)):
         raise AgentError(

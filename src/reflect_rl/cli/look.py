@@ -143,7 +143,7 @@ def check(env: str, /) -> int:
         return 0
     unjudged = [promise for promise in PROBES if promise not in {finding.promise for finding in findings}]
     behind = f" Not judged before that is mended: {', '.join(unjudged)}." if unjudged else ""
-    print(f"{env} breaks {len(broken)} promise(s).{behind}")
+    print(f"{env} breaks {len(broken)} {'promise' if len(broken) == 1 else 'promises'}.{behind}")
     return 1
 
 

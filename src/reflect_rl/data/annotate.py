@@ -21,10 +21,10 @@ from reflect_rl.data.pool import (
     in_order,
     read_pool,
     reads_reflections,
+    scripted,
     state_name,
 )
 from reflect_rl.data.teacher import ANSWERS, ServedTeacher
-from reflect_rl.envs.checked import taught
 from reflect_rl.envs.promises import same_folder
 from reflect_rl.envs.registry import load
 from reflect_rl.errors import RunFolderError, TeacherError
@@ -112,7 +112,7 @@ def _ask_world(settings: Settings, asked: Sequence[PoolState], progress: Progres
     world, texts = load(settings.env.name), []
     with same_folder(), progress.bar("annotate", len(asked), "reflections") as bar:
         for entry in asked:
-            texts.append((entry, taught(world, entry.state.facts, settings.annotate.teacher)))
+            texts.append((entry, scripted(world, entry.state, settings.annotate.teacher)))
             bar.update()
     return texts
 

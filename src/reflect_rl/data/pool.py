@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import StrictInt
 
+from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import taught
+from reflect_rl.envs.promises import BrokenPromiseError
 from reflect_rl.envs.registry import load
 from reflect_rl.errors import RunFolderError
 from reflect_rl.players.prompt import PromptBuilder, state_id
@@ -81,7 +83,7 @@ def read_pool(
         texts = {row.state: row.text for row in run.read_jsonl("reflections.jsonl", Reflection.from_json)}
     reflect = _teacher(settings, texts or {})
     pool = []
-    for number, episode in enumerate(run.each_of_jsonl("episodes.jsonl", Episode.from_json)):
+    for number, episode in enumerate(run.each_of_jsonl("episodes.jsonl", _episode)):
         mistake = None
         states = episode.states(settings.prompt.reflections, reflect) if reflect else episode.states()
         for place, (state, step) in enumerate(zip(states, episode.steps, strict=True)):
@@ -93,6 +95,17 @@ def read_pool(
     if not pool:
         raise RunFolderError(f"{run / 'episodes.jsonl'} holds no step. Collect at least one episode.")
     return pool
+
+
+def _episode(data: Mapping[str, Any]) -> Episode:
+    """An episode of a file that may be the user's own. Raises ValueError, which names the first invalid field."""
+    episode = Episode.from_json(data)
+    for number, step in enumerate(episode.steps):
+        if not step.observation:
+            raise ValueError(f"'steps.{number}.observation' is empty")
+        if not step.actions or not all(step.actions) or len(set(step.actions)) < len(step.actions):
+            raise ValueError(f"'steps.{number}.actions' is {list(step.actions)}: texts that differ, none of them empty")
+    return episode
 
 
 def read_labels(run: RunFolder, pool: Sequence[PoolState]) -> list[Label]:
@@ -185,4 +198,17 @@ def _teacher(settings: Settings, texts: Mapping[str, str]) -> Callable[[State], 
         builder = id_builder(settings)
         return lambda state: texts.get(state_name(builder, state, settings))
     world = load(settings.env.name)
-    return lambda state: taught(world, state.facts, settings.annotate.teacher)
+    return lambda state: scripted(world, state, settings.annotate.teacher)
+
+
+def scripted(world: type[TextEnv], state: State, style: str) -> str:
+    """The text of a world's scripted teacher on a state of the pool. Raises RunFolderError if that has no facts."""
+    try:
+        return taught(world, state.facts, style)
+    except BrokenPromiseError as error:
+        if state.facts:
+            raise
+        raise RunFolderError(
+            f"A state of episodes.jsonl has no 'facts', from which the teacher '{style}' of {world.__name__} writes: "
+            f"{error}"
+        ) from error

@@ -171,7 +171,8 @@ def _actions(make_env: MakeEnv) -> str:
         most = max(most, len(moment.actions))
         _require(
             size is None or int(size) >= most,
-            f"{most} actions are admissible, but the declared action_space has {size}.",
+            f"{most} actions are admissible, but the declared action_space has {size}. A SimpleTextEnv declares "
+            f"that of its `actions`: list them all there, or set `actions = None`.",
         )
     return f"at most {most} actions, each time a tuple of distinct strings."
 

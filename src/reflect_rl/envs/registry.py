@@ -13,7 +13,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reflect_rl.envs.promises import same_folder, where
+from reflect_rl.envs.promises import same_folder, short, where
 from reflect_rl.errors import EnvironmentContractError, ReflectRLError
 
 if TYPE_CHECKING:
@@ -88,6 +88,11 @@ def load(name: str) -> type[TextEnv]:
     from reflect_rl.envs.base import TextEnv
     from reflect_rl.envs.simple import unknown
 
+    if not isinstance(name, str):
+        raise EnvironmentContractError(
+            f"{short(name)} is not the name of a world. Name it as text: one of {', '.join(names())}, or your own as "
+            f"module:Class. A class of your own is called as it is, such as MyEnv()."
+        )
     if ":" not in name and name not in _WORLDS:
         hint = " Your own is named module:Class, for example my_module:MyEnv."
         raise EnvironmentContractError(unknown("world", name, names()) + hint)
@@ -150,7 +155,7 @@ def imported(path: str) -> Any:
     here = _current_directory()
     module_name = _dotted(given, here) if here else given
     if not module_name or not class_name:
-        raise EnvironmentContractError(f"{path!r} should read module:Class, for example my_module:MyEnv.")
+        raise EnvironmentContractError(f"{path!r} should read module:Class, for example my_module:MyClass.")
     folder = Path(*module_name.split("."))
     file = folder.with_name(f"{folder.name}.py")
     top = module_name.partition(".")[0]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, SupportsFloat
 import gymnasium
 
 from reflect_rl.envs.base import SPLITS, TextEnv
+from reflect_rl.envs.promises import short
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason
 
@@ -97,7 +98,13 @@ class SimpleTextEnv(TextEnv):
         """See `TextEnv.step`."""
         self.require_playing("step")
         choice = self.check_choice(action, self._admissible)
-        reward, stop = self.act(choice)
+        outcome = self.act(choice)
+        if not isinstance(outcome, tuple) or len(outcome) != 2:
+            raise EnvironmentContractError(
+                f"{type(self).__name__}.act() returned {short(outcome)}, not a reward and why the episode ends, such "
+                f"as (1.0, StopReason.SUCCESS), or (0.0, None) to go on."
+            )
+        reward, stop = outcome
         self.last_action = self._admissible[choice]
         return self._after(reward, stop)
 

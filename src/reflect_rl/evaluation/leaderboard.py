@@ -90,6 +90,8 @@ def leaderboard(world: str, files: Sequence[Path], panel: str | None, warn: Warn
         if not own:
             warn(f"{file} has no results on the panel {panel}")
         entries += own
+    if not files:
+        raise LeaderboardError("Name the files of results to compare, such as runs/*/results.json.")
     if not entries:
         raise LeaderboardError(f"No file has results on the panel {panel}. Name another one with --panel.")
     _check_comparable(entries)

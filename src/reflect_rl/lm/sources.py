@@ -31,11 +31,15 @@ def cache_folder() -> Path:
 
 def located(source: str) -> str:
     """The folder or hub id of a source. Raises ModelError if the source names something local that is not there."""
+    place = found(source)
+    return str(_converted(place, source) if isinstance(place, Path) and place.is_file() else place)
+
+
+def found(source: str) -> Path | str:
+    """The folder, the GGUF file or the hub id of a source. Raises ModelError like `located`."""
     path = _in_package(source) if source.startswith(PACKAGE) else Path(source).expanduser()
-    if path.is_file() and path.name.lower().endswith(GGUF):
-        return str(_converted(path, source))
-    if path.is_dir():
-        return str(path)
+    if path.is_dir() or (path.is_file() and path.name.lower().endswith(GGUF)):
+        return path
     if source.startswith((".", "/", "~")) or path.exists():
         raise ModelError(f"There is no model folder {source}. Give an existing folder or a hub name.")
     if source.lower().endswith(GGUF):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reflect_rl.core_yaml import dump_yaml
+from reflect_rl.core_yaml import dump_yaml, parse_yaml
 from reflect_rl.errors import OutputError, ReflectRLError, RunFolderError, SettingsError
 from reflect_rl.memory import give_back_memory, peak_memory_mb
 from reflect_rl.players.context import Context, StageFunction
@@ -71,8 +71,9 @@ def run_stages(
     context = Context(settings, rollouts)
     _check_machine(settings, context.ranks)
     run = RunFolder(out)
-    if store is None:  # which may have what a server would be asked for
+    if store is None:  # which may have what a server or a model would be asked for
         _check_servers(run, settings, chosen)
+        _check_models(run, settings, chosen)
     runner = Runner(run, context, progress, function_of, Store(store) if store else None, force)
     if not context.ranks.first:
         for stage in chosen:
@@ -254,6 +255,19 @@ def _check_servers(run: RunFolder, settings: Settings, chosen: Sequence[Stage]) 
             check_server(server)
 
 
+def _check_models(run: RunFolder, settings: Settings, chosen: Sequence[Stage]) -> None:
+    """Raise ModelError if a later stage needs a model of this machine that is not there, before the first one runs."""
+    from reflect_rl.lm.sources import found
+
+    reflector = [settings.reflector.model] if settings.reflector.is_loaded else []
+    needed = {"sft_reflector": reflector, "sft_policy": [*reflector, settings.policy.model]}
+    for stage in chosen:
+        if stage.name in needed and read_manifest(run, stage) is None:
+            for model in needed[stage.name]:
+                if model.source != "scratch":
+                    found(model.source)
+
+
 def _check_folder(run: RunFolder) -> None:
     """Raise RunFolderError for a folder that holds something else, before even a lock is written."""
     if not run.path.is_dir() or (run / CONFIG).is_file():
@@ -286,7 +300,7 @@ def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress
         if not changed:
             return former_text
         progress.say(f"{run.path} goes on with changed settings: {'; '.join(changed)}")
-        if former_text != _config_text(old):
+        if former_text != dump_yaml(parse_yaml(former_text)):
             aside = set_aside(run / CONFIG, EDITED)
             progress.warn(f"{run / CONFIG} was changed by hand; it is kept as {aside.name}.")
     run.write_text(CONFIG, _config_text(settings))

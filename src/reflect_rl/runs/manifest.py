@@ -117,9 +117,10 @@ def edited_outputs(run: RunFolder, stage: Stage, found: Manifest) -> list[str]:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """A phrase such as 'rl.lr: 0.0005 -> 0.001' for each key that differs."""
+    """A phrase such as 'rl.lr: 0.0005 -> 0.001' for each key that differs; other versions have other keys."""
     keys = [*new, *(key for key in old if key not in new)]
-    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+    unset = "not set"
+    return [f"{key}: {old.get(key, unset)} -> {new.get(key, unset)}" for key in keys if old.get(key) != new.get(key)]
 
 
 def hashes(run: RunFolder, names: tuple[str, ...]) -> Hashes:
