@@ -172,6 +172,31 @@ def test_an_episode_is_not_shown_half_way_through_a_step(
     decisions.close()
 
 
+def test_an_episode_that_cannot_be_begun_drops_no_other(warmed: RunFolder, tiny: Callable[..., Settings]) -> None:
+    async def check() -> None:
+        mine = await worlds.begin(Begin())
+        fits[0] = False
+        for _ in range(2):
+            with pytest.raises(HTTPException, match="422"):
+                await worlds.begin(Begin())
+        fits[0] = True
+        assert (await worlds.show(mine["world"]))["step"] == 0
+
+    def decide(given: Sequence[State]) -> list[Decision]:
+        if not fits[0]:
+            raise PromptError("too long")
+        return agent.decide(given)
+
+    fits, before = [True], Halting.closed
+    agent = agent_with(warmed, tiny())
+    decisions = Batcher(decide, BEHIND_HTTP)
+    worlds = Worlds(agent, Halting, decisions, replace(BEHIND_HTTP, worlds=1))
+    asyncio.run(check())
+    worlds.close()
+    decisions.close()
+    assert Halting.closed == before + 3
+
+
 # Batcher
 
 

@@ -34,12 +34,12 @@ class Kept(Generic[Value]):
         self._values: OrderedDict[str, tuple[float, Value]] = OrderedDict()
 
     def __len__(self) -> int:
-        self._expire()
+        self.expire()
         return len(self._values)
 
     def get(self, name: str) -> Value | None:
         """The value, which counts as used; None if there is none, or no longer."""
-        self._expire()
+        self.expire()
         if name not in self._values:
             return None
         _, value = self._values.pop(name)
@@ -50,11 +50,12 @@ class Kept(Generic[Value]):
         """Keep a value. One that is replaced is not `dropped`."""
         self._values.pop(name, None)
         self._values[name] = self._clock(), value
-        self._expire()
+        self.expire()
         if len(self._values) > self._most:
             self._drop_oldest()
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Drop what is idle, as every use does."""
         while self._values and self._clock() - next(iter(self._values.values()))[0] > self._idle_seconds:
             self._drop_oldest()
 

@@ -24,7 +24,7 @@ class Limits:
         idle_seconds: time without a request after which a session or an episode is dropped.
         read_seconds: time for a client to send the head of a request, and again for its body.
         answer_seconds: time for a decision, waiting included.
-        leaving_seconds: time for requests to be answered after a signal.
+        leaving_seconds: time for requests to be answered after a signal, and again for decisions and for worlds to end.
         connections: most open connections; beyond that, requests get 503.
     """
 

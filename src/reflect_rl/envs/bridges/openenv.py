@@ -174,7 +174,7 @@ class Session:
             self._fail(f"is no OpenEnv server that lets this client in ({error})", "It should open WebSockets at /ws.")
 
     def _exchange(self, kind: str, data: Mapping[str, Any]) -> tuple[dict[str, Any], float, bool]:
-        """The server's answer. If it is not awaited, the session ends: it would be taken for that to the next message."""
+        """The server's answer. One that is not awaited ends the session: it would be taken for the next one."""
         from websockets.exceptions import ConnectionClosed
 
         message = json.dumps({"type": kind, "data": data}, allow_nan=False)
