@@ -198,8 +198,9 @@ class Worlds:
 def _advance(play: Play, choice: int) -> None:
     try:
         observation, actions, reward, stop = advance(play.env, choice)
+        facts = {} if stop else facts_of(play.env)
         play.memory.acted(choice, play.decision and play.decision.reflection)
-        play.state = play.memory.observe(observation, actions, {} if stop else facts_of(play.env))
+        play.state = play.memory.observe(observation, actions, facts)
         play.decision, play.step, play.stop = None, play.step + 1, stop
         play.reward, play.total = reward, play.total + reward
     finally:
