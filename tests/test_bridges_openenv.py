@@ -235,7 +235,7 @@ def test_wrong_arguments_are_told_at_once(options: dict[str, Any], said: str) ->
         rr.from_openenv("http://127.0.0.1:8000", **options)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "", None, 5])
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://[", "", None, 5])
 def test_an_address_that_is_none(url: Any) -> None:
     class Nowhere(OpenEnvWorld):
         pass

@@ -50,7 +50,7 @@ class Reset:
 
     __pydantic_config__ = CHECKED
 
-    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] | None = None
     task: str | None = None
     split: str = "train"
     stage: str | None = None
@@ -112,9 +112,11 @@ class Play:
         """
         try:
             given = json.loads(message)
-            kind, data = given["type"], given.get("data", {})
+            kind, data, is_text = given["type"], given.get("data", {}), _is_text(given)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise Refused("INVALID_JSON", 'Send JSON like {"type": "reset", "data": {}}.') from error
+        if not is_text:
+            raise Refused("VALIDATION_ERROR", "The message holds a lone surrogate, which is part of no text.")
         try:
             match kind:
                 case "reset":
@@ -312,11 +314,21 @@ def serve_world(
             world.close()
 
 
+def _is_text(given: Any) -> bool:
+    """Whether all strings in JSON are Unicode text, so that answers can hold them."""
+    try:
+        json.dumps(given, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _error(code: str, reason: str) -> dict[str, Any]:
-    return {"type": "error", "data": {"message": reason, "code": code}}
+    """An error, whatever a world's own one says."""
+    return {"type": "error", "data": {"message": reason.encode(errors="replace").decode(), "code": code}}
 
 
 async def _end(socket: WebSocket, code: int, reason: str, error: str = "SESSION_ERROR") -> None:
     """Say why, and close: the reason of a close alone is limited to 123 bytes, and many clients do not show it."""
     await socket.send_json(_error(error, reason))
-    await socket.close(code, reason.encode()[:120].decode(errors="ignore"))
+    await socket.close(code, reason.encode(errors="replace")[:120].decode(errors="ignore"))

@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from pydantic import StrictInt
 from starlette.exceptions import HTTPException
 
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import advance, begin, facts_of, tasks_of
 from reflect_rl.players.agent import Agent, Decision
-from reflect_rl.records import EpisodeMemory, State, StopReason
+from reflect_rl.records import CHECKED, EpisodeMemory, State, StopReason
 from reflect_rl.serving.batcher import Batcher
 from reflect_rl.serving.kept import Kept
 from reflect_rl.serving.limits import RETRY, Limits
@@ -32,15 +33,19 @@ MOST_TASKS = 500
 class Begin:
     """The episode to begin: a task, by default one that the world draws, and the world's seed."""
 
+    __pydantic_config__ = CHECKED
+
     task: str | None = None
-    seed: int = 0
+    seed: StrictInt = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Choose:
     """The action to do, as an index into the actions."""
 
-    choice: int
+    __pydantic_config__ = CHECKED
+
+    choice: StrictInt
 
 
 @dataclass(slots=True)

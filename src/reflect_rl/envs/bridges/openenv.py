@@ -109,7 +109,10 @@ class Session:
     """
 
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
-        parts = urlsplit(url) if isinstance(url, str) else None
+        try:
+            parts = urlsplit(url) if isinstance(url, str) else None
+        except ValueError:
+            parts = None
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise EnvironmentContractError(f"url is {url!r}; give the server's address, such as http://127.0.0.1:8000.")
         self.url = url.rstrip("/")
