@@ -129,6 +129,41 @@ def test_a_session_that_ended_between_two_episodes_is_opened_again() -> None:
     assert asked.count("reset") == 3
 
 
+@pytest.mark.parametrize("kind", ["reset", "step", "interrupt"])
+def test_an_answer_that_came_too_late_is_never_taken_for_a_later_one(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    may = threading.Event()
+
+    def answer(message: dict[str, Any]) -> Any:
+        number = message["data"].get("seed")
+        if number == 1 or message["data"].get("message") == "slow":
+            may.wait(30)
+        return seen({"text": f"{message['type']} {number}"}, 0.0)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with server(answer) as url:
+        env = rr.from_openenv(url, actions=("hi", "slow"))()
+        assert env.reset(options={"task": "seed-0"})[0] == "reset 0"
+        late = (lambda: env.step(1)) if kind == "step" else lambda: env.reset(options={"task": "seed-1"})
+        with monkeypatch.context() as patched:
+            patched.setattr(openenv, "ANSWER_SECONDS", 0.1)
+            patched.setattr(openenv, "CLOSE_SECONDS", 0.1)
+            if kind == "interrupt":
+                patched.setattr(env._session._socket, "recv", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    late()
+            else:
+                with pytest.raises(EnvironmentContractError, match=f"{url} took too long"):
+                    late()
+        may.set()
+        assert env.reset(options={"task": "seed-2"})[0] == "reset 2"
+        assert env.step(0)[0] == "step None"
+        env.close()
+
+
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
@@ -200,7 +235,7 @@ def test_wrong_arguments_are_told_at_once(options: dict[str, Any], said: str) ->
         rr.from_openenv("http://127.0.0.1:8000", **options)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "", None, 5])
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://[", "", None, 5])
 def test_an_address_that_is_none(url: Any) -> None:
     class Nowhere(OpenEnvWorld):
         pass

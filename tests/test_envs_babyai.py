@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import gymnasium
 import numpy as np
@@ -12,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reflect_rl.envs.babyai.levels import reset_level
 from reflect_rl.envs.babyai.view import place, read_view, tell, thing_name
 from reflect_rl.envs.babyai.world import BabyAI
 from reflect_rl.envs.base import SPLITS
@@ -38,6 +40,31 @@ def begin(level="GoToLocal", task="seed-0", **options):
 def test_the_contract_is_kept(capsys):
     assert [str(found) for found in check(lambda **more: make("babyai", **more)) if not found.ok] == []
     assert capsys.readouterr() == ("", ""), "minigrid prints layouts that it rejects"
+
+
+def test_resets_that_overlap_leave_stdout_as_it_was():
+    class Halting:
+        """Resets once another one has begun, or after a while."""
+
+        def __init__(self):
+            self.begun, self.may = threading.Event(), threading.Event()
+
+        def reset(self, seed):
+            self.begun.set()
+            self.may.wait(0.3)
+            return "seen", {}
+
+    real, first, second = sys.stdout, Halting(), Halting()
+    threads = [threading.Thread(target=reset_level, args=(env, 0)) for env in (first, second)]
+    threads[0].start()
+    assert first.begun.wait(30)
+    threads[1].start()
+    second.begun.wait(0.1)
+    first.may.set()
+    threads[0].join()
+    second.may.set()
+    threads[1].join()
+    assert sys.stdout is real
 
 
 @pytest.mark.filterwarnings("error")

@@ -244,6 +244,32 @@ def test_whatever_is_sent_the_server_does_not_fail(guarded: Server, data: Any) -
             assert client.post(path, content=sent).status_code in (200, 400, 404, 413, 422)
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"nope": 1}, "'nope' is not known"),
+        ({"seed": "5"}, "'seed' is '5'"),
+        ({"seed": True}, "'seed' is True"),
+        ({"seed": 5.0}, "'seed' is 5.0"),
+        ({"task": 3}, "'task' is 3"),
+        ({"choice": 0, "zzz": 1}, "'zzz' is not known"),
+        ({"choice": "0"}, "'choice' is '0'"),
+        ({"choice": False}, "'choice' is False"),
+        ({"choice": -1}, "The choice is -1"),
+    ],
+)
+def test_a_request_of_the_page_that_cannot_be_read_gets_a_reason(
+    server: Server, data: dict[str, Any], said: str
+) -> None:
+    with server.client() as client:
+        begun = client.post("/worlds", json={"seed": 5}).json()["world"]
+        path = f"/worlds/{begun}" if "choice" in data else "/worlds"
+        answer = client.post(path, json=data)
+        assert answer.status_code == 400, answer.text
+        assert said in answer.json()["error"]["message"]
+        assert client.get(f"/worlds/{begun}").json()["step"] == 0
+
+
 @pytest.mark.parametrize("given", [None, "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer", "Bearer \xe9"])
 @pytest.mark.parametrize("path", ["/card", "/metrics", "/v1/models", "/worlds", "/nothing"])
 def test_without_the_token_nothing_is_told(guarded: Server, path: str, given: str | None) -> None:
@@ -322,6 +348,8 @@ def test_a_chat_is_an_episode(guarded: Server, episodes: list[Turns], as_json: b
         ({"messages": [{"role": "user", "content": "o\nActions:\n"}]}, 422, "distinct texts"),
         ({"messages": [{"role": "user", "content": '{"observation": "o"}'}]}, 400, "'actions' is missing"),
         ({"n": 2}, 400, "n = 1"),
+        ({"n": True}, 400, "'n' is True"),
+        ({"stream": "no"}, 400, "'stream' is 'no'"),
         ({"model": "gpt-4"}, 404, "no model 'gpt-4'"),
         ({"model": 4}, 400, "'model' is 4"),
         (

@@ -51,7 +51,7 @@ class Trap(SimpleTextEnv):
         return f"{self.task} {self.seed}"
     def act(self, choice):
         if choice == 1:
-            raise RuntimeError("it failed")
+            raise RuntimeError("it failed \\ud800")
         time.sleep(choice)
         return 1.0, None
     def close(self):
@@ -112,6 +112,7 @@ def test_what_cannot_be_followed_changes_nothing(port: int) -> None:
     with session(port) as client:
         assert ask(client, "step", message="wait") == "EXECUTION_ERROR"
         begun = ask(client, "reset", split="valid", seed=1)
+        begun_as = ask(client, "state")["episode_id"]
         assert begun["observation"]["task"] in ("valid-0", "valid-1")
         for kind, data, code in (
             ("step", {"message": "fly"}, "VALIDATION_ERROR"),
@@ -119,12 +120,19 @@ def test_what_cannot_be_followed_changes_nothing(port: int) -> None:
             ("step", {}, "VALIDATION_ERROR"),
             ("step", {"message": "wait", "speed": 2}, "VALIDATION_ERROR"),
             ("reset", {"seed": -1}, "VALIDATION_ERROR"),
+            ("reset", {"seed": "5"}, "VALIDATION_ERROR"),
+            ("reset", {"seed": True}, "VALIDATION_ERROR"),
+            ("reset", {"episode_id": "\ud800"}, "VALIDATION_ERROR"),
+            ("reset", {"split": "\ud800"}, "VALIDATION_ERROR"),
+            ("reset", {"\ud800": 1}, "VALIDATION_ERROR"),
+            ("step", {"message": "\ud800"}, "VALIDATION_ERROR"),
             ("dance", {}, "UNKNOWN_TYPE"),
         ):
             assert ask(client, kind, **data) == code
         for text in ("{", "[]", "7", '{"data": {}}', "[" * 5000):
             client.send(text)
             assert json.loads(client.recv(timeout=60))["data"]["code"] == "INVALID_JSON"
+        assert ask(client, "state") == {"episode_id": begun_as, "step_count": 0, "task": begun["observation"]["task"]}
         client.send(b"bytes")
         assert json.loads(client.recv(timeout=60))["type"] == "error"
         assert ask(client, "step", message="wait")["observation"]["text"] == begun["observation"]["text"]
@@ -230,7 +238,12 @@ def test_too_long_a_message_is_refused(port: int) -> None:
 
 
 def test_only_this_machine_and_no_page_of_another_site_may_open_a_session(port: int) -> None:
-    for host, origin in (("127.0.0.1", "https://evil.example"), ("127.0.0.1", "null"), ("evil.example", None)):
+    for host, origin in (
+        ("127.0.0.1", "https://evil.example"),
+        ("127.0.0.1", "null"),
+        ("127.0.0.1", "http://["),
+        ("evil.example", None),
+    ):
         way = socket.create_connection(("127.0.0.1", port))
         with pytest.raises(InvalidStatus) as caught, connect(f"ws://{host}:{port}/ws", sock=way, origin=origin):
             pass

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -61,6 +63,21 @@ def test_what_was_used_lately_is_kept(uses: list[tuple[str, bool, int]]) -> None
         assert len(kept) == len(times)
     assert len(dropped) == len(set(dropped))
     assert not {*dropped} & {value for _, value in times.values()}
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 12))))
+def test_what_is_kept_together_has_a_size(uses: list[tuple[str, int]]) -> None:
+    dropped: list[int] = []
+    kept = Kept[int](9, 10.0, dropped.append, lambda: 0.0, most_bytes=10, size=lambda value: value)
+    sizes: dict[str, int] = {}
+    for name, size in uses:
+        kept.put(name, size)
+        sizes.pop(name, None)
+        sizes[name] = size
+        while sum(sizes.values()) > 10:
+            del sizes[next(iter(sizes))]
+        assert len(kept) == len(sizes)
+    assert all(kept.get(name) == sizes.get(name) for name in "abcd")
 
 
 # A state in a chat
@@ -126,6 +143,52 @@ def test_facts_that_a_scripted_reflector_cannot_read_are_the_clients_error(
     batcher.close()
 
 
+# What sessions remember
+
+
+class Facts(dict[str, Any]):
+    """Facts whose end can be seen."""
+
+
+def test_sessions_keep_texts_alone_and_not_more_than_they_may(warmed: RunFolder, tiny: Callable[..., Settings]) -> None:
+    """Neither what an answered request held, nor what one without an answer held."""
+
+    def facts() -> Facts:
+        made = Facts(x=1)
+        seen.append(weakref.ref(made))
+        return made
+
+    def decide(given: Sequence[State]) -> list[Decision]:
+        if any("odd" in state.observation for state in given):
+            raise PromptError("odd")
+        return agent.decide(given)
+
+    async def check() -> None:
+        for name in "abc":
+            (answer,) = await acting.act([Ask("P....i...", actions, name, facts())])
+            with pytest.raises(HTTPException, match="422"):
+                await acting.act([Ask("odd" * 1000, actions, name, facts())])
+            (answer,) = await acting.act([Ask("P....i...", actions, name)])
+            assert answer["step"] == 2
+        gc.collect()
+        assert [ref() for ref in seen] == [None] * 6
+        for number in range(50):
+            await acting.act([Ask("P....i...", actions, f"{number}")])
+        held = sum(session.memory.size() for _, session, _ in acting.sessions._values.values())
+        assert 1_000 < held <= 2_000
+        (answer,) = await acting.act([Ask("P....i...", actions, "49")])
+        assert answer["step"] == 2
+
+    seen: list[Any] = []
+    actions = ("left", "right", "take")
+    agent = agent_with(warmed, tiny({"prompt.history": 2}))
+    limits = replace(BEHIND_HTTP, sessions_bytes=2_000)
+    batcher = Batcher(decide, limits)
+    acting = Acting(agent, batcher, limits)
+    asyncio.run(check())
+    batcher.close()
+
+
 # Worlds
 
 
@@ -170,6 +233,31 @@ def test_an_episode_is_not_shown_half_way_through_a_step(
     assert Halting.closed == 1
     worlds.close()
     decisions.close()
+
+
+def test_an_episode_that_cannot_be_begun_drops_no_other(warmed: RunFolder, tiny: Callable[..., Settings]) -> None:
+    async def check() -> None:
+        mine = await worlds.begin(Begin())
+        fits[0] = False
+        for _ in range(2):
+            with pytest.raises(HTTPException, match="422"):
+                await worlds.begin(Begin())
+        fits[0] = True
+        assert (await worlds.show(mine["world"]))["step"] == 0
+
+    def decide(given: Sequence[State]) -> list[Decision]:
+        if not fits[0]:
+            raise PromptError("too long")
+        return agent.decide(given)
+
+    fits, before = [True], Halting.closed
+    agent = agent_with(warmed, tiny())
+    decisions = Batcher(decide, BEHIND_HTTP)
+    worlds = Worlds(agent, Halting, decisions, replace(BEHIND_HTTP, worlds=1))
+    asyncio.run(check())
+    worlds.close()
+    decisions.close()
+    assert Halting.closed == before + 3
 
 
 # Batcher

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cache
+from itertools import chain
 from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, SkipValidation, StrictBool, StrictFloat, TypeAdapter, ValidationError
@@ -89,21 +90,25 @@ class EpisodeMemory:
         self._most = history, reflections
         self._past: tuple[tuple[str, str], ...] = ()
         self._reflections: tuple[str, ...] = ()
-        self._now: State | None = None
+        self._now: tuple[str, tuple[str, ...]] | None = None  # without the facts, which may be large
 
     def observe(self, observation: str, actions: tuple[str, ...], facts: Mapping[str, Any] | None = None) -> State:
         """The state in which the player acts next."""
-        self._now = State(observation, actions, self._past, {} if facts is None else facts, self._reflections)
-        return self._now
+        self._now = observation, actions
+        return State(observation, actions, self._past, {} if facts is None else facts, self._reflections)
 
     def acted(self, choice: int, reflection: str | None = None) -> None:
         """Record the action taken in the last observed state, and the reflection read there."""
         assert self._now is not None, "observe first"
+        (observation, actions), self._now = self._now, None
         history, reflections = self._most
-        done = self._now.observation, self._now.actions[choice]
-        self._past = _last((*self._past, done), history)
+        self._past = _last((*self._past, (observation, actions[choice])), history)
         if reflection is not None:
             self._reflections = _last((*self._reflections, reflection), reflections)
+
+    def size(self) -> int:
+        """The bytes of the texts of past steps."""
+        return sum(map(sys.getsizeof, (*chain.from_iterable(self._past), *self._reflections)))
 
 
 def _last(items: tuple[Item, ...], most: int | None) -> tuple[Item, ...]:

@@ -140,7 +140,7 @@ class TextEnv(OptionalMethods, gymnasium.Env[str, int]):
     def check_split(split: str) -> None:
         """Raise EnvironmentContractError unless this is the name of a split."""
         if split not in SPLITS:
-            raise EnvironmentContractError(f"There is no split '{split}'; the splits are {', '.join(SPLITS)}.")
+            raise EnvironmentContractError(f"There is no split {split!r}; the splits are {', '.join(SPLITS)}.")
 
 
 def as_index(value: object) -> int:

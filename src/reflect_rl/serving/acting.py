@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,7 +30,12 @@ class Acting:
     """Acts in the sessions of clients. Not thread-safe: the event loop alone calls it."""
 
     def __init__(self, agent: Agent, batcher: Batcher, limits: Limits) -> None:
-        self.sessions = Kept[Session](limits.sessions, limits.idle_seconds)
+        self.sessions = Kept[Session](
+            limits.sessions,
+            limits.idle_seconds,
+            most_bytes=limits.sessions_bytes,
+            size=lambda session: session.memory.size(),
+        )
         self._agent = agent
         self._batcher = batcher
         self._limits = limits
@@ -58,8 +64,9 @@ class Acting:
             return answers
 
     def _session(self, ask: Ask) -> Session:
+        """The session to act in: a copy, since the one that is kept stays as it is if there is no answer."""
         known = None if ask.session is None or ask.first else self.sessions.get(ask.session)
-        return known or Session(self._agent.new_memory())
+        return Session(copy(known.memory), known.steps) if known else Session(self._agent.new_memory())
 
     @contextmanager
     def _alone(self, names: Sequence[str]) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -30,6 +31,8 @@ from reflect_rl.serving.requests import Ask, read_as, read_json
 from reflect_rl.serving.worlds import Begin, Choose, Worlds
 
 PAGE = Path(__file__).parent / "page.html"
+TIDY_SECONDS = 60.0
+"""Time after which idle sessions and episodes are looked for again."""
 
 
 class Service:
@@ -104,9 +107,18 @@ class Service:
 
     @asynccontextmanager
     async def running(self, app: object) -> AsyncIterator[None]:
+        tidying = asyncio.create_task(self._tidy())
         yield
+        tidying.cancel()
         self._batcher.close()
         self._worlds.close()
+
+    async def _tidy(self) -> None:
+        """Drop what is idle, also while nobody asks."""
+        while True:
+            await asyncio.sleep(min(self._limits.idle_seconds, TIDY_SECONDS))
+            self._acting.sessions.expire()
+            self._worlds.expire()
 
 
 def make_app(service: Service, token: str | None = None) -> Starlette:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, StrictBool, StrictInt
 from starlette.exceptions import HTTPException
 
 from reflect_rl.players.agent import Agent, Decision, Told
@@ -59,8 +59,8 @@ class Chat:
 
     model: str
     messages: tuple[Message, ...]
-    n: int | None = 1
-    stream: bool | None = False
+    n: StrictInt | None = 1
+    stream: StrictBool | None = False
 
 
 class ChatModel:

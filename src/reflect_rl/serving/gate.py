@@ -93,9 +93,17 @@ class Gate:
         """A WebSocket. A browser opens one for any page, and says whose page it is: only this server's own may."""
         asked = Headers(scope=scope)
         refused = refusal(scope["path"], asked, self._token)
-        if "origin" in asked and urlsplit(asked["origin"]).netloc != asked.get("host"):
+        if "origin" in asked and _host_in(asked["origin"]) != asked.get("host"):
             refused = refused or (403, "Pages of other sites may not open sessions here.")
         if refused is None:
             await self._app(scope, receive, send)
         else:
             await WebSocket(scope, receive, send).send_denial_response(error_response(*refused))
+
+
+def _host_in(origin: str) -> str:
+    """The host and port of an origin; "" if it is no address."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
@@ -35,9 +36,12 @@ from reflect_rl.serving.gate import Gate
 from reflect_rl.serving.limits import Limits
 from reflect_rl.serving.listening import bound, run_until_stopped
 from reflect_rl.serving.meters import CONTENT_TYPE_LATEST, Meters
+from reflect_rl.serving.worker import Worker, wait_for
 
 NORMAL, SILENT, FAILED, BUSY = 1000, 1001, 1011, 1013
 """Close codes: the client is done, or said nothing for too long; the world failed; there are enough sessions."""
+CLOSE_SECONDS = 1.0
+"""Time that a new session waits for the world of one that has ended to be closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class Reset:
 
     __pydantic_config__ = CHECKED
 
-    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] | None = None
     task: str | None = None
     split: str = "train"
     stage: str | None = None
@@ -108,9 +112,11 @@ class Play:
         """
         try:
             given = json.loads(message)
-            kind, data = given["type"], given.get("data", {})
+            kind, data, is_text = given["type"], given.get("data", {}), _is_text(given)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise Refused("INVALID_JSON", 'Send JSON like {"type": "reset", "data": {}}.') from error
+        if not is_text:
+            raise Refused("VALIDATION_ERROR", "The message holds a lone surrogate, which is part of no text.")
         try:
             match kind:
                 case "reset":
@@ -178,31 +184,51 @@ class Sessions:
         self._world = world
         self._make_env = make_env
         self._limits = limits
-        self._count = 0
-        self.meters.gauge("sessions", "Open sessions.", lambda: self._count)
+        self._open: set[Worker] = set()
+        self._leaving: set[Worker] = set()
+        self.meters.gauge("sessions", "Sessions whose world is open.", self._count)
+
+    def _count(self) -> int:
+        """The number of sessions. One that its client has left counts until its world is closed."""
+        self._leaving = {worker for worker in list(self._leaving) if worker.alive}
+        return len(self._open) + len(self._leaving)
+
+    async def _room(self) -> bool:
+        """Whether there is room for a session. A moment is left to worlds that are being closed."""
+        given_up = time.monotonic() + CLOSE_SECONDS
+        while self._count() >= self._limits.worlds:
+            if not self._leaving or time.monotonic() > given_up:
+                return False
+            await asyncio.sleep(0.02)
+        return True
 
     async def session(self, socket: WebSocket) -> None:
         """Play with one client until it goes away, or is told to."""
         await socket.accept()
         with suppress(WebSocketDisconnect):
-            if self._count < self._limits.worlds:
+            if await self._room():
                 await self._play(socket)
             else:
                 reason = f"This server has its {self._limits.worlds} sessions already. Try again later."
                 await _end(socket, BUSY, reason, "CAPACITY_REACHED")
 
+    def close(self) -> None:
+        """Wait until the worlds of sessions that have ended are closed, but not for one that hangs."""
+        wait_for(self._leaving, self._limits.leaving_seconds)
+
     async def _play(self, socket: WebSocket) -> None:
-        self._count += 1
-        play, thread = Play(self._make_env), ThreadPoolExecutor(1, "session")
+        play, thread = Play(self._make_env), Worker("session")
+        self._open.add(thread)
         try:
             await self._talk(socket, play, thread)
         finally:
-            self._count -= 1
             thread.submit(play.close)
-            thread.shutdown(wait=False)
+            thread.close()
+            self._open.remove(thread)
+            self._leaving.add(thread)
 
-    async def _talk(self, socket: WebSocket, play: Play, thread: ThreadPoolExecutor) -> None:
-        limits, loop = self._limits, asyncio.get_running_loop()
+    async def _talk(self, socket: WebSocket, play: Play, thread: Worker) -> None:
+        limits = self._limits
         while True:
             try:
                 message = await asyncio.wait_for(socket.receive(), limits.idle_seconds)
@@ -211,8 +237,8 @@ class Sessions:
             if message["type"] == "websocket.disconnect":
                 return None
             try:
-                work = loop.run_in_executor(thread, play.answer, message.get("text") or "")
-                answer = await asyncio.wait_for(work, limits.answer_seconds)
+                work = thread.submit(partial(play.answer, message.get("text") or ""))
+                answer = await asyncio.wait_for(asyncio.wrap_future(work), limits.answer_seconds)
             except Refused as refused:
                 answer = _error(refused.code, str(refused))
             except TimeoutError:
@@ -280,17 +306,29 @@ def serve_world(
     with bound(host, port) as listening:
         world = make_env()
         try:
-            app = make_app(Sessions(name, world, make_env, limits), token)
+            sessions = Sessions(name, world, make_env, limits)
+            app = make_app(sessions, token)
             run_until_stopped(app, listening, name, limits, progress, "websockets-sansio")
+            sessions.close()
         finally:
             world.close()
 
 
+def _is_text(given: Any) -> bool:
+    """Whether all strings in JSON are Unicode text, so that answers can hold them."""
+    try:
+        json.dumps(given, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _error(code: str, reason: str) -> dict[str, Any]:
-    return {"type": "error", "data": {"message": reason, "code": code}}
+    """An error, whatever a world's own one says."""
+    return {"type": "error", "data": {"message": reason.encode(errors="replace").decode(), "code": code}}
 
 
 async def _end(socket: WebSocket, code: int, reason: str, error: str = "SESSION_ERROR") -> None:
     """Say why, and close: the reason of a close alone is limited to 123 bytes, and many clients do not show it."""
     await socket.send_json(_error(error, reason))
-    await socket.close(code, reason.encode()[:120].decode(errors="ignore"))
+    await socket.close(code, reason.encode(errors="replace")[:120].decode(errors="ignore"))

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeVar
 
+from pydantic import StrictInt
 from starlette.exceptions import HTTPException
 
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import advance, begin, facts_of, tasks_of
 from reflect_rl.players.agent import Agent, Decision
-from reflect_rl.records import EpisodeMemory, State, StopReason
+from reflect_rl.records import CHECKED, EpisodeMemory, State, StopReason
 from reflect_rl.serving.batcher import Batcher
 from reflect_rl.serving.kept import Kept
 from reflect_rl.serving.limits import RETRY, Limits
+from reflect_rl.serving.worker import Worker
 
 Result = TypeVar("Result")
 
@@ -29,15 +33,19 @@ MOST_TASKS = 500
 class Begin:
     """The episode to begin: a task, by default one that the world draws, and the world's seed."""
 
+    __pydantic_config__ = CHECKED
+
     task: str | None = None
-    seed: int = 0
+    seed: StrictInt = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Choose:
     """The action to do, as an index into the actions."""
 
-    choice: int
+    __pydantic_config__ = CHECKED
+
+    choice: StrictInt
 
 
 @dataclass(slots=True)
@@ -79,8 +87,11 @@ class Worlds:
         self._make_env = make_env
         self._batcher = batcher
         self._limits = limits
-        self._thread = ThreadPoolExecutor(1, "worlds")
-        self._plays = Kept[Play](limits.worlds, limits.idle_seconds, lambda play: self._thread.submit(play.env.close))
+        self._thread = Worker("worlds")
+        self._open: dict[int, TextEnv] = {}  # by identity; the thread alone reads it
+        self._plays = Kept[Play](
+            limits.worlds, limits.idle_seconds, lambda play: self._thread.submit(partial(self._shut, play.env))
+        )
         self._tasks = tasks_of(agent.world, "test")[:MOST_TASKS]
 
     def about(self) -> dict[str, Any]:
@@ -92,9 +103,15 @@ class Worlds:
         """Begin an episode. Raises HTTPException: 400 (no such task), 503, or as `Batcher.decide`."""
         if asked.task is not None and asked.task not in self._tasks:
             raise HTTPException(400, f"There is no test task {asked.task!r} in this world.")
-        play = await self._in_thread(lambda: self._begun(asked))
+        begun = self._thread.submit(partial(self._begun, asked))
+        try:
+            play = await self._result(begun)
+            view = await self._view(play)
+        except BaseException:  # nobody will know its name: its world is closed, should it still be made
+            self._thread.submit(partial(self._forget, begun))
+            raise
         self._plays.put(play.name, play)
-        return await self.show(play.name)
+        return view
 
     async def show(self, name: str) -> dict[str, Any]:
         """An episode as it is.
@@ -104,6 +121,10 @@ class Worlds:
         play = self._play(name)
         if play.busy:
             raise HTTPException(503, "The world is still at its step. Ask again.", RETRY)
+        return await self._view(play)
+
+    async def _view(self, play: Play) -> dict[str, Any]:
+        """What the page shows, once the agent has decided."""
         if play.decision is None and play.stop is None:
             state = play.state
             (decision,) = await self._batcher.decide([state])
@@ -123,11 +144,23 @@ class Worlds:
         if not 0 <= asked.choice < len(play.state.actions):
             raise HTTPException(400, f"The choice is {asked.choice}; there are {len(play.state.actions)} actions.")
         play.busy = True
-        await self._in_thread(lambda: _advance(play, asked.choice))
+        done = self._thread.submit(partial(_advance, play, asked.choice))
+        try:
+            await self._result(done)
+        finally:
+            if done.cancel():  # it was not begun
+                play.busy = False
         return await self.show(name)
 
+    def expire(self) -> None:
+        """Close the worlds of idle episodes."""
+        self._plays.expire()
+
     def close(self) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        """Close all worlds, but do not wait for one that hangs."""
+        self._thread.submit(self._shut_all)
+        self._thread.close()
+        self._thread.join(self._limits.leaving_seconds)
 
     def _play(self, name: str) -> Play:
         play = self._plays.get(name)
@@ -137,18 +170,32 @@ class Worlds:
 
     def _begun(self, asked: Begin) -> Play:
         env, memory = self._make_env(), self._agent.new_memory()
+        self._open[id(env)] = env
         try:
             observation, actions, info = begin(env, asked.seed, {} if asked.task is None else {"task": asked.task})
             state = memory.observe(observation, actions, facts_of(env))
         except BaseException:
-            env.close()
+            self._shut(env)
             raise
         return Play(secrets.token_urlsafe(16), env, memory, info.get("task", asked.task), state)
 
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        running = asyncio.get_running_loop().run_in_executor(self._thread, work)
+    def _forget(self, begun: Future[Play]) -> None:
+        if not begun.cancelled() and begun.exception() is None:
+            self._shut(begun.result().env)
+
+    def _shut(self, env: TextEnv) -> None:
+        del self._open[id(env)]
+        env.close()
+
+    def _shut_all(self) -> None:
+        for env in list(self._open.values()):
+            with suppress(BaseException):  # the others are closed all the same
+                self._shut(env)
+
+    async def _result(self, done: Future[Result]) -> Result:
+        """What the thread gives. Raises HTTPException (503) if it takes too long; what it has begun, it ends."""
         try:
-            return await asyncio.wait_for(asyncio.shield(running), self._limits.answer_seconds)
+            return await asyncio.wait_for(asyncio.wrap_future(done), self._limits.answer_seconds)
         except TimeoutError:
             raise HTTPException(503, f"The world took over {self._limits.answer_seconds:g} s.", RETRY) from None
 
@@ -156,8 +203,9 @@ class Worlds:
 def _advance(play: Play, choice: int) -> None:
     try:
         observation, actions, reward, stop = advance(play.env, choice)
+        facts = {} if stop else facts_of(play.env)
         play.memory.acted(choice, play.decision and play.decision.reflection)
-        play.state = play.memory.observe(observation, actions, {} if stop else facts_of(play.env))
+        play.state = play.memory.observe(observation, actions, facts)
         play.decision, play.step, play.stop = None, play.step + 1, stop
         play.reward, play.total = reward, play.total + reward
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import redirect_stdout
+from threading import Lock
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -23,6 +24,8 @@ VERBS = {
     "Close": "Close",
 }
 """By the names of the bot's subgoals."""
+_PRINTS = Lock()
+"""Held while stdout is replaced, which is one for all threads."""
 
 
 class Aim(NamedTuple):
@@ -58,7 +61,7 @@ def make_level(level: str) -> Any:
 
 def reset_level(env: Any, seed: int) -> dict[str, Any]:
     """Begin an episode; minigrid's first observation. minigrid prints the layouts that it rejects: that is dropped."""
-    with redirect_stdout(io.StringIO()):
+    with _PRINTS, redirect_stdout(io.StringIO()):
         return env.reset(seed=seed)[0]
 
 

@@ -23,6 +23,7 @@ ANSWER_SECONDS = 60.0
 CLOSE_SECONDS = 1.0
 MOST_BYTES = 2**24
 """The longest message that a server may send."""
+LOST = "The episode is lost. Look into the server's log."
 
 
 class OpenEnvWorld(FreeText):
@@ -108,7 +109,10 @@ class Session:
     """
 
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
-        parts = urlsplit(url) if isinstance(url, str) else None
+        try:
+            parts = urlsplit(url) if isinstance(url, str) else None
+        except ValueError:
+            parts = None
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise EnvironmentContractError(f"url is {url!r}; give the server's address, such as http://127.0.0.1:8000.")
         self.url = url.rstrip("/")
@@ -122,10 +126,8 @@ class Session:
         if self._socket is not None:
             from websockets.exceptions import ConnectionClosed
 
-            try:
+            with suppress(ConnectionClosed):
                 return self._exchange("reset", data)
-            except ConnectionClosed:
-                self.close()
         self._open()
         return self.ask("reset", data)
 
@@ -138,9 +140,7 @@ class Session:
         try:
             return self._exchange(kind, data)
         except (WebSocketException, OSError) as error:
-            self.close()
-            why = "took too long to answer" if isinstance(error, TimeoutError) else f"closed the session ({error})"
-            self._fail(why, "The episode is lost. Look into the server's log.")
+            self._fail(f"closed the session ({error})", LOST)
 
     def close(self) -> None:
         """End the session. Another reset opens a new one."""
@@ -177,11 +177,19 @@ class Session:
             self._fail(f"is no OpenEnv server that lets this client in ({error})", "It should open WebSockets at /ws.")
 
     def _exchange(self, kind: str, data: Mapping[str, Any]) -> tuple[dict[str, Any], float, bool]:
+        """The server's answer. One that is not awaited ends the session: it would be taken for the next one."""
         from websockets.exceptions import ConnectionClosed
 
-        with suppress(ConnectionClosed):  # the reason may have arrived, and is read next
-            self._socket.send(json.dumps({"type": kind, "data": data}, allow_nan=False))
-        text = self._socket.recv(timeout=ANSWER_SECONDS)
+        message = json.dumps({"type": kind, "data": data}, allow_nan=False)
+        try:
+            with suppress(ConnectionClosed):  # the reason may have arrived, and is read next
+                self._socket.send(message)
+            text = self._socket.recv(timeout=ANSWER_SECONDS)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, TimeoutError):
+                self._fail("took too long to answer", LOST)
+            raise
         try:
             answer = json.loads(text, parse_constant=_no_number)
             found, data = answer["type"], answer["data"]
