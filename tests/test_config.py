@@ -115,7 +115,7 @@ def test_mistakes_are_told_in_the_words_of_a_recipe(tmp_path: Path, text: str, s
 
 
 def test_a_setting_that_is_no_recipes_is_compared_with_its_own_kind() -> None:
-    with pytest.raises(SettingsError, match="unknown setting 'server.base_urll'. Did you mean 'server.base_url'?"):
+    with pytest.raises(SettingsError, match=r"unknown setting 'server.base_urll'. Did you mean 'server.base_url'\?"):
         parse_section(ServerSettings, {"base_urll": "http://127.0.0.1"}, "server")
 
 
