@@ -107,7 +107,7 @@ def test_an_array_file_may_end_in_capitals(folder: Path, capsys: pytest.CaptureF
 
 
 def test_a_budget_in_other_digits_is_a_number(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for budget, count in (("\uff13", 3), ("0", 0), ("0%", 0), (" 50 % ", 3)):
+    for budget, count in (("\uff13", 3), ("0.1%", 1), (" 50 % ", 3)):
         assert len(picked(capsys, "pool.jsonl", "--strategy", "random", "--budget", budget)) == count
 
 
@@ -172,6 +172,8 @@ FILES = {
         (["pool.jsonl", "--budget=-1"], "such as 2000, or a share"),
         (["pool.jsonl", "--budget", "9" * 5000], "such as 2000, or a share"),
         (["pool.jsonl", "--budget", ""], "such as 2000, or a share"),
+        (["pool.jsonl", "--budget", "0"], "--budget 0 picks nothing. Ask for 1 item or more"),
+        (["pool.jsonl", "--budget", "0.0 %"], "--budget 0.0 % picks nothing"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )

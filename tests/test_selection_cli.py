@@ -245,16 +245,16 @@ def test_a_mistake_is_one_clear_message(
 
 
 def test_a_share_is_rounded_and_at_least_one() -> None:
-    assert [parse_budget(text, 1000) for text in ("200", "10%", "0.25 %", "0.01%", "0%", "100%")] == [
+    assert [parse_budget(text, 1000) for text in ("200", "10%", "0.25 %", "0.01%", "100%")] == [
         200,
         100,
         3,
         1,
-        0,
         1000,
     ]
-    with pytest.raises(SelectionError):
-        parse_budget("-3", 10)
+    for text in ("-3", "0", "0%", "0.00 %"):
+        with pytest.raises(SelectionError):
+            parse_budget(text, 10)
 
 
 def test_strategies_within_strategies_get_their_settings() -> None:

@@ -217,15 +217,17 @@ def expected_cost(request: Request, progress: Progress) -> tuple[Pool, Cost, str
 
 
 def parse_budget(text: str, size: int) -> int:
-    """Parse a budget such as "200" or "10%" into a number of items; a share above 0 gives at least one."""
+    """Parse a budget such as "200" or "10%" into a number of items, 1 or more. Raises SelectionError."""
     match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*(%?)\s*", text)
     if not match or (not match[2] and "." in match[1]):
         raise SelectionError(f"--budget {text} should be a number of items, such as 2000, or a share, such as 10%.")
+    if not float(match[1]):
+        raise SelectionError(f"--budget {text} picks nothing. Ask for 1 item or more.")
     if not match[2]:
         return int(match[1])
     if float(match[1]) > 100:
         raise SelectionError(f"--budget {text} is more than the whole pool.")
-    return max(1, math.floor(size * float(match[1]) / 100 + 0.5)) if float(match[1]) else 0
+    return max(1, math.floor(size * float(match[1]) / 100 + 0.5))
 
 
 def _input(request: Request, file: PoolFile, reads: ModelReads, size: int, progress: Progress) -> Any:
