@@ -129,6 +129,10 @@ def select(
     from reflect_rl.runs.outputs import output_file
 
     began, progress = time.perf_counter(), Bars()
+    if quotas and quota_column is None:
+        raise SelectionError("--quotas shares the budget among groups: name their column by --quota-column.")
+    if quality is not None and score_column is None:
+        raise SelectionError("--quality weighs scores: name their column by --score-column.")
     given = {
         "quotas": quotas,
         "n_neighbors": _neighbours(n_neighbors),
