@@ -24,6 +24,7 @@ from reflect_rl.lm.models import base_model
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.lm.reading import PlainReader, make_reader, takes_padding
 from reflect_rl.lm.scoring import TokenScores, generated_scores, given_scores
+from reflect_rl.lm.text import encode_all
 from reflect_rl.pools.embeddings import kept_embeddings
 from reflect_rl.progress import Progress
 from tiny_models import CONTEXT, gpt2, lookup, of_kind, tokenizer
@@ -462,8 +463,36 @@ def test_a_mistake_is_one_clear_message(
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
-    left = [path for path in sorted(folder.iterdir()) if path not in before]
-    assert [path.name for path in left if not path.name.startswith("pool.jsonl.")] == []
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("arguments", [ENTROPY, ("--embed-model", "models/gpt2")])
+def test_after_an_error_what_the_model_has_computed_is_kept(
+    arguments: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr("reflect_rl.lm.batches.WINDOW", 10)
+    texts = [f"Item {number % 7} away." for number in range(25)]
+
+    def write(odd: int) -> None:
+        rows = [{"prompt": text if place != odd else "\x00"} for place, text in enumerate(texts)]
+        Path("pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def encoded(tokenizer: Any, given: list[str]) -> list[list[int]]:
+        return [[] if text == "\x00" else ids for text, ids in zip(given, encode_all(tokenizer, given), strict=True)]
+
+    monkeypatch.setattr("reflect_rl.lm.batches.encode_all", encoded)
+    write(odd=3)
+    assert select(*arguments) == 2
+    assert "The text of item 3 is empty" in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
+    write(odd=23)
+    for said in ("", "20 of 25"):
+        assert select(*arguments) == 2
+        err = capsys.readouterr().err
+        assert "The text of item 23 is empty" in err
+        assert said in err
+        assert len([path for path in folder.iterdir() if path not in before]) == 1
 
 
 def test_an_empty_text_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
