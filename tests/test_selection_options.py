@@ -86,3 +86,18 @@ def test_an_option_without_effect_is_refused(
 )
 def test_an_option_with_effect_is_taken(arguments: list[str], pool: Path) -> None:
     assert select(*arguments, "-o", "picks.jsonl") == 0
+
+
+@pytest.mark.parametrize("out", ["picks.csv", "picks.TXT", "picks.json", "picks.jsonl.gz"])
+def test_picks_are_not_named_as_what_they_are_not(out: str, pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert select("-o", out) == 2
+    assert f"--out {out} would hold JSON lines: give it a name that ends in .jsonl" in capsys.readouterr().err
+    assert list(pool.parent.iterdir()) == [pool]
+
+
+@pytest.mark.parametrize("out", ["picks.ndjson", "PICKS.JSONL"])
+def test_picks_can_be_given_as_labelled_items(out: str, pool: Path) -> None:
+    assert select("--id-column", "id", "-o", out) == 0
+    assert select("--id-column", "id", "-o", "more.jsonl", "--already", out) == 0
+    both = [json.loads(line)["id"] for path in (out, "more.jsonl") for line in Path(path).read_text().splitlines()]
+    assert sorted(both) == [f"p{n}" for n in range(8)]
