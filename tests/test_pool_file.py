@@ -113,7 +113,9 @@ def test_a_budget_in_other_digits_is_a_number(folder: Path, capsys: pytest.Captu
 
 def test_columns_that_are_not_asked_for_may_share_a_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write("two.csv", "\ufeffid,x,x,,\r\n1,2,3,,\r\n")
-    assert picked(capsys, "two.csv", "--strategy", "random", "--budget", "1", "--id-column", "id") == ["1"]
+    write("two.jsonl", '{"id": "1", "x": 2, "x": {"id": 3, "id": 4}}\n')
+    for name in ("two.csv", "two.jsonl"):
+        assert picked(capsys, name, "--strategy", "random", "--budget", "1", "--id-column", "id") == ["1"]
 
 
 FILES = {
@@ -126,6 +128,8 @@ FILES = {
     "digits.csv": f"id,x\n1,{'9' * 5000}\n",
     "huge.jsonl": f'{{"id": "a", "x": [{"9" * 400}], "q": {"9" * 400}}}\n',
     "two.csv": "id,x,x\n1,2,3\n",
+    "two-ids.jsonl": '{"id": "p1", "id": "p2"}\n',
+    "two.jsonl": '{"id": "a", "x": [1]}\n{"id": "b", "x": [1], "x": [2]}\n',
     "float.jsonl": '{"id": 1.0}\n',
     "bool.jsonl": '{"id": true}\n',
     "infinity.jsonl": '{"id": Infinity, "x": [Infinity]}\n',
@@ -147,6 +151,8 @@ FILES = {
         (["huge.jsonl", "--strategy", "k-center", "--embeddings", "x"], "line 1: 'x' should be a list of numbers"),
         (["huge.jsonl", "--strategy", "inverse-confidence", "--score-column", "q"], "should be a finite number"),
         (["two.csv", "--id-column", "x"], "two.csv has 2 columns 'x'"),
+        (["two.jsonl", "--strategy", "k-center", "--embeddings", "x"], "two.jsonl, line 2 has 'x' more than once"),
+        (["pool.jsonl", "--id-column", "id", "--already", "two-ids.jsonl"], "two-ids.jsonl, line 1 has 'id' more than"),
         (["float.jsonl", "--id-column", "id"], "the id 1.0 should be a text or a whole number"),
         (["bool.jsonl", "--id-column", "id"], "the id True should be a text or a whole number"),
         (["infinity.jsonl", "--id-column", "id"], "the id inf should be a text or a whole number"),
