@@ -101,3 +101,20 @@ def test_picks_can_be_given_as_labelled_items(out: str, pool: Path) -> None:
     assert select("--id-column", "id", "-o", "more.jsonl", "--already", out) == 0
     both = [json.loads(line)["id"] for path in (out, "more.jsonl") for line in Path(path).read_text().splitlines()]
     assert sorted(both) == [f"p{n}" for n in range(8)]
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("strategy", "needs"),
+    [
+        (["min-margin"], "min-margin needs the margins"),
+        (["least-confidence"], "least-confidence needs the logprobs"),
+        (["equal-budget", "--within", "mean-margin", "--quota-column", "g"], "equal-budget needs the margins"),
+    ],
+)
+def test_a_strategy_without_tokens_asks_for_them(
+    strategy: list[str], needs: str, more: list[str], pool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert select("--strategy", *strategy, *more) == 2
+    said = capsys.readouterr().err
+    assert f"{needs} of each item's tokens: --model computes them, --tokens-column names a column" in said

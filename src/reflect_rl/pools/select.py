@@ -187,6 +187,13 @@ def read_pool(request: Request, progress: Progress, *, sizes_only: bool = False)
     ids = file.ids(request.id)
     if not ids:
         raise SelectionError(f"{request.path} has no items.")
+    if request.needs_tokens and not request.use.model and request.tokens is None:
+        quantity = _quantity(request.strategy)
+        if quantity not in file.columns():
+            raise SelectionError(
+                f"{request.strategy.name} needs the {quantity} of each item's tokens: --model computes them, "
+                f"--tokens-column names a column of lists. {request.path} has no column {quantity!r}, the default."
+            )
     budget = parse_budget(request.budget, len(ids))
     if request.already and request.id is None and "id" in file.columns():
         progress.warn(
