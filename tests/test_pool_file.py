@@ -212,6 +212,28 @@ def test_an_odd_file_is_one_message(
     assert Path("picks.jsonl").read_text() == KEPT
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.jsonl", '\n{"id": 1}\n{"id": 3, "text": "x"\n', "line 3 is not JSON (Expecting ',' delimiter, column 22)"),
+        ("x.jsonl", '{"id": 1}\r\n{"id": x}\r\n', "line 2 is not JSON (Expecting value, column 8)"),
+        ("x.csv", 'id,text\n1,"a b\n2,c d\n3,x\n', "line 2 is not CSV (unexpected end of data)"),
+        ("x.csv", 'id,text\n1,"a\nb"\n\n"3"x,"c\nd"\n', "line 5 is not CSV"),
+        ("x.csv", 'id,text\r\n1,"a\r\nb"\r\n\r\n3,"c\r\nd",e\r\n', "line 5: the row has more or fewer fields"),
+        ("x.csv", '"id,text\n1,a\n', "line 1 is not CSV (unexpected end of data)"),
+        ("x.csv", 'id,x\n1,"[1,\n2]"\n2,\n', "line 4: 'x' should be a list"),
+    ],
+)
+def test_an_error_names_the_line_where_the_item_begins(
+    name: str, text: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(name, text)
+    assert run_command(["select", name, "--budget", "1", "--embeddings", "x"]) == 2
+    said = capsys.readouterr().err
+    assert f"{name}, {message}" in said
+    assert said.count("line ") == 1
+
+
 def parquet(path: str, columns: dict[str, Any]) -> None:
     arrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet as files

@@ -199,7 +199,7 @@ def test_a_dry_run_says_the_cost_and_writes_nothing(folder: Path, capsys: pytest
         ),
         (
             ["pool.jsonl", "--budget", "1", "--embeddings", "entropies"],
-            "'entropies' of row 2 has 2 numbers, those before",
+            "pool.jsonl, line 2: 'entropies' has 2 numbers, those before have 1",
         ),
         (["nan.jsonl", "--budget", "1", "--embeddings", "emb"], "line 2: 'emb' has a value that is not finite"),
         (["cut.jsonl", "--budget", "1"], "line 2 is not JSON"),

@@ -499,7 +499,7 @@ def test_an_empty_text_is_named(folder: Path, capsys: pytest.CaptureFixture[str]
     Path("pool.jsonl").write_text('{"prompt": "a"}\n{"prompt": ""}\n' * 3, encoding="utf-8")
     for arguments in (ENTROPY, ("--embed-model", "models/gpt2")):
         assert select(*arguments) == 2
-        assert "item 1 (from 0): 'prompt' is empty" in capsys.readouterr().err
+        assert "pool.jsonl, line 2: 'prompt' is empty" in capsys.readouterr().err
 
 
 def test_sentence_transformers_or_a_word_on_what_to_install(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,13 +127,7 @@ class Column:
         return self.size
 
     def __iter__(self) -> Iterator[str]:
-        for number, text in enumerate(self.file.texts(self.name)):
-            if not text:
-                raise SelectionError(
-                    f"{self.file.path}, item {number} (from 0): {self.name!r} is empty, and a model has nothing to "
-                    f"read. Leave it out, or fill it in."
-                )
-            yield text
+        return self.file.texts(self.name, for_model=True)
 
 
 class ModelReads:
