@@ -88,11 +88,21 @@ def test_a_radius_is_printed_whatever_its_size(folder: Path, capsys: pytest.Capt
     assert "no item is farther than 7e-200" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("missing", ["null", "NaN"])
-def test_items_without_a_group_are_one_group(missing: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write("g.jsonl", "".join(f'{{"g": {group}}}\n' for group in [missing] * 4 + ['"a"'] * 4))
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("g.jsonl", '{"g": null}\n' * 4 + '{"g": "a"}\n' * 4),
+        ("g.jsonl", '{"g": NaN}\n' * 4 + '{"g": ""}\n' * 4),  # in JSON, an empty text is a text
+        ("g.csv", "g,x\n" + ",1\n" * 4 + "a,1\n" * 4),
+        ("g.TSV", "g\tx\n" + "\t1\n" * 2 + '""\t1\n' * 2 + "a\t1\n" * 4),
+    ],
+)
+def test_items_without_a_group_are_one_group(
+    name: str, text: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(name, text)
     given = ("--strategy", "random", "--quota-column", "g", "--budget", "4")
-    assert run_command(["select", "g.jsonl", *given]) == 0
+    assert run_command(["select", name, *given]) == 0
     out, said = capsys.readouterr()
     assert sorted(json.loads(line)["id"] // 4 for line in out.splitlines()) == [0, 0, 1, 1]
     assert said.count("4 of 8 items have no group (None or NaN); together they are one") == 1

@@ -74,7 +74,8 @@ class PoolFile:
         return next((tuple(map(str, row)) for _, row in self.rows()), ())
 
     def labels(self, column: str) -> list[Any]:
-        """A column of texts, numbers or booleans, unchanged; None for null."""
+        """A column of texts, numbers or booleans, unchanged; None for null, and for an empty cell of CSV."""
+        none = "" if self.path.suffix.lower() in (".csv", ".tsv") else None
         labels = []
         for where, row in self.rows([column]):
             value = row[column]
@@ -82,7 +83,7 @@ class PoolFile:
                 raise SelectionError(f"{self.path}, {where}: {column!r} should be a text or a number: {value!r:.80}.")
             if isinstance(value, str):
                 self._check_text(where, column, value)
-            labels.append(value)
+            labels.append(None if value == none else value)
         return labels
 
     def texts(self, column: str, *, for_model: bool = False) -> Iterator[str]:
