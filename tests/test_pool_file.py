@@ -171,7 +171,7 @@ FILES = {
         (["group-list.jsonl", "--quota-column", "g"], "'g' should be a text or a number"),
         (["folder.jsonl"], "folder.jsonl is a folder"),
         (["pipe.jsonl"], "pipe.jsonl is a pipe or device, which can be read only once"),
-        (["pool.jsonl.gz"], "the format is told by the ending"),
+        (["pool.jsonl.gz"], "the format is known by the file's extension"),
         (["packed.jsonl"], "packed.jsonl, line 1 is not UTF-8"),
         (["latin.csv"], "latin.csv is not UTF-8"),
         (["wide.jsonl"], "wide.jsonl, line 1 is not UTF-8"),

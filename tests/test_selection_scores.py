@@ -310,7 +310,7 @@ def test_killed_for_real(folder: Path) -> None:
 def test_another_model_pool_or_setting_has_scores_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert select(*ENTROPY) == 0
     assert select(*ENTROPY[:3], "models/other", "--new-tokens", "6") == 0
-    assert "not used: scores of other models, settings or pools (1 files)" in capsys.readouterr().err
+    assert "not used: scores of other models, settings or pools, files: 1" in capsys.readouterr().err
     assert select(*ENTROPY[:-1], "5") == 0
     assert select(*ENTROPY[:4], "--target-column", "answer") == 0
     assert len(scores_files(folder)) == 4

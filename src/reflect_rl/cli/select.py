@@ -68,7 +68,7 @@ def select(
     Parameters
     ----------
     file
-        JSON lines, CSV, TSV or Parquet, by its ending.
+        JSON lines, CSV, TSV or Parquet, by the file's extension.
     budget
         The number of items to choose, or a share of the pool, such as 10%.
     strategy

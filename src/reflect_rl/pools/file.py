@@ -37,7 +37,9 @@ class PoolFile:
         """(position, row) for each row; `columns` must exist."""
         reader = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv}.get(self.path.suffix.lower(), _jsonl)
         if self.path.suffix.lower() not in FORMATS:
-            raise SelectionError(f"{self.path}: the format is told by the ending, one of {', '.join(FORMATS)}.")
+            raise SelectionError(
+                f"{self.path}: the format is known by the file's extension, one of {', '.join(FORMATS)}."
+            )
         try:
             _check_file(self.path)
             for where, row in reader(self.path, columns):

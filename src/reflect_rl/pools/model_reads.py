@@ -212,7 +212,7 @@ class ModelReads:
         path = self._beside("scores", about["fingerprint"], ".jsonl")
         others = [each for each in path.parent.glob(f"{self.file.path.name}.scores-*.jsonl") if each != path]
         if others:
-            self.progress.say(f"not used: scores of other models, settings or pools ({len(others)} files)")
+            self.progress.say(f"not used: scores of other models, settings or pools, files: {len(others)}")
         return ScoresFile(path, about, len(self.texts))
 
     @property
