@@ -88,11 +88,21 @@ def test_a_radius_is_printed_whatever_its_size(folder: Path, capsys: pytest.Capt
     assert "no item is farther than 7e-200" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("missing", ["null", "NaN"])
-def test_items_without_a_group_are_one_group(missing: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write("g.jsonl", "".join(f'{{"g": {group}}}\n' for group in [missing] * 4 + ['"a"'] * 4))
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("g.jsonl", '{"g": null}\n' * 4 + '{"g": "a"}\n' * 4),
+        ("g.jsonl", '{"g": NaN}\n' * 4 + '{"g": ""}\n' * 4),  # in JSON, an empty text is a text
+        ("g.csv", "g,x\n" + ",1\n" * 4 + "a,1\n" * 4),
+        ("g.TSV", "g\tx\n" + "\t1\n" * 2 + '""\t1\n' * 2 + "a\t1\n" * 4),
+    ],
+)
+def test_items_without_a_group_are_one_group(
+    name: str, text: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(name, text)
     given = ("--strategy", "random", "--quota-column", "g", "--budget", "4")
-    assert run_command(["select", "g.jsonl", *given]) == 0
+    assert run_command(["select", name, *given]) == 0
     out, said = capsys.readouterr()
     assert sorted(json.loads(line)["id"] // 4 for line in out.splitlines()) == [0, 0, 1, 1]
     assert said.count("4 of 8 items have no group (None or NaN); together they are one") == 1
@@ -107,13 +117,15 @@ def test_an_array_file_may_end_in_capitals(folder: Path, capsys: pytest.CaptureF
 
 
 def test_a_budget_in_other_digits_is_a_number(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for budget, count in (("\uff13", 3), ("0", 0), ("0%", 0), (" 50 % ", 3)):
+    for budget, count in (("\uff13", 3), ("0.1%", 1), (" 50 % ", 3)):
         assert len(picked(capsys, "pool.jsonl", "--strategy", "random", "--budget", budget)) == count
 
 
 def test_columns_that_are_not_asked_for_may_share_a_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write("two.csv", "\ufeffid,x,x,,\r\n1,2,3,,\r\n")
-    assert picked(capsys, "two.csv", "--strategy", "random", "--budget", "1", "--id-column", "id") == ["1"]
+    write("two.jsonl", '{"id": "1", "x": 2, "x": {"id": 3, "id": 4}}\n')
+    for name in ("two.csv", "two.jsonl"):
+        assert picked(capsys, name, "--strategy", "random", "--budget", "1", "--id-column", "id") == ["1"]
 
 
 FILES = {
@@ -126,6 +138,8 @@ FILES = {
     "digits.csv": f"id,x\n1,{'9' * 5000}\n",
     "huge.jsonl": f'{{"id": "a", "x": [{"9" * 400}], "q": {"9" * 400}}}\n',
     "two.csv": "id,x,x\n1,2,3\n",
+    "two-ids.jsonl": '{"id": "p1", "id": "p2"}\n',
+    "two.jsonl": '{"id": "a", "x": [1]}\n{"id": "b", "x": [1], "x": [2]}\n',
     "float.jsonl": '{"id": 1.0}\n',
     "bool.jsonl": '{"id": true}\n',
     "infinity.jsonl": '{"id": Infinity, "x": [Infinity]}\n',
@@ -147,6 +161,8 @@ FILES = {
         (["huge.jsonl", "--strategy", "k-center", "--embeddings", "x"], "line 1: 'x' should be a list of numbers"),
         (["huge.jsonl", "--strategy", "inverse-confidence", "--score-column", "q"], "should be a finite number"),
         (["two.csv", "--id-column", "x"], "two.csv has 2 columns 'x'"),
+        (["two.jsonl", "--strategy", "k-center", "--embeddings", "x"], "two.jsonl, line 2 has 'x' more than once"),
+        (["pool.jsonl", "--id-column", "id", "--already", "two-ids.jsonl"], "two-ids.jsonl, line 1 has 'id' more than"),
         (["float.jsonl", "--id-column", "id"], "the id 1.0 should be a text or a whole number"),
         (["bool.jsonl", "--id-column", "id"], "the id True should be a text or a whole number"),
         (["infinity.jsonl", "--id-column", "id"], "the id inf should be a text or a whole number"),
@@ -155,7 +171,7 @@ FILES = {
         (["group-list.jsonl", "--quota-column", "g"], "'g' should be a text or a number"),
         (["folder.jsonl"], "folder.jsonl is a folder"),
         (["pipe.jsonl"], "pipe.jsonl is a pipe or device, which can be read only once"),
-        (["pool.jsonl.gz"], "the format is told by the ending"),
+        (["pool.jsonl.gz"], "the format is known by the file's extension"),
         (["packed.jsonl"], "packed.jsonl, line 1 is not UTF-8"),
         (["latin.csv"], "latin.csv is not UTF-8"),
         (["wide.jsonl"], "wide.jsonl, line 1 is not UTF-8"),
@@ -172,6 +188,8 @@ FILES = {
         (["pool.jsonl", "--budget=-1"], "such as 2000, or a share"),
         (["pool.jsonl", "--budget", "9" * 5000], "such as 2000, or a share"),
         (["pool.jsonl", "--budget", ""], "such as 2000, or a share"),
+        (["pool.jsonl", "--budget", "0"], "--budget 0 picks nothing. Ask for 1 item or more"),
+        (["pool.jsonl", "--budget", "0.0 %"], "--budget 0.0 % picks nothing"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )
@@ -202,6 +220,28 @@ def test_an_odd_file_is_one_message(
     assert said.count("error:") == 1
     assert "Traceback" not in said
     assert Path("picks.jsonl").read_text() == KEPT
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.jsonl", '\n{"id": 1}\n{"id": 3, "text": "x"\n', "line 3 is not JSON (Expecting ',' delimiter, column 22)"),
+        ("x.jsonl", '{"id": 1}\r\n{"id": x}\r\n', "line 2 is not JSON (Expecting value, column 8)"),
+        ("x.csv", 'id,text\n1,"a b\n2,c d\n3,x\n', "line 2 is not CSV (unexpected end of data)"),
+        ("x.csv", 'id,text\n1,"a\nb"\n\n"3"x,"c\nd"\n', "line 5 is not CSV"),
+        ("x.csv", 'id,text\r\n1,"a\r\nb"\r\n\r\n3,"c\r\nd",e\r\n', "line 5: the row has more or fewer fields"),
+        ("x.csv", '"id,text\n1,a\n', "line 1 is not CSV (unexpected end of data)"),
+        ("x.csv", 'id,x\n1,"[1,\n2]"\n2,\n', "line 4: 'x' should be a list"),
+    ],
+)
+def test_an_error_names_the_line_where_the_item_begins(
+    name: str, text: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(name, text)
+    assert run_command(["select", name, "--budget", "1", "--embeddings", "x"]) == 2
+    said = capsys.readouterr().err
+    assert f"{name}, {message}" in said
+    assert said.count("line ") == 1
 
 
 def parquet(path: str, columns: dict[str, Any]) -> None:

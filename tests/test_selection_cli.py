@@ -173,6 +173,8 @@ def test_a_dry_run_says_the_cost_and_writes_nothing(folder: Path, capsys: pytest
     [
         (["pool.jsonl", "--budget", "41"], "the budget is 41, but only 40 items can be picked"),
         (["pool.jsonl", "--budget", "39", "--already", "labelled.jsonl", "--id-column", "id"], "only 38 items"),
+        (["pool.jsonl", "--budget", "2", "--already", "most.txt"], "but only 1 item can be picked. Ask for at most 1."),
+        (["pool.jsonl", "--budget", "1", "--already", "all.txt"], "the budget is 1, but no item is left to pick"),
         (["pool.jsonl", "--budget", "ten"], "such as 2000, or a share, such as 10%"),
         (["pool.jsonl", "--budget", "101%"], "more than the whole pool"),
         (
@@ -199,7 +201,7 @@ def test_a_dry_run_says_the_cost_and_writes_nothing(folder: Path, capsys: pytest
         ),
         (
             ["pool.jsonl", "--budget", "1", "--embeddings", "entropies"],
-            "'entropies' of row 2 has 2 numbers, those before",
+            "pool.jsonl, line 2: 'entropies' has 2 numbers, those before have 1",
         ),
         (["nan.jsonl", "--budget", "1", "--embeddings", "emb"], "line 2: 'emb' has a value that is not finite"),
         (["cut.jsonl", "--budget", "1"], "line 2 is not JSON"),
@@ -207,7 +209,7 @@ def test_a_dry_run_says_the_cost_and_writes_nothing(folder: Path, capsys: pytest
         (["cut.csv", "--budget", "1"], "more or fewer fields"),
         (["latin.jsonl", "--budget", "1"], "not UTF-8"),
         (["empty.jsonl", "--budget", "1"], "has no items"),
-        (["pool.json", "--budget", "1"], "the format is told by the ending"),
+        (["pool.json", "--budget", "1"], "the format is known by the file's extension"),
         (["none.jsonl", "--budget", "1"], "cannot be read: No such file"),
         (
             ["pool.jsonl", "--budget", "1", "--id-column", "id", "--already", "other.jsonl"],
@@ -231,6 +233,8 @@ def test_a_mistake_is_one_clear_message(
         "cut.csv": "a,b\n1,2\n1\n",
         "empty.jsonl": "\n",
         "pool.json": "[]",
+        "most.txt": "\n".join(map(str, range(1, SIZE))),
+        "all.txt": "\n".join(map(str, range(SIZE))),
         "other.jsonl": '{"id": "q1"}\n',
     }.items():
         Path(name).write_text(text, encoding="utf-8")
@@ -245,16 +249,16 @@ def test_a_mistake_is_one_clear_message(
 
 
 def test_a_share_is_rounded_and_at_least_one() -> None:
-    assert [parse_budget(text, 1000) for text in ("200", "10%", "0.25 %", "0.01%", "0%", "100%")] == [
+    assert [parse_budget(text, 1000) for text in ("200", "10%", "0.25 %", "0.01%", "100%")] == [
         200,
         100,
         3,
         1,
-        0,
         1000,
     ]
-    with pytest.raises(SelectionError):
-        parse_budget("-3", 10)
+    for text in ("-3", "0", "0%", "0.00 %"):
+        with pytest.raises(SelectionError):
+            parse_budget(text, 10)
 
 
 def test_strategies_within_strategies_get_their_settings() -> None:

@@ -201,6 +201,12 @@ def test_items_without_a_group_are_one_group_which_is_said(strategy: Selector, m
     assert told.warnings == ["3 of 6 items have no group (None or NaN); together they are one"]
 
 
+def test_one_item_without_a_group_is_said_in_the_singular() -> None:
+    told = Told()
+    Random().select(3, budget=1, groups=["a", None, "a"], progress=told)
+    assert told.warnings == ["1 of 3 items has no group (None or NaN); it is a group of its own"]
+
+
 def test_a_missing_group_may_have_a_quota() -> None:
     for key in (None, NAN):
         picks = Random(quotas={key: 2, "a": 1}).select(5, budget=3, groups=[NAN, "a", None, "a", float("nan")])

@@ -24,6 +24,7 @@ from reflect_rl.lm.models import base_model
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.lm.reading import PlainReader, make_reader, takes_padding
 from reflect_rl.lm.scoring import TokenScores, generated_scores, given_scores
+from reflect_rl.lm.text import encode_all
 from reflect_rl.pools.embeddings import kept_embeddings
 from reflect_rl.progress import Progress
 from tiny_models import CONTEXT, gpt2, lookup, of_kind, tokenizer
@@ -309,7 +310,7 @@ def test_killed_for_real(folder: Path) -> None:
 def test_another_model_pool_or_setting_has_scores_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert select(*ENTROPY) == 0
     assert select(*ENTROPY[:3], "models/other", "--new-tokens", "6") == 0
-    assert "not used: scores of other models, settings or pools (1 files)" in capsys.readouterr().err
+    assert "not used: scores of other models, settings or pools, files: 1" in capsys.readouterr().err
     assert select(*ENTROPY[:-1], "5") == 0
     assert select(*ENTROPY[:4], "--target-column", "answer") == 0
     assert len(scores_files(folder)) == 4
@@ -462,15 +463,43 @@ def test_a_mistake_is_one_clear_message(
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
-    left = [path for path in sorted(folder.iterdir()) if path not in before]
-    assert [path.name for path in left if not path.name.startswith("pool.jsonl.")] == []
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("arguments", [ENTROPY, ("--embed-model", "models/gpt2")])
+def test_after_an_error_what_the_model_has_computed_is_kept(
+    arguments: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr("reflect_rl.lm.batches.WINDOW", 10)
+    texts = [f"Item {number % 7} away." for number in range(25)]
+
+    def write(odd: int) -> None:
+        rows = [{"prompt": text if place != odd else "\x00"} for place, text in enumerate(texts)]
+        Path("pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def encoded(tokenizer: Any, given: list[str]) -> list[list[int]]:
+        return [[] if text == "\x00" else ids for text, ids in zip(given, encode_all(tokenizer, given), strict=True)]
+
+    monkeypatch.setattr("reflect_rl.lm.batches.encode_all", encoded)
+    write(odd=3)
+    assert select(*arguments) == 2
+    assert "The text of item 3 is empty" in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
+    write(odd=23)
+    for said in ("", "20 of 25"):
+        assert select(*arguments) == 2
+        err = capsys.readouterr().err
+        assert "The text of item 23 is empty" in err
+        assert said in err
+        assert len([path for path in folder.iterdir() if path not in before]) == 1
 
 
 def test_an_empty_text_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("pool.jsonl").write_text('{"prompt": "a"}\n{"prompt": ""}\n' * 3, encoding="utf-8")
     for arguments in (ENTROPY, ("--embed-model", "models/gpt2")):
         assert select(*arguments) == 2
-        assert "item 1 (from 0): 'prompt' is empty" in capsys.readouterr().err
+        assert "pool.jsonl, line 2: 'prompt' is empty" in capsys.readouterr().err
 
 
 def test_sentence_transformers_or_a_word_on_what_to_install(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

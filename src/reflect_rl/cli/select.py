@@ -10,11 +10,13 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from reflect_rl.bars import Bars
-from reflect_rl.errors import SelectionError
+from reflect_rl.errors import OutputError, SelectionError
 
 Switch = Parameter(negative="")
 PICK = ("id", "rank", "gain", "strategy", "score")
 """The fields of a pick, in order."""
+ENDINGS = (".jsonl", ".ndjson", "")
+"""What the name of a file of picks may end in: they are JSON lines."""
 MOST_LINE = 1 << 20
 """Maximum bytes of a pick's line."""
 
@@ -66,7 +68,7 @@ def select(
     Parameters
     ----------
     file
-        JSON lines, CSV, TSV or Parquet, by its ending.
+        JSON lines, CSV, TSV or Parquet, by the file's extension.
     budget
         The number of items to choose, or a share of the pool, such as 10%.
     strategy
@@ -105,7 +107,8 @@ def select(
     already
         A file of items that are labelled already: with the same id column, or a .txt with one id per line.
     out
-        The file for the picks, or a pipe; stdout by default. An existing file is replaced only if it holds picks.
+        The file for the picks, JSON lines, or a pipe; stdout by default. An existing file is replaced only if it holds
+        picks.
     quotas
         How groups share the budget: equal (default), or proportional to their sizes.
     n_neighbors
@@ -129,6 +132,10 @@ def select(
     from reflect_rl.runs.outputs import output_file
 
     began, progress = time.perf_counter(), Bars()
+    if quotas and quota_column is None:
+        raise SelectionError("--quotas shares the budget among groups: name their column by --quota-column.")
+    if quality is not None and score_column is None:
+        raise SelectionError("--quality weighs scores: name their column by --score-column.")
     given = {
         "quotas": quotas,
         "n_neighbors": _neighbours(n_neighbors),
@@ -140,6 +147,8 @@ def select(
     }
     inputs = (file, embeddings, already, model, embed_model)
     target = None if out is None else output_file(out, "--out", inputs, ours=_holds_picks)
+    if out is not None and target and target.direct is None and Path(out).suffix.lower() not in ENDINGS:
+        raise OutputError(f"--out {out} would hold JSON lines: give it a name that ends in .jsonl or .ndjson.")
     chosen = make_strategy(strategy, given)
     request = Request(
         path=file,

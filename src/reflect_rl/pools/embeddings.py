@@ -1,7 +1,8 @@
 """Embeddings stored next to their pool: a .npy file, and a JSON file that names the model.
 
 Rows are written to a memory-mapped file as they are computed, so memory does not grow with the pool. Missing rows are
-NaN, which shows a continuing process where to go on. The file gets its final name once all rows are there.
+NaN, which shows a continuing process where to go on. The file gets its final name once all rows are there. After an
+error it stays, unless it has no row.
 """
 
 from __future__ import annotations
@@ -47,11 +48,19 @@ def kept_embeddings(
             take_lock(file, path, progress.warn)
         except BlockingIOError:
             raise SelectionError(f"{path} is being written by another process. Wait until it ends.") from None
-        part_ND, done_N = _begun(part, shape)
-        if done_N.any():
-            progress.say(f"embeddings: {int(done_N.sum()):,} of {shape[0]:,} are there already")
-        for row, state_D in states(done_N):
-            part_ND[row] = state_D
+        some = False
+        try:
+            part_ND, done_N = _begun(part, shape)
+            some = bool(done_N.any())
+            if some:
+                progress.say(f"embeddings: {int(done_N.sum()):,} of {shape[0]:,} are there already")
+            for row, state_D in states(done_N):
+                part_ND[row] = state_D
+                some = True
+        except BaseException:
+            if not some:
+                part.unlink()
+            raise
         part_ND.flush()
         note.write_json(_note_path(path).name, about)
         part.replace(path)

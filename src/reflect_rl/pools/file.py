@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,9 @@ class PoolFile:
         """(position, row) for each row; `columns` must exist."""
         reader = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv}.get(self.path.suffix.lower(), _jsonl)
         if self.path.suffix.lower() not in FORMATS:
-            raise SelectionError(f"{self.path}: the format is told by the ending, one of {', '.join(FORMATS)}.")
+            raise SelectionError(
+                f"{self.path}: the format is known by the file's extension, one of {', '.join(FORMATS)}."
+            )
         try:
             _check_file(self.path)
             for where, row in reader(self.path, columns):
@@ -73,7 +76,8 @@ class PoolFile:
         return next((tuple(map(str, row)) for _, row in self.rows()), ())
 
     def labels(self, column: str) -> list[Any]:
-        """A column of texts, numbers or booleans, unchanged; None for null."""
+        """A column of texts, numbers or booleans, unchanged; None for null, and for an empty cell of CSV."""
+        none = "" if self.path.suffix.lower() in (".csv", ".tsv") else None
         labels = []
         for where, row in self.rows([column]):
             value = row[column]
@@ -81,15 +85,21 @@ class PoolFile:
                 raise SelectionError(f"{self.path}, {where}: {column!r} should be a text or a number: {value!r:.80}.")
             if isinstance(value, str):
                 self._check_text(where, column, value)
-            labels.append(value)
+            labels.append(None if value == none else value)
         return labels
 
-    def texts(self, column: str) -> Iterator[str]:
+    def texts(self, column: str, *, for_model: bool = False) -> Iterator[str]:
+        """A column of texts. for_model: none may be empty."""
         for where, row in self.rows([column]):
             value = row[column]
             if not isinstance(value, str):
                 raise SelectionError(f"{self.path}, {where}: {column!r} should be a text, not {value!r:.80}.")
             self._check_text(where, column, value)
+            if for_model and not value:
+                raise SelectionError(
+                    f"{self.path}, {where}: {column!r} is empty, and a model has nothing to read. Leave it out, or "
+                    f"fill it in."
+                )
             yield value
 
     def numbers(self, column: str) -> np.ndarray:
@@ -98,6 +108,9 @@ class PoolFile:
 
     def lists(self, column: str) -> Iterator[np.ndarray]:
         """A column of lists of finite numbers: float32 arrays, or float64 if float32 cannot hold their range."""
+        return (array for _, array in self._placed_lists(column))
+
+    def _placed_lists(self, column: str) -> Iterator[tuple[str, np.ndarray]]:
         for where, row in self.rows([column]):
             value = _listed(row[column])
             try:
@@ -111,18 +124,18 @@ class PoolFile:
                     f"{self.path}, {where}: {column!r} has a value that is not finite (NaN or infinity)."
                 )
             largest, fits = np.abs(array).max(initial=0.0), np.finfo(np.float32)
-            yield array.astype(np.float32) if largest == 0 or fits.tiny <= largest <= fits.max else array
+            yield where, array.astype(np.float32) if largest == 0 or fits.tiny <= largest <= fits.max else array
 
     def vectors(self, column: str, size: int) -> np.ndarray:
         """A column of vectors of equal length: (size, D) float32, or float64 if any of `lists` is."""
         vectors_ND = np.empty((0, 0), np.float32)
-        for number, vector in enumerate(self.lists(column)):
+        for number, (where, vector) in enumerate(self._placed_lists(column)):
             if not number:
                 vectors_ND = np.empty((size, len(vector)), vector.dtype)
             if len(vector) != vectors_ND.shape[1]:
                 raise SelectionError(
-                    f"{self.path}: embeddings should be of one length; {column!r} of row {number + 1} has "
-                    f"{len(vector)} numbers, those before have {vectors_ND.shape[1]}."
+                    f"{self.path}, {where}: {column!r} has {len(vector)} numbers, those before have "
+                    f"{vectors_ND.shape[1]}. Embeddings should be of one length."
                 )
             vectors_ND = vectors_ND.astype(np.promote_types(vectors_ND.dtype, vector.dtype), copy=False)
             vectors_ND[number] = vector
@@ -187,34 +200,62 @@ def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = OBJECTS.decode(line.decode(json.detect_encoding(line), "surrogatepass"))  # as json.loads
             except UnicodeDecodeError:
                 raise SelectionError(f"{path}, line {number} is not UTF-8 text.") from None
             except json.JSONDecodeError as error:
-                raise SelectionError(f"{path}, line {number} is not JSON ({error}).") from None
+                place = min(error.pos, len(error.doc.rstrip())) + 1
+                raise SelectionError(f"{path}, line {number} is not JSON ({error.msg}, column {place}).") from None
             except RecursionError:
                 raise SelectionError(f"{path}, line {number} is nested too deeply.") from None
             except ValueError:  # Python limits the number of digits
                 raise SelectionError(f"{path}, line {number} has a whole number of too many digits.") from None
             if not isinstance(row, dict):
                 raise SelectionError(f"{path}, line {number} should be a JSON object, one an item.")
+            for column in row.twice if isinstance(row, _Repeating) else ():
+                if column in columns:
+                    raise SelectionError(f"{path}, line {number} has {column!r} more than once. Keep the one meant.")
             yield f"line {number}", row
+
+
+class _Repeating(dict):
+    """A JSON object in which keys are repeated: each counts as its last value."""
+
+    twice: list[str]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    """A JSON object as a dict; a _Repeating one if a key is there more than once."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        row = _Repeating(row)
+        row.twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    return row
+
+
+OBJECTS = json.JSONDecoder(object_pairs_hook=_object)
+"""Made once: `json.loads` with a hook would make one a line, which takes half as long again."""
 
 
 def _csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
     csv.field_size_limit(sys.maxsize)
+    begun = 1  # the line in which a row begins: a quoted field may have line breaks
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         try:
-            _check_once(path, columns, reader.fieldnames or ())
-            for row in reader:
-                if None in row or None in row.values():
+            header = next(reader, [])
+            _check_once(path, columns, header)
+            begun = reader.line_num + 1
+            for fields in reader:
+                if fields and len(fields) != len(header):
                     raise SelectionError(
-                        f"{path}, line {reader.line_num}: the row has more or fewer fields than the header has names."
+                        f"{path}, line {begun}: the row has more or fewer fields than the header has names."
                     )
-                yield f"line {reader.line_num}", row
+                if fields:
+                    yield f"line {begun}", dict(zip(header, fields, strict=True))
+                begun = reader.line_num + 1
         except csv.Error as error:
-            raise SelectionError(f"{path}, line {reader.line_num} is not CSV ({error}).") from None
+            raise SelectionError(f"{path}, line {begun} is not CSV ({error}).") from None
 
 
 def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:

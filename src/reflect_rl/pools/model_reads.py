@@ -55,9 +55,14 @@ class ModelUse:
         """The model that computes embeddings, if any."""
         return self.embed_model or self.model
 
+    @property
+    def causal(self) -> bool:
+        """Whether a causal language model is among the models."""
+        return any(name and not name.startswith(SENTENCES) for name in (self.model, self.embed_model))
+
     def torch(self) -> AbstractContextManager[None]:
         """Context in which torch is set up for a causal language model. Without one, torch is not even imported."""
-        if not any(name and not name.startswith(SENTENCES) for name in (self.model, self.embed_model)):
+        if not self.causal:
             return nullcontext()
         import torch
 
@@ -69,9 +74,16 @@ class ModelUse:
         """Raise SelectionError for settings that exclude each other."""
         sentences = (self.embed_model or "").startswith(SENTENCES)
         for wrong, message in (
-            (self.target and not self.model, "--target-column needs --model: who is to score the texts?"),
+            (
+                self.model == "" or self.embed_model == "",
+                "--model and --embed-model should name a model: one is empty.",
+            ),
+            (self.target is not None and not self.model, "--target-column needs --model: who is to score the texts?"),
             (self.new_tokens and not self.model, "--new-tokens needs --model: who is to write them?"),
-            (self.target and self.new_tokens, "--target-column scores given texts, --new-tokens new ones: give one."),
+            (
+                self.target is not None and self.new_tokens,
+                "--target-column scores given texts, --new-tokens new ones: give one.",
+            ),
             (self.new_tokens is not None and self.new_tokens < 1, "--new-tokens should be 1 or more."),
             (
                 (self.layer is not None or self.pooling) and not self.embeds,
@@ -81,6 +93,11 @@ class ModelUse:
                 (self.layer is not None or self.pooling) and sentences,
                 "A sentence-transformers model has a pooling of its own: leave out --layer and --pooling.",
             ),
+            (
+                self.device != "cpu" and not self.embeds,
+                "--device needs --model or --embed-model: nothing else uses it.",
+            ),
+            (self.bits != 32 and not self.causal, "--bits needs a causal language model: nothing else uses it."),
             (
                 (self.model or "").startswith(SENTENCES),
                 "--model scores tokens, which sentence-transformers models cannot: give it to --embed-model.",
@@ -110,13 +127,7 @@ class Column:
         return self.size
 
     def __iter__(self) -> Iterator[str]:
-        for number, text in enumerate(self.file.texts(self.name)):
-            if not text:
-                raise SelectionError(
-                    f"{self.file.path}, item {number} (from 0): {self.name!r} is empty, and a model has nothing to "
-                    f"read. Leave it out, or fill it in."
-                )
-            yield text
+        return self.file.texts(self.name, for_model=True)
 
 
 class ModelReads:
@@ -126,7 +137,7 @@ class ModelReads:
         use.check()
         self.file, self.use, self.progress = file, use, progress
         self.texts = Column(file, text, size)
-        self.targets = Column(file, use.target, size) if use.target else None
+        self.targets = Column(file, use.target, size) if use.target is not None else None
         self._loaded: dict[str, Any] = {}
 
     def tokens(self, quantity: str) -> Tokens:
@@ -201,7 +212,7 @@ class ModelReads:
         path = self._beside("scores", about["fingerprint"], ".jsonl")
         others = [each for each in path.parent.glob(f"{self.file.path.name}.scores-*.jsonl") if each != path]
         if others:
-            self.progress.say(f"not used: scores of other models, settings or pools ({len(others)} files)")
+            self.progress.say(f"not used: scores of other models, settings or pools, files: {len(others)}")
         return ScoresFile(path, about, len(self.texts))
 
     @property

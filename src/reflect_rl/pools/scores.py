@@ -51,7 +51,11 @@ class ScoresFile:
 
     @contextmanager
     def adding(self, progress: Progress) -> Iterator[IO[bytes]]:
-        """Open the file exclusively for `write_scores`. An unfinished last line is dropped."""
+        """Open the file exclusively for `write_scores`. An unfinished last line is dropped.
+
+        After an error the file stays, unless it has no scores.
+        """
+        head = json.dumps(self.about, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         with self.path.open("a+b") as file:
             try:
                 take_lock(file, self.path, progress.warn)
@@ -62,9 +66,15 @@ class ScoresFile:
                 progress.warn(f"{self.path}: the last line was cut off; its item is scored again")
                 file.truncate(whole)
             if not whole:
-                file.write(json.dumps(self.about, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+                file.write(head)
                 file.flush()
-            yield file
+            try:
+                yield file
+            except BaseException:
+                file.seek(0)
+                if file.read(len(head) + 1) == head:
+                    self.path.unlink()
+                raise
             file.flush()
             os.fsync(file.fileno())
 

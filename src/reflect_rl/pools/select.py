@@ -29,6 +29,15 @@ from reflect_rl.selection import (
 from reflect_rl.selection.cost import Cost, estimate
 from reflect_rl.selection.picks import check_budget
 
+TEXT = "text"
+"""The column of the texts by default."""
+UNUSED_WITHIN = {
+    "equal-budget": {"quotas"},
+    "inverse-confidence": {"quotas", "quality"},
+    "uncertain-then-diverse": {"quality"},
+}
+"""Settings that have no effect on the strategy within another, which shares the budget or uses the scores itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -43,7 +52,7 @@ class Request:
     path: Path
     strategy: Selector
     budget: str
-    text: str = "text"
+    text: str = TEXT
     id: str | None = None
     embeddings: str | None = None
     tokens: str | None = None
@@ -83,9 +92,13 @@ class Request:
                 f"--embeddings {self.embeddings} is no .npy file. Save the array, with a row an item, by numpy.save; "
                 f"or name a column of the pool."
             )
-        if use.model and self.tokens:
+        if self.embeddings is not None and self.strategy.input != "embeddings":
+            raise SelectionError(f"{self.strategy.name} uses no embeddings: leave out --embeddings.")
+        if self.tokens is not None and not self.needs_tokens:
+            raise SelectionError(f"{self.strategy.name} does not rank by tokens: leave out --tokens-column.")
+        if use.model and self.tokens is not None:
             raise SelectionError(f"--model would compute what --tokens-column {self.tokens} gives: leave one out.")
-        if use.embed_model and self.embeddings:
+        if use.embed_model and self.embeddings is not None:
             raise SelectionError(
                 f"--embed-model would compute what --embeddings {self.embeddings} gives: leave one out."
             )
@@ -94,7 +107,7 @@ class Request:
         scores = self.needs_tokens or self.needs_scores
         if use.model and not scores and not (self.needs_states and not use.embed_model):
             raise SelectionError(f"{self.strategy.name} has no use for --model here: leave it out.")
-        if (use.target or use.new_tokens) and not scores:
+        if (use.target is not None or use.new_tokens) and not scores:
             raise SelectionError(f"{self.strategy.name} scores no tokens: leave out --new-tokens and --target-column.")
         if (use.layer is not None or use.pooling) and not self.needs_states:
             raise SelectionError(f"{self.strategy.name} uses no hidden states here: leave out --layer and --pooling.")
@@ -139,15 +152,17 @@ def make_strategy(name: str, given: dict[str, Any]) -> Selector:
     if name not in STRATEGIES:
         raise SelectionError(f"there is no strategy {name!r}. There are: {', '.join(STRATEGIES)}.")
     kind, settings = STRATEGIES[name], {key: value for key, value in given.items() if value is not None}
-    inner = settings.pop("within", None)
+    inner: str | None = settings.pop("within", None)
     takes = kind.__init__.__annotations__
     own = {key: value for key, value in settings.items() if key in takes}
     rest = {key: value for key, value in settings.items() if key not in takes}
     place = next((key for key in ("within", "diverse") if key in takes), None)
-    if place and (inner or rest):
+    if unused := sorted(rest.keys() & UNUSED_WITHIN.get(name, set())):
+        raise SelectionError(f"{name} has no setting {', '.join(unused)}.")
+    if place and (inner is not None or rest):
         default = "facility-location" if place == "diverse" else "random"
-        own[place], rest = make_strategy(inner or default, rest), {}
-    elif inner:
+        own[place], rest = make_strategy(default if inner is None else inner, rest), {}
+    elif inner is not None:
         raise SelectionError(f"{name} has no strategy within it.")
     if rest:
         raise SelectionError(f"{name} has no setting {', '.join(rest)}.")
@@ -167,9 +182,18 @@ def read_pool(request: Request, progress: Progress, *, sizes_only: bool = False)
     """Read only what the strategy needs. Raises SelectionError."""
     request.check()
     file = PoolFile(request.path)
+    named = (None if request.text == TEXT else request.text, request.tokens, request.use.target)
+    next(file.rows([column for column in named if column is not None]), None)  # raises if one is missing
     ids = file.ids(request.id)
     if not ids:
         raise SelectionError(f"{request.path} has no items.")
+    if request.needs_tokens and not request.use.model and request.tokens is None:
+        quantity = _quantity(request.strategy)
+        if quantity not in file.columns():
+            raise SelectionError(
+                f"{request.strategy.name} needs the {quantity} of each item's tokens: --model computes them, "
+                f"--tokens-column names a column of lists. {request.path} has no column {quantity!r}, the default."
+            )
     budget = parse_budget(request.budget, len(ids))
     if request.already and request.id is None and "id" in file.columns():
         progress.warn(
@@ -178,8 +202,8 @@ def read_pool(request: Request, progress: Progress, *, sizes_only: bool = False)
         )
     already = already_indices(request.already, request.id, ids) if request.already else np.empty(0, np.int64)
     check_budget(budget, len(ids) - len(already))
-    groups = file.labels(request.groups) if request.groups else None
-    scores_N = file.numbers(request.scores) if request.scores else None
+    groups = file.labels(request.groups) if request.groups is not None else None
+    scores_N = file.numbers(request.scores) if request.scores is not None else None
     _check_strategy(request, np.ones(len(ids)) if request.needs_scores else scores_N, groups)
     reads = ModelReads(file, request.text, len(ids), request.use, progress)
     X = None
@@ -217,15 +241,17 @@ def expected_cost(request: Request, progress: Progress) -> tuple[Pool, Cost, str
 
 
 def parse_budget(text: str, size: int) -> int:
-    """Parse a budget such as "200" or "10%" into a number of items; a share above 0 gives at least one."""
+    """Parse a budget such as "200" or "10%" into a number of items, 1 or more. Raises SelectionError."""
     match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*(%?)\s*", text)
     if not match or (not match[2] and "." in match[1]):
         raise SelectionError(f"--budget {text} should be a number of items, such as 2000, or a share, such as 10%.")
+    if not float(match[1]):
+        raise SelectionError(f"--budget {text} picks nothing. Ask for 1 item or more.")
     if not match[2]:
         return int(match[1])
     if float(match[1]) > 100:
         raise SelectionError(f"--budget {text} is more than the whole pool.")
-    return max(1, math.floor(size * float(match[1]) / 100 + 0.5)) if float(match[1]) else 0
+    return max(1, math.floor(size * float(match[1]) / 100 + 0.5))
 
 
 def _input(request: Request, file: PoolFile, reads: ModelReads, size: int, progress: Progress) -> Any:
@@ -236,7 +262,7 @@ def _input(request: Request, file: PoolFile, reads: ModelReads, size: int, progr
     if strategy.input == "tokens":
         if request.use.model:
             return reads.tokens(_quantity(strategy))
-        return list(file.lists(request.tokens or _quantity(strategy)))
+        return list(file.lists(_quantity(strategy) if request.tokens is None else request.tokens))
     if request.embeddings is None:
         if request.use.embeds:
             return reads.states()

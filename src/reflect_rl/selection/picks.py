@@ -150,8 +150,11 @@ def check_budget(budget: int, free: int) -> int:
     if isinstance(budget, bool) or not isinstance(budget, int | np.integer) or budget < 0:
         raise SelectionError(f"a budget should be a whole number, 0 or more; this one is {budget!r}.")
     if budget > free:
+        if not free:
+            raise SelectionError(f"the budget is {budget:,}, but no item is left to pick.")
+        items = "item" if free == 1 else "items"
         raise SelectionError(
-            f"the budget is {budget:,}, but only {free:,} items can be picked. Ask for at most {free:,}."
+            f"the budget is {budget:,}, but only {free:,} {items} can be picked. Ask for at most {free:,}."
         )
     return int(budget)
 

@@ -74,7 +74,12 @@ def quota_rooms(quotas: Any, groups: Any, open_N: np.ndarray, budget: int, progr
     labels, group_N = group_indices(groups, size)
     if None in labels:
         bare = int((group_N == labels.index(None)).sum())
-        progress.warn(f"{bare:,} of {size:,} items have no group (None or NaN); together they are one")
+        what = (
+            "has no group (None or NaN); it is a group of its own"
+            if bare == 1
+            else "have no group (None or NaN); together they are one"
+        )
+        progress.warn(f"{bare:,} of {size:,} items {what}")
     sizes_G = np.bincount(group_N[open_N], minlength=len(labels))
     if isinstance(quotas, Mapping):
         return Room(group_N, _given(quotas, labels, sizes_G, budget))
