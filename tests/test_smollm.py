@@ -95,7 +95,7 @@ def test_a_reflection_and_a_decision_through_the_chat_template(tmp_path: Path) -
     torch.testing.assert_close(policy.log_probs([prompt])[0], wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("bits", [32, 16])
+@pytest.mark.parametrize("bits", [32, 16, 8])
 def test_prompts_with_a_common_prefix_are_read_once(bits: int) -> None:
     """Hidden states of special tokens are mostly rounding in bfloat16, which must not be taken for an inability."""
     model, _ = load_pretrained(PART.model_copy(update={"bits": bits}), bases=bases())
