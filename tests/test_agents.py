@@ -26,7 +26,7 @@ from reflect_rl.agents.language import LanguagePlan, Prompting
 from reflect_rl.bench.chat_server import completion, response
 from reflect_rl.errors import AgentError, OutputError, RunFolderError, ServerError, SettingsError, WorkerError
 from reflect_rl.evaluation.evaluate import evaluate
-from reflect_rl.model_servers.answers import labels_for, read_choice, read_thought
+from reflect_rl.model_servers.answers import begins_with_choice, labels_for, read_choice, read_thought
 from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
@@ -326,7 +326,7 @@ def test_the_page_of_an_agent(browser: Any, measure: Any, tmp_path: Path) -> Non
 
 WORDS = st.lists(
     st.text("abcdefghijklmnopqrstuvwxyz", min_size=3, max_size=8).filter(
-        lambda word: word not in ("answer", "choice", "label", "option", "action", "the")
+        lambda word: word not in ("answer", "choice", "label", "option", "action", "choose", "pick", "select", "the")
     ),
     min_size=2,
     max_size=3,
@@ -371,6 +371,46 @@ def test_one_choice_is_read_however_it_is_written(actions: list[str], data: st.D
 def test_what_is_read_and_what_is_not(text: str, wanted: int | None) -> None:
     actions = ["go south", "go north", "go to shelf 1", "go to shelf 10"]
     assert read_choice(text, actions, labels_for(4)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "actions", "wanted"),
+    [
+        ("-1", ["1", "-1"], 1),
+        ("**-1**.", ["1", "-1"], 1),
+        ("\N{MINUS SIGN}1", ["1", "-1"], 1),
+        ("- 1", ["-1", "1"], 1),
+        ("- B", ["1", "-1"], 1),
+        ("-1", ["-2", "1"], None),
+        ("-1.", [f"cell {number}" for number in range(60)], None),  # the labels are numbers
+        ("Answer: 1", ["-1", "1"], 1),
+        ("I choose move 1", ["move -1", "move 1"], 1),
+        ("I choose move -1, not left-1.", ["move 1", "move -1"], 1),
+        ("-", ["+", "-"], 1),
+        ("(a) is wrong", ["north", "south"], None),
+        ("(a)", ["north", "south"], 0),
+        ("I take (A).", ["north", "south"], 0),
+        ("(A) south", ["north", "south"], None),
+        ("(A) north", ["north", "south"], 0),
+        ("Action: I would open the drawer on the left", [f"open drawer {number}" for number in range(1, 11)], None),
+        ("GO NORTH", ["Go north", "go north"], None),
+        ("There are many options.", [f"go to shelf {number}" for number in range(1, 21)], None),
+        ("I choose option B", ["north", "south"], 1),
+        ("go north", ["Go north", "go north"], 1),
+    ],
+)
+def test_signs_articles_and_equal_words_are_told_apart(text: str, actions: list[str], wanted: int | None) -> None:
+    assert read_choice(text, actions, labels_for(len(actions))) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "begins"),
+    [("B", True), ("B) go north", True), ("B.\nIt is near.", True), ("I choose B", False), ("I go north", False)],
+)
+def test_whether_an_answer_begins_with_its_label(text: str, begins: bool) -> None:
+    actions = ["go south", "go north", *(f"open drawer {number}" for number in range(8))]
+    assert read_choice(text, actions, labels_for(10)) == 1
+    assert begins_with_choice(text, actions, labels_for(10)) == begins
 
 
 def test_a_thought_and_the_first_action_after_it() -> None:
@@ -466,21 +506,38 @@ def test_more_trials_are_another_evaluation(ask: Any) -> None:
             ask(server, "reflexion", trials=3, episodes=1)
 
 
-def test_probabilities_of_the_server_decide_where_it_gives_them(ask: Any) -> None:
-    class Scoring(FakeServer):
-        async def _faulty(self, fault: Any, request: Any, text: str, writer: Any) -> None:
-            labels = [line[0] for line in text.partition("Choices:")[2].splitlines() if line[1:2] == ")"]
-            tokens = [{"token": f" {label}", "logprob": -1.0 - n} for n, label in enumerate(reversed(labels))]
-            good = completion("B")
-            good["choices"][0]["logprobs"] = {"content": [{"token": "B", "logprob": -1, "top_logprobs": tokens}]}
-            writer.write(response(good))
+class Scoring(FakeServer):
+    """Says `said`, and prefers the labels of a prompt in reverse order. first: the first token."""
 
+    said, first = "B", "B"
+
+    async def _faulty(self, fault: Any, request: Any, text: str, writer: Any) -> None:
+        labels = [line[0] for line in text.partition("Choices:")[2].splitlines() if line[1:2] == ")"]
+        tokens = [{"token": f" {label}", "logprob": -1.0 - n} for n, label in enumerate(reversed(labels))]
+        good = completion(self.said)
+        good["choices"][0]["logprobs"] = {"content": [{"token": self.first, "logprob": -1, "top_logprobs": tokens}]}
+        writer.write(response(good))
+
+
+def test_probabilities_of_the_server_decide_where_it_gives_them(ask: Any) -> None:
     with Scoring() as server:
         _, rows = ask(server, "direct", episodes=2)
     for step in (step for row in rows for step in row["steps"]):
         assert step["choice"] == len(step["actions"]) - 1
         assert sum(step["probabilities"]) == pytest.approx(1, abs=1e-4)
         assert step["probabilities"][step["choice"]] == pytest.approx(math.exp(step["log_prob"]), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("said", "first"), [("A step aside, so I choose B", "A"), ("<think>A?</think>B", "<think>"), ("B", "A")]
+)
+def test_probabilities_of_a_first_token_that_is_no_label_do_not_count(ask: Any, said: str, first: str) -> None:
+    with Scoring() as server:
+        server.said, server.first = said, first
+        _, rows = ask(server, "direct", episodes=1)
+    for step in rows[0]["steps"]:
+        assert "probabilities" not in step
+        assert step["choice"] == 1
 
 
 def test_no_answer_and_two_answers_are_no_choice(ask: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import signal
@@ -340,3 +341,17 @@ class TestStages:
         assert figures["stop_reasons"]["lost"] == 1
         rows = run.read_jsonl("episodes.jsonl", dict)
         assert [row["lost"] for row in rows if row["stop"] == "lost"] == [TRIES]
+
+    @pytest.mark.parametrize("agent", ["own_agents:Walker", "own_agents:AsyncWalker", "trained"])
+    def test_agents_play_on_where_a_world_never_begins(
+        self, warmed: RunFolder, faulty: Callable[..., Settings], tmp_path: Path, heard: Heard, agent: str
+    ) -> None:
+        settings = faulty(task=Corridor().tasks("test")[1], at=0)
+        if agent == "trained":
+            shutil.copytree(warmed / "policy-sft", warmed / "policy")
+            warmed.write_text("config.yaml", json.dumps(settings.model_dump(mode="json")))
+            agent = str(warmed.path)
+        run = evaluate_agent(Plan(settings, agent), tmp_path / "agent", heard)
+        rows = run.read_jsonl("episodes.jsonl", dict)
+        assert len(rows) == 6
+        assert [(row["lost"], row["steps"]) for row in rows if row["stop"] == "lost"] == [(TRIES, [])]

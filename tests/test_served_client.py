@@ -393,18 +393,25 @@ def test_log_probabilities_of_labels_at_the_first_token() -> None:
     top = [{"token": "A", "logprob": -1.0}, {"token": " A", "logprob": -2.0}, {"token": "x", "logprob": -0.5}]
     top.append({"token": "B", "logprob": float("-inf")})  # as json reads -Infinity
     choice = {"logprobs": {"content": [{"top_logprobs": top}, {"top_logprobs": []}]}}
-    assert label_logprobs(choice, ("A", "B")) == pytest.approx({"A": -0.6867}, abs=1e-4)
+    assert label_logprobs(choice, ("A", "B"), "A") == pytest.approx({"A": -0.6867}, abs=1e-4)
     never = [{"token": token, "logprob": -9999.0} for token in ("A", " A")]  # as OpenAI gives unlikely tokens
-    assert label_logprobs({"logprobs": {"content": [{"top_logprobs": never}]}}, ("A",)) == {
+    assert label_logprobs({"logprobs": {"content": [{"top_logprobs": never}]}}, ("A",), "A") == {
         "A": pytest.approx(-9998.3, abs=0.1)
     }
-    assert label_logprobs(choice, ()) is None
-    assert label_logprobs({"logprobs": None}, ("A",)) is None
+    assert label_logprobs(choice, (), "A") is None
+    assert label_logprobs({"logprobs": None}, ("A",), "A") is None
 
 
 @pytest.mark.parametrize(
     ("text", "left"),
-    [("<think>\nA or B?\n</think>\n\nB", "B"), ("<think>A or", ""), (" B <think> ", "B <think>"), ("", "")],
+    [
+        ("<think>\nA or B?\n</think>\n\nB", "B"),
+        ("<think>A or", ""),
+        (" B <think> ", "B <think>"),
+        ("", ""),
+        ("One.\nAction: go south? no.\n</think>\nAction: go north", "Action: go north"),
+        ("<think>A</think>no</think>\nB", "B"),
+    ],
 )
 def test_thoughts_are_no_part_of_an_answer(text: str, left: str) -> None:
     assert without_thinking(text) == left

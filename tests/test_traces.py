@@ -174,6 +174,40 @@ def test_a_stage_that_is_evaluated_again_writes_nothing_new(
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        '{"id": "a"}',
+        '{"id": "a", "steps": [1]}',
+        '{"id": "a", "steps": [{"reward": NaN}]}',
+        '{"id": "a", "options": {"slip": 1e999}, "steps": []}',
+        '{"id": "a", "return":"x","steps":[]}',
+        '{"id": "a", "success": "yes", "steps": []}',
+        '{"id": "a", "length": [1], "steps": []}',
+        '{"id": "a", "trial": "x", "steps": []}',
+        f'{{"id": "a", "return": {10**400}, "steps": []}}',
+        '{"id": "a\udcff", "steps": []}',
+    ],
+)
+def test_a_damaged_line_is_one_message_wherever_it_is_read(line: str, path: Path, tmp_path: Path) -> None:
+    good = json.dumps(episode(0))
+    path.write_bytes(f"{good}\n{line}\n".encode(errors="surrogateescape"))
+    damaged = f"rollouts.jsonl is damaged, or no file of rollouts, at byte {len(good) + 1} "
+    with pytest.raises(RunFolderError, match=damaged):
+        report_rollouts(path, tmp_path / "page.html", Progress())
+    with pytest.raises(RunFolderError, match=damaged):
+        export_dataset(path, tmp_path / "data", Progress())
+    if "\udcff" in line:
+        with pytest.raises(RunFolderError, match=r"holds no rollouts \(line 2\)"):
+            RolloutFile(path)
+
+
+def test_fields_may_be_null(path: Path, tmp_path: Path) -> None:
+    path.write_text('{"id": "a", "success": null, "return": null, "length": null, "trial": null, "steps": []}\n')
+    assert report_rollouts(path, tmp_path / "page.html", Progress()) == {"episodes": 1, "shown": 1}
+    export_dataset(path, tmp_path / "data", Progress())
+
+
+@pytest.mark.parametrize(
     "kill",
     [
         Kill("reflect_rl.training.rl:SuccessReplay.add", 2),

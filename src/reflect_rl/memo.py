@@ -64,7 +64,7 @@ class Memo:
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.execute("CREATE TABLE IF NOT EXISTS memo (key BLOB PRIMARY KEY, text TEXT) WITHOUT ROWID")
         except sqlite3.Error as error:
-            raise self._unusable(error) from error
+            raise self.unusable(error) from error
 
     def get(self, prompts: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
         """The stored texts of these (prompt, sample) pairs. Raises RunFolderError if the file is damaged."""
@@ -72,7 +72,7 @@ class Memo:
             with self._lock:
                 return self._found(prompts)
         except sqlite3.Error as error:
-            raise self._unusable(error) from error
+            raise self.unusable(error) from error
 
     def _found(self, prompts: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
         if self._database is not None and len(self._texts) > MOST_HELD:
@@ -114,7 +114,7 @@ class Memo:
             with self._lock:
                 rows = self._database.execute("SELECT text FROM memo").fetchall()
         except sqlite3.Error as error:
-            raise self._unusable(error) from error
+            raise self.unusable(error) from error
         for (text,) in rows:
             yield text
 
@@ -123,5 +123,6 @@ class Memo:
         if self._database is not None:
             self._database.close()
 
-    def _unusable(self, error: sqlite3.Error) -> RunFolderError:
-        return RunFolderError(f"{self._what} {self._path} cannot be used ({error}). {self._damaged}")
+    def unusable(self, why: object) -> RunFolderError:
+        """What to raise if the file, or a text in it, cannot be used."""
+        return RunFolderError(f"{self._what} {self._path} cannot be used ({why}). {self._damaged}")

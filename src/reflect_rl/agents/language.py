@@ -17,7 +17,13 @@ from reflect_rl.data.teacher import filled
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.isolated import open_world
 from reflect_rl.errors import SettingsError
-from reflect_rl.model_servers.answers import has_single_tokens, labels_for, read_choice, read_thought
+from reflect_rl.model_servers.answers import (
+    begins_with_choice,
+    has_single_tokens,
+    labels_for,
+    read_choice,
+    read_thought,
+)
 from reflect_rl.model_servers.model import ServedModel, check_server
 from reflect_rl.model_servers.records import Answer, Ask, Failed, Message
 from reflect_rl.progress import Progress
@@ -226,9 +232,12 @@ class LanguagePlayer(Player):
         return "\n".join(line for line in lines if line)
 
     def _direct(self, turn: Turn, answer: Answer | Failed) -> Move:
-        """The most probable label, if the server gives probabilities; else the choice that the answer names."""
+        """The most probable label, if the server gives probabilities of a first token that is a label.
+
+        Else the choice that the answer names: the first token may be a word, such as "I".
+        """
         actions, labels = turn.state.actions, labels_for(len(turn.state.actions))
-        if isinstance(answer, Failed) or not answer.logprobs:
+        if isinstance(answer, Failed) or not answer.logprobs or not begins_with_choice(answer.text, actions, labels):
             return self._move(answer, _text(answer), turn, None)
         most = max(answer.logprobs.values())
         shares = {label: math.exp(value - most) for label, value in answer.logprobs.items()}

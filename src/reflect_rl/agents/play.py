@@ -28,7 +28,7 @@ FIRST_ACTION = 0
 
 @dataclass(slots=True)
 class _Slot:
-    """An episode. losses: what happened to the worlds of earlier tries."""
+    """An episode. losses: what happened to the worlds of earlier tries. begun: whether the player knows of it."""
 
     env: TextEnv
     game: Game
@@ -39,6 +39,7 @@ class _Slot:
     state: State = field(default_factory=lambda: State("", ()))
     steps: list[dict[str, Any]] = field(default_factory=list)
     stop: StopReason | None = None
+    begun: bool = False
     lost: int = 0
     seconds: float = 0.0
 
@@ -69,17 +70,18 @@ def play(
             for slot in active:
                 if not slot.steps and slot.stop is None:  # new, or begun again
                     player.begin(slot.game)
+                    slot.begun = True
             going = [slot for slot in active if slot.stop is None]
             moves = player.moves([Turn(slot.game, slot.state, slot.env) for slot in going]) if going else []
             list(each(_advance, going, moves))
             ended = [slot for slot in active if slot.stop is not None]
-            told = player.end([_played(slot) for slot in ended]) if ended else []
+            told = _end(player, ended)
             for slot in active:
                 slot.seconds += (time.perf_counter() - started) / len(active)
             active = [slot for slot in active if slot.stop is None]
-            for slot, more in zip(ended, told, strict=True):
+            for slot in ended:
                 idle.append(slot.env)
-                record = _record(slot, more)
+                record = _record(slot, told.get(slot.game, {}))
                 if (again := next_trial(slot.game, record, player.trials)) is not None:
                     waiting.append(again)
                 finished(slot.game, record)
@@ -140,6 +142,13 @@ def _advance(slot: _Slot, move: Move) -> None:
     check_horizon(slot.env, len(slot.steps), slot.horizon, slot.game.task)
     slot.memory.acted(choice, move.reflection)
     slot.state = slot.memory.observe(observation, actions)
+
+
+def _end(player: Player, ended: Sequence[_Slot]) -> dict[Game, dict[str, Any]]:
+    """What the player tells of episodes that ended. It knows nothing of those whose world never began."""
+    begun = [slot for slot in ended if slot.begun]
+    told = player.end([_played(slot) for slot in begun]) if begun else []
+    return {slot.game: more for slot, more in zip(begun, told, strict=True)}
 
 
 def _played(slot: _Slot) -> Played:

@@ -83,7 +83,7 @@ class Player:
         raise NotImplementedError
 
     def end(self, played: Sequence[Played]) -> list[dict[str, Any]]:
-        """Episodes have ended. Returns further fields for the record of each; "lesson" is told to its next trial."""
+        """Episodes that began have ended. Returns more fields of their records; "lesson" is told to its next trial."""
         return [{} for _ in played]
 
     def close(self) -> None:

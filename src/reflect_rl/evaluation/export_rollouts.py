@@ -178,7 +178,7 @@ def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         while batch := list(islice(rows, BATCH)):
             try:
                 writer.write_table(arrow.Table.from_pylist(batch, schema=schema))
-            except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
+            except (arrow.ArrowInvalid, arrow.ArrowTypeError, OverflowError) as error:
                 raise RunFolderError(f"An episode cannot be exported: a field has a wrong type ({error}).") from error
 
 

@@ -67,7 +67,7 @@ def _is_page(path: Path) -> bool:
 
 def place_of(head: Mapping[str, Any]) -> str:
     """Where an episode was played, such as "evaluate test greedy" or "agent test trial 2"."""
-    trial = f"trial {head['trial']}" if head.get("trial", 1) > 1 else None
+    trial = f"trial {head['trial']}" if (head.get("trial") or 1) > 1 else None
     parts = head.get("source"), head.get("panel"), trial or head.get("mode")
     return " ".join(str(part) for part in parts if part) or "episodes"
 

@@ -25,8 +25,8 @@ PROBE = 12
 """Length of the probe's rows, which diverge in the middle."""
 NEAR, COARSE = 1e-3, 7e-2
 """Maximum norm of the deviation of the probe's hidden states from those of single rows, relative to their norm: in
-float32, and in coarser formats. SmolLM2-135M deviates by less than 1e-4, by 0.02 in 16 and 4 bits and by 0.035 in 8, and
-by 0.14 or more without mask or positions.
+float32, and in coarser formats. SmolLM2-135M deviates by less than 1e-4, by 0.02 in 16 and 4 bits and by 0.035 in 8;
+without mask or positions by 0.14 or more.
 """
 OTHER_WINDOWS = "window_size", "attention_chunk_size"
 """Config keys of attention that is local by position in the row, whatever the mask (GPT-Neo, Llama 4)."""

@@ -28,6 +28,8 @@ TOP_LOGPROBS = 20
 """The most that OpenAI and vLLM allow."""
 TOO_LONG = ("context length", "context_length", "context size", "context window")
 FILTERED = ("content_filter", "content_policy", "content management policy")
+MOST_COUNTED = 1e12
+"""Tokens of one call; a server that counts more is not believed."""
 PLACEHOLDER = "none"
 """Sent to servers that want no key."""
 
@@ -175,28 +177,59 @@ class Calls:
         return bool(named)
 
     def _read(self, text: str, ask: Ask) -> Answer | Failed:
-        """The answer in a response. Raises Again if it is damaged."""
+        """The answer in a response; Failed if it cannot be used, but is paid for. Raises Again or ServerError."""
         try:
             data = json.loads(text)
-            usage, choices = data.get("usage") or {}, data["choices"]
-            read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
-            prompt = most_prompt_tokens(ask) if read is None else int(read)
-            completion = ask.max_tokens if written is None else int(written)
-            usd = self._price and self._price.usd(prompt, completion)
-            if not choices:
-                return Failed("the server gave no choice", prompt, completion, usd)
-            said, finish = choices[0]["message"], str(choices[0].get("finish_reason") or "stop")
+        except (ValueError, RecursionError):
+            data = None
+        if not isinstance(data, dict):
+            raise Again("the answer is no chat completion; check base_url")
+        usage = data["usage"] if isinstance(data.get("usage"), dict) else {}
+        prompt = counted(usage.get("prompt_tokens"), most_prompt_tokens(ask))
+        completion = counted(usage.get("completion_tokens"), ask.max_tokens)
+        paid = prompt, completion, self._price and self._price.usd(prompt, completion)
+        status, reason = error_in(data)
+        reason = readable(hide_keys(reason, self._key))
+        if not data.get("choices") and not (usage.get("prompt_tokens") or usage.get("completion_tokens")):
+            if reason:
+                return self._refusal(status, {}, reason)
+            if "choices" not in data:
+                raise Again("the answer is no chat completion; check base_url")
+        try:
+            if not data.get("choices"):
+                return Failed(f"the server gave no choice{reason and f' ({reason})'}", *paid)
+            choice = data["choices"][0]
+            said, finish = choice["message"], str(choice.get("finish_reason") or "stop")
             content = without_thinking(readable(text_of(said.get("content"))))
             if finish == "content_filter" or said.get("refusal"):
-                return Failed("refused by the server's filter", prompt, completion, usd)
-            return Answer(content, finish, prompt, completion, usd, label_logprobs(choices[0], ask.labels))
+                return Failed("refused by the server's filter", *paid)
+            return Answer(content, finish, *paid, label_logprobs(choice, ask.labels, content))
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            raise Again(f"the answer is no chat completion ({type(error).__name__}); check base_url") from None
+            return Failed(f"the server's answer cannot be read ({type(error).__name__})", *paid)
+
+
+def counted(tokens: Any, most: int) -> int:
+    """The tokens that a server counted; if it gives no usable number, the most that there can be."""
+    return int(tokens) if isinstance(tokens, int | float) and 0 <= tokens < MOST_COUNTED else most
+
+
+def error_in(data: dict[str, Any]) -> tuple[int, str]:
+    """(HTTP status, reason) of an error that came as an answer, as some gateways send them; (400, "") if there is none.
+
+    400 stands for errors that name no status.
+    """
+    error = data.get("error") or ""
+    told = error if isinstance(error, dict) else {"message": error}
+    code = told.get("code")
+    status = code if isinstance(code, int) and 400 <= code < 600 else 400
+    return status, f"{told.get('message') or ''} {code or ''}".strip()
 
 
 def text_of(content: Any) -> str:
     """The text of a message, which some servers send in parts."""
-    return "".join(part.get("text") or "" for part in content) if isinstance(content, list) else content or ""
+    if isinstance(content, list):
+        return "".join(part if isinstance(part, str) else part.get("text") or "" for part in content)
+    return content or ""
 
 
 def readable(text: str) -> str:
@@ -205,20 +238,32 @@ def readable(text: str) -> str:
 
 
 def without_thinking(text: str) -> str:
-    """`text` after the thoughts that some servers leave in the answers of models that reason."""
-    return re.sub(r"^\s*<think>.*?(</think>|$)", "", text, flags=re.DOTALL).strip()
+    """`text` after the thoughts that some servers leave in the answers of models that reason.
+
+    Where the model's chat template begins the thoughts, the answer holds only the tag that ends them.
+    """
+    return re.sub(r"^\s*<think>.*", "", text.rpartition("</think>")[2], flags=re.DOTALL).strip()
 
 
-def label_logprobs(choice: dict[str, Any], labels: Sequence[str]) -> dict[str, float] | None:
-    """Log-probabilities of labels at the first token; tokens that differ by white space count together."""
+def label_logprobs(choice: dict[str, Any], labels: Sequence[str], text: str) -> dict[str, float] | None:
+    """Log-probabilities of labels at the first token; tokens that differ by white space count together.
+
+    text: the answer. None if it does not begin with that token, which is then one of the model's thoughts, or if the
+    log-probabilities are damaged.
+    """
     tokens = (choice.get("logprobs") or {}).get("content") if labels else None
     if not tokens:
         return None
     found: dict[str, float] = {}
-    for token in tokens[0].get("top_logprobs") or []:
-        label, value = token["token"].strip(), float(token["logprob"])
-        if label in labels and math.isfinite(value):
-            found[label] = float(np.logaddexp(found.get(label, -math.inf), value))
+    try:
+        if not text.startswith(tokens[0].get("token", "").strip()):
+            return None
+        for token in tokens[0].get("top_logprobs") or []:
+            label, value = token["token"].strip(), float(token["logprob"])
+            if label in labels and math.isfinite(value):
+                found[label] = float(np.logaddexp(found.get(label, -math.inf), value))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
     return found
 
 

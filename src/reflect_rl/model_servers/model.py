@@ -6,13 +6,13 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import wait
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Self
 
-from reflect_rl.errors import ReflectRLError
 from reflect_rl.memo import Memo
 from reflect_rl.model_servers.calls import Calls, address_and_key
 from reflect_rl.model_servers.meter import Meter, likely_prompt_tokens, price_of
@@ -20,6 +20,8 @@ from reflect_rl.model_servers.records import Answer, Ask, Estimate, Failed
 from reflect_rl.progress import Progress
 from reflect_rl.settings.server import ServerSettings
 
+LAST_WAIT = 10.0
+"""Seconds in which calls in flight may still be answered after an interrupt."""
 Arrived = Callable[[int, Answer | Failed], None]
 
 
@@ -54,7 +56,7 @@ class ServedModel:
         )
         self.meter = Meter(price, settings.budget_usd)
         for text in self._store.texts():
-            self.meter.add(_from_json(text))
+            self.meter.add(self._read(text))
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="model server", daemon=True)
@@ -66,7 +68,8 @@ class ServedModel:
         arrived: is called in this thread with the index and the answer, as each arrives.
 
         Raises ServerError: the server stays away, or refuses the model or the key. Raises BudgetError: a call could
-        exceed the budget. What has arrived by then is stored.
+        exceed the budget. What has arrived by then is stored. An interrupt waits up to LAST_WAIT seconds for the calls
+        in flight; a second one does not.
         """
         places: dict[Ask, list[int]] = defaultdict(list)
         for index, ask in enumerate(asks):
@@ -84,12 +87,17 @@ class ServedModel:
             take(ask, answer)
         if missing := [ask for ask in places if ask not in known]:
             arrivals: SimpleQueue[tuple[Ask, Answer | Failed] | None] = SimpleQueue()
-            sending = asyncio.run_coroutine_threadsafe(self._send(missing, arrivals.put), self._loop)
+            errors: list[Exception] = []
+            sending = asyncio.run_coroutine_threadsafe(self._send(missing, arrivals.put, errors), self._loop)
             sending.add_done_callback(lambda _: arrivals.put(None))
             try:
                 while pair := arrivals.get():
                     take(*pair)
                 sending.result()
+            except BaseException:  # also an interrupt, which would end the loop if it were raised there
+                errors.append(InterruptedError())
+                wait([sending], LAST_WAIT)
+                raise
             finally:
                 sending.cancel()
         return [found[ask] for ask in asks]
@@ -120,11 +128,30 @@ class ServedModel:
 
     def _known(self, asks: Iterable[Ask]) -> dict[Ask, Answer | Failed]:
         keys = {_key(ask): ask for ask in asks}
-        return {keys[key]: _from_json(text) for key, text in self._store.get(keys).items()}
+        return {keys[key]: self._read(text) for key, text in self._store.get(keys).items()}
 
-    async def _send(self, asks: Sequence[Ask], arrived: Callable[[tuple[Ask, Answer | Failed]], None]) -> None:
-        """Send asks; after an error no more are sent, and those in flight are waited for, as they are paid for."""
-        waiting, errors = iter(asks), []
+    def _read(self, text: str) -> Answer | Failed:
+        """An answer of the store. Raises RunFolderError."""
+        try:
+            data: dict[str, Any] = json.loads(text)
+            found = Failed(**data) if "reason" in data else Answer(**data)
+            if not isinstance(found.prompt_tokens, int) or not isinstance(found.completion_tokens, int):
+                raise TypeError("tokens are not counted")
+        except (ValueError, TypeError) as error:
+            raise self._store.unusable(f"an answer is damaged, or of another version: {error}") from error
+        return found
+
+    async def _send(
+        self,
+        asks: Sequence[Ask],
+        arrived: Callable[[tuple[Ask, Answer | Failed]], None],
+        errors: list[Exception],
+    ) -> None:
+        """Send asks; after an error no more are sent, and those in flight are waited for, as they are paid for.
+
+        errors: what happened, here or in the thread that asks.
+        """
+        waiting = iter(asks)
 
         async def work() -> None:
             for ask in waiting:
@@ -136,7 +163,7 @@ class ServedModel:
                         if isinstance(answer, Answer) or answer.final:
                             self._store.put({_key(ask): json.dumps(asdict(answer), allow_nan=False)})
                         self.meter.add(answer)
-                except ReflectRLError as error:
+                except Exception as error:  # noqa: BLE001  raised below; after it no more are sent
                     errors.append(error)
                     return
                 arrived((ask, answer))
@@ -148,8 +175,3 @@ class ServedModel:
 
 def _key(ask: Ask) -> tuple[str, int]:
     return json.dumps([ask.messages, ask.max_tokens, ask.labels], allow_nan=False), ask.sample
-
-
-def _from_json(text: str) -> Answer | Failed:
-    data: dict[str, Any] = json.loads(text)
-    return Failed(**data) if "reason" in data else Answer(**data)

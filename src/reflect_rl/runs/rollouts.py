@@ -7,6 +7,7 @@ without parsing steps.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -22,6 +23,8 @@ from reflect_rl.runs.outputs import output_file
 BEGIN = b'{"id": "'
 ID = re.compile(re.escape(BEGIN) + rb'([^"\\]+)"')
 STEPS = b', "steps": ['
+NUMBERS = ("success", "return", "length", "trial")
+"""Fields with which others calculate. Each may be null."""
 
 
 class RolloutFile:
@@ -75,9 +78,10 @@ class RolloutFile:
                     elif _begins(line):
                         self._file.truncate(position)
                         break
-                if not (found := ID.match(line)):
-                    raise RunFolderError(f"{self.path} holds no rollouts (line {number}). Name another file.")
-                known.add(found[1].decode())
+                try:
+                    known.add(ID.match(line)[1].decode())  # type: ignore[index]
+                except (TypeError, ValueError):  # no id, or bytes that are no text
+                    raise RunFolderError(f"{self.path} holds no rollouts (line {number}). Name another file.") from None
                 position += len(line)
         return known
 
@@ -128,7 +132,7 @@ def episode_heads(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def each_episode(path: Path) -> Iterator[dict[str, Any]]:
     """Every episode of a file in full. Raises as `episode_heads` does."""
     for position, line in _lines(path):
-        yield _parsed(path, position, line)
+        yield _parsed(path, position, line, whole=True)
 
 
 def read_episode(path: Path, position: int) -> dict[str, Any]:
@@ -136,7 +140,7 @@ def read_episode(path: Path, position: int) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             file.seek(position)
-            return _parsed(path, position, file.readline())
+            return _parsed(path, position, file.readline(), whole=True)
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
 
@@ -154,13 +158,28 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise RunFolderError(f"{path} cannot be read: {error.strerror}. Name a file written by --rollouts.") from error
 
 
-def _parsed(path: Path, position: int, text: bytes) -> dict[str, Any]:
+def _parsed(path: Path, position: int, text: bytes, whole: bool = False) -> dict[str, Any]:
+    """An episode. whole: with its steps."""
     try:
-        episode = json.loads(text)
-        if not isinstance(episode["id"], str) or not isinstance(episode.get("steps", []), list):
+        episode = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        steps = episode["steps"] if whole else episode.get("steps", [])
+        if not isinstance(episode["id"], str) or not isinstance(steps, list):
             raise TypeError("it is no episode")
+        if not all(isinstance(step, dict) for step in steps):
+            raise TypeError("a step is no mapping")
+        for name in NUMBERS:
+            if not isinstance(episode.get(name) or 0, int | float):
+                raise TypeError(f"its {name} is no number")
+            float(episode.get(name) or 0)
     except UNREADABLE as error:
         raise RunFolderError(
             f"{path} is damaged, or no file of rollouts, at byte {position} ({error}). Nothing was changed."
         ) from error
     return episode
+
+
+def _finite(text: str) -> float:
+    """A number of a file. Raises ValueError if it is infinite or none, which is never written."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return number

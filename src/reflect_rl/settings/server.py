@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from reflect_rl.settings.base import Section
+
+LENGTH = (
+    "the length of an answer, for which the budget reserves, is teacher.max_tokens, reflector.max_new_tokens or "
+    "evaluate's --max_tokens"
+)
+OWN_FIELDS = {
+    **dict.fromkeys(("n", "best_of"), "of several answers to a request all are paid for, and one is read"),
+    **dict.fromkeys(("messages", "stream"), "the library sets it"),
+    "model": "set model",
+}
+"""Fields of a request that `extra` must not replace, and why, or what to set instead."""
 
 
 class ServerSettings(Section):
@@ -47,6 +60,16 @@ class ServerSettings(Section):
         default_factory=dict, description="Further fields of each request, such as {reasoning_effort: low}."
     )
 
+    @field_validator("extra")
+    @classmethod
+    def _leaves_the_cost(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if re.fullmatch(r"max_(\w+_)?tokens", name):
+                raise ValueError(f"it must not hold {name}: {LENGTH}")
+            if name in OWN_FIELDS:
+                raise ValueError(f"it must not hold {name}: {OWN_FIELDS[name]}")
+        return value
+
     @field_validator("base_url")
     @classmethod
     def _has_no_key(cls, value: str | None) -> str | None:
@@ -59,4 +82,11 @@ def checked_address(value: str) -> str:
         raise ValueError(f"{value!r} is no address; it begins with http:// or https://")
     if "@" in value.split("/")[2]:
         raise ValueError("an address must not hold a user or password; set OPENAI_API_KEY in the environment")
+    try:
+        parts = urlsplit(value)
+        usable = bool(parts.hostname) and parts.port != 0 and value.isprintable() and " " not in value
+    except ValueError:  # brackets that do not close, or a port that is no number up to 65535
+        usable = False
+    if not usable:
+        raise ValueError(f"{value!r} is no address; one is http://127.0.0.1:8000/v1, with a port from 1 to 65535")
     return value
