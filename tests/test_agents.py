@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import own_agents
+from conftest import Heard
 from corridor import Corridor
 from end_to_end import Kill, reflect_rl, refused, timeless
 from fake_server import FakeServer
@@ -45,9 +46,9 @@ def measure(tiny: Tiny, tmp_path: Path) -> Callable[..., tuple[dict[str, Any], l
     """Evaluate an agent in the corridor; return its results and its episodes in order."""
 
     def measured(agent: str, out: str = "out", **options: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        overrides = options.pop("overrides", {})
+        overrides, progress = options.pop("overrides", {}), options.pop("progress", Progress())
         plan = Plan(tiny({"env.options": {}} | overrides), agent, **options)
-        run = evaluate_agent(plan, tmp_path / out, Progress())
+        run = evaluate_agent(plan, tmp_path / out, progress)
         return run.read_json("results.json"), episodes(run)
 
     return measured
@@ -138,9 +139,12 @@ def test_an_agent_that_wants_the_seed_gets_that_of_the_episode(measure: Any) -> 
     assert len({row["episode_seed"] for row in rows}) == len(rows)
 
 
-def test_what_names_no_action_is_counted_and_the_first_action_is_taken(measure: Any) -> None:
-    results, rows = measure("own_agents:Clumsy", episodes=1)
+def test_what_names_no_action_is_counted_and_the_first_action_is_taken(measure: Any, heard: Heard) -> None:
+    results, rows = measure("own_agents:Clumsy", episodes=1, progress=heard)
     (row,) = rows
+    assert "None of the 8 answers named an admissible action" in heard.warned[-1]
+    measure("random", "random", episodes=1, progress=heard)
+    assert len(heard.warned) == 1
     assert row["invalid"] == row["length"] == results["panels"]["test"]["played"]["invalid"] == 8
     assert all(step["invalid"] and step["choice"] == 0 for step in row["steps"])
     assert row["steps"][0]["said"] == "'jump'"
@@ -223,6 +227,11 @@ def test_a_folder_is_of_one_agent_in_one_world(measure: Any, tmp_path: Path, mon
             measure(agent, overrides=overrides)
     (tmp_path / "mine.py").write_text("def act(observation, actions):\n    return 1\n")
     with pytest.raises(AgentError, match="code: "):
+        measure("mine:act")
+    with (tmp_path / "out" / "episodes.jsonl").open("a") as file:
+        file.write('{"id": "mine", "steps": []}\n')
+    (tmp_path / "mine.py").write_text("def act(observation, actions):\n    return 0\n")
+    with pytest.raises(AgentError, match="none of an evaluation: 'mine' lacks 'panel'"):
         measure("mine:act")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()

@@ -204,7 +204,16 @@ def _next(game: Game | None, done: Mapping[Any, Row], trials: int) -> Game | Non
 
 
 def _place(record: Row) -> tuple[str, int, int]:
-    return record["panel"], record["number"], record["trial"]
+    """Where a record belongs. Raises AgentError for an episode that no evaluation has written."""
+    try:
+        place = record["panel"], record["number"], record["trial"]
+        _ = record["length"], record["success"], record["invalid"], record["seconds"]
+    except KeyError as error:
+        raise AgentError(
+            f"{EPISODES} has an episode that is none of an evaluation: {record['id']!r} lacks {error}. Take its line "
+            f"out, or choose another folder with --out."
+        ) from error
+    return place
 
 
 def _so_far(records: Any) -> Row:

@@ -58,13 +58,16 @@ def address_and_key(settings: ServerSettings) -> tuple[str | None, str]:
             raise SettingsError(f"OPENAI_BASE_URL cannot be used: {error}.") from None
     if not (address := settings.base_url or address) and not key:
         raise SettingsError(
-            "There is no model server: set base_url (or OPENAI_BASE_URL) to your server's address, such as "
-            "http://127.0.0.1:8000/v1, or OPENAI_API_KEY to use OpenAI's API."
+            "There is no model server: set base_url (teacher.base_url, reflector.server.base_url, or evaluate's "
+            "--server.base_url) or OPENAI_BASE_URL to your server's address, such as http://127.0.0.1:8000/v1, or "
+            "OPENAI_API_KEY to use OpenAI's API."
         )
     if not (key.isascii() and key.isprintable()):
         raise SettingsError("OPENAI_API_KEY should be printable ASCII characters. Copy the key again.")
     if not settings.model:
-        raise SettingsError("Name the model as the server calls it: set model.")
+        raise SettingsError(
+            "Name the model as the server calls it: teacher.model, reflector.server.model, or --agent openai:MODEL."
+        )
     return address or None, key
 
 

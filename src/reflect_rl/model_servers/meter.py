@@ -33,7 +33,8 @@ def price_of(settings: ServerSettings) -> Price | None:
     if price is None and settings.budget_usd is not None:
         raise SettingsError(
             f"budget_usd needs a price, and that of '{settings.model}' is unknown. Write a YAML file with the line "
-            f"'{settings.model}: {{input: 0.25, output: 2}}' (USD per million tokens) and name it with prices."
+            f"'{settings.model}: {{input: 0.25, output: 2}}' (USD per million tokens) and name it with "
+            f"teacher.prices, or with --server.prices for an agent."
         )
     return price
 

@@ -172,8 +172,9 @@ def _parsed(path: Path, position: int, text: bytes, whole: bool = False) -> dict
                 raise TypeError(f"its {name} is no number")
             float(episode.get(name) or 0)
     except UNREADABLE as error:
+        advice = "Nothing was changed." if position else "Name a file that --rollouts has written, or a folder."
         raise RunFolderError(
-            f"{path} is damaged, or no file of rollouts, at byte {position} ({error}). Nothing was changed."
+            f"{path} is damaged, or no file of rollouts, at byte {position} ({error}). {advice}"
         ) from error
     return episode
 
