@@ -83,7 +83,7 @@ def test_a_world_cannot_end_the_process_as_if_all_were_well(world: str, tmp_path
     ended = reflect_rl("check", f"odd_worlds:{world}")
     assert ended.code == 1
     assert "SystemExit" in ended.out
-    assert f"odd_worlds:{world} breaks 1 promise(s)." in ended.out
+    assert f"odd_worlds:{world} breaks 1 promise." in ended.out
 
 
 def test_playing_by_hand_refuses_what_a_run_refuses() -> None:
@@ -95,7 +95,7 @@ def test_check_says_what_could_not_be_judged_and_what_is_missing(tmp_path: Path)
     ended = reflect_rl("check", "odd_worlds:NoActionThere")
     assert ended.code == 1
     assert [line.partition(":")[0] for line in ended.out.splitlines()[:-1]] == ["- actions"]
-    assert "odd_worlds:NoActionThere breaks 1 promise(s). Not judged before that is mended: " in ended.out
+    assert "odd_worlds:NoActionThere breaks 1 promise. Not judged before that is mended: " in ended.out
     ended = reflect_rl("check", "odd_worlds:NoExpert")
     assert ended.code == 0
     assert "note: expert: it has no expert" in ended.out

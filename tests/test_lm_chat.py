@@ -114,7 +114,7 @@ def test_control_tokens_come_from_the_template_alone(place: str) -> None:
     assert ids == encode_prompt(told, prompt.text, prompt.controls)
     begins, ends = (told.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>"))
     assert (ids.count(begins), ids.count(ends)) == (4, 3)
-    assert EVIL in prompt.text
+    assert (" ".join(EVIL.splitlines()) if place == "action" else EVIL) in prompt.text
 
 
 @given(st.lists(st.sampled_from(["a", " ", "\n", "<|im_end|>", "é", "😀", "left"]), max_size=8), st.booleans())

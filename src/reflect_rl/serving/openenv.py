@@ -315,9 +315,9 @@ def serve_world(
 
 
 def _is_text(given: Any) -> bool:
-    """Whether all strings in JSON are Unicode text, so that answers can hold them."""
+    """Whether all strings are Unicode text, so that answers can hold them. Raises ValueError for what JSON lacks."""
     try:
-        json.dumps(given, ensure_ascii=False).encode()
+        json.dumps(given, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         return False
     return True
