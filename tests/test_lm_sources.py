@@ -14,7 +14,7 @@ import tiny_models
 from reflect_rl.errors import ModelError
 from reflect_rl.lm import sources
 from reflect_rl.lm.pretrained import load_pretrained, load_tokenizer, save_model
-from reflect_rl.lm.sources import CONVERTED, lasting, located
+from reflect_rl.lm.sources import CONVERTED, lasting, located, set_special_tokens
 from reflect_rl.settings import ModelSettings
 
 
@@ -91,6 +91,23 @@ def test_a_damaged_gguf_file_is_one_message_and_leaves_nothing(content: bytes, t
     with pytest.raises(ModelError, match=r"damaged\.gguf' could not be loaded: its GGUF file cannot be read"):
         load_pretrained(ModelSettings(source=str(file)))
     assert not list(cache.iterdir())
+
+
+def test_special_tokens_are_those_that_the_gguf_file_names(tmp_path: Path) -> None:
+    """Those that transformers gives a tokenizer from a GGUF file depend on its version."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.add_bos_token_id(5)
+    writer.add_eos_token_id(6)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    tokenizer = tiny_models.tokenizer()
+    kept = tokenizer.pad_token
+    assert tokenizer.eos_token_id != 6
+    set_special_tokens(tokenizer, tmp_path / "x.gguf")
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (5, 6)
+    assert tokenizer.pad_token == kept
 
 
 def test_without_gguf_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,7 @@ def state() -> State:
 def test_it_is_loaded_from_its_gguf_file_and_knows_the_capital_of_france() -> None:
     model, tokenizer = load_pretrained(PART, bases=bases())
     assert parameter_count(model.get_base_model()) > 134_515_007  # adapters come on top
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|im_end|>")
     frames = ChatFrames.of(tokenizer)
     ids_1L = torch.tensor([encode_prompt(tokenizer, f"{frames.opening}What is the capital of France?{frames.write}", [
         (0, len(frames.opening)), (len(frames.opening) + 30, len(frames.opening) + 30 + len(frames.write)),

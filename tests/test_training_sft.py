@@ -193,6 +193,22 @@ def test_a_resumed_warm_up_equals_an_uninterrupted_one(
     assert files(pooled / output) == files(whole / output)
 
 
+def test_slow_steps_are_saved_by_the_clock(pooled: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few steps of a pretrained model take minutes."""
+    settings = tiny({"reflector.kind": "none", "policy_sft.steps": 18})
+
+    def done_when_killed(seconds: float) -> bool:
+        shutil.rmtree(pooled / "checkpoints", ignore_errors=True)
+        monkeypatch.setattr(fit_module, "SAVE_SECONDS", seconds)
+        with pytest.raises(KilledError):
+            sft_policy(pooled, Context(settings), Killer(7))
+        return (pooled / "checkpoints/sft-policy/state.json").exists()
+
+    assert not done_when_killed(3600)
+    monkeypatch.setattr(fit_module, "SHARE", 0)
+    assert done_when_killed(0)
+
+
 def test_the_same_seed_gives_the_same_files_and_another_seed_others(pooled: RunFolder, tiny: Tiny) -> None:
     def made(seed: int) -> dict[str, bytes]:
         settings = tiny({"seed": seed, "reflector.kind": "none", "policy_sft.steps": 3})

@@ -12,16 +12,28 @@ import os
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reflect_rl.errors import ModelError
 from reflect_rl.lm.checks import refusal
 from reflect_rl.lm.models import quiet
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 PACKAGE = "package:"
 GGUF = ".gguf"
 CONVERTED = "converted-from"
 """A file of a converted model: the name of the GGUF file."""
+RULES = b"2"
+"""Of the conversion: with others, what is in the cache is not used."""
+SPECIAL = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+}
+"""What transformers and GGUF call special tokens."""
 
 
 def cache_folder() -> Path:
@@ -89,7 +101,7 @@ def _converted(file: Path, source: str) -> Path:
         raise ModelError(f"The model '{source}' is a GGUF file, which needs gguf: pip install 'reflect-rl[gguf]'.")
     cache = cache_folder()
     with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+        digest = hashlib.file_digest(opened, lambda: hashlib.sha256(RULES)).hexdigest()[:16]
     folder = cache / f"{file.stem}-{digest}"
     if (folder / CONVERTED).is_file():
         return folder
@@ -130,6 +142,7 @@ def _convert(file: Path, folder: Path, source: str) -> None:
     with quiet(), torch.random.fork_rng(devices=[]):
         try:
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+            set_special_tokens(tokenizer, file)
             read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
         except Exception as error:  # a foreign file can break its loaders in any way
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -146,6 +159,19 @@ def _convert(file: Path, folder: Path, source: str) -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     (folder / CONVERTED).write_text(f"{file.name}\n")
+
+
+def set_special_tokens(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
+    """Give a tokenizer the special tokens that its GGUF file names.
+
+    Some versions of transformers have others by default: 5.17 takes SmolLM2's <|im_start|> for its end.
+    """
+    from gguf import GGUFReader
+
+    fields = GGUFReader(file).fields
+    for name, key in SPECIAL.items():
+        if field := fields.get(f"tokenizer.ggml.{key}"):
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(int(field.contents())))
 
 
 _OTHER = "Give another file, or the model's folder with safetensors weights."

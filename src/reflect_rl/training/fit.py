@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -20,8 +21,10 @@ from reflect_rl.training.gradients import accumulate
 from reflect_rl.training.optimizer import clip_and_step, make_optimizer, set_lr, warmup_cosine
 from reflect_rl.training.sft_losses import Loss
 
-SAVE_EVERY = 200
-"""Steps between checkpoints."""
+SAVE_EVERY, SAVE_SECONDS = 200, 60.0
+"""Steps and seconds between checkpoints, whichever is reached first: a step of a pretrained model takes seconds."""
+SHARE = 20
+"""A checkpoint by time waits at least this many times as long as the last one took to write."""
 
 
 def fit(
@@ -52,6 +55,7 @@ def fit(
     found = checkpoint.load()
     start, losses = (found.done, found.extra["losses"]) if found else (0, [])
     weights = [weight for weight in module.parameters() if weight.requires_grad]
+    due = Due()
     advice = f"Lower {who}_sft.lr (it is {settings.lr:g}) and run again."
     with progress.bar(f"sft {who}", settings.steps, "steps", done=start) as bar:
         for step in range(start, settings.steps):
@@ -63,14 +67,33 @@ def fit(
                 clip_and_step(optimizer, weights, 1.0)
                 bar.update()
                 bar.note(loss=losses[-1])
-                if (step + 1) % SAVE_EVERY == 0 and step + 1 < settings.steps and ranks.first:
+                if ranks.first and step + 1 < settings.steps and due(step + 1):
                     checkpoint.save(step + 1, losses=losses)
+                    due.saved()
                 if step + 1 == settings.steps:  # no later step would notice
                     checkpoint.check_finite()
                     with torch.no_grad():
                         finite("the loss after the last step", sum(ranks.gather(sum(map(float, parts())))))
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last) if last else None
+
+
+class Due:
+    """When to write a checkpoint. What is trained does not depend on it."""
+
+    def __init__(self) -> None:
+        self._since, self._most = time.monotonic(), SAVE_SECONDS
+        self._asked = self._since
+
+    def __call__(self, done: int) -> bool:
+        """Whether to write one after so many steps."""
+        self._asked = time.monotonic()
+        return done % SAVE_EVERY == 0 or self._asked - self._since >= self._most
+
+    def saved(self) -> None:
+        """One was written, since the last call of this object."""
+        self._since = time.monotonic()
+        self._most = max(SAVE_SECONDS, SHARE * (self._since - self._asked))
 
 
 def _indices(seed: int, who: str, step: int, batch: int, examples: int) -> list[int]:
