@@ -214,6 +214,18 @@ def test_more_episodes_and_panels_continue_a_folder(measure: Any, tmp_path: Path
     assert copy.read_bytes() == (tmp_path / "out" / "episodes.jsonl").read_bytes()
 
 
+def test_episodes_of_tasks_that_have_changed_are_no_results(
+    measure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, rows = measure("random")
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    tasks = Corridor.tasks
+    monkeypatch.setattr(Corridor, "tasks", lambda self, split: tasks(self, split)[::-1])
+    with pytest.raises(AgentError, match=f"holds an episode of the task {rows[0]['task']} where .* is played now"):
+        measure("random")
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+
+
 def test_a_folder_is_of_one_agent_in_one_world(measure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text("def act(observation, actions):\n    return 0\n")
     monkeypatch.chdir(tmp_path)
