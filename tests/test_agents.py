@@ -302,7 +302,7 @@ def test_the_command_line_evaluates_continues_and_reports(tmp_path: Path) -> Non
 def test_mistakes_on_the_command_line(tmp_path: Path, run: Path) -> None:
     refused(reflect_rl("evaluate", "taxy", "--agent", "random", cwd=tmp_path), "There is no recipe 'taxy'")
     refused(reflect_rl("evaluate", "taxi", cwd=tmp_path), "taxi is not a run folder")
-    refused(reflect_rl("evaluate", "taxi", "--agent", "random", "--panel", ",", cwd=tmp_path), "--panel names no panel")
+    refused(reflect_rl("evaluate", "taxi", "--agent", "random", "--panel", ",", cwd=tmp_path), "--panel is empty")
     refused(
         reflect_rl("evaluate", "taxi", "--agent", "random", "--server.base_url", "http://x", cwd=tmp_path),
         "--server.base_url is for --agent openai:MODEL",

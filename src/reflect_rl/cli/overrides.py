@@ -97,9 +97,14 @@ def whole_numbers(text: str, option: str = "--seeds", least: int = 0) -> list[in
     return numbers
 
 
-def names(text: str | None) -> list[str] | None:
-    """Parse the names of an option; None if there are none."""
-    return [part.strip() for part in text.split(",") if part.strip()] if text else None
+def names(text: str | None, option: str) -> list[str] | None:
+    """Parse the names of an option; None if it is not given. Raises ReflectRLError for an option without a name."""
+    if text is None:
+        return None
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise ReflectRLError(f"{option} is empty. Give names, separated by commas, or leave {option} out.")
+    return found
 
 
 def env_options(command: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
