@@ -214,6 +214,18 @@ def test_more_episodes_and_panels_continue_a_folder(measure: Any, tmp_path: Path
     assert copy.read_bytes() == (tmp_path / "out" / "episodes.jsonl").read_bytes()
 
 
+def test_episodes_of_tasks_that_have_changed_are_no_results(
+    measure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, rows = measure("random")
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    tasks = Corridor.tasks
+    monkeypatch.setattr(Corridor, "tasks", lambda self, split: tasks(self, split)[::-1])
+    with pytest.raises(AgentError, match=f"holds an episode of the task {rows[0]['task']} where .* is played now"):
+        measure("random")
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+
+
 def test_a_folder_is_of_one_agent_in_one_world(measure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text("def act(observation, actions):\n    return 0\n")
     monkeypatch.chdir(tmp_path)
@@ -290,7 +302,7 @@ def test_the_command_line_evaluates_continues_and_reports(tmp_path: Path) -> Non
 def test_mistakes_on_the_command_line(tmp_path: Path, run: Path) -> None:
     refused(reflect_rl("evaluate", "taxy", "--agent", "random", cwd=tmp_path), "There is no recipe 'taxy'")
     refused(reflect_rl("evaluate", "taxi", cwd=tmp_path), "taxi is not a run folder")
-    refused(reflect_rl("evaluate", "taxi", "--agent", "random", "--panel", ",", cwd=tmp_path), "--panel names no panel")
+    refused(reflect_rl("evaluate", "taxi", "--agent", "random", "--panel", ",", cwd=tmp_path), "--panel is empty")
     refused(
         reflect_rl("evaluate", "taxi", "--agent", "random", "--server.base_url", "http://x", cwd=tmp_path),
         "--server.base_url is for --agent openai:MODEL",

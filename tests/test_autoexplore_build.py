@@ -199,6 +199,17 @@ def test_repositories_without_questions_do_not_count(tmp_path: Path) -> None:
         split_tasks(findings, "repository", 0)
 
 
+def test_a_build_in_vain_tells_what_was_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "cart.py").write_text('"""Adds the items of a customer to the cart."""\n')
+    out = tmp_path / "tasks.jsonl"
+    assert run_command(["autoexplore", "build", str(tmp_path / "one"), "--split-by", "file", "-o", str(out)]) == 2
+    told = capsys.readouterr()
+    heading, row = told.out.splitlines()
+    assert row[heading.index("leak")] == "1"
+    assert "Only 0 files" in told.err
+
+
 def test_repositories_are_apart(tmp_path: Path) -> None:
     paths = [make_trees(tmp_path / place)[0] for place in ("a", "b")]
     with pytest.raises(EnvironmentContractError, match="Two repositories are named shop"):

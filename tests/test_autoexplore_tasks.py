@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reflect_rl.envs.autoexplore import sources
-from reflect_rl.envs.autoexplore.sources import RepositoryError, available, digest, installed, repository_tree, tree_of
+from reflect_rl.envs.autoexplore.sources import (
+    RepositoryError,
+    available,
+    digest,
+    installed,
+    repository_of,
+    repository_tree,
+    tree_of,
+)
 from reflect_rl.envs.autoexplore.tasks import Task, TaskFileError, read_tasks, write_tasks
 from reflect_rl.envs.autoexplore.words import Bm25, Words, words
 from reflect_rl.runs.outputs import output_file
@@ -78,6 +86,23 @@ def test_task_file_is_read_back_and_moves_with_its_folders(tmp_path: Path) -> No
     assert [task.repository for task in tasks] == [str(tmp_path / "shop"), "requests==2.34.2"]
     write_tasks(output_file(tmp_path / "again.jsonl", "-o"), tasks)
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "tasks.jsonl").read_bytes()
+
+
+def test_a_task_file_behind_a_link_finds_its_folders(tmp_path: Path) -> None:
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "data" / "deep")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "link" / "tasks.jsonl")
+    task = Task(**{**TASK, "repository": str(tmp_path / "shop")})
+    write_tasks(output_file(tmp_path / "link" / "tasks.jsonl", "-o"), [task])
+    for path in ("link/tasks.jsonl", "link.jsonl", "data/deep/tasks.jsonl"):
+        assert read_tasks(tmp_path / path) == (task,)
+
+
+def test_an_unknown_home_is_one_message() -> None:
+    with pytest.raises(TaskFileError, match=r"~nobody-here/tasks\.jsonl cannot be read"):
+        read_tasks("~nobody-here/tasks.jsonl")
+    with pytest.raises(RepositoryError, match="neither a folder nor"):
+        repository_of("~nobody-here/shop")
 
 
 @pytest.mark.parametrize(

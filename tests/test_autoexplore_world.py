@@ -278,6 +278,39 @@ def test_without_a_known_answer_none_is_called_right(folder):
     env = make(folder, root=str(folder / "test"), question="Where are cookies parsed?")
     env.reset(options={"task": "question@natural"})
     assert do(env, "id one.py").endswith("\nAnswer: one.py.")
+    with pytest.raises(EnvironmentContractError, match="cannot be measured without its answer"):
+        env.panels()
+
+
+@pytest.mark.parametrize(
+    ("question", "seen"),
+    [
+        ("Où sont lus les cookies\u202f?", "Où sont lus les cookies ?"),
+        ("کوکی\u200cها کجا خوانده می\u200cشوند؟", "کوکی ها کجا خوانده می شوند؟"),
+        ("クッキーはどこ", "クッキーはどこ"),
+        ("two\n lines", "two lines"),
+    ],
+)
+def test_a_question_in_any_script_is_one_line(folder, question, seen):
+    env = make(folder, root=str(folder / "test"), question=question)
+    assert env.reset(seed=0)[0].startswith(f"Question: {seen}\n")
+
+
+def test_a_folder_without_files_is_refused(folder, tmp_path):
+    (tmp_path / "empty" / ".git").mkdir(parents=True)
+    (tmp_path / "empty" / ".git" / "HEAD").touch()
+    with pytest.raises(EnvironmentContractError, match="There is no file to be found in"):
+        make(folder, root=str(tmp_path), question="Where?")
+
+
+def test_a_file_of_one_split_can_be_played(folder):
+    lines = (folder / "tasks.jsonl").read_text().splitlines(keepends=True)
+    only = folder / "only.jsonl"
+    only.write_text("".join(line for line in lines if json.loads(line)["split"] == "test"))
+    env = make(folder, tasks=str(only))
+    assert play(env, env.tasks("test")[0])[0] in (StopReason.SUCCESS, StopReason.FAILURE)
+    with pytest.raises(EnvironmentContractError, match="There are no train tasks"):
+        env.reset(seed=0)
 
 
 @pytest.mark.parametrize(
@@ -290,6 +323,10 @@ def test_without_a_known_answer_none_is_called_right(folder):
         ({"leave_out": 1.0}, "leave_out is 1.0"),
         ({"question": "Where?"}, "belong together"),
         ({"root": "nowhere", "question": "Where?"}, "nowhere"),
+        ({"root": "~nobody-here", "question": "Where?"}, "no folder .*~nobody-here"),
+        ({"root": ".", "question": {"Where": "is it"}}, "in quotes of its own"),
+        ({"root": ".", "question": 404}, "question is 404; it is text"),
+        ({"root": ".", "question": "\n"}, "can be shown"),
         ({"root": ".", "question": "Where?", "target": "no.py"}, "has no such file"),
         ({"tasks": "no.jsonl"}, "no.jsonl"),
     ],

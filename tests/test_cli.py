@@ -15,7 +15,7 @@ import pytest
 from reflect_rl.__main__ import run_command
 from reflect_rl.bars import Bars
 from reflect_rl.cli.app import app
-from reflect_rl.cli.overrides import split_overrides
+from reflect_rl.cli.overrides import env_options, split_overrides
 from reflect_rl.cli.tables import table
 from reflect_rl.config import load_settings
 from reflect_rl.pipeline import run as run_module
@@ -98,8 +98,27 @@ def test_settings_are_read_from_options(line: str, rest: str, overrides: dict[st
 
 
 @pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        ("--env.horizon 9 --env.options.size 5", {"horizon": 9, "size": 5}),
+        ("--env.options '{size: 5}' --env.options.map 4x4", {"size": 5, "map": "4x4"}),
+        ("--env.options.settings '{level: 5}'", {"settings": {"level": 5}}),
+        ("--env.options.settings.level 5", {"settings": {"level": 5}}),
+        ("--env.options.question 'horizon: 3'", {"question": {"horizon": 3}}),
+    ],
+)
+def test_options_of_a_world_are_what_they_are_in_a_recipe(line: str, options: dict[str, Any]) -> None:
+    import shlex
+
+    _, overrides = split_overrides(shlex.split(line), set())
+    assert env_options("play", overrides) == options
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("play taxi --env.options 5", "--env.options is 5; it is a mapping"),
+        ("play taxi --env.optionsize 5", "no option --env.optionsize"),
         ("run taxi --rl.iteratons 3", "Did you mean 'rl.iterations'?"),
         ("run taxi --iterations 3", "Did you mean 'rl.iterations'?"),
         ("run taxi --rl.iterations many", "rl.iterations is 'many'"),
@@ -117,6 +136,9 @@ def test_settings_are_read_from_options(line: str, rest: str, overrides: dict[st
         ("compare taxi --seeds 1,0,1", "names 1 twice"),
         ("compare taxi --seeds " + "1" * 5000, "whole numbers"),
         ("compare taxi --seeds ,", "whole numbers"),
+        ("compare taxi --arms=", "--arms is empty"),
+        ("compare taxi --regimes ,", "--regimes is empty"),
+        ("evaluate taxi --agent random --panel , --out {tmp}/x", "--panel is empty"),
         ("compare taxi --workers 0", "Must be >= 1"),
         ("bench labels --workers -1", "--workers"),
         ("bench lm", "measures a pretrained model"),

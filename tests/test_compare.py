@@ -85,6 +85,8 @@ def test_figures_are_means_over_seeds_and_gains_are_paired(tmp_path: Path, monke
     assert added["panels"]["test"]["sampled"]["mean"] == pytest.approx(0.125)
     assert added["panels"]["valid"]["greedy"] == {"mean": 0, "interval": [0, 0]}
     assert "added" not in arms["sft"]
+    assert arms["sft"]["gain"]["seeds"] == [0, 1]
+    assert RunFolder(tmp_path / "out").read_json("compare.json")["regimes"]["recipe"]["horizon"] == 9
 
 
 def test_runs_of_other_settings_are_no_results_of_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,11 @@ def test_a_plan_of_ones_own_is_read(tmp_path: Path):
         ("arms: [plain, ours, better]", "arms: plain", "recipes.default.few.arms"),
         ("title: ours", "name: ours", "arms.ours.title"),
         ("default:", "elsewhere:", "says nothing of taxi; it is for elsewhere"),
+        ("better_of: [plain, ours]", "better_of: []", "the better of no arms"),
+        ("title: ours}", "title: ours, start: better}", "names better in better_of or start, which trains nothing"),
+        ("title: ours}", "title: ours, better_of: [better]}", "names better in better_of or start"),
+        ("    few:", "    ../../few:", r"named '../../few'. Its runs have a folder"),
+        ("    few:", "    'few,more':", r"named 'few,more'"),
         ("reference: plain", "reference: [", "not a readable YAML file"),
     ],
 )

@@ -25,6 +25,28 @@ def test_gains_over_the_reference_have_columns_of_their_own() -> None:
     assert [row.endswith("| -12.5 [-20.0, -5.0] | not measured |") for row in rows[1:6]].count(True) == 1
 
 
+def test_one_seed_has_no_interval_and_missing_pairs_are_told() -> None:
+    data = comparison()
+    arms = data["regimes"]["scarce actions"]["arms"]
+    whole = {"mean": 0.5, "interval": [-1, 1]}
+    arms["sft"] |= {"gain": {**whole, "seeds": [0, 1], "sampled": whole}}
+    arms["sft-rl"] |= {"gain": {**whole, "seeds": [0], "sampled": whole}}
+    arms["reflect-rl"] |= {"seeds": [0], "success": [0.5], "gain": {"seeds": [], "sampled": {}}, "reflector": whole}
+    del data["regimes"]["equal labels"]
+    rows = {line.split(" | ")[0][2:]: line for line in compare_markdown(data).splitlines() if line.startswith("|")}
+    assert rows["sft"].endswith("| 50.0 [-100.0, 100.0] (2 pairs) | 50.0 [-100.0, 100.0] (2 pairs) |")
+    assert rows[arms["sft-rl"]["title"]].endswith("| 50.0 (1 pair) | 50.0 (1 pair) |")
+    assert rows[arms["reflect-rl"]["title"]].endswith("| 50.0 | not measured | not measured |")
+
+
+def test_each_regime_tells_its_own_horizon() -> None:
+    data = comparison()
+    data["regimes"]["equal labels"]["horizon"] = 9
+    text = compare_markdown(data)
+    assert "horizon 20, 200 action labels" in text
+    assert "horizon 9, 400 action labels" in text
+
+
 def test_agreement_has_a_column_for_held_out_states_and_one_for_test_tasks() -> None:
     data = comparison()
     arms = data["regimes"]["scarce actions"]["arms"]

@@ -98,7 +98,7 @@ def parse_settings(data: Mapping[str, Any], overrides: Mapping[str, Any] | None 
     """Settings from a nested dict and dotted overrides. Raises SettingsError."""
     merged = _deep_copy(data)
     for dotted, value in (overrides or {}).items():
-        _set(merged, dotted, value)
+        set_key(merged, dotted, value)
     _read_texts(merged, Path())
     try:
         return Settings.model_validate(merged)
@@ -151,7 +151,8 @@ def _deep_copy(data: Any) -> Any:
     return {key: _deep_copy(value) for key, value in data.items()} if isinstance(data, Mapping) else data
 
 
-def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
+def set_key(data: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a value of a nested dict by its dotted name. Raises SettingsError if a part of the name holds a value."""
     *sections, last = dotted.split(".")
     for name in sections:
         data = data.setdefault(name, {})
@@ -174,7 +175,7 @@ def with_new_names(data: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(read.get(section), dict) and name in read[section]:
             value = read[section].pop(name)
             if former in RENAMED:
-                _set(read, RENAMED[former], value)
+                set_key(read, RENAMED[former], value)
     if isinstance(read.get("prompt"), dict):
         read["prompt"].setdefault("format", "plain")  # the only one before there was a choice
     return read

@@ -115,6 +115,7 @@ def evaluate_agent(plan: Plan, out: Path, progress: Progress) -> RunFolder:
         about = {"source": "agent", **plan.about(), **about_world(context)}
         name = hashlib.sha256(json.dumps(identity, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
         done = {_place(head): head for _, head in episode_heads(run / EPISODES)}
+        _check_tasks(run, games, done)
         waiting = [game for first in games if (game := _next(first, done, plan.trials)) is not None]
         with progress.bar("evaluate", len(games), "tasks", done=len(games) - len(waiting)) as bar:
 
@@ -232,6 +233,17 @@ def _warn_of_no_move(records: Collection[Row], progress: Progress) -> None:
             f"None of the {steps} answers named an admissible action, and the first one was taken instead. An agent "
             f"answers with the index or the text of one."
         )
+
+
+def _check_tasks(run: RunFolder, games: Sequence[Game], done: Mapping[Any, Row]) -> None:
+    """Raise AgentError if episodes are of other tasks: a world's may change, as if a task file is built again."""
+    for game in games:
+        record = done.get((game.panel, game.number, 1))
+        if record and record.get("task") != game.task:
+            raise AgentError(
+                f"{run.path} holds an episode of the task {record.get('task')} where {game.task} is played now: the "
+                f"world's tasks have changed. Choose another folder with --out, or move this one away."
+            )
 
 
 def _check_same(run: RunFolder, identity: Row) -> None:

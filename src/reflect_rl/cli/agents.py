@@ -140,9 +140,7 @@ def measure_agent(
     else:
         settings = load_settings(source, overrides)
     panels = of_agents["panel"]
-    chosen = ("test",) if panels is None else tuple(dict.fromkeys(names(panels) or ()))
-    if not chosen:
-        raise SettingsError("--panel names no panel. Name one, such as test, or several separated by commas.")
+    chosen = tuple(dict.fromkeys(names(panels, "--panel") or ["test"]))
     style = [of_models["prompting"] or "direct"] if agent.startswith(PREFIX) else []
     folder = output_folder(default_folder(source, agent, *style) if out is None else out, "--out")
     file = None if rollouts is None else rollouts_path(rollouts)

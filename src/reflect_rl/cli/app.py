@@ -257,7 +257,7 @@ def compare(
     default = Path("runs") / f"{Path(recipe).stem}-{Path(plan).stem}"
     folder = output_folder(default if out is None else out, "--out")
     asked = shlex.join(["reflect-rl", *sys.argv[1:]])
-    narrowed = names(regimes), names(arms)
+    narrowed = names(regimes, "--regimes"), names(arms, "--arms")
     path = run_comparison(recipe, folder, numbers, *narrowed, overrides, workers, Bars(), asked, gather_only, plan)
     print(compare_terminal(json.loads(path.read_text(encoding="utf-8"))))
 

@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from reflect_rl.bars import Bars
 from reflect_rl.cli.overrides import Count, Overrides, Seed, whole_numbers
 from reflect_rl.cli.served import served_teacher
-from reflect_rl.errors import OutputError, SettingsError
+from reflect_rl.errors import EnvironmentContractError, OutputError, SettingsError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,7 +98,11 @@ def build(
         findings = _ask(find, server, prompt, file.path if file.direct is None else None, dry_run)
     if dry_run:
         return
-    tasks = split_tasks(findings, split_by, seed)
+    try:
+        tasks = split_tasks(findings, split_by, seed)
+    except EnvironmentContractError:
+        print(table(findings_table(findings, [])))  # which filter dropped them
+        raise
     write_tasks(file, tasks)
     print(table(findings_table(findings, tasks)))
 

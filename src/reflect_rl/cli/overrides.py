@@ -97,19 +97,32 @@ def whole_numbers(text: str, option: str = "--seeds", least: int = 0) -> list[in
     return numbers
 
 
-def names(text: str | None) -> list[str] | None:
-    """Parse the names of an option; None if there are none."""
-    return [part.strip() for part in text.split(",") if part.strip()] if text else None
+def names(text: str | None, option: str) -> list[str] | None:
+    """Parse the names of an option; None if it is not given. Raises ReflectRLError for an option without a name."""
+    if text is None:
+        return None
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise ReflectRLError(f"{option} is empty. Give names, separated by commas, or leave {option} out.")
+    return found
 
 
 def env_options(command: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The world's own options. Raises SettingsError for settings that are not the world's."""
-    options: dict[str, Any] = {}
+    """The world's own options, with dotted names nested as in a recipe.
+
+    Raises SettingsError for settings that are not the world's, and for options that are no mapping.
+    """
+    from reflect_rl.config import set_key
+
+    settings: dict[str, Any] = {}
     for key, value in overrides.items():
-        name = key.removeprefix("env.options.")
-        if name == key and key not in ("env.horizon", "env.options"):
+        if key not in ("env.horizon", "env.options") and not key.startswith("env.options."):
             raise SettingsError(
                 f"{command} has no option --{key}. A world's own options are --env.horizon and --env.options."
             )
-        options |= value if isinstance(value, dict) else {name.removeprefix("env."): value}
-    return options
+        set_key(settings, key, value)
+    env = settings.get("env", {})
+    options = env.get("options", {})
+    if not isinstance(options, dict):
+        raise SettingsError(f"--env.options is {options!r}; it is a mapping, such as '{{size: 5}}'.")
+    return {**options, **({"horizon": env["horizon"]} if "horizon" in env else {})}

@@ -70,12 +70,12 @@ def arm_rows(regime: Mapping[str, Any], reference: Any = None) -> list[list[str]
         + [over, "the same, sampled"] * gains
     ]
     for name, arm in arms.items():
-        row = [arm.get("title") or name, str(len(arm.get("seeds") or arm.get("success") or []))]
-        row += [_mean(arm), ", ".join(map(_percent, arm.get("success") or [])) or ABSENT]
-        gain = arm.get("gain")
-        compared = [_mean(gain), _mean(gain.get("sampled") or {})] if gain else ["", ""]
-        own = [_mean(arm.get("sampled") or {})] * sampled + [_mean(arm[key]) if arm.get(key) else "" for key in agrees]
-        rows.append(row + own + compared * gains)
+        seeds = len(arm.get("seeds") or arm.get("success") or [])
+        row = [arm.get("title") or name, str(seeds), _mean(arm)]
+        row.append(", ".join(map(_percent, arm.get("success") or [])) or ABSENT)
+        own = [_mean(arm.get("sampled") or {})] * sampled
+        own += [_mean(arm[key], seeds) if arm.get(key) else "" for key in agrees]
+        rows.append(row + own + _compared(arm.get("gain"), seeds) * gains)
     return rows
 
 
@@ -135,11 +135,21 @@ def _points(figures: Mapping[str, Any], seeds: int) -> str:
     return f"{100 * figures['mean']:+.1f}" + (f" [{100 * low:.1f}, {100 * high:.1f}]" if seeds > 1 else "")
 
 
-def _mean(figures: Mapping[str, Any]) -> str:
+def _compared(gain: Mapping[str, Any] | None, seeds: int) -> list[str]:
+    """The cells of a gain over the reference; with the number of pairs, if it is not that of the arm's seeds."""
+    if not gain:
+        return ["", ""]
+    pairs = len(gain["seeds"]) if "seeds" in gain else seeds
+    told = f" ({pairs} {'pair' if pairs == 1 else 'pairs'})" if 0 < pairs < seeds else ""
+    cells = [_mean(figures, pairs) for figures in (gain, gain.get("sampled") or {})]
+    return [cell if cell == ABSENT else cell + told for cell in cells]
+
+
+def _mean(figures: Mapping[str, Any], seeds: int = 0) -> str:
+    """A mean with its interval, unless it is of one seed. seeds: how many there are, where `success` does not tell."""
     if figures.get("mean") is None:
         return ABSENT
-    # One seed has no interval.
-    interval = None if len(figures.get("success") or (0, 0)) == 1 else figures.get("interval")
+    interval = None if (len(figures.get("success") or ()) or seeds) == 1 else figures.get("interval")
     return _percent(figures["mean"]) + (f" [{_percent(interval[0])}, {_percent(interval[1])}]" if interval else "")
 
 
@@ -150,7 +160,7 @@ def _percent(share: float | None) -> str:
 def conditions(data: Mapping[str, Any], regime: Mapping[str, Any]) -> str:
     """Horizon and label budgets, such as 'horizon 20, 200 action labels, 2,000 reflection labels'."""
     labels: Mapping[str, Any] = regime.get("labels") or {}
-    parts = [f"horizon {data.get('horizon') or ABSENT}"]
+    parts = [f"horizon {regime.get('horizon') or data.get('horizon') or ABSENT}"]
     parts += [f"{labels[kind]:,} {kind[:-1]} labels" for kind in ("actions", "reflections") if _number(labels, kind)]
     others = {key: value for key, value in labels.items() if key not in ("actions", "reflections")}
     parts += [f"{_plain(key).replace('_', ' ')}: {_plain(_scalar(value))}" for key, value in others.items()]

@@ -104,7 +104,13 @@ def gather(
         labels = _budgets(
             [arm_settings(recipe, plan, regime, arm, seeds[0], overrides) for arm in trained_arms(plan, arms)]
         )
-        regimes[regime] = {"title": about["title"], "settings": about["settings"], "labels": labels, "arms": rows}
+        regimes[regime] = {
+            "title": about["title"],
+            "settings": about["settings"],
+            "horizon": first["horizon"],
+            "labels": labels,
+            "arms": rows,
+        }
     return {
         "recipe": recipe,
         "plan": plan["name"],
@@ -226,7 +232,11 @@ def _paired(found: Results, other: Results, panel: str, mode: str) -> dict[str, 
 def _gain(found: Results, reference: Results) -> dict[str, Any]:
     """The gain over the reference arm, on the main panel."""
     main = next(iter(next(iter(found.values()))["panels"]))
-    return {**_paired(found, reference, main, "greedy"), "sampled": _paired(found, reference, main, "sampled")}
+    return {
+        "seeds": [seed for seed in found if seed in reference],
+        **_paired(found, reference, main, "greedy"),
+        "sampled": _paired(found, reference, main, "sampled"),
+    }
 
 
 def _added(found: Results, start: Results) -> dict[str, Any]:

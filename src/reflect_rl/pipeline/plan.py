@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from reflect_rl.errors import SettingsError
 from reflect_rl.settings import Section
 
 PLANS = RECIPES / "plans"
+FOLDER = re.compile(r"[^\W_][\w.+-]*( [\w.+-]+)*")
+NAMES = "letters, digits, and _ . + - or single spaces after the first"
 
 
 class Arm(Section):
     """A way of training, as settings on top of the recipe's.
 
     better_of: trains nothing, and takes the arm among these that is best on the valid tasks. start: the arm that this
-    one continues (SFT for SFT + RL); the gain over it is reported, paired by seed.
+    one continues (SFT for SFT + RL); the gain over it is reported, paired by seed. Both name arms that are trained.
     """
 
     title: str
@@ -53,6 +56,28 @@ class Plan(Section):
         named |= {arm.start for arm in self.arms.values() if arm.start}
         if unknown := sorted(named - set(self.arms)):
             raise ValueError(f"there is no arm {', '.join(unknown)}; there are {', '.join(self.arms)}")
+        return self
+
+    @model_validator(mode="after")
+    def _choices_are_of_trained_arms(self) -> Plan:
+        trained = {name for name, arm in self.arms.items() if arm.better_of is None}
+        for name, arm in self.arms.items():
+            if arm.better_of == []:
+                raise ValueError(f"the arm {name} is the better of no arms; name some in better_of, or leave it out")
+            if others := sorted({*(arm.better_of or ()), *([arm.start] if arm.start else [])} - trained):
+                raise ValueError(
+                    f"the arm {name} names {others[0]} in better_of or start, which trains nothing itself; name arms "
+                    f"that are trained"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_those_of_folders(self) -> Plan:
+        for name in (*self.arms, *(regime for regimes in self.recipes.values() for regime in regimes)):
+            if not FOLDER.fullmatch(name):
+                raise ValueError(
+                    f"an arm or regime is named {name!r}. Its runs have a folder of that name: give it {NAMES}"
+                )
         return self
 
 

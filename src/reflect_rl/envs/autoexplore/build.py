@@ -134,7 +134,11 @@ def find_tasks(
 
 
 def findings_table(findings: Sequence[Findings], tasks: Iterable[Task]) -> list[tuple[str, ...]]:
-    """A row for each repository, heading first: what was found, what each filter dropped, and what is left by depth."""
+    """A row for each repository, heading first: what was found, what each filter dropped, and what is left by depth.
+
+    tasks: those that were split; without them, those that were found are counted.
+    """
+    tasks = tuple(tasks) or tuple(replace(task, split="") for each in findings for task in each.tasks)
     kept: dict[str, list[Task]] = {each.repository: [] for each in findings}
     for task in tasks:
         kept[task.repository].append(task)

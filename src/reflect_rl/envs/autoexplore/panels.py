@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from reflect_rl.envs.autoexplore.pages import INVISIBLE
 from reflect_rl.envs.autoexplore.sources import available, repository_tree
-from reflect_rl.envs.autoexplore.tasks import Task, read_tasks, ready_tasks
+from reflect_rl.envs.autoexplore.tasks import Task, TaskFileError, read_tasks, ready_tasks
 from reflect_rl.envs.autoexplore.view import Shape
 from reflect_rl.envs.base import SPLITS
 from reflect_rl.errors import EnvironmentContractError
@@ -59,24 +61,53 @@ class Starts:
         return {self.own.name: self.own} if self.own and split == "test" else _starts(self, split)
 
     def find(self, name: str) -> Start | None:
-        """The start of this name in any split."""
+        """The start of this name in any split that has tasks. Raises EnvironmentContractError for a bad task file."""
         if self.own and name == self.own.name:
             return self.own
-        return next((there[name] for split in SPLITS if name in (there := self.of(split))), None)
+        for split in SPLITS:
+            try:
+                there = self.of(split)
+            except TaskFileError:
+                raise
+            except EnvironmentContractError:  # nothing is there to be played, and the name may be of another split
+                continue
+            if name in there:
+                return there[name]
+        return None
 
 
 def own_start(root: str, question: str, target: str | None) -> Start:
-    """A question about a folder, in the whole of it. Raises EnvironmentContractError if the folder lacks the target."""
-    folder = str(Path(root).expanduser().absolute())
+    """A question about a folder, in the whole of it.
+
+    White space and invisible characters of the question become single spaces: a no-break space before a question mark
+    is good French, and a joiner between letters is good Persian.
+
+    Raises:
+        EnvironmentContractError: If one of the options is no text, the folder holds no file or lacks the target, or the
+            question is empty.
+    """
+    for option, given in (("root", root), ("question", question), ("target", target or "")):
+        if not isinstance(given, str):
+            raise EnvironmentContractError(
+                f"{option} is {given!r}; it is text. On the command line, text with a colon in it, or a number, stands "
+                f"in quotes of its own: --env.options.{option} '\"12: a text\"'."
+            )
+    folder = str(Path(os.path.expanduser(root)).absolute())
     tree = repository_tree(folder)
+    if not any(map(tree.is_file, range(len(tree)))):
+        raise EnvironmentContractError(
+            f"There is no file to be found in {root}. Links, compiled files, caches and the folders of version control "
+            f"are left out. Name another folder."
+        )
     node = None if target is None else tree.find(target)
     if target is not None and (node is None or not tree.is_file(node)):
         raise EnvironmentContractError(
             f"target is {target!r}, and {root} has no such file. Give its path below the folder, or leave it out."
         )
-    if not question.strip() or not question.isprintable():
-        raise EnvironmentContractError(f"question is {question!r}; it is one line of text.")
-    return Start(Task("question", "test", folder, target or "", "", question, ""), Shape(), 0)
+    line = " ".join(INVISIBLE.sub(" ", question).split())
+    if not line or not line.isprintable():
+        raise EnvironmentContractError(f"question is {question!r}; it is a text that can be shown.")
+    return Start(Task("question", "test", folder, target or "", "", line, ""), Shape(), 0)
 
 
 @cache

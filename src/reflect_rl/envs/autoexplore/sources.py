@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import warnings
 from collections import Counter
@@ -88,7 +89,7 @@ def repository_of(source: str) -> str:
 
     Raises RepositoryError if it is neither.
     """
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     if not folder.is_dir():
         return installed(source)
     path = str(folder.resolve())

@@ -78,7 +78,8 @@ def read_tasks(path: str | Path) -> tuple[Task, ...]:
     Raises:
         TaskFileError: The file cannot be read, or a line of it is not a task; the message names the line.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
+    folder = Path(os.path.realpath(path)).parent  # the file's own, also if a link leads to it: see write_tasks
     tasks: dict[str, Task] = {}
     try:
         with path.open("rb") as file:
@@ -88,7 +89,7 @@ def read_tasks(path: str | Path) -> tuple[Task, ...]:
                 task = _parsed(line, f"{path}, line {number}")
                 if task.name in tasks:
                     raise TaskFileError(f"{path}, line {number}: there is a task {task.name!r} already. Rename one.")
-                tasks[task.name] = task if is_distribution(task.repository) else _absolute(task, path.absolute().parent)
+                tasks[task.name] = task if is_distribution(task.repository) else _absolute(task, folder)
     except OSError as error:
         raise TaskFileError(f"{path} cannot be read as a task file: {error.strerror}.") from error
     if not tasks:

@@ -131,7 +131,15 @@ class AutoExplore(SimpleTextEnv):
         return tuple(self.starts.of(split))
 
     def panels(self) -> dict[str, tuple[str, ...]]:
-        """Test and valid: train has thousands of starts."""
+        """Test and valid: train has thousands of starts.
+
+        Raises EnvironmentContractError for a question of one's own without its target: no answer could be judged.
+        """
+        if self.starts.own and not self.starts.own.task.target:
+            raise EnvironmentContractError(
+                "A question of your own cannot be measured without its answer: whatever is said would count as wrong. "
+                "Give the path of the right file below root as target, or play it: reflect-rl play autoexplore."
+            )
         return {"test": self.tasks("test"), "valid": self.tasks("valid")}
 
     def kind(self, task: str) -> str:

@@ -7,7 +7,7 @@ function compareSections(data) {
   const lowest = all.length ? Math.min(...all) : 0;
   const domain = [lowest < 0.4 ? 0 : Math.floor(lowest * 10) / 10 - (lowest > 0.1 ? 0.1 : 0), 1];
   return [budgetCurves(data, regimes.map(([, regime]) => regime)), ...regimes.map(([name, regime]) => h("div", { class: "regime" }, h("h3", {}, name),
-    h("p", { class: "note" }, `horizon ${count(data.horizon)} · ${budget(regime.labels)}`),
+    h("p", { class: "note" }, `horizon ${count(regime.horizon ?? data.horizon)} · ${budget(regime.labels)}`),
     entries(regime.arms).length ? [dotChart(name, regime, domain), armTable(name, regime), detailTables(data.details?.[name])] : absent("Not run.")))];
 }
 
@@ -57,7 +57,7 @@ function armTable(name, regime) {
     columns.push(["sampled", (arm) => (arm.sampled ? [percent(arm.sampled.mean), h("small", {}, interval(spread(arm.sampled)) || "")] : ABSENT), true]);
   }
   if (arms.some((arm) => arm.reflector)) {
-    columns.push(["reflector like its teacher", (arm) => (arm.reflector ? [percent(arm.reflector.mean), h("small", {}, interval(arm.reflector.interval) || "")] : "–"), true]);
+    columns.push(["reflector like its teacher", (arm) => (arm.reflector ? [percent(arm.reflector.mean), h("small", {}, interval(spread({ ...arm, interval: arm.reflector.interval })) || "")] : "–"), true]);
   }
   if (arms.some((arm) => list(arm.valid).length)) {
     columns.push(["validation", (arm) => (list(arm.valid).some(known) ? percent(sum(arm.valid) / arm.valid.filter(known).length) : ABSENT), true]);
