@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def is_trained(agent: str) -> bool:
     """Whether the name of an agent is that of a folder, or a user/name of the hub."""
-    return bool(agent) and ":" not in agent and ("/" in agent or os.sep in agent or Path(agent).is_dir())
+    if agent and Path(agent).is_dir():
+        return True
+    return ":" not in agent and ("/" in agent or os.sep in agent)
 
 
 def models_hash(agent: str) -> dict[str, str]:
