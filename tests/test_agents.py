@@ -98,6 +98,12 @@ def test_a_trained_agent_as_any_agent_gets_the_figures_of_its_run(
     assert sum(first["probabilities"]) == pytest.approx(1, abs=1e-4)
     if agent == "warmed":
         assert theirs["agent"] == warmed.path.name
+        asked = settings.model_dump(mode="json")
+        asked["prompt"]["history"] += 1
+        warmed.write_text("config.yaml", json.dumps(asked))
+        with pytest.raises(AgentError, match="prompt"):
+            evaluate_agent(plan, tmp_path / "out", Progress())
+        warmed.write_text("config.yaml", json.dumps(settings.model_dump(mode="json")))
         (warmed / "policy/added.json").write_text("{}")
         with pytest.raises(AgentError, match="models"):
             evaluate_agent(plan, tmp_path / "out", Progress())

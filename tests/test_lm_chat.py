@@ -174,7 +174,6 @@ def test_the_end_of_a_turn_is_the_templates_own() -> None:
 
 
 def test_the_end_of_a_turn_may_be_a_control_token_without_a_role() -> None:
-    """As in Gemma 3, whose <end_of_turn> is marked as special and has no other name."""
     told: Any = gpt2_style()
     told.add_tokens([AddedToken("<|im_start|>", special=True), AddedToken("<turn_end>", special=True)])
     told.chat_template = CHATML.replace("<|im_end|>", "<turn_end>")
