@@ -24,6 +24,7 @@ from fake_server import FakeServer
 from own_agents import Decided
 from reflect_rl.agents.evaluation import Plan, evaluate_agent
 from reflect_rl.agents.language import LanguagePlan, Prompting
+from reflect_rl.agents.trained import is_trained
 from reflect_rl.bench.chat_server import completion, response
 from reflect_rl.errors import AgentError, OutputError, RunFolderError, ServerError, SettingsError, WorkerError
 from reflect_rl.evaluation.evaluate import evaluate
@@ -97,9 +98,22 @@ def test_a_trained_agent_as_any_agent_gets_the_figures_of_its_run(
     assert sum(first["probabilities"]) == pytest.approx(1, abs=1e-4)
     if agent == "warmed":
         assert theirs["agent"] == warmed.path.name
+        asked = settings.model_dump(mode="json")
+        asked["prompt"]["history"] += 1
+        warmed.write_text("config.yaml", json.dumps(asked))
+        with pytest.raises(AgentError, match="prompt"):
+            evaluate_agent(plan, tmp_path / "out", Progress())
+        warmed.write_text("config.yaml", json.dumps(settings.model_dump(mode="json")))
         (warmed / "policy/added.json").write_text("{}")
         with pytest.raises(AgentError, match="models"):
             evaluate_agent(plan, tmp_path / "out", Progress())
+
+
+def test_the_folder_of_an_agent_may_have_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "taxi-12:30").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert [is_trained(name) for name in ("runs/taxi-12:30", "user/name")] == [True, True]
+    assert not any(is_trained(name) for name in ("", "random", "module:Class", "openai:org/model"))
 
 
 def test_a_folder_without_a_trained_agent_is_refused(measure: Any, tmp_path: Path) -> None:

@@ -374,6 +374,14 @@ def test_a_repository_that_cannot_be_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_agent_in_the_home_folder_is_found_where_it_was_exported_to(
+    scratch: rr.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    scratch.export("~/my-agent")
+    assert_same(decisions("~/my-agent"), decisions(tmp_path / "my-agent"))
+
+
 def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 
 import tiny_models
@@ -67,6 +68,32 @@ def test_players_share_the_base_and_nothing_else(base: Path, bits: int) -> None:
     assert storages(alone).isdisjoint(storages(first))
     shift(alone, 0.3)
     assert torch.equal(logits(alone), logits(first))
+
+
+@pytest.mark.parametrize("config", [{"bias": "all"}, {"init_lora_weights": "pissa"}, {"init_lora_weights": "olora"}])
+def test_adapters_that_change_their_base_have_one_of_their_own(config: dict[str, Any], tmp_path: Path) -> None:
+    save_model(tiny_models.llama("qwen2"), tiny_models.tokenizer(), tmp_path / "base")
+    part, bases = ModelSettings(source=str(tmp_path / "base"), lora_rank=2), Bases()
+    plain = load_pretrained(part, bases=bases)[0]
+    before = [logits(plain)]
+    players = [plain]
+    for seed in (1, 2):
+        folder = tmp_path / str(seed)
+        torch.manual_seed(seed)
+        adapted: Any = get_peft_model(
+            load_pretrained(ModelSettings(source=part.source))[0],
+            LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", **config),
+        )
+        with torch.no_grad():
+            for name, weight in adapted.named_parameters():
+                if weight.requires_grad and ("lora_B" in name or "bias" in name):
+                    weight.normal_(0, 0.2)
+        adapted.peft_config["default"].base_model_name_or_path = part.source
+        adapted.save_pretrained(folder)
+        players.append(load_pretrained(ModelSettings(source=str(folder), lora_rank=2), bases=bases)[0])
+        before.append(logits(adapted))
+    for player, own in zip(players, before, strict=True):
+        torch.testing.assert_close(logits(player), own, rtol=0, atol=1e-5)
 
 
 @FORMATS

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 import tiny_models
@@ -170,6 +171,31 @@ def test_the_end_of_a_turn_is_the_templates_own() -> None:
     told.eos_token = "<|endoftext|>"
     assert turn_end(told, ChatFrames.of(told)) == told.convert_tokens_to_ids("<|im_end|>")
     assert turn_end(told, None) == told.convert_tokens_to_ids("<|endoftext|>")
+
+
+def test_the_end_of_a_turn_may_be_a_control_token_without_a_role() -> None:
+    told: Any = gpt2_style()
+    told.add_tokens([AddedToken("<|im_start|>", special=True), AddedToken("<turn_end>", special=True)])
+    told.chat_template = CHATML.replace("<|im_end|>", "<turn_end>")
+    assert "<turn_end>" not in told.all_special_tokens
+    assert turn_end(told, ChatFrames.of(told)) == told.convert_tokens_to_ids("<turn_end>")
+
+
+def test_a_template_that_tells_the_date_gives_the_same_prompts_every_day() -> None:
+    dated = (
+        "\n{%- if strftime_now is defined %}\n  {%- set day = strftime_now('%d %b %Y') %}\n{%- endif %}\n"
+        "{{- day }} {{ strftime_now('%B %-d, %Y') }}\n"
+    )
+    assert ChatFrames.of(tokenizer(dated + CHATML)).opening == "26 Jul 2024 July 26, 2024\n<|im_start|>user\n"
+
+
+def test_frames_are_control_tokens_whatever_the_tokenizer_was_saved_with() -> None:
+    told, split = tokenizer(), tokenizer()
+    split.split_special_tokens = True
+    prompt = builder(told).policy_prompt(STATE, "The flag.")
+    for each in (told, split):
+        ids = encode_prompt(each, prompt.text, prompt.controls)
+        assert ids == encode_with_places(told, prompt.text, prompt.controls).ids
 
 
 def test_a_budget_counts_the_frames() -> None:

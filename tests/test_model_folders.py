@@ -33,7 +33,7 @@ import tiny_models
 from end_to_end import reflect_rl, refused
 from reflect_rl.errors import ModelError
 from reflect_rl.lm.hidden import hidden_states
-from reflect_rl.lm.pretrained import load_pretrained, save_model
+from reflect_rl.lm.pretrained import load_pretrained, load_tokenizer, save_model
 from reflect_rl.players.context import Context
 from reflect_rl.players.load import load_policy
 from reflect_rl.players.policy import Policy
@@ -175,7 +175,7 @@ REFUSED: dict[str, tuple[Change, list[str]]] = {
     "no tokenizer": (without("tokenizer.json", "tokenizer_config.json"), ["no tokenizer"]),
     "no weights": (without("model.safetensors"), ["no weights"]),
     "pickles": (pickled, ["pickles (pytorch_model.bin)"]),
-    "gguf": (gguf, ["GGUF"]),
+    "gguf": (gguf, ["a folder with a GGUF file", "Give the file: ", "model.Q4_K_M.gguf"]),
     "truncated": (truncated, ["could not be loaded"]),
     "a shard is missing": (in_shards(lost=True), ["model-00002-of-"]),
     "own code": (own_code, ["code of its own", "never run"]),
@@ -299,6 +299,23 @@ def test_the_name_of_a_token_beyond_the_embedding_is_read_as_text(tmp_path: Path
     assert (hidden_states(*odd, texts) == hidden_states(*plain, texts)).all()
 
 
+def test_a_gated_model_says_where_to_accept_its_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gated(source: str, *args: Any, **kwargs: Any) -> None:
+        raise OSError(
+            f"You are trying to access a gated repo.\nMake sure to have access to it at https://huggingface.co/{source}."
+        )
+
+    monkeypatch.setattr("transformers.utils.hub.cached_file", gated)
+    for load in (load_tokenizer, lambda source: load_pretrained(ModelSettings(source=source))):
+        with pytest.raises(ModelError, match=r"https://huggingface\.co/some/llama.* terms .*hf auth login"):
+            load("some/llama")
+
+
+def test_a_tokenizer_of_a_folder_without_a_model_is_refused_like_the_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"Give the file: .*model\.Q4_K_M\.gguf"):
+        load_tokenizer(str(derived(tmp_path / "model", gguf)))
+
+
 # Adapters
 
 
@@ -388,7 +405,10 @@ def adapter_weights(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) ->
         (adapter_weights(lambda found: dict(list(found.items())[1:])), ["is missing"]),
         (adapter_weights(lambda found: found | {"extra.weight": torch.ones(2)}), ["extra.weight is more"]),
         (adapter_weights(lambda found: {n: w * float("nan") for n, w in found.items()}), ["not finite"]),
-        (adapter_weights(lambda found: {n: w[:1] for n, w in found.items()}), ["could not be loaded"]),
+        (
+            adapter_weights(lambda found: {n: w[:1] for n, w in found.items()}),
+            ["of its adapters, ", "has the shape (1, ", "base_model_name_or_path"],
+        ),
         (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"{\x00"), ["could not be loaded"]),
         (lambda folder: (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin"), ["pickles"]),
     ],

@@ -13,7 +13,7 @@ from typing import Any
 from reflect_rl.agents.own import source_hash
 from reflect_rl.agents.play import SUMS, next_trial, total
 from reflect_rl.agents.player import Game
-from reflect_rl.agents.trained import is_trained, models_hash
+from reflect_rl.agents.trained import is_trained, made_of
 from reflect_rl.agents.work import BUILT_IN, Finished, check_expert, play_locally
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import panels_of
@@ -72,7 +72,7 @@ class Plan:
     def _made_of(self) -> Row:
         if self.agent in BUILT_IN:
             return {}
-        return {"models": models_hash(self.agent)} if is_trained(self.agent) else {"code": source_hash(self.agent)}
+        return made_of(self.agent) if is_trained(self.agent) else {"code": source_hash(self.agent)}
 
     def about(self) -> Row:
         """What results.json says of the agent. Of a folder, its name: where it lies concerns nobody else."""

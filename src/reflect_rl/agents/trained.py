@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from reflect_rl.agents.player import Game, Move, Played, Player, Turn
 from reflect_rl.envs.checked import facts_of
-from reflect_rl.players.hub import PLAYERS, local_folder
+from reflect_rl.players.hub import PLAYERS, local_folder, public_name
 from reflect_rl.progress import Progress
 from reflect_rl.runs.kept_arm import finished_agent
 
@@ -20,13 +20,25 @@ if TYPE_CHECKING:
 
 def is_trained(agent: str) -> bool:
     """Whether the name of an agent is that of a folder, or a user/name of the hub."""
-    return bool(agent) and ":" not in agent and ("/" in agent or os.sep in agent or Path(agent).is_dir())
+    if agent and Path(agent).is_dir():
+        return True
+    return ":" not in agent and ("/" in agent or os.sep in agent)
 
 
-def models_hash(agent: str) -> dict[str, str]:
-    """The hash of each player's model. Raises RunFolderError if there is no trained agent."""
-    run, _ = finished_agent(local_folder(agent), Progress())
-    return {name: run.hash(name) for name in PLAYERS if (run / name).is_dir()}
+def made_of(agent: str) -> dict[str, Any]:
+    """What an agent's decisions depend on: the hash of each player's model, its prompts and how it reflects.
+
+    Raises RunFolderError if there is no trained agent.
+    """
+    run, settings = finished_agent(local_folder(agent), Progress())
+    reflector = settings.reflector
+    how: dict[str, Any] = reflector.model_dump(include={"kind", "max_new_tokens", "decoding", "temperature"})
+    if reflector.is_served:
+        how["model"] = reflector.server.model
+    elif reflector.kind == "prompted":
+        how["model"] = public_name(reflector.model.source)
+    models = {name: run.hash(name) for name in PLAYERS if (run / name).is_dir()}
+    return {"models": models, "prompt": settings.prompt.model_dump(), "reflector": how}
 
 
 class TrainedPlayer(Player):

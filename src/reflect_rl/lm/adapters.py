@@ -41,6 +41,14 @@ def read_config(file: Path, source: str) -> LoraConfig:
     return config
 
 
+def changes_base(config: LoraConfig) -> bool:
+    """Whether adapters also change weights of their base: they train its biases, or begin as a part of its weights
+    (PiSSA, OLoRA and others), which is subtracted from it.
+    """
+    begin = config.init_lora_weights
+    return config.bias != "none" or (isinstance(begin, str) and begin not in ("gaussian", "orthogonal"))
+
+
 def fresh_config(rank: int) -> LoraConfig:
     """LoRA on every linear layer except the output layer."""
     require_peft("lora_rank")
@@ -80,6 +88,9 @@ def fill(model: PeftModel, file: Path, source: str) -> None:
     if odd := sorted(weights.keys() ^ wanted.keys()):
         state = "is missing" if odd[0] in wanted else "is more than its configuration says"
         raise refusal(source, f"of its adapters, {odd[0]} {state}", _MERGED)
+    if other := sorted(name for name in weights if weights[name].shape != wanted[name].shape):
+        shapes = f"{tuple(weights[other[0]].shape)}, and {tuple(wanted[other[0]].shape)} fits their base"
+        raise refusal(source, f"of its adapters, {other[0]} has the shape {shapes}", _TRAINED)
     set_peft_model_state_dict(model, weights)
 
 
@@ -99,4 +110,5 @@ def save(model: PeftModel, folder: Path) -> None:
     save_file({name: w.cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS, {"format": "pt"})
 
 
+_TRAINED = f"Name the model that they were trained on as base_model_name_or_path in its {CONFIG}."
 _MERGED = "Merge it into its base with PEFT (merge_and_unload), save that, and give its folder."

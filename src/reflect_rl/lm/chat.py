@@ -7,16 +7,22 @@ come from the template only, whatever an observation or a reflection says.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import date
+from typing import TYPE_CHECKING, Any
 
 from reflect_rl.errors import ModelError
-from reflect_rl.lm.models import end_id
+from reflect_rl.lm.models import control_ids, end_id
 from reflect_rl.lm.text import encode_frame
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FIRST, WRITTEN, SECOND = "PLACEHOLDER-ONE", "PLACEHOLDER-TWO", "PLACEHOLDER-THREE"
+TODAY = date(2024, 7, 26)
+"""The date in templates that tell it, so that prompts are the same every day. It is the default of Llama's own."""
+_FIELDS = "".join(f" | replace('%{letter}', '{TODAY.strftime(f'%{letter}')}')" for letter in "aAbBdmyYjHIMSp")
+TELL_TODAY = f"{{% macro strftime_now(format) %}}{{{{ format | replace('%-', '%'){_FIELDS} }}}}{{% endmacro %}}\n"
+"""The beginning of such a template, which replaces the clock that transformers gives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +69,12 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, *texts: str) -> list[str]:
     """The template's text around the texts of user and assistant in turn. Raises ValueError if it changes a text."""
     roles = ("user", "assistant", "user")
     messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:
+        template = TELL_TODAY + template
     # Templates that know no thinking ignore the last option.
-    rendered = str(
-        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-    )
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    rendered = str(tokenizer.apply_chat_template(messages, chat_template=template, **options))
     parts = []
     for text in texts:
         before, found, rendered = rendered.partition(text)
@@ -81,4 +89,4 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, *texts: str) -> list[str]:
 def turn_end(tokenizer: PreTrainedTokenizerBase, frames: ChatFrames | None) -> int:
     """The token that ends the model's turn: the template's own, or the end-of-text token."""
     after = encode_frame(tokenizer, frames.again) if frames else []
-    return after[0] if after and after[0] in tokenizer.all_special_ids else end_id(tokenizer)
+    return after[0] if after and after[0] in control_ids(tokenizer) else end_id(tokenizer)

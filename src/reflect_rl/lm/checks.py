@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reflect_rl.errors import ModelError
+from reflect_rl.lm.models import control_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -36,9 +37,9 @@ def check_folder(folder: Path, source: str) -> None:
     """Raise ModelError for an incomplete model folder, with a better message than the libraries give."""
     names = {path.name for path in folder.iterdir()}
     if not names & {"config.json", "adapter_config.json"}:
-        gguf = any(name.lower().endswith(".gguf") for name in names)
-        held = "it holds GGUF weights, which cannot be trained" if gguf else "it has no config.json"
-        raise refusal(source, held)
+        if gguf := sorted(name for name in names if name.lower().endswith(".gguf")):
+            raise refusal(source, "it is a folder with a GGUF file", f"Give the file: {folder / gguf[0]}.")
+        raise refusal(source, "it has no config.json")
     if not any(name.endswith(".safetensors") for name in names):
         pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
         held = f"its weights are pickles ({pickles[0]}), which can run code" if pickles else "it has no weights"
@@ -118,9 +119,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, source: str)
     ends = tokenizer.eos_token_id
     if not isinstance(ends, int):
         raise refusal(source, "its tokenizer has no end-of-text token", "Set its eos_token, or choose another model.")
-    special = set(tokenizer.all_special_ids) | {
-        number for number, token in tokenizer.added_tokens_decoder.items() if token.special
-    }
+    special = control_ids(tokenizer)
     beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
     if tokenizer.pad_token_id in beyond:
         tokenizer.pad_token = None  # common and harmless: any token can pad

@@ -35,6 +35,12 @@ def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
     return sorted({end_id(tokenizer), *(more if isinstance(more, list) else [more])} - {None})  # type: ignore[type-var]
 
 
+def control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The ids of all control tokens: those with a role, such as the end token, and those only marked as special."""
+    marked = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
+    return marked | set(tokenizer.all_special_ids)
+
+
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id for padding, which nothing reads: any id with an embedding will do."""
     return tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0

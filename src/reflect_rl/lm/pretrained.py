@@ -50,11 +50,18 @@ def load_pretrained(
     except ModelError:
         raise
     except Exception as error:  # a foreign folder can break its loaders in any way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if "custom code" in reason:
-            reason = "it needs code of its own, which is never run here"
-        raise refusal(source, reason) from error
+        raise _refused(source, error) from error
     return model, tokenizer
+
+
+def _refused(source: str, error: Exception) -> ModelError:
+    """The error for a model at which a library failed."""
+    reason, *more = (str(error).strip() or type(error).__name__).splitlines()
+    if "custom code" in reason:
+        reason = "it needs code of its own, which is never run here"
+    if "gated repo" in reason:
+        return refusal(source, " ".join([reason, *more[:1]]), "Accept its terms there, and log in: hf auth login.")
+    return refusal(source, reason)
 
 
 def _loaded(
@@ -74,7 +81,8 @@ def _loaded(
     half = quantised or (settings.bits == 16 and (keeps or (read_only and config is None)))
     dtype = torch.bfloat16 if half else torch.float32
     tokenizer = _tokenizer(path, located(base))
-    if keeps and (config is not None or settings.lora_rank):
+    shares = settings.lora_rank > 0 if config is None else not adapters.changes_base(config)
+    if keeps and shares:
         key = lasting(base), settings.bits, dtype, device
         model = bases.get(key, lambda: _plain(settings, base, dtype, device))
     else:
@@ -134,13 +142,15 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model or of adapters, without the model. Raises ModelError."""
     path = located(source)
     try:
+        if Path(path).is_dir():
+            checks.check_folder(Path(path), source)
         found = _file(path, adapters.CONFIG)
         base = path if found is None else located(_base(adapters.read_config(found, source), str(found), source))
         return _tokenizer(path, base)
     except ModelError:
         raise
     except Exception as error:  # a foreign folder can break its loaders in any way
-        raise refusal(source, (str(error).strip() or type(error).__name__).splitlines()[0]) from error
+        raise _refused(source, error) from error
 
 
 def _tokenizer(path: str, base: str) -> PreTrainedTokenizerBase:

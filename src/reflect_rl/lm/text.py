@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reflect_rl.errors import ModelError
+from reflect_rl.lm.models import control_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,7 +62,8 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, controls: Spans
 
 def encode_frame(tokenizer: PreTrainedTokenizerBase, frame: str) -> list[int]:
     """Token ids of a part of a chat template."""
-    return list(tokenizer(frame, add_special_tokens=False, verbose=False)["input_ids"])  # type: ignore[arg-type]
+    found = tokenizer(frame, add_special_tokens=False, split_special_tokens=False, verbose=False)["input_ids"]
+    return list(found)  # type: ignore[arg-type]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, piece: str, is_control: bool) -> list[int]:
@@ -128,13 +130,11 @@ def _spelled(tokenizer: PreTrainedTokenizerBase) -> Mapping[int, tuple[int, ...]
     """Control tokens with the tokens of their characters: some tokenizers recognise the names of control tokens in
     plain text, whatever options are set.
     """
-    control = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
-    control.update(tokenizer.all_special_ids)
     unknown: Any = tokenizer.unk_token_id
     if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
         unknown = None  # a shared control token, which no text may become
     spelled = {}
-    for token in control - {unknown}:
+    for token in control_ids(tokenizer) - {unknown}:
         pieces = [tokenizer.convert_tokens_to_ids(letter) for letter in str(tokenizer.convert_ids_to_tokens(token))]
         known = [unknown if piece in (None, token) else piece for piece in pieces]
         spelled[token] = tuple(piece for piece in known if piece is not None)

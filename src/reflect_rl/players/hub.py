@@ -53,7 +53,7 @@ def local_folder(path: str | Path) -> Path:
     name = os.fspath(path)
     owner = name.partition("/")[0]
     if "/" not in name or not is_hub_name(name) or Path(owner).exists():  # beside existing runs: a mistyped folder
-        return Path(path)
+        return Path(path).expanduser()
     from huggingface_hub import snapshot_download
 
     try:
