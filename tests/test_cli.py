@@ -370,3 +370,23 @@ def test_the_public_names_are_there_and_cost_nothing() -> None:
 
 def test_the_commands_are_those_of_the_manual() -> None:
     assert sorted(name for name in app if not name.startswith("-")) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("run taxi --out ~nobody-here/x", "lies in a home folder that is not known"),
+        ("compare taxi --out ~nobody-here/x", "lies in a home folder that is not known"),
+        ("run taxi --until collect --out {tmp}/run --prompt.task @~nobody-here/x.txt", "~nobody-here"),
+        ("prompt taxi --model ~nobody-here/x", "~nobody-here/x"),
+        ("evaluate taxi --agent ~nobody-here/x", "~nobody-here/x"),
+        ("run alfworld --env.options.data ~nobody-here/x --until collect --out {tmp}/run", "~nobody-here/x"),
+    ],
+)
+def test_a_home_folder_that_is_not_known_is_one_message(
+    line: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(line.format(tmp=tmp_path).split()) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") <= 2

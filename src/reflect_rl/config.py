@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from reflect_rl.core_yaml import YamlError, parse_yaml
 from reflect_rl.errors import SettingsError
+from reflect_rl.paths import expanded
 from reflect_rl.settings import Settings, setting_keys
 from reflect_rl.settings.base import Section
 
@@ -131,7 +132,7 @@ def _read_texts(data: dict[str, Any], folder: Path) -> None:
 
 
 def _file_text(key: str, value: str, folder: Path) -> str:
-    file = folder / Path(value[1:]).expanduser()
+    file = folder / expanded(value[1:])
     try:
         text = file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from reflect_rl.bars import Bars
 from reflect_rl.cli.overrides import Count, Overrides, Seed, whole_numbers
 from reflect_rl.cli.served import served_teacher
 from reflect_rl.errors import EnvironmentContractError, OutputError, SettingsError
+from reflect_rl.paths import expanded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,7 +132,7 @@ def _ask(find: Find, server: ServerSettings, prompt: Path | None, out: Path | No
 
 def _text_of(prompt: Path) -> str:
     try:
-        return prompt.expanduser().read_text(encoding="utf-8")
+        return expanded(prompt).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"--prompt {prompt} cannot be read: {error}.") from error
 

@@ -11,6 +11,7 @@ from typing import Any
 from reflect_rl import __version__
 from reflect_rl.core_yaml import dump_yaml
 from reflect_rl.evaluation.tables import ABSENT, markdown_table
+from reflect_rl.paths import expanded
 from reflect_rl.players.hub import CONFIG, is_hub_name, is_local, public_name
 from reflect_rl.runs.manifest import flat
 from reflect_rl.settings import EnvSettings, ModelSettings, Settings
@@ -189,7 +190,7 @@ def _shown(value: Any) -> str:
 
 def is_path(value: Any) -> bool:
     """Whether a setting is a path of this machine."""
-    return isinstance(value, str) and Path(value).expanduser().is_absolute()
+    return isinstance(value, str) and expanded(value).is_absolute()
 
 
 def _sizes(models: Mapping[str, ExportedModel], results: Mapping[str, Any] | None) -> Iterator[Sequence[str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from reflect_rl.errors import ModelError
 from reflect_rl.lm.batches import Texts
 from reflect_rl.lm.checks import check_finite
+from reflect_rl.paths import expanded
 from reflect_rl.progress import Progress
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def load_sentence_model(name: str, device: str = "cpu") -> SentenceTransformer:
             f"sentence-transformers {state}: pip install 'reflect-rl[sentence-transformers]'. A causal language model "
             f"(--embed-model FOLDER-OR-NAME) and TF-IDF need nothing more."
         ) from error
-    path = Path(name).expanduser()
+    path = expanded(name)
     if not path.is_dir() and (name.startswith((".", "/", "~")) or path.exists()):
         raise ModelError(f"There is no model folder {name}. Give an existing folder, or a hub name.")
     try:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from reflect_rl.errors import ModelError
 from reflect_rl.lm.checks import refusal
 from reflect_rl.lm.models import quiet
+from reflect_rl.paths import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,7 +50,7 @@ def located(source: str) -> str:
 
 def found(source: str) -> Path | str:
     """The folder, the GGUF file or the hub id of a source. Raises ModelError like `located`."""
-    path = _in_package(source) if source.startswith(PACKAGE) else Path(source).expanduser()
+    path = _in_package(source) if source.startswith(PACKAGE) else expanded(source)
     if path.is_dir() or (path.is_file() and path.name.lower().endswith(GGUF)):
         return path
     if source.startswith((".", "/", "~")) or path.exists():
@@ -61,11 +62,11 @@ def found(source: str) -> Path | str:
 
 def lasting(source: str) -> str:
     """A name that finds the same model from any working folder; a package or the hub already has one."""
-    return source if source.startswith(PACKAGE) or not Path(source).expanduser().exists() else _absolute(source)
+    return source if source.startswith(PACKAGE) or not expanded(source).exists() else _absolute(source)
 
 
 def _absolute(source: str) -> str:
-    return str(Path(source).expanduser().resolve())
+    return str(expanded(source).resolve())
 
 
 def _in_package(source: str) -> Path:

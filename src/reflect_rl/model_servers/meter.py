@@ -11,6 +11,7 @@ from typing import NamedTuple
 from reflect_rl.core_yaml import YamlError, parse_yaml
 from reflect_rl.errors import BudgetError, SettingsError
 from reflect_rl.model_servers.records import Answer, Ask, Failed
+from reflect_rl.paths import expanded
 from reflect_rl.settings.server import ServerSettings
 
 PRICES = Path(__file__).parent / "prices.yaml"
@@ -28,7 +29,7 @@ class Price(NamedTuple):
 
 def price_of(settings: ServerSettings) -> Price | None:
     """The model's price; None if it is unknown. Raises SettingsError: an unusable file, or a budget without a price."""
-    known = _read(PRICES) | (_read(Path(settings.prices).expanduser()) if settings.prices else {})
+    known = _read(PRICES) | (_read(expanded(settings.prices)) if settings.prices else {})
     price = known.get(settings.model)
     if price is None and settings.budget_usd is not None:
         raise SettingsError(

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from reflect_rl.errors import OutputError, RunFolderError
+from reflect_rl.paths import expanded
 from reflect_rl.runs.folder import CONFIG
 
 RESULTS, CARD = "results.json", "README.md"
@@ -53,7 +54,7 @@ def local_folder(path: str | Path) -> Path:
     name = os.fspath(path)
     owner = name.partition("/")[0]
     if "/" not in name or not is_hub_name(name) or Path(owner).exists():  # beside existing runs: a mistyped folder
-        return Path(path).expanduser()
+        return expanded(path)
     from huggingface_hub import snapshot_download
 
     try:

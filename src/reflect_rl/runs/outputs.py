@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from reflect_rl.errors import OutputError
+from reflect_rl.paths import expanded
 from reflect_rl.runs.folder import RunFolder
 
 MARK = ".reflect-rl"
@@ -123,7 +124,7 @@ def output_folder(given: str | Path, option: str, inputs: Sequence[Path] = ()) -
         _check_parent(real, option, given)
     elif not os.access(real, os.W_OK | os.X_OK):
         raise OutputError(f"{option} {given} may not be written to. Name another folder, or change its permissions.")
-    return Path(given).expanduser()
+    return expanded(given)
 
 
 def claim_folder(folder: Path, holds: str, known_by: str = MARK, option: str = "--out") -> None:
@@ -149,7 +150,10 @@ def claim_folder(folder: Path, holds: str, known_by: str = MARK, option: str = "
 def _path(given: str | Path, option: str) -> Path:
     if not os.fspath(given).strip():
         raise OutputError(f"{option} is empty. Name a path, or leave {option} out.")
-    return Path.cwd() / Path(given).expanduser()
+    path = expanded(given)
+    if os.fspath(path).startswith("~") and not path.exists():
+        raise OutputError(f"{option} {given} lies in a home folder that is not known. Write the whole path.")
+    return Path.cwd() / path
 
 
 def _stat(path: Path, option: str) -> os.stat_result | None:
@@ -187,7 +191,7 @@ def _check_parent(real: Path, option: str, given: str | Path) -> None:
 def _is_input(real: Path, found: os.stat_result, given: Path) -> bool:
     """Whether a file is an input under any name, or inside an input folder."""
     try:
-        other = given.expanduser().stat()
+        other = expanded(given).stat()
     except (OSError, ValueError):
         return False
-    return os.path.samestat(found, other) or Path(os.path.realpath(given.expanduser())) in real.parents
+    return os.path.samestat(found, other) or Path(os.path.realpath(expanded(given))) in real.parents

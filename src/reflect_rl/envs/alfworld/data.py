@@ -20,6 +20,7 @@ from reflect_rl.envs.alfworld.rules import mask_task
 from reflect_rl.envs.optional import tasks_hash
 from reflect_rl.envs.simple import unknown
 from reflect_rl.errors import ReflectRLError
+from reflect_rl.paths import expanded
 
 TASK_TYPES = {
     "pick_and_place_simple": "pick and place",
@@ -64,7 +65,7 @@ def find_data(path: str | Path | None = None) -> Path:
     Raises AlfworldDataError, saying where it looked and how to get the games, if there are none.
     """
     given = path if path is not None else os.environ.get("ALFWORLD_DATA") or Path.home() / ".cache" / "alfworld"
-    place = Path(given).expanduser()
+    place = expanded(given)
     if not place.exists():
         raise AlfworldDataError(f"ALFWorld's games are not at {place}: there is no such folder. {HOW_TO_GET}")
     if not split_folders(place) and find_archive(place) is None:

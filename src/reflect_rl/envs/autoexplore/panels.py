@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from reflect_rl.envs.autoexplore.pages import INVISIBLE
 from reflect_rl.envs.autoexplore.sources import available, repository_tree
@@ -14,6 +12,7 @@ from reflect_rl.envs.autoexplore.tasks import Task, TaskFileError, read_tasks, r
 from reflect_rl.envs.autoexplore.view import Shape
 from reflect_rl.envs.base import SPLITS
 from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.paths import expanded
 
 READY = "ready"
 
@@ -92,7 +91,7 @@ def own_start(root: str, question: str, target: str | None) -> Start:
                 f"{option} is {given!r}; it is text. On the command line, text with a colon in it, or a number, stands "
                 f"in quotes of its own: --env.options.{option} '\"12: a text\"'."
             )
-    folder = str(Path(os.path.expanduser(root)).absolute())
+    folder = str(expanded(root).absolute())
     tree = repository_tree(folder)
     if not any(map(tree.is_file, range(len(tree)))):
         raise EnvironmentContractError(

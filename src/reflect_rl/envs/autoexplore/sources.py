@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import warnings
 from collections import Counter
@@ -15,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from reflect_rl.envs.autoexplore.tasks import Task, is_distribution
 from reflect_rl.envs.autoexplore.tree import Tree
 from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.paths import expanded
 
 DIGITS = 16
 """Hex digits of a digest."""
@@ -89,7 +89,7 @@ def repository_of(source: str) -> str:
 
     Raises RepositoryError if it is neither.
     """
-    folder = Path(os.path.expanduser(source))
+    folder = expanded(source)
     if not folder.is_dir():
         return installed(source)
     path = str(folder.resolve())

@@ -18,6 +18,7 @@ from typing import Any
 
 from reflect_rl.envs.base import SPLITS
 from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.paths import expanded
 from reflect_rl.runs.folder import UNREADABLE
 from reflect_rl.runs.outputs import OutputFile
 
@@ -78,7 +79,7 @@ def read_tasks(path: str | Path) -> tuple[Task, ...]:
     Raises:
         TaskFileError: The file cannot be read, or a line of it is not a task; the message names the line.
     """
-    path = Path(os.path.expanduser(path))
+    path = expanded(path)
     folder = Path(os.path.realpath(path)).parent  # the file's own, also if a link leads to it: see write_tasks
     tasks: dict[str, Task] = {}
     try:

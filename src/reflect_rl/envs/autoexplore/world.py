@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from reflect_rl.envs.autoexplore.memory import Memory
@@ -21,6 +20,7 @@ from reflect_rl.envs.autoexplore.words import train_words
 from reflect_rl.envs.optional import write_reflection
 from reflect_rl.envs.simple import SimpleTextEnv, unknown
 from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.paths import expanded
 from reflect_rl.records import StopReason
 from reflect_rl.seeding import stream_seed
 
@@ -116,7 +116,7 @@ class AutoExplore(SimpleTextEnv):
         names = trees.split(",") if isinstance(trees, str) else trees
         own = None if root is None or question is None else own_start(root, question, target)
         shapes = tuple(dict.fromkeys(Shape.parse(name.strip()) for name in names))
-        source = tasks if tasks == READY else str(Path(tasks).expanduser().absolute())
+        source = tasks if tasks == READY else str(expanded(tasks).absolute())
         self.starts = Starts(source, shapes, train_trees, test_trees, own)
         self.expert_name, self.leave_out = expert, leave_out
         self.characters, self.listing, self.lines = page, listing, lines if shown == "matches" else None
