@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,15 @@ def test_after_an_error_that_nobody_foresaw_no_more_is_asked(monkeypatch: pytest
             assert model.meter.calls == server.billed.total() - 1
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """SIGINT interrupts, as it does not where tests were started in the background of a script."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_waits_for_the_calls_in_flight(tmp_path: Path) -> None:
     store = tmp_path / "store.sqlite"
     with FakeServer(delay=1.5) as server, ServedModel(settings(server, concurrency=8), store) as model:
