@@ -177,6 +177,23 @@ def test_the_experts_find_what_is_there(folder, expert):
         assert play(env, task, stage="depth 1")[0] is StopReason.SUCCESS
 
 
+@pytest.mark.parametrize("trees", ["d1F2D2,d2F2D1", "d1F3D1,d2F3D1", "d0F3D1,d1F3D1"])
+@pytest.mark.parametrize("stage", [{}, {"stage": "depth 1"}])
+def test_the_leaf_searcher_reads_files_of_the_targets_depth_alone(folder, trees, stage):
+    """Which kind of tree it is, it sees: by the caps, or because nothing lies deeper."""
+    env = make(folder, trees=trees, test_trees=4, horizon=60)
+    for task in env.tasks("test"):
+        depth = min(int(env.kind(task)[1]), 1 if stage else 9)
+        _, info = env.reset(seed=0, options={"task": task, **stage})
+        while "stop" not in info:
+            folder_now = env.observe().split("Folder: ")[1].split("\n")[0]
+            choice = env.expert()
+            if info["actions"][choice].startswith("cat"):
+                assert (0 if folder_now == "." else 1 + folder_now.count("/")) == depth
+            *_, info = env.step(choice)
+        assert "ledger" not in task or info["stop"] is StopReason.SUCCESS
+
+
 def test_the_shortest_way_is_as_long_as_the_tree_is_deep(folder):
     env = make(folder, expert="shortest")
     for task in env.tasks("test"):

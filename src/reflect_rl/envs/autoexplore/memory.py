@@ -115,6 +115,15 @@ class Memory:
         for page in sorted(self.listed.get(folder, ())):
             yield from self.view.place(folder, page).files
 
+    def listing(self, folder: int) -> tuple[int, int]:
+        """How many folders and files of a folder were listed."""
+        places = [self.view.place(folder, page) for page in self.listed.get(folder, ())]
+        return sum(len(place.folders) for place in places), sum(len(place.files) for place in places)
+
+    def depth(self, folder: int) -> int:
+        """How many folders below the root a folder lies; 0 for the root."""
+        return len(self.view.way(folder)) - 1
+
     def folder(self, node: int) -> int:
         """The folder that holds a node."""
         return self.view.tree.parent(node)

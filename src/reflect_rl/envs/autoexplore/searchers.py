@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from reflect_rl.envs.autoexplore.memory import Memory
+from reflect_rl.envs.autoexplore.view import Shape
 
 CERTAIN = 0.6
 """A match from which on a searcher answers at once; chosen on train tasks."""
@@ -37,11 +38,12 @@ class Searcher:
     Files and folders with words of the question in their names come first.
 
     Attributes:
-        depths: Folders above a target, where that is known: other files are not read. None: any.
+        shapes: The kinds of capped trees that this can be, where that is known: files are read only as deep as the
+            target lies in the deepest kind that what was listed leaves possible. Empty: files anywhere.
         certain: The match, from 0 to 1, that is enough to answer.
     """
 
-    depths: frozenset[int] | None = None
+    shapes: tuple[Shape, ...] = ()
     certain: float = CERTAIN
 
     def best_moves(self, memory: Memory, steps_left: int) -> frozenset[int]:
@@ -62,20 +64,25 @@ class Searcher:
         return towards(memory, ((g.verb, g.node, g.folder) for g in goals if (-g.named, g.steps) == first))
 
     def _goals(self, memory: Memory) -> Iterator[Goal]:
-        """Everything that was listed and not yet read or entered."""
-        view = memory.view
+        """Everything that was listed and not yet read or entered, where the target can lie."""
+        target_depth = self._target_depth(memory)
         for folder in memory.known_folders():
-            depth, steps = len(view.way(folder)) - 1, memory.distance(folder)
+            depth, steps = memory.depth(folder), memory.distance(folder)
             if folder not in memory.listed:
-                if self.depths is None or depth <= max(self.depths):
+                if target_depth is None or depth <= target_depth:
                     yield Goal("cd", folder, folder, steps + 1, memory.named(folder))
                 continue
-            if self.depths is None or depth in self.depths:
+            if target_depth is None or depth == target_depth:
                 for node in memory.known_files(folder):
                     if memory.is_unread(node):
                         yield Goal("cat", node, folder, steps + 1, memory.named(node))
             if memory.is_open(folder):
                 yield Goal("ls", folder, folder, steps + 2, 0)
+
+    def _target_depth(self, memory: Memory) -> int | None:
+        """How deep the target lies in the deepest possible kind of tree; None if nothing is known of that."""
+        possible = [shape for shape in self.shapes if _can_be(shape, memory)]
+        return max((shape.depth or 0 for shape in possible or self.shapes), default=None)
 
     @staticmethod
     def _has_time(memory: Memory, goal: Goal, answers: set[int], steps_left: int) -> bool:
@@ -91,6 +98,22 @@ class Searcher:
         steps = {node: memory.distance(memory.folder(node)) for node in best}
         nearest = [node for node in best if steps[node] == min(steps.values())]
         return towards(memory, (("id", node, memory.folder(node)) for node in nearest))
+
+
+def _can_be(shape: Shape, memory: Memory) -> bool:
+    """Whether what was listed can be of this kind of capped tree: no folder shows too much, and a target is left."""
+    deepest = shape.depth or 0
+    has_target = False
+    for folder in memory.known_folders():
+        depth = memory.depth(folder)
+        if folder not in memory.listed:
+            has_target |= depth <= deepest
+            continue
+        folders, files = memory.listing(folder)
+        if files > (shape.files or 0) or folders > (shape.folders or 0) * (depth < deepest):
+            return False
+        has_target |= memory.is_open(folder) or (depth == deepest and files > 0)
+    return has_target
 
 
 def shortest(memory: Memory, target: int) -> frozenset[int]:

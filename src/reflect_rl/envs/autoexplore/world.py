@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -62,8 +63,9 @@ class AutoExplore(SimpleTextEnv):
     Terminated: SUCCESS or FAILURE, by `id`. Truncated: HORIZON, after `horizon` steps, 15 by default.
 
     ## Experts
-    "searcher" reads what is nearest and answers with what matches best; "leaf-searcher" knows how deep targets lie in
-    these trees, and reads nothing else; "shortest" knows the target, as in the paper.
+    "searcher" reads what is nearest and answers with what matches best; "leaf-searcher" knows the kinds of `trees`,
+    takes the deepest that what it has seen leaves possible, and reads only as deep as targets lie there; "shortest"
+    knows the target, as in the paper.
 
     ## Version history
     v1: first version.
@@ -121,9 +123,8 @@ class AutoExplore(SimpleTextEnv):
         self.expert_name, self.leave_out = expert, leave_out
         self.characters, self.listing, self.lines = page, listing, lines if shown == "matches" else None
         self.success_reward, self.wrong_reward, self.step_reward = success_reward, wrong_reward, step_reward
-        depths = {shape.depth for shape in shapes}
-        is_known = expert == "leaf-searcher" and None not in depths and own is None
-        self._searcher = Searcher(frozenset(depth or 0 for depth in depths) if is_known else None)
+        is_known = expert == "leaf-searcher" and own is None and all(shape.depth is not None for shape in shapes)
+        self._kinds = shapes if is_known else ()
 
     def tasks(self, split: str) -> tuple[str, ...]:
         """The names of a split. Raises EnvironmentContractError for another split, or if no repository is there."""
@@ -162,6 +163,8 @@ class AutoExplore(SimpleTextEnv):
         self.question = start.task.question
         self.reader = reader(tree, self.characters, start is self.starts.own)
         self.view = self._seen(start, tree, self.target, stage)
+        near = [replace(kind, depth=min(kind.depth or 0, 1)) for kind in self._kinds]
+        self._searcher = Searcher(tuple(near) if stage == NEAR else self._kinds)
         self._memory = Memory(self.view, query, self.view.place(self.view.root))
         self._told, self._paths_read = "", "none"
 
