@@ -92,24 +92,32 @@ def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Prog
         deque((regime, arm, seed, settings) for arm, settings in arms.items()) for regime, seed, arms in groups
     )
     places = [place_of(out, regime, arm, seed) for regime, seed, arms in groups for arm in arms]
-    with progress.bar("compare", len(places), "runs") as bar, worker_pool(workers) as pool:
+    before = {place for place in places if is_evaluated(place)}  # in no time, so they would flatter the rate
+    with (
+        progress.bar("compare", len(places), "runs", done=len(before)) as bar,
+        worker_pool(workers) as pool,
+    ):
 
         def begin(group: deque[Run]) -> None:
-            active[pool.submit(train, *group.popleft(), out)] = group
+            run = group.popleft()
+            is_new = place_of(out, *run[:3]) not in before
+            active[pool.submit(train, *run, out)] = group, is_new
 
-        active: dict[Future[None], deque[Run]] = {}
+        active: dict[Future[None], tuple[deque[Run], bool]] = {}
         for _ in range(min(workers, len(waiting))):
             begin(waiting.popleft())
         try:
             while active:
                 done, _ = wait(active, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                finished = 0
                 for future in done:
-                    group = active.pop(future)
+                    group, is_new = active.pop(future)
                     future.result()
+                    finished += is_new
                     if group or waiting:
                         begin(group or waiting.popleft())
                 bar.note(running=under_way(places))
-                bar.update(len(done))
+                bar.update(finished)
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             if active and isinstance(error, ReflectRLError):
