@@ -233,6 +233,23 @@ def test_only_what_a_setting_touches_runs_again_and_says_so(out: Path) -> None:
     assert read_config(RunFolder(out)).evaluate.shown_episodes == 3
 
 
+def test_a_file_that_the_world_reads_is_an_input(out: Path, tmp_path: Path) -> None:
+    stages = [Toy("gather", ("env.options",), outputs=("episodes.jsonl",)), *TOYS[1:]]
+    file, other = tmp_path / "tasks.jsonl", tmp_path / "other.jsonl"
+    file.write_text("one")
+    options = {"tasks": str(file), "trees": "d1F4D3", "odd": "\0", "root": str(tmp_path), "long": "x" * 5000}
+    heard = Heard()
+    assert go(out, stages, heard, env__options=options) == ["gather", "train", "judge"]
+    assert go(out, stages, heard, env__options=options) == []
+    file.write_text("two")
+    assert go(out, stages, heard, env__options=options) == ["gather"]
+    assert "gather: runs again (env.options.tasks changed)" in heard.said
+    heard = Heard()
+    file.rename(other)
+    assert go(out, stages, heard, env__options=options) == ["gather"]
+    assert "gather: runs again (env.options.tasks changed)" in heard.said
+
+
 def test_a_stage_that_writes_the_same_again_leaves_the_later_ones_done(out: Path) -> None:
     go(out)
     assert go(out, only=("gather",), force=True) == ["gather"]

@@ -1,7 +1,7 @@
 """Manifests: the record of a finished stage, and the reasons why a stage has to run.
 
 A stage is done if `manifests/<stage>.json` holds the key of what would run now (the settings it depends on, sha256 of
-its inputs, and the library version), and its outputs are unchanged.
+its inputs and of the files that options of its world name, and the library version), and its outputs are unchanged.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,9 +20,12 @@ from typing import Any
 
 from reflect_rl import __version__
 from reflect_rl.errors import RunFolderError
+from reflect_rl.paths import expanded
 from reflect_rl.records import CHECKED, read_record
-from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.folder import RunFolder, hash_path
 from reflect_rl.settings import Settings, setting_keys
+
+WORLD_OPTIONS = "env.options"
 
 Hashes = dict[str, str | None]
 """sha256 by file or folder name; None if it does not exist."""
@@ -81,7 +85,7 @@ class Manifest:
 def wanted(run: RunFolder, stage: Stage, settings: Settings) -> Manifest:
     """The manifest (without results) that a stage would get if it ran now."""
     used = select(flat(settings), stage.settings)
-    inputs = hashes(run, stage.inputs)
+    inputs = hashes(run, stage.inputs) | _files_of_the_world(used.get(WORLD_OPTIONS) or {})
     content = {"stage": stage.name, "settings": used, "inputs": inputs, "version": __version__}
     key = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
     return Manifest(stage.name, key, used, inputs, versions=versions())
@@ -100,9 +104,10 @@ def reason_to_run(run: RunFolder, stage: Stage, found: Manifest | None, now: Man
     if found is None:
         return "not done yet"
     if found.key != now.key:
+        both = dict.fromkeys((*now.inputs, *found.inputs))
         changed = [
             *changes(found.settings, now.settings),
-            *(f"{name} changed" for name in stage.inputs if found.inputs.get(name) != now.inputs[name]),
+            *(f"{name} changed" for name in both if found.inputs.get(name) != now.inputs.get(name)),
         ]
         made = found.versions.get("reflect_rl", "another version")
         return "; ".join(changed) or f"made by reflect-rl {made}, this is {__version__}"
@@ -125,6 +130,13 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def hashes(run: RunFolder, names: tuple[str, ...]) -> Hashes:
     return {name: run.hash(name) if (run / name).exists() else None for name in names}
+
+
+def _files_of_the_world(options: Mapping[str, Any]) -> Hashes:
+    """The files that options of the world name, such as a file of tasks, by dotted key."""
+    paths = {name: expanded(value) for name, value in options.items() if isinstance(value, str)}
+    files = {name: path for name, path in paths.items() if os.path.isfile(path) and os.access(path, os.R_OK)}
+    return {f"{WORLD_OPTIONS}.{name}": hash_path(path) for name, path in files.items()}
 
 
 def flat(settings: Settings) -> dict[str, Any]:
