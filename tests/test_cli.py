@@ -274,7 +274,7 @@ def test_a_run_ends_with_its_figures(toy_pipeline: Path, capsys: pytest.CaptureF
     [("run taxi", "runs/taxi"), ("run taxi --seed 3", "runs/taxi-seed3"), ("run my.yaml", "runs/my")],
 )
 def test_a_run_has_a_folder_of_its_own(toy_pipeline: Path, line: str, folder: str) -> None:
-    (toy_pipeline / "my.yaml").write_text("seed: 8\n")
+    (toy_pipeline / "my.yaml").write_text("env: {name: taxi}\n")
     assert run_command(line.split()) == 0
     assert (toy_pipeline / folder / "results.json").is_file()
 

@@ -120,9 +120,18 @@ def test_a_setting_that_is_no_recipes_is_compared_with_its_own_kind() -> None:
 
 
 def test_overrides_beat_the_recipe_and_leave_the_rest(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("seed: 4\nrl:\n  lr: 1e-3\n  iterations: 7\n")
+    (tmp_path / "mine.yaml").write_text("seed: 4\nenv: {name: taxi}\nrl:\n  lr: 1e-3\n  iterations: 7\n")
     settings = load_settings(tmp_path / "mine.yaml", {"rl.iterations": 9})
     assert (settings.seed, settings.rl.lr, settings.rl.iterations) == (4, 1e-3, 9)
+
+
+def test_a_recipe_names_its_world(tmp_path: Path) -> None:
+    """Otherwise the default world is trained, which nobody asked for."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("env: {horizon: 9}\n")
+    with pytest.raises(SettingsError, match=r"mine.yaml names no world. Add env: \{name: taxi\}"):
+        load_settings(path)
+    assert load_settings(path, {"env.name": "frozenlake"}).env.name == "frozenlake"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +199,7 @@ def test_a_recipe_with_a_setting_of_an_earlier_version_is_told_what_became_of_it
 
 def test_a_run_folder_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     former = {"policy": {"hedge": True}, "rl": {"slots": 7, "anchor": 0.5, "lr": 1e-3}, "compute": {"rows": 3}}
-    former |= {"reflector_sft": {"attempts": 2, "steps": 9}, "prompt": {"history": 2}}
+    former |= {"env": {"name": "taxi"}, "reflector_sft": {"attempts": 2, "steps": 9}, "prompt": {"history": 2}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(former))
     settings = read_config(RunFolder(tmp_path))
     assert (settings.policy.gated_mixture, settings.rl.num_envs, settings.rl.reference_kl) == (True, 7, 0.5)

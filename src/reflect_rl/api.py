@@ -147,7 +147,7 @@ def run(
         raise SettingsError('Settings have no name to call a run folder by. Say where it should be: out="runs/mine".')
     else:
         given = recipe.model_dump() if isinstance(recipe, Settings) else recipe
-        settings = parse_settings(given, own)
+        settings = parse_settings(given, own, source="the mapping")
     folder = output_folder(out, "out")
     shared = None if store is None else output_folder(store, "store")
     written = None if rollouts is None else rollouts_path(rollouts)

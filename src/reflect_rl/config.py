@@ -102,9 +102,14 @@ def parse_settings(data: Mapping[str, Any], overrides: Mapping[str, Any] | None 
         set_key(merged, dotted, value)
     _read_texts(merged, Path())
     try:
-        return Settings.model_validate(merged)
+        settings = Settings.model_validate(merged)
     except ValidationError as error:
         raise SettingsError(_explain(error, source)) from error
+    if source and "name" not in merged.get("env", {}):
+        raise SettingsError(
+            f"{source} names no world. Add env: {{name: taxi}}, or module:Class for your own; or give --env.name."
+        )
+    return settings
 
 
 def parse_section(kind: type[Section], values: Mapping[str, Any], name: str) -> Any:
