@@ -185,6 +185,7 @@ def test_a_stage_that_is_evaluated_again_writes_nothing_new(
         '{"id": "a", "length": [1], "steps": []}',
         '{"id": "a", "trial": "x", "steps": []}',
         f'{{"id": "a", "return": {10**400}, "steps": []}}',
+        r'{"id": "a", "task": "\ud800", "steps": []}',
         '{"id": "a\udcff", "steps": []}',
     ],
 )
