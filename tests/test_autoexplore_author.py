@@ -128,3 +128,18 @@ def test_what_is_read_in_an_answer() -> None:
     assert question_in('Sure!\n\n"Where are the bills kept?"\n') == "Where are the bills kept?"
     assert question_in("question:  Where\tare they?") == "Where are they?"
     assert forbidden("net/urls_v2/parse_url.py") == ["net", "urls", "parse", "url"]
+
+
+@pytest.mark.parametrize("text", ["", "Ask a question about the file.\n"])
+def test_a_prompt_that_shows_no_file_is_refused(text: str, shop: Path, server: FakeServer, tmp_path: Path) -> None:
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text(text)
+    given = ("--teacher", "openai:m", "--server.base_url", server.base_url, "--prompt", str(prompt))
+    err = io.StringIO()
+    with redirect_stderr(err):
+        code = run_command(
+            ["autoexplore", "build", str(shop), "--split-by", "file", "-o", str(tmp_path / "t.jsonl"), *given]
+        )
+    assert code == 2
+    assert f"--prompt {prompt} lacks {{source}}" in err.getvalue()
+    assert server.calls.total() == 0

@@ -55,6 +55,17 @@ def test_the_best_comes_first_whatever_the_order_of_files(write: Write) -> None:
     assert ranked(*files[::-1]) == best
 
 
+def test_a_file_may_begin_with_a_byte_order_mark_and_holds_finite_numbers(write: Write) -> None:
+    file = write("a")
+    text = file.read_text()
+    file.write_text(text, encoding="utf-8-sig")
+    assert ranked(file) == [("a", 2, 4)]
+    for number in ("NaN", "-Infinity", "1e999"):
+        file.write_text(text.replace("50", number))
+        with pytest.raises(LeaderboardError, match=f"{number} is no finite number"):
+            ranked(file)
+
+
 def test_games_may_be_named_by_their_paths_and_counted(write: Write) -> None:
     paths = {f"/data/json_2.1.1/{game}/game.tw-pddl": True for game in GAMES}
     counted = {"games": None, "wins": 7, "episodes": 8, "panel_sha256": tasks_hash(GAMES)}

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from reflect_rl.__main__ import run_command
 from reflect_rl.errors import SelectionError
 from reflect_rl.pools.file import PoolFile, already_indices
+from reflect_rl.pools.tfidf import tfidf
+from reflect_rl.progress import Progress
 
 KEPT = '{"id": "p1", "rank": 1, "gain": 1.0, "strategy": "random", "score": null}\n'
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -242,6 +244,34 @@ def test_an_error_names_the_line_where_the_item_begins(
     said = capsys.readouterr().err
     assert f"{name}, {message}" in said
     assert said.count("line ") == 1
+
+
+@pytest.mark.parametrize("size", [3, 7, 5000])
+def test_a_pool_that_changes_while_it_is_read_is_one_message(size: int, folder: Path) -> None:
+    file = PoolFile(Path("pool.jsonl"))
+    items = len(file.ids("id"))
+    changed = "".join(json.dumps({"text": f"w{number}", "x": [1.0, 2.0]}) + "\n" for number in range(size))
+    write("pool.jsonl", changed)
+    read = (
+        lambda: file.vectors("x", items),
+        lambda: file.labels("text"),
+        lambda: tfidf(lambda: file.texts("text"), items, Progress()),
+    )
+    for attempt in read:
+        with pytest.raises(SelectionError, match=r"pool\.jsonl was changed while it was read"):
+            attempt()
+
+
+def test_a_pool_that_grows_behind_its_end_is_one_message(folder: Path) -> None:
+    file = PoolFile(Path("pool.jsonl"))
+    items = len(file.ids("id"))
+    reading = iter(file.texts("text"))
+    for _ in range(items):
+        next(reading)
+    with Path("pool.jsonl").open("a") as more:
+        more.write(json.dumps({"text": "late"}) + "\n")
+    with pytest.raises(SelectionError, match="was changed while it was read"):
+        next(reading)
 
 
 def parquet(path: str, columns: dict[str, Any]) -> None:

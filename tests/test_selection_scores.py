@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from reflect_rl.lm.scoring import TokenScores, generated_scores, given_scores
 from reflect_rl.lm.text import encode_all
 from reflect_rl.pools.embeddings import kept_embeddings
 from reflect_rl.progress import Progress
+from reflect_rl.runs.locks import take_lock
 from tiny_models import CONTEXT, gpt2, lookup, of_kind, tokenizer
 
 TEXTS = ["Item 3 away.", "Go left. Item 3 away. Go right. " * 4, "x", "Go take. Go right.", "Item 3 away."]
@@ -262,6 +264,42 @@ def test_items_are_ranked_by_what_the_model_says(folder: Path, capsys: pytest.Ca
     for strategy in ("least-confidence", "mean-margin", "min-margin", "max-token-uncertainty"):
         assert select(*ENTROPY[2:], "--strategy", strategy) == 0
     assert scores_files(folder) == [kept]  # one file for all of them
+
+
+def test_whole_scores_are_read_without_writing(folder: Path) -> None:
+    """The folder may be read-only, and others may read them at the same time."""
+    assert select(*ENTROPY) == 0
+    (kept,) = scores_files(folder)
+    before = kept.stat().st_mtime_ns
+    with kept.open("ab") as file:
+        take_lock(file, kept, print)
+        assert select(*ENTROPY) == 0
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_the_name_of_a_pool_is_no_pattern(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a**.jsonl", "pool[1].jsonl"):
+        shutil.copy("pool.jsonl", name)
+        for tokens in ("2", "3"):
+            given = (*ENTROPY[:-1], tokens, "--text-column", "prompt", "--budget", "5")
+            assert run_command(["select", name, *given]) == 0
+        assert "not used: scores of other models, settings or pools, files: 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("use", [ENTROPY, ("--embed-model", "models/gpt2")])
+def test_a_file_that_cannot_grow_is_one_message_that_names_it(
+    use: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
+    try:
+        assert select(*use) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: pool.jsonl.")
+    assert "could not be written: File too large." in said
+    assert select(*use) == 0
 
 
 @pytest.mark.parametrize("cut", ["line", "half a line", "batch", "only the beginning"])

@@ -238,6 +238,21 @@ def test_a_server_that_stays_away_ends_the_command_and_what_arrived_is_kept(tmp_
         assert back.calls.total() == 5
 
 
+def test_the_query_of_an_address_is_sent_and_not_told() -> None:
+    with FakeServer() as server:
+        address = f"{server.base_url}?api-key={KEY[3:]}"
+        with ServedModel(settings(server, base_url=address), None) as model:
+            assert isinstance(model.ask([question(1)])[0], Answer)
+        wrong = settings(server, base_url=address, model="other")
+        with ServedModel(wrong, None) as model, pytest.raises(ServerError) as refused:
+            model.ask([question(2)])
+    with ServedModel(settings(server, base_url=address, retries=0), None) as model, pytest.raises(ServerError) as away:
+        model.ask([question(3)])
+    for caught in (refused, away):
+        assert f"The model server {server.base_url}" in str(caught.value)
+        assert KEY[3:] not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("server", "changed", "said"),
     [
@@ -399,6 +414,11 @@ def test_log_probabilities_of_labels_at_the_first_token() -> None:
         "A": pytest.approx(-9998.3, abs=0.1)
     }
     assert label_logprobs(choice, (), "A") is None
+    blank = [{"token": "A", "logprob": -5.0}, {"token": "B", "logprob": -6.0}]
+    content = [{"token": token, "top_logprobs": blank} for token in ("", "\n\n")]
+    assert label_logprobs({"logprobs": {"content": content}}, ("A", "B"), "B") is None
+    content.append({"token": "B", "top_logprobs": [{"token": "B", "logprob": -0.1}]})
+    assert label_logprobs({"logprobs": {"content": content}}, ("A", "B"), "B") == {"B": -0.1}
     assert label_logprobs({"logprobs": None}, ("A",), "A") is None
 
 

@@ -185,6 +185,21 @@ def test_a_teacher_without_one_usable_word_is_an_error(collected: RunFolder) -> 
         annotate(collected, Context(served(server)), Progress())
 
 
+def test_a_pool_without_an_experts_action_is_told_before_anything_is_paid_for(collected: RunFolder) -> None:
+    file = collected / "episodes.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for step in (step for row in rows for step in row["steps"]):
+        step |= {"expert": None, "experts": []}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with FakeServer(reply=lambda request: NOTE) as server:
+        for more in (("--dry-run",), ()):
+            ended = annotated(collected, server, *more)
+            assert ended.code == 2
+            assert "episodes.jsonl has no state with an expert's action" in ended.err
+            assert "annotate.actions_by: teacher" in ended.err
+        assert server.calls.total() == 0
+
+
 def test_a_faulty_server_labels_every_state_exactly_once(collected: RunFolder) -> None:
     faults = ("429", "500", "503", "cut", "malformed", None, None)
 

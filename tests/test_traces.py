@@ -185,6 +185,7 @@ def test_a_stage_that_is_evaluated_again_writes_nothing_new(
         '{"id": "a", "length": [1], "steps": []}',
         '{"id": "a", "trial": "x", "steps": []}',
         f'{{"id": "a", "return": {10**400}, "steps": []}}',
+        r'{"id": "a", "task": "\ud800", "steps": []}',
         '{"id": "a\udcff", "steps": []}',
     ],
 )
@@ -270,6 +271,15 @@ def test_the_page_of_a_large_file_shows_what_fits_and_says_so(browser: Any, path
     opened.page.close()
 
 
+def test_rows_that_are_left_out_of_the_table_are_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reflect_rl.evaluation.report_rollouts.MOST_GROUPS", 2)
+    with RolloutFile(path) as file:
+        file.add({**episode(number), "agent": f"agent {number}"} for number in range(3))
+    report_rollouts(path, path.with_suffix(".html"), Progress())
+    page = path.with_suffix(".html").read_text()
+    assert '"groups_total":3' in page.replace(": ", ":")
+
+
 @pytest.mark.browser
 def test_invalid_answers_are_shown_where_they_were_given(browser: Any, path: Path) -> None:
     answered = episode(0)
@@ -345,6 +355,17 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(path: Path, tmp_path
     with pytest.raises(RunFolderError, match="damaged"):
         export_dataset(path, to, Progress())
     assert "2 episodes" in (to / "README.md").read_text()
+
+
+def test_an_export_does_not_replace_what_it_reads(path: Path, tmp_path: Path) -> None:
+    with RolloutFile(path) as file:
+        file.add([episode(0)])
+    to = export_dataset(path, tmp_path / "data", Progress())
+    own = to / "data" / "mine.jsonl"
+    own.write_bytes(path.read_bytes())
+    with pytest.raises(OutputError, match=r"overlaps .*mine\.jsonl, which this command reads"):
+        export_dataset(own, to, Progress())
+    assert own.read_bytes() == path.read_bytes()
 
 
 def test_parquet_holds_the_same_rows(path: Path, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def _read_texts(data: dict[str, Any], folder: Path) -> None:
 def _file_text(key: str, value: str, folder: Path) -> str:
     file = folder / expanded(value[1:])
     try:
-        text = file.read_text(encoding="utf-8").strip()
+        text = file.read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
         raise SettingsError(f"{key}: {value} names a file that cannot be read as text: {error}.") from error
     if not text:

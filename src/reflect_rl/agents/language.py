@@ -89,7 +89,7 @@ class Prompting:
 
 def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path} cannot be read as text: {error}.") from error
     missing = [field for field in NEEDED[path.name] if f"{{{field}}}" not in text]

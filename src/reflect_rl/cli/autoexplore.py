@@ -132,9 +132,12 @@ def _ask(find: Find, server: ServerSettings, prompt: Path | None, out: Path | No
 
 def _text_of(prompt: Path) -> str:
     try:
-        return expanded(prompt).read_text(encoding="utf-8")
+        text = expanded(prompt).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"--prompt {prompt} cannot be read: {error}.") from error
+    if "{source}" not in text:
+        raise SettingsError(f"--prompt {prompt} lacks {{source}}, in whose place a file's text is put.")
+    return text
 
 
 @app.command

@@ -99,6 +99,11 @@ def _plan(run: RunFolder, settings: Settings, progress: Progress) -> Plan:
     by_expert = settings.annotate.actions_by == "expert"
     kind = "states with an expert's action" if by_expert else "states"
     labelled = [entry for entry in order if entry.expert is not None or not by_expert]
+    if settings.served_teacher and not labelled:  # before anything is paid for
+        raise RunFolderError(
+            f"{run / 'episodes.jsonl'} has no state with an expert's action, so there is no action to learn from. "
+            f"Collect with an expert, or let the teacher label actions: annotate.actions_by: teacher."
+        )
     actions = _within(labelled, settings.annotate.actions, "action", kind, progress)
     if settings.selects:
         return Plan(pool, actions, _selected(run, order, settings))

@@ -75,9 +75,9 @@ def export_dataset(file: Path, to: str | Path, progress: Progress) -> Path:
     """Write README.md and data/ into the folder `to`; return it. An earlier export in it is replaced.
 
     Raises RunFolderError (the file is missing, damaged or empty, or the disk is full) and OutputError (`to` holds
-    something else).
+    something else, or the file).
     """
-    folder, total = output_folder(to, "--to"), sum(1 for _ in episode_heads(file))
+    folder, total = output_folder(to, "--to", [file]), sum(1 for _ in episode_heads(file))
     if not total:
         raise RunFolderError(f"{file} holds no episodes. Name a file to which --rollouts has written some.")
     claim_folder(folder, "data set of rollouts", option="--to")

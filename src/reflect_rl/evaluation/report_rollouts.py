@@ -49,6 +49,7 @@ def report_rollouts(
         "name": out.parent.resolve().name if results else path.name,
         "results": results,
         "groups": [_row(*each) for each in list(sums.items())[:MOST_GROUPS]],
+        "groups_total": len(sums),
         "episodes": {"total": len(positions), "shown": shown},
     }
     page = render(data, title=f"{data['name']} · rollouts · reflect-rl")

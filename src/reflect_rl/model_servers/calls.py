@@ -87,6 +87,11 @@ class Calls:
         self._refused: set[str] = set()
         self._answered = 0
 
+    @property
+    def _address(self) -> str:
+        """The server's address for messages: without a query, which may hold a key."""
+        return str(self._client.base_url.copy_with(query=None))
+
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
@@ -102,7 +107,7 @@ class Calls:
                 failures, answered = 1 if again.limited and served_others else failures + 1, self._answered
                 if failures > self.settings.retries:
                     raise ServerError(
-                        f"The model server {self._client.base_url} did not answer: {again} ({failures} tries). All "
+                        f"The model server {self._address} did not answer: {again} ({failures} tries). All "
                         f"earlier answers are kept. When it is back, run the same command again."
                     ) from None
                 await asyncio.sleep(self._wait(again, ask, failures))
@@ -159,7 +164,7 @@ class Calls:
             raise Again(said, retry_after(headers), limited=status == 429)
         what = {401: "the key in OPENAI_API_KEY", 403: "the key in OPENAI_API_KEY", 404: "the model or the address"}
         raise ServerError(
-            f"The model server {self._client.base_url} refused {what.get(status, 'the request')} for model "
+            f"The model server {self._address} refused {what.get(status, 'the request')} for model "
             f"'{self.settings.model}'. {said}. All earlier answers are kept."
         )
 
@@ -249,19 +254,20 @@ def without_thinking(text: str) -> str:
 
 
 def label_logprobs(choice: dict[str, Any], labels: Sequence[str], text: str) -> dict[str, float] | None:
-    """Log-probabilities of labels at the first token; tokens that differ by white space count together.
+    """Log-probabilities of labels at the first token that is not blank; tokens that differ by white space count as one.
 
-    text: the answer. None if it does not begin with that token, which is then one of the model's thoughts, or if the
-    log-probabilities are damaged.
+    text: the answer, without white space around it. None if it does not begin with that token, which is then one of the
+    model's thoughts, or if the log-probabilities are damaged.
     """
     tokens = (choice.get("logprobs") or {}).get("content") if labels else None
     if not tokens:
         return None
     found: dict[str, float] = {}
     try:
-        if not text.startswith(tokens[0].get("token", "").strip()):
+        first = next((token for token in tokens if token.get("token", text).strip()), None)
+        if first is None or not text.startswith(first.get("token", "").strip()):
             return None
-        for token in tokens[0].get("top_logprobs") or []:
+        for token in first.get("top_logprobs") or []:
             label, value = token["token"].strip(), float(token["logprob"])
             if label in labels and math.isfinite(value):
                 found[label] = float(np.logaddexp(found.get(label, -math.inf), value))

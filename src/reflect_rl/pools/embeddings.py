@@ -15,9 +15,9 @@ import numpy as np
 
 from reflect_rl.errors import ReflectRLError, SelectionError
 from reflect_rl.pools.file import NO_ARRAY, read_array
+from reflect_rl.pools.kept import kept_file
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.runs.locks import take_lock
 
 States = Callable[[np.ndarray], Iterator[tuple[int, np.ndarray]]]
 """done_N -> (row, its embedding) for all rows that are not done."""
@@ -29,7 +29,7 @@ def kept_embeddings(
 ) -> np.ndarray:
     """(N, D) float32, memory-mapped: read from `path` if the file there matches `about`, else computed and stored.
 
-    Each step is reported. Raises SelectionError if another process is writing the file.
+    Each step is reported. Raises SelectionError if another process is writing the file, or if it cannot be written.
     """
     note = RunFolder(path.parent)
     if path.exists() and _fingerprint(path) == about["fingerprint"]:
@@ -43,11 +43,7 @@ def kept_embeddings(
     if path.exists():
         progress.say(f"embeddings: {path.name} is not what it should be, and is computed again")
     part = path.with_name(f"{path.name}.part")
-    with part.open("a+b") as file:
-        try:
-            take_lock(file, path, progress.warn)
-        except BlockingIOError:
-            raise SelectionError(f"{path} is being written by another process. Wait until it ends.") from None
+    with kept_file(part, path, progress):
         some = False
         try:
             part_ND, done_N = _begun(part, shape)

@@ -10,7 +10,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -29,9 +29,14 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PoolFile:
-    """A file of rows. All reads raise SelectionError if the file is missing or damaged, or lacks a column."""
+    """A file of rows. All reads raise SelectionError if the file is missing or damaged, or lacks a column.
+
+    It is read more than once, so all reads also raise SelectionError if it has changed since the first one.
+    """
 
     path: Path
+    _seen: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The file's state at the first read, and its number of rows after a whole one."""
 
     def rows(self, columns: Sequence[str] = ()) -> Iterator[tuple[str, Row]]:
         """(position, row) for each row; `columns` must exist."""
@@ -42,12 +47,17 @@ class PoolFile:
             )
         try:
             _check_file(self.path)
-            for where, row in reader(self.path, columns):
+            number = -1
+            for number, (where, row) in enumerate(reader(self.path, columns)):
+                if number % BATCH == 0 or number == self._seen.get("rows"):
+                    self._check_unchanged()
                 for column in columns:
                     if column not in row:
                         there = ", ".join(map(str, row)) or "none"
                         raise SelectionError(f"{self.path}, {where}: there is no column {column!r}. Columns: {there}.")
                 yield where, row
+            self._check_unchanged()
+            self._seen["rows"] = number + 1
         except OSError as error:
             raise SelectionError(f"{self.path} cannot be read: {error.strerror or error}.") from None
         except UnicodeDecodeError as error:
@@ -140,6 +150,12 @@ class PoolFile:
             vectors_ND = vectors_ND.astype(np.promote_types(vectors_ND.dtype, vector.dtype), copy=False)
             vectors_ND[number] = vector
         return vectors_ND
+
+    def _check_unchanged(self) -> None:
+        now = self.path.stat()
+        state = now.st_size, now.st_mtime_ns
+        if self._seen.setdefault("state", state) != state:
+            raise SelectionError(f"{self.path} was changed while it was read. When nothing writes to it, select again.")
 
     def _check_text(self, where: str, column: str, text: str) -> None:
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):

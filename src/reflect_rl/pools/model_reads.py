@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import time
@@ -145,11 +146,13 @@ class ModelReads:
         from reflect_rl.pools.scores import write_scores
 
         file = self.scores_file
-        with file.adding(self.progress) as out:
-            done_N = file.done()
+        done_N = file.done()
+        writing = nullcontext() if done_N.all() else file.adding(self.progress)  # the folder may be read-only
+        with writing as out:
+            done_N = done_N if out is None else file.done()
             said = f"{int(done_N.sum()):,} of {len(self.texts):,} items are in {file.path.name} already"
             self.progress.say(said if done_N.any() else f"scores go to {file.path}")
-            if not done_N.all():
+            if out is not None and not done_N.all():
                 for row, scores in self._scores(done_N):
                     write_scores(out, row, scores)
         return file.tokens(quantity)
@@ -210,7 +213,9 @@ class ModelReads:
         about = {"scores after": self.texts.name, "items": len(self.texts), **asked}
         about |= {"by": self.use.model, "fingerprint": _digest(about, mark, self._pool, self._target_pool)}
         path = self._beside("scores", about["fingerprint"], ".jsonl")
-        others = [each for each in path.parent.glob(f"{self.file.path.name}.scores-*.jsonl") if each != path]
+        others = [
+            each for each in path.parent.glob(f"{glob.escape(self.file.path.name)}.scores-*.jsonl") if each != path
+        ]
         if others:
             self.progress.say(f"not used: scores of other models, settings or pools, files: {len(others)}")
         return ScoresFile(path, about, len(self.texts))

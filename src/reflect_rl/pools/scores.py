@@ -17,8 +17,8 @@ import numpy as np
 
 from reflect_rl.errors import SelectionError
 from reflect_rl.lm.scoring import TokenScores
+from reflect_rl.pools.kept import kept_file
 from reflect_rl.progress import Progress
-from reflect_rl.runs.locks import take_lock
 from reflect_rl.selection.tokens import Tokens
 
 QUANTITIES = ("entropies", "margins", "logprobs")
@@ -56,11 +56,7 @@ class ScoresFile:
         After an error the file stays, unless it has no scores.
         """
         head = json.dumps(self.about, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        with self.path.open("a+b") as file:
-            try:
-                take_lock(file, self.path, progress.warn)
-            except BlockingIOError:
-                raise SelectionError(f"{self.path} is being written by another process. Wait until it ends.") from None
+        with kept_file(self.path, self.path, progress) as file:
             whole, size = _whole_lines(file), file.seek(0, os.SEEK_END)
             if whole < size:
                 progress.warn(f"{self.path}: the last line was cut off; its item is scored again")

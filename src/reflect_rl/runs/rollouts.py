@@ -162,6 +162,8 @@ def _parsed(path: Path, position: int, text: bytes, whole: bool = False) -> dict
     """An episode. whole: with its steps."""
     try:
         episode = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        if whole and b"\\u" in text:
+            json.dumps(episode, ensure_ascii=False).encode()  # raises ValueError for half of a surrogate pair
         steps = episode["steps"] if whole else episode.get("steps", [])
         if not isinstance(episode["id"], str) or not isinstance(steps, list):
             raise TypeError("it is no episode")

@@ -2,9 +2,10 @@
 
 function rolloutsPage(data) {
   const { results, episodes, groups } = data;
+  const cut = list(groups).length < data.groups_total && `The first ${count(groups.length)} of ${count(data.groups_total)} rows.`;
   const sections = [
     results && section("result", "Result", null, agentSection(results)),
-    section("counts", "Episodes by agent and place", null, table(["agent", "place", "episodes", "success", "95 % interval", "return", "steps"],
+    section("counts", "Episodes by agent and place", cut || null, table(["agent", "place", "episodes", "success", "95 % interval", "return", "steps"],
       list(groups).map((one) => [one.agent, one.place, count(one.episodes), percent(one.success), interval(one.interval) || ABSENT,
         fixed(one.return_mean), fixed(one.steps_mean, 1)]), { numeric: [2, 3, 4, 5, 6], label: "Episodes by agent and place" })),
     section("episodes", "Episodes", `${count(episodes.shown.length)} of ${count(episodes.total)} episodes, spread evenly over the file, step by step.`,
