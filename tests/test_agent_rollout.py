@@ -58,7 +58,9 @@ def test_an_agent_plays_the_episodes_of_a_rollout(trained: tuple[RunFolder, Cont
         for shown, choice, log_probs_N in zip(episode.shown, episode.choices, log_probs, strict=True):
             decision = agent.act(shown.state.observation, shown.state.actions, shown.state.facts)
             assert (decision.choice, decision.reflection) == (choice, shown.reflection)
-            assert decision.probabilities == tuple(map(math.exp, log_probs_N[: len(shown.state.actions)].tolist()))
+            shares = list(map(math.exp, log_probs_N[: len(shown.state.actions)].tolist()))
+            assert decision.probabilities == pytest.approx(shares, rel=1e-6)
+            assert abs(math.fsum(decision.probabilities) - 1) < 1e-12  # numpy's `choice` takes them
 
 
 @pytest.mark.parametrize("greedy", [True, False], ids=["greedy", "sampled"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gymnasium
+import numpy as np
 import pytest
 
 from reflect_rl.envs.bridges.gymnasium import from_gymnasium
@@ -48,6 +49,23 @@ def test_success_is_a_rewarded_end_and_a_hole_is_a_failure():
             _, _, terminated, truncated, info = env.step(next(i for i, name in enumerate(LAKE) if name[0] == letter))
         assert (terminated, truncated, info["stop"]) == (True, False, stop)
         assert info["success"] == (stop is StopReason.SUCCESS)
+
+
+class Vector(gymnasium.Env):
+    """Its observation is a vector that numpy would shorten."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (2000,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return {"seen": np.arange(2000)}, {}
+
+
+def test_by_default_a_long_vector_is_shown_whole():
+    text, _ = from_gymnasium(Vector, actions=("left", "right"))().reset(seed=0)
+    assert "..." not in text
+    assert " 777, " in text
 
 
 def test_a_success_of_ones_own_decides():

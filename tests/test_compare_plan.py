@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from reflect_rl.config import parse_settings, parse_yaml, read_recipe, recipe_names
+from reflect_rl.config import load_settings, parse_settings, parse_yaml, read_recipe, recipe_names
+from reflect_rl.core_yaml import dump_yaml
 from reflect_rl.errors import SettingsError
+from reflect_rl.pipeline.gather import arm_settings
 from reflect_rl.pipeline.plan import PLANS, plan_names, read_plan
+from reflect_rl.settings import Settings
 
 OWN = """
 reference: plain
@@ -34,6 +37,21 @@ def test_every_arm_of_the_librarys_plans_has_settings_that_can_be_used(plan):
                 parse_settings(read_recipe(recipe), changed)
                 tried += 1
     assert tried > 0
+
+
+@pytest.mark.parametrize("setting", [("policy_sft.text", "mix"), ("policy_sft.text", "own"), ("guard", True)])
+def test_arms_without_a_reflector_do_without_the_settings_that_need_one(setting: tuple[str, object], tmp_path: Path):
+    recipe, plan = str(tmp_path / "my.yaml"), read_plan("taxi", None, None)
+    Path(recipe).write_text(dump_yaml(load_settings("taxi", dict([setting])).model_dump()))
+    for overrides in (None, dict([setting])):
+        read = {
+            arm: Settings.model_validate(arm_settings(recipe, plan, regime, arm, 0, overrides))
+            for regime, arms in plan["chosen"].items()
+            for arm in arms
+            if not plan["arms"][arm].get("better_of")
+        }
+        assert (read["sft-rl"].policy_sft.text, read["sft-rl"].guard) == ("teacher", False)
+        assert setting[1] in (read["reflect-rl"].policy_sft.text, read["reflect-rl"].guard)
 
 
 def test_a_plan_of_ones_own_is_read(tmp_path: Path):

@@ -43,6 +43,13 @@ def test_both_players_prompts_are_shown() -> None:
     assert len(shown("taxi", reflector__kind="none", policy__gated_mixture=False)) == 1
 
 
+def test_without_a_reflector_no_past_reflections_are_shown() -> None:
+    past = {"prompt__reflections": 2, "policy__gated_mixture": False}
+    plain = {**past, "reflector__kind": "none"}
+    assert shown("taxi", steps=2, **plain) == shown("taxi", steps=2, **{**plain, "prompt__reflections": 0})
+    assert "\n- " in shown("taxi", steps=2, **past)[-1]
+
+
 def test_an_episode_that_ends_early_shows_its_last_state() -> None:
     assert shown("taxi", steps=500) == shown("taxi", steps=400)
 

@@ -44,10 +44,19 @@ def arm_settings(
     """
     read, where = read_recipe(recipe), f"{regime}/{arm}"
     shared = {**plan["regimes"][regime]["settings"], **(overrides or {}), "seed": seed, "compute.threads": 1}
-    changed = {**shared, **plan["arms"][arm]["settings"]}
+    changed = {**shared, **_own_settings(plan["arms"][arm]["settings"])}
     if parse_settings(read, shared, where).labels_episodes:
         changed["annotate.order"] = "episodes"
     return parse_settings(read, changed, where).model_dump()
+
+
+def _own_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an arm, with those that follow: without a reflector that writes, there are no texts of its own
+    to read, and without any reflector nothing to guard against.
+    """
+    kind = given.get("reflector.kind")
+    follow: dict[str, Any] = {"policy_sft.text": "teacher"} if kind in ("none", "scripted") else {}
+    return follow | ({"guard": False} if kind == "none" else {}) | dict(given)
 
 
 def place_of(out: Path, regime: str, arm: str, seed: int) -> Path:

@@ -178,8 +178,9 @@ class Agent:
 
 def _decision(state: State, decided: Decided, uniform: float | None = None) -> Decision:
     choice = decided.answer.choose(uniform)
-    probabilities = tuple(math.exp(value) for value in decided.answer.log_probs_N.tolist())
-    return Decision(choice, state.actions[choice], decided.reflection, probabilities)
+    weights = [math.exp(value) for value in decided.answer.log_probs_N.tolist()]
+    total = math.fsum(weights)  # 1 in single precision, which numpy's `choice` refuses
+    return Decision(choice, state.actions[choice], decided.reflection, tuple(weight / total for weight in weights))
 
 
 Told = tuple[str, tuple[str, ...], Mapping[str, Any]]

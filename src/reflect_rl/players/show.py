@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import advance, begin, expert_choice, facts_of, tasks_of, taught
 from reflect_rl.envs.registry import load
 from reflect_rl.lm.pretrained import load_tokenizer
@@ -16,7 +17,7 @@ from reflect_rl.players.load import MOST_LABELS, chat_frames, message_prompts, r
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.progress import Progress
 from reflect_rl.records import EpisodeMemory, State
-from reflect_rl.settings import ModelSettings
+from reflect_rl.settings import ModelSettings, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,11 +58,10 @@ def shown_prompts(context: Context, progress: Progress, task: str | None = None,
         shown.append(Shown("reflector", message, True, None))
     if settings.reflector.is_loaded:
         shown.append(_shown(context, "reflector", settings.reflector.model, state, None, progress))
-    said = None if settings.reflector.kind == "none" else note
-    return [*shown, _shown(context, "policy", settings.policy.model, state, said, progress)]
+    return [*shown, _shown(context, "policy", settings.policy.model, state, note, progress)]
 
 
-def _state(context: Context, task: str | None, steps: int) -> tuple[State, str]:
+def _state(context: Context, task: str | None, steps: int) -> tuple[State, str | None]:
     """A state and the teacher's reflection on it; the last state of the episode if it ends before."""
     settings, env = context.settings, context.make_env()
     memory = EpisodeMemory(settings.prompt.history, settings.prompt.reflections)
@@ -69,8 +69,7 @@ def _state(context: Context, task: str | None, steps: int) -> tuple[State, str]:
     while True:
         facts = facts_of(env)
         state = memory.observe(observation, actions, facts)
-        known = settings.annotate.teacher in env.teachers
-        note = taught(load(settings.env.name), facts, settings.annotate.teacher) if known else ANY_TEXT
+        note = _note(settings, env, facts)
         if not steps:
             return state, note
         steps -= 1
@@ -79,6 +78,14 @@ def _state(context: Context, task: str | None, steps: int) -> tuple[State, str]:
         if stop is not None:
             return state, note
         memory.acted(choice, note)
+
+
+def _note(settings: Settings, env: TextEnv, facts: dict[str, Any]) -> str | None:
+    """The teacher's reflection; None without a reflector."""
+    if settings.reflector.kind == "none":
+        return None
+    style = settings.annotate.teacher
+    return taught(load(settings.env.name), facts, style) if style in env.teachers else ANY_TEXT
 
 
 def _shown(

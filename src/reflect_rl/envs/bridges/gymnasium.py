@@ -12,10 +12,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
+import numpy as np
 
 from reflect_rl.envs.bridges.base import Bridged, Success, check_names, check_tasks, rewarded_end
 from reflect_rl.errors import EnvironmentContractError
@@ -114,4 +116,5 @@ def from_gymnasium(
 
 
 def _shown(observation: Any, env: gymnasium.Env[Any, Any]) -> str:
-    return str(observation)
+    with np.printoptions(threshold=sys.maxsize):  # numpy leaves out the middle of long arrays
+        return str(observation)
