@@ -200,6 +200,18 @@ def test_a_pool_without_an_experts_action_is_told_before_anything_is_paid_for(co
         assert server.calls.total() == 0
 
 
+def test_more_actions_than_labels_are_told_before_anything_is_paid_for(collected: RunFolder) -> None:
+    file = collected / "episodes.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[0]["steps"][0]["actions"] = [f"go to {place}" for place in range(257)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with FakeServer(reply=lambda request: NOTE) as server:
+        ended = annotated(collected, server)
+        assert ended.code == 2
+        assert "A state offers 257 actions, and there are at most 256 single-token labels" in ended.err
+        assert server.calls.total() == 0
+
+
 def test_a_faulty_server_labels_every_state_exactly_once(collected: RunFolder) -> None:
     faults = ("429", "500", "503", "cut", "malformed", None, None)
 

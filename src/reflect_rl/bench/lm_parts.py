@@ -25,8 +25,8 @@ from reflect_rl.lm.torch_setup import check_device
 from reflect_rl.memory import forget_peak_memory, give_back_memory, peak_memory_mb
 from reflect_rl.players.context import Context
 from reflect_rl.players.decisions import Decisions
-from reflect_rl.players.labels import find_labels
-from reflect_rl.players.load import MOST_LABELS, forward_passes, policy_prompts
+from reflect_rl.players.labels import MOST_LABELS, find_labels
+from reflect_rl.players.load import forward_passes, policy_prompts
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt
 from reflect_rl.players.reflector import NoReflector

@@ -27,9 +27,10 @@ from reflect_rl.data.pool import (
 from reflect_rl.data.teacher import ANSWERS, ServedTeacher
 from reflect_rl.envs.promises import same_folder
 from reflect_rl.envs.registry import load
-from reflect_rl.errors import RunFolderError, TeacherError
+from reflect_rl.errors import PromptError, RunFolderError, TeacherError
 from reflect_rl.model_servers.records import Estimate
 from reflect_rl.players.context import Context
+from reflect_rl.players.labels import MOST_LABELS
 from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection
 from reflect_rl.runs.folder import RunFolder
@@ -93,6 +94,7 @@ def estimate(run: RunFolder, context: Context, progress: Progress) -> Estimate:
 
 def _plan(run: RunFolder, settings: Settings, progress: Progress) -> Plan:
     pool = read_pool(run, settings, texts={})
+    _check_labels(pool, settings)
     order = in_order(pool, settings)
     if settings.annotate.distinct:
         order = distinct(order)
@@ -110,6 +112,16 @@ def _plan(run: RunFolder, settings: Settings, progress: Progress) -> Plan:
     untaught = settings.reflector.kind in ("none", "prompted")
     wanted = 0 if untaught else settings.annotate.reflections
     return Plan(pool, actions, _within(order, wanted, "reflection", "states", progress))
+
+
+def _check_labels(pool: Sequence[PoolState], settings: Settings) -> None:
+    """Raise PromptError if no tokenizer could have a label for each action: before anything is paid for."""
+    most = max((len(entry.state.actions) for entry in pool), default=0)
+    if settings.policy.head == "labels" and most > MOST_LABELS:
+        raise PromptError(
+            f"A state offers {most} actions, and there are at most {MOST_LABELS} single-token labels. Use policy.head: "
+            f"pointer, which scores each action's line and has no such limit."
+        )
 
 
 def _ask_world(settings: Settings, asked: Sequence[PoolState], progress: Progress) -> list[tuple[PoolState, str]]:

@@ -89,9 +89,10 @@ def _episode(env: TextEnv, task: str, index: int, seed: int, settings: Settings)
             return Episode(task, tuple(steps), StopReason.FAILURE)
         if not experts and needed:
             raise EnvironmentContractError(
-                f"{load(settings.env.name).__name__}.expert() gave nothing at the start of task {task}: collecting "
-                f"needs an expert. Write one; or let a served teacher label actions (annotate.actions_by: teacher); or "
-                f"put episodes of your own into episodes.jsonl and start with `reflect-rl annotate`."
+                f"{load(settings.env.name).__name__}.expert() gave nothing at the start of task {task}, and collecting "
+                f"needs its action there, in every train task. Let it know one; or let a served teacher label actions "
+                f"(annotate.actions_by: teacher); or put episodes of your own into episodes.jsonl and start with "
+                f"`reflect-rl annotate`."
             )
         expert = (
             None if not experts else experts[0] if len(experts) == 1 else int(experts[random.integers(len(experts))])

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+MOST_LABELS = 256
+"""Most actions of a state that can have a label."""
+
+
 def candidates(chat: bool = False) -> Iterator[str]:
     """Candidate labels, simplest first: 26 capital letters, 26 small letters, then pairs of capitals."""
     space = "" if chat else " "
@@ -27,7 +31,7 @@ def candidates(chat: bool = False) -> Iterator[str]:
     yield from (f"{space}{a}{b}" for a, b in product(string.ascii_uppercase, repeat=2))
 
 
-def find_labels(tokenizer: PreTrainedTokenizerBase, most: int = 256, chat: bool = False) -> dict[str, int]:
+def find_labels(tokenizer: PreTrainedTokenizerBase, most: int = MOST_LABELS, chat: bool = False) -> dict[str, int]:
     """Up to `most` labels with their token ids. chat: for the chat format.
 
     Raises ModelError if there are fewer than two.

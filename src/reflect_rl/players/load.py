@@ -21,7 +21,7 @@ from reflect_rl.memo import Memo
 from reflect_rl.model_servers.model import ServedModel
 from reflect_rl.players.context import Context
 from reflect_rl.players.decisions import Decisions
-from reflect_rl.players.labels import candidates
+from reflect_rl.players.labels import MOST_LABELS, candidates
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, Reflector, ScriptedReflector
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 MEMO = "reflections.sqlite"
 SERVED = "reflections-served.sqlite"
-MOST_LABELS = 256
 PADDED = {"cpu": 2048, "mps": 2**13, "cuda": 2**15}
 """Default tokens of a padded pass by device."""
 DECODED = {"cpu": 8, "mps": 64, "cuda": 256}

@@ -12,8 +12,8 @@ from reflect_rl.envs.registry import load
 from reflect_rl.lm.pretrained import load_tokenizer
 from reflect_rl.lm.text import encode_prompt
 from reflect_rl.players.context import Context
-from reflect_rl.players.labels import find_labels
-from reflect_rl.players.load import MOST_LABELS, chat_frames, message_prompts, reflector_labels
+from reflect_rl.players.labels import MOST_LABELS, find_labels
+from reflect_rl.players.load import chat_frames, message_prompts, reflector_labels
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.progress import Progress
 from reflect_rl.records import EpisodeMemory, State

@@ -31,9 +31,8 @@ from reflect_rl.lm.models import pad_id, parameter_count
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.lm.text import encode_prompt
 from reflect_rl.players.context import Context, with_torch
-from reflect_rl.players.labels import find_labels
+from reflect_rl.players.labels import MOST_LABELS, find_labels
 from reflect_rl.players.load import (
-    MOST_LABELS,
     chat_frames,
     forward_passes,
     load_reflector,
