@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from conftest import Heard
 from fake_server import LASTING, PASSING, FakeServer, error
@@ -238,15 +239,18 @@ def test_a_server_that_stays_away_ends_the_command_and_what_arrived_is_kept(tmp_
         assert back.calls.total() == 5
 
 
-def test_the_query_of_an_address_is_sent_and_not_told() -> None:
+def test_a_key_in_an_address_is_sent_and_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeServer() as server:
         address = f"{server.base_url}?api-key={KEY[3:]}"
-        with ServedModel(settings(server, base_url=address), None) as model:
+        with pytest.raises(ValidationError, match=r"must not hold a key \(api-key\)"):  # a run folder would keep it
+            settings(server, base_url=address)
+        monkeypatch.setenv("OPENAI_BASE_URL", address)
+        with ServedModel(settings(server, base_url=None), None) as model:
             assert isinstance(model.ask([question(1)])[0], Answer)
-        wrong = settings(server, base_url=address, model="other")
+        wrong = settings(server, base_url=None, model="other")
         with ServedModel(wrong, None) as model, pytest.raises(ServerError) as refused:
             model.ask([question(2)])
-    with ServedModel(settings(server, base_url=address, retries=0), None) as model, pytest.raises(ServerError) as away:
+    with ServedModel(settings(server, base_url=None, retries=0), None) as model, pytest.raises(ServerError) as away:
         model.ask([question(3)])
     for caught in (refused, away):
         assert f"The model server {server.base_url}" in str(caught.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, field_validator
 
@@ -73,7 +73,15 @@ class ServerSettings(Section):
     @field_validator("base_url")
     @classmethod
     def _has_no_key(cls, value: str | None) -> str | None:
-        return None if value is None else checked_address(value)
+        if value is None:
+            return None
+        for name, _ in parse_qsl(urlsplit(checked_address(value)).query, keep_blank_values=True):
+            if re.search("key|token|secret|password|signature", name, re.IGNORECASE):
+                raise ValueError(
+                    f"it must not hold a key ({name}), which files would tell; set OPENAI_API_KEY in the environment, "
+                    f"or OPENAI_BASE_URL to the whole address"
+                )
+        return value
 
 
 def checked_address(value: str) -> str:
