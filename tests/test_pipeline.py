@@ -124,7 +124,7 @@ def out(tmp_path: Path) -> Path:
 
 def test_files_that_no_stage_wrote_are_used_as_they_are_or_kept_aside(out: Path) -> None:
     out.mkdir()
-    (out / "config.yaml").write_text("seed: 0\n")
+    (out / "config.yaml").write_text("env: {name: taxi}\n")
     mine = '{"episode": 7}\n'
     (out / "episodes.jsonl").write_text(mine)
     assert go(out, only=("train",)) == ["train"]

@@ -163,7 +163,9 @@ def _parsed(path: Path, position: int, text: bytes, whole: bool = False) -> dict
     try:
         episode = json.loads(text, parse_constant=_finite, parse_float=_finite)
         if whole and b"\\u" in text:
-            json.dumps(episode, ensure_ascii=False).encode()  # raises ValueError for half of a surrogate pair
+            json.dumps(
+                episode, ensure_ascii=False, allow_nan=False
+            ).encode()  # raises ValueError for half of a surrogate pair
         steps = episode["steps"] if whole else episode.get("steps", [])
         if not isinstance(episode["id"], str) or not isinstance(steps, list):
             raise TypeError("it is no episode")
