@@ -107,7 +107,7 @@ def parse_settings(data: Mapping[str, Any], overrides: Mapping[str, Any] | None 
         raise SettingsError(_explain(error, source)) from error
     if source and "name" not in merged.get("env", {}):
         raise SettingsError(
-            f"{source} names no world. Add env: {{name: taxi}}, or module:Class for your own; or give --env.name."
+            f"No world is named in {source}. Add env: {{name: taxi}}, or module:Class for your own; or give --env.name."
         )
     return settings
 
