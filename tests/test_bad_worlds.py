@@ -99,7 +99,7 @@ def test_check_says_what_could_not_be_judged_and_what_is_missing(tmp_path: Path)
     ended = reflect_rl("check", "odd_worlds:NoExpert")
     assert ended.code == 0
     assert "note: expert: it has no expert" in ended.out
-    said = "collecting needs its action there, in every train task"
+    said = "collecting needs an action there, in every train task"
     refused(run_world(tmp_path / "run", "odd_worlds:NoExpert", {"annotate.teacher": "plain"}), said)
 
 

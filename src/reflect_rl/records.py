@@ -6,6 +6,7 @@ raises a ValueError that names the field.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -47,6 +48,13 @@ def read_record(kind: type[Record], data: Any) -> Record:
     value = repr(first["input"])
     value = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
     raise ValueError(f"'{field}' is {value}: it {about}" if field else f"it should be a JSON object, not {value}")
+
+
+def finite_number(text: str) -> float:
+    """A number of a JSON file, for `parse_float` and `parse_constant`. Raises ValueError if it is infinite or none."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return number
 
 
 @cache

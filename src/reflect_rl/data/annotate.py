@@ -27,10 +27,11 @@ from reflect_rl.data.pool import (
 from reflect_rl.data.teacher import ANSWERS, ServedTeacher
 from reflect_rl.envs.promises import same_folder
 from reflect_rl.envs.registry import load
-from reflect_rl.errors import PromptError, RunFolderError, TeacherError
+from reflect_rl.errors import RunFolderError, TeacherError
 from reflect_rl.model_servers.records import Estimate
 from reflect_rl.players.context import Context
 from reflect_rl.players.labels import MOST_LABELS
+from reflect_rl.players.prompt import too_many_actions
 from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection
 from reflect_rl.runs.folder import RunFolder
@@ -118,10 +119,7 @@ def _check_labels(pool: Sequence[PoolState], settings: Settings) -> None:
     """Raise PromptError if no tokenizer could have a label for each action: before anything is paid for."""
     most = max((len(entry.state.actions) for entry in pool), default=0)
     if settings.policy.head == "labels" and most > MOST_LABELS:
-        raise PromptError(
-            f"A state offers {most} actions, and there are at most {MOST_LABELS} single-token labels. Use policy.head: "
-            f"pointer, which scores each action's line and has no such limit."
-        )
+        raise too_many_actions(most, f"and there are at most {MOST_LABELS}")
 
 
 def _ask_world(settings: Settings, asked: Sequence[PoolState], progress: Progress) -> list[tuple[PoolState, str]]:

@@ -90,7 +90,7 @@ def _episode(env: TextEnv, task: str, index: int, seed: int, settings: Settings)
         if not experts and needed:
             raise EnvironmentContractError(
                 f"{load(settings.env.name).__name__}.expert() gave nothing at the start of task {task}, and collecting "
-                f"needs its action there, in every train task. Let it know one; or let a served teacher label actions "
+                f"needs an action there, in every train task. Let it return one; or let a served teacher label actions "
                 f"(annotate.actions_by: teacher); or put episodes of your own into episodes.jsonl and start with "
                 f"`reflect-rl annotate`."
             )

@@ -7,7 +7,6 @@ describes.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from reflect_rl.envs.optional import tasks_hash
 from reflect_rl.errors import ReflectRLError
 from reflect_rl.intervals import wilson
+from reflect_rl.records import finite_number
 
 MAIN_PANELS = {"alfworld": "valid_seen"}
 """The panel of a world that is shown if none is named; "test" for others."""
@@ -132,7 +132,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > MOST_BYTES:
             raise LeaderboardError(f"{file} has more than {MOST_BYTES / 1e6:.0f} MB: it is no file of results.")
-        data = json.loads(file.read_text(encoding="utf-8-sig"), parse_constant=_finite, parse_float=_finite)
+        data = json.loads(file.read_text(encoding="utf-8-sig"), parse_constant=finite_number, parse_float=finite_number)
     except OSError as error:
         raise LeaderboardError(f"{file} cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
@@ -140,13 +140,6 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise LeaderboardError(f"{file} holds a {type(data).__name__}, not an object with results.")
     return data
-
-
-def _finite(text: str) -> float:
-    """A number of a file. Raises ValueError if it is infinite or none."""
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text} is no finite number")
-    return number
 
 
 def _ours(data: Mapping[str, Any], file: Path, panel: str) -> Iterator[Entry]:

@@ -238,10 +238,7 @@ class PromptBuilder:
     def _static(self, state: State) -> str:
         labels = self.labels or ()
         if len(state.actions) > len(labels):
-            raise PromptError(
-                f"A state offers {len(state.actions)} actions, but this tokenizer has {len(labels)} single-token "
-                f"labels. Use policy.head: pointer, which scores each action's line and has no such limit."
-            )
+            raise too_many_actions(len(state.actions), f"but this tokenizer has {len(labels)}")
         choices = zip(labels, state.actions, strict=False)
         lines = "".join(f"\n{label}) {_on_one_line(action)}" for label, action in choices)
         return f"{self.task_text}\nChoices:{lines}"
@@ -275,3 +272,11 @@ def state_id(prompt: Prompt, actions: Sequence[str] = ()) -> str:
 def _on_one_line(action: str) -> str:
     """An action as one line, so that what follows a line break in it is not read as another choice."""
     return " ".join(action.splitlines()) if "\n" in action or "\r" in action else action
+
+
+def too_many_actions(actions: int, labels: str) -> PromptError:
+    """The error of a state with more actions than labels. labels: how many there are, as a clause."""
+    return PromptError(
+        f"A state offers {actions} actions, {labels} single-token labels. Use policy.head: pointer, which scores each "
+        f"action's line and has no such limit."
+    )

@@ -7,7 +7,6 @@ without parsing steps.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from typing import Any
 
 from reflect_rl.errors import OutputError, RunFolderError
 from reflect_rl.progress import Progress
+from reflect_rl.records import finite_number
 from reflect_rl.runs.folder import UNREADABLE
 from reflect_rl.runs.locks import take_lock
 from reflect_rl.runs.outputs import output_file
@@ -161,11 +161,9 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _parsed(path: Path, position: int, text: bytes, whole: bool = False) -> dict[str, Any]:
     """An episode. whole: with its steps."""
     try:
-        episode = json.loads(text, parse_constant=_finite, parse_float=_finite)
-        if whole and b"\\u" in text:
-            json.dumps(
-                episode, ensure_ascii=False, allow_nan=False
-            ).encode()  # raises ValueError for half of a surrogate pair
+        episode = json.loads(text, parse_constant=finite_number, parse_float=finite_number)
+        if whole and b"\\u" in text:  # half of a surrogate pair raises a ValueError
+            json.dumps(episode, ensure_ascii=False, allow_nan=False).encode()
         steps = episode["steps"] if whole else episode.get("steps", [])
         if not isinstance(episode["id"], str) or not isinstance(steps, list):
             raise TypeError("it is no episode")
@@ -181,10 +179,3 @@ def _parsed(path: Path, position: int, text: bytes, whole: bool = False) -> dict
             f"{path} is damaged, or no file of rollouts, at byte {position} ({error}). {advice}"
         ) from error
     return episode
-
-
-def _finite(text: str) -> float:
-    """A number of a file. Raises ValueError if it is infinite or none, which is never written."""
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text} is no finite number")
-    return number
