@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import tiny_models
+from conftest import Heard
 from corridor import Corridor
 from reflect_rl.data.annotate import annotate
 from reflect_rl.data.collect import collect
@@ -25,6 +26,7 @@ from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.settings import PromptSettings, RlSettings, Settings
 from reflect_rl.training.advantages import advantages
+from reflect_rl.training.best import BestWeights
 from reflect_rl.training.losses import fold, kl_P
 from reflect_rl.training.rl import rl
 from reflect_rl.training.rollout import EpisodeSpec, Rollout, play_episodes
@@ -43,8 +45,12 @@ ARMS: dict[str, dict[str, Any]] = {
         "rl.replay": 5,
         "policy.gated_mixture": True,
     },
+    "best": {"rl.baseline": "state", "rl.keep": "best", "rl.validate_every": 1, "rl.lr": 0.02},
     "packed": {"rl.baseline": "state", "compute.exact": False, "compute.tokens": 300},
 }
+
+
+SKILLED = {"reflector.kind": "scripted", "env.options": {}, "policy_sft.steps": 120, "policy_sft.lr": 8e-3}
 
 
 def outcome(run: RunFolder) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
@@ -125,6 +131,31 @@ def test_rl_makes_a_weak_policy_better(tiny: Tiny, arm: str, tmp_path: Path) -> 
     assert success[0] < 0.6
     assert sum(success[-3:]) / 3 > success[0] + 0.25
     assert rows[-1]["return_mean"] > rows[0]["return_mean"]
+
+
+def test_rl_that_does_harm_hands_on_the_policy_of_sft(tiny: Tiny, heard: Heard, tmp_path: Path) -> None:
+    harmful = {"rl.keep": "best", "rl.validate_every": 1, "rl.lr": 1.0, "rl.warmup": 0, "rl.episodes": 32}
+    settings = tiny(harmful | SKILLED)
+    run = RunFolder(tmp_path)
+    for stage in (collect, annotate, sft_policy):
+        stage(run, Context(settings), Progress())
+    kept = rl(run, Context(settings), heard)["kept"]
+    valid = [row["valid_success"] for row in run.read_jsonl("metrics.jsonl", dict)]
+    assert max(valid) < kept["valid_success"]
+    assert kept["iterations"] == 0
+    assert files(run / "policy")["model.safetensors"] == files(run / "policy-sft")["model.safetensors"]
+    assert heard.said[-1] == "rl.keep: best: the policy after 0 of 3 iterations is kept."
+
+
+def test_of_equally_good_weights_the_latest_are_the_best() -> None:
+    module, asked = torch.nn.Linear(1, 1, bias=False), [0.5, 0.7, 0.7, 0.6]
+    best = BestWeights(module)
+    for iterations, success in enumerate(asked):
+        torch.nn.init.constant_(module.weight, iterations)
+        best.offer(iterations, success)
+    best.restore()
+    assert module.weight.item() == 2
+    assert best.figures() == {"iterations": 2, "valid_success": 0.7}
 
 
 def test_a_line_of_metrics_says_what_happened(warmed: RunFolder, tiny: Tiny) -> None:

@@ -35,7 +35,7 @@ EPISODE = {
     "seed": ("int64", "of the run"),
     "panel": ("string", "of an evaluation: the fixed panel of tasks"),
     "mode": ("string", "training, validation, greedy, sampled, or played"),
-    "iteration": ("int64", "of RL"),
+    "iteration": ("int64", "of RL; -1: before it"),
     "trial": ("int64", "which attempt at this task, from 1"),
     "number": ("int64", "place in its panel or iteration"),
     "task": ("string", "the start, by name"),

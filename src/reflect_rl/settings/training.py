@@ -94,6 +94,11 @@ class RlSettings(Section):
         default="none", description="The world's easier stages: one after the other, or mixed with the full task."
     )
     validate_every: int = Field(default=5, ge=1, description="Iterations between greedy runs over the valid tasks.")
+    keep: Literal["last", "best"] = Field(
+        default="last",
+        description="Which policy RL hands on: that of its last iteration, or the one with the highest success on the "
+        "valid tasks, of those that `validate_every` measures and the one before RL; of equals, the latest.",
+    )
     checkpoint_every: int = Field(default=1, ge=1, description="Iterations between checkpoints.")
 
     @property

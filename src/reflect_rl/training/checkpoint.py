@@ -17,13 +17,16 @@ from torch import Tensor, nn
 from reflect_rl.errors import NonFiniteError, RunFolderError
 from reflect_rl.runs.folder import RunFolder
 
+EARLIER = "earlier.safetensors"
+
 
 @dataclass
 class Checkpoint:
-    """done: finished steps or iterations. extra: JSON data besides weights and optimizer."""
+    """done: finished steps or iterations. extra: JSON data besides weights and optimizer. earlier: as for `save`."""
 
     done: int
     extra: dict[str, Any] = field(default_factory=dict)
+    earlier: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Checkpointer:
@@ -39,17 +42,20 @@ class Checkpointer:
         self.optimizer = optimizer
         self.done = 0
 
-    def save(self, done: int, **extra: Any) -> None:
+    def save(self, done: int, earlier: dict[str, Tensor] | None = None, **extra: Any) -> None:
         """Write atomically. The previous checkpoint stays until this one is complete.
 
+        earlier: weights that the module had before, kept as well.
         Raises NonFiniteError, keeping the previous checkpoint, if a weight or a moment is not finite.
         """
         self.check_finite()
         with self.run.replacing(self.name) as folder:
             folder.mkdir()
-            save_file(_trained(self.module), folder / "weights.safetensors")
+            save_file(trained_weights(self.module), folder / "weights.safetensors")
+            if earlier:
+                save_file(earlier, folder / EARLIER)
             save_file(self._optimizer_state(), folder / "optimizer.safetensors")
-            state = json.dumps({"done": done, "extra": extra}, allow_nan=False)
+            state = json.dumps({"done": done, "extra": extra, "earlier": bool(earlier)}, allow_nan=False)
             (folder / "state.json").write_text(
                 json.dumps({"sha256": _digest(state), **json.loads(state)}, allow_nan=False)
             )
@@ -58,7 +64,7 @@ class Checkpointer:
     def check_finite(self) -> None:
         """Raise NonFiniteError unless all trained weights and the optimizer's state are finite."""
         moments = (value for state in self.optimizer.state.values() for value in state.values())
-        parts = {"a weight": [weight for _, weight in _named(self.module)], "the optimizer's state": moments}
+        parts = {"a weight": [weight for _, weight in named_trained(self.module)], "the optimizer's state": moments}
         for what, tensors in parts.items():
             if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
                 raise NonFiniteError(f"{what} is not finite")
@@ -74,9 +80,10 @@ class Checkpointer:
                 raise ValueError("state.json is not what was written")
             weights = load_file(folder / "weights.safetensors")
             moments = load_file(folder / "optimizer.safetensors")
-            checkpoint = Checkpoint(state["done"], state["extra"])
+            earlier = load_file(folder / EARLIER) if state.get("earlier") else {}
+            checkpoint = Checkpoint(state["done"], state["extra"], earlier)
             with torch.no_grad():
-                for name, weight in _named(self.module):
+                for name, weight in named_trained(self.module):
                     weight.copy_(weights[name])
             self._restore(moments)
         except Exception as error:
@@ -105,9 +112,9 @@ def _digest(state: str) -> str:
     return hashlib.sha256(state.encode()).hexdigest()
 
 
-def _named(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def named_trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
 
 
-def _trained(module: nn.Module) -> dict[str, Tensor]:
-    return {name: weight.detach().cpu().contiguous().clone() for name, weight in _named(module)}
+def trained_weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.detach().cpu().contiguous().clone() for name, weight in named_trained(module)}

@@ -25,6 +25,7 @@ from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import RlSettings
 from reflect_rl.training.advantages import advantages
+from reflect_rl.training.best import BestWeights
 from reflect_rl.training.checkpoint import Checkpointer
 from reflect_rl.training.curriculum import training_episodes
 from reflect_rl.training.finite import finite, stopping
@@ -35,6 +36,9 @@ from reflect_rl.training.replay import SuccessReplay
 from reflect_rl.training.rollout import EpisodeSpec, Rollout, play_together
 from reflect_rl.training.tracking import open_tracker
 from reflect_rl.training.update import Learner, clip_fraction, drift, replay_update, update
+
+BEFORE = -1
+"""The iteration of validation episodes that are played before RL (`rl.keep: best`)."""
 
 
 @with_torch
@@ -54,6 +58,7 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
     found = checkpoint.load()
     rows: list[dict[str, Any]] = found.extra["metrics"] if found else []
     replay = SuccessReplay(part.replay, found.extra["replay"] if found else ())
+    best = BestWeights(policy, found) if part.keep == "best" else None
     _announce(part, context.world.stages, progress)
     tracking = open_tracker(run, settings, rows) if ranks.first else nullcontext()
     advice = f"Lower rl.lr (it is {part.lr:g}), or scale the world's rewards to about 1, and run again."
@@ -63,10 +68,14 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
         progress.bar("rl", part.iterations, "iterations", done=len(rows)) as bar,
         shown_on(bar, decisions.reflector),
     ):
+        if best and not rows and part.iterations:
+            best.offer(0, _validate(decisions, context, recorder, BEFORE))
         for iteration in range(len(rows), part.iterations):
             with stopping("rl", "iteration", iteration + 1, checkpoint, advice):
                 rows.append(_iterate(learner, context, decisions, iteration, replay, recorder, progress))
                 checkpoint.check_finite()
+            if best and rows[-1]["valid_success"] is not None:
+                best.offer(iteration + 1, rows[-1]["valid_success"])
             if (iteration + 1) % part.checkpoint_every == 0 and not decisions.exact:
                 # A run resumed here would start with an empty table too.
                 decisions = Decisions(policy, decisions.reflector, decisions.prompts)
@@ -74,9 +83,13 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
                 tracker(rows[-1])
                 run.write_jsonl("metrics.jsonl", rows)
                 if (iteration + 1) % part.checkpoint_every == 0:
-                    checkpoint.save(iteration + 1, metrics=rows, replay=replay.to_json())
+                    extra = {"metrics": rows, "replay": replay.to_json(), "best": best.figures() if best else None}
+                    checkpoint.save(iteration + 1, best.weights if best else None, **extra)
             bar.update()
             bar.note(success=rows[-1]["success"], entropy=rows[-1]["entropy"])
+    if best and rows:
+        best.restore()
+        progress.say(f"rl.keep: best: the policy after {best.iterations} of {len(rows)} iterations is kept.")
     if ranks.first:
         run.write_jsonl("metrics.jsonl", rows)
         policy.eval()
@@ -89,6 +102,7 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
         "forwards": sum(row["distinct_prompts"] for row in rows),
         "success": rows[-1]["success"] if rows else None,
         "lost": sum(row.get("lost", 0) for row in rows),
+        "kept": best.figures() if best else None,
     }
 
 
