@@ -8,11 +8,14 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from reflect_rl.errors import ModelError
 from reflect_rl.lm.scratch import scratch_model
-from reflect_rl.lm.text import decode, encode, encode_all, encode_with_places
+from reflect_rl.lm.text import decode, encode, encode_all, encode_frame, encode_prompt, encode_with_places, opening_ids
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.records import State
@@ -62,6 +65,37 @@ def test_tokens_stand_in_the_order_of_the_text(kind: str, text: str) -> None:
     assert starts == sorted(starts)
     assert ends == sorted(ends)
     assert all(0 <= start <= end <= len(text) for start, end in zip(starts, ends, strict=True))
+
+
+def opened() -> PreTrainedTokenizerBase:
+    """As Llama 2 has it: "<s>" before every text."""
+    tokenizer = MADE_BY["byte_fallback"]()
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    before = ("<s>", tokenizer.bos_token_id)
+    core: Tokenizer = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    core.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[before])  # type: ignore[assignment]
+    return tokenizer
+
+
+def test_a_plain_prompt_begins_as_the_tokenizer_begins_a_text() -> None:
+    tokenizer, text = opened(), "go left"
+    first = tokenizer.bos_token_id
+    assert encode_prompt(tokenizer, text) == tokenizer.encode(text) == [first, *encode(tokenizer, text)]
+    told = encode_with_places(tokenizer, text)
+    assert told.ids == encode_prompt(tokenizer, text)
+    assert (told.starts[:2], told.ends[0], told.ends[-1]) == ([0, 0], 0, len(text))
+
+
+def test_a_chat_begins_as_its_template_does() -> None:
+    tokenizer = opened()
+    for ids in (encode_prompt(tokenizer, "<s>go", [(0, 3)]), encode_with_places(tokenizer, "<s>go", [(0, 3)]).ids):
+        assert ids == [*encode_frame(tokenizer, "<s>"), *encode(tokenizer, "go")]
+        assert ids.count(tokenizer.bos_token_id) == 1
+
+
+@kinds
+def test_most_tokenizers_put_nothing_before_a_text(kind: str) -> None:
+    assert opening_ids(tokenizer_of(kind)) == ()
 
 
 @cache

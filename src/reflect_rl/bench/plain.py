@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from reflect_rl.envs.base import TextEnv
+from reflect_rl.lm.text import opening_ids
 from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import Prompt, PromptBuilder
 from reflect_rl.players.reflector import LocalReflector
@@ -99,7 +100,7 @@ def pad_left(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Any:
         list(texts),
         padding=True,
         padding_side="left",
-        add_special_tokens=False,
+        add_special_tokens=bool(opening_ids(tokenizer)),
         split_special_tokens=True,
         return_token_type_ids=False,
         return_tensors="pt",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from reflect_rl.errors import ModelError
-from reflect_rl.lm.text import Framed, encode_all, encode_prompt
+from reflect_rl.lm.text import Framed, encode_all, encode_prompt, opening_ids
 from reflect_rl.progress import Progress
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ CELLS = 2**24
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Pair = tuple[str | Framed, str | None]
-"""A prompt, and optionally a text that follows it. A player's has no opening token before it, as in play."""
+"""A prompt, and optionally a text that follows it."""
 
 
 class Texts(Protocol[T_co]):
@@ -57,8 +57,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.progress = progress
         self.context = context_of(model)
-        opening = tokenizer.encode("")[:1]
-        self.head = opening if opening == [tokenizer.bos_token_id] else []
+        self.head = list(opening_ids(tokenizer))
         self.announced = False
 
     def items(self, pairs: dict[Pair, tuple[int, ...]], room: int) -> list[Item]:
@@ -78,7 +77,7 @@ class Encoder:
                     f"{max(room, len(written)):,} tokens after the prompt of item {rows[0]} leave it no room: the "
                     f"model reads {self.context:,}. Ask for fewer, or choose a model that reads more."
                 )
-            head = [] if isinstance(prompt, Framed) else self.head
+            head = [] if isinstance(prompt, Framed) else self.head  # encode_prompt saw to it
             items.append(Item(rows, head + self._cut(prompts[number], most - len(head), rows[0]), written))
         return items
 

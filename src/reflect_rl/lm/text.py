@@ -54,10 +54,20 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, controls: Spans = ()) -> list[int]:
-    """Token ids of a prompt, whose `controls` may name control tokens."""
+    """Token ids of a prompt, whose `controls` may name control tokens. A plain one begins with `opening_ids`."""
     if not controls:
-        return encode(tokenizer, text)
+        return [*opening_ids(tokenizer), *encode(tokenizer, text)]
     return [token for piece, is_control in _pieces(text, controls) for token in _encode(tokenizer, piece, is_control)]
+
+
+@lru_cache(maxsize=8)
+def opening_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The token that the tokenizer itself puts before a text, as Llama's and Gemma's do; empty for most others.
+
+    Models that were trained with it read badly without it. Chat templates write it themselves, if at all.
+    """
+    first = tokenizer.encode("a")[:1]
+    return tuple(first) if first == [tokenizer.bos_token_id] else ()
 
 
 def encode_frame(tokenizer: PreTrainedTokenizerBase, frame: str) -> list[int]:
@@ -93,13 +103,17 @@ def most_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], togeth
 
 
 def encode_with_places(tokenizer: PreTrainedTokenizerBase, text: str, controls: Spans = ()) -> Tokens:
-    """Token ids of a prompt and their positions in it. Raises ModelError if the tokenizer provides none."""
+    """Token ids of a prompt, as `encode_prompt` gives them, and their positions in it.
+
+    Raises ModelError if the tokenizer provides no positions.
+    """
     if not tokenizer.is_fast:
         raise ModelError(
             f"The tokenizer of {tokenizer.name_or_path} does not tell which characters its tokens stand for, and the "
             f"policy needs to know. Choose a model with a fast tokenizer (a tokenizer.json)."
         )
-    spelled, tokens, first = _spelled(tokenizer), Tokens([], [], []), 0
+    opening = [] if controls else list(opening_ids(tokenizer))
+    spelled, tokens, first = _spelled(tokenizer), Tokens(opening, [0] * len(opening), [0] * len(opening)), 0
     for part, is_control in _pieces(text, controls):
         out = tokenizer(
             part, add_special_tokens=False, split_special_tokens=not is_control, return_offsets_mapping=True
