@@ -178,6 +178,8 @@ def test_what_cannot_work_is_refused(games: Path, tmp_path: Path) -> None:
         AlfredTWEnv(config, "test")
     with pytest.raises(AlfworldConfigError, match=r"no env\.task_types"):
         AlfredTWEnv({**config, "env": {"goal_desc_human_anns_prob": 0.0}})
+    with pytest.raises(AlfworldConfigError, match=r"env\.task_types is 1; it is a list of numbers"):
+        AlfredTWEnv({**config, "env": {**config["env"], "task_types": 1}})
     with pytest.raises(AlfworldDataError, match="ALFWORLD_DATA"):
         AlfredTWEnv(configuration(tmp_path))
     with pytest.raises(AlfworldConfigError, match="training method"):
@@ -187,9 +189,12 @@ def test_what_cannot_work_is_refused(games: Path, tmp_path: Path) -> None:
     env = made(games, 2)
     with pytest.raises(EnvironmentContractError, match=r"before reset"):
         env.step(["look", "look"])
-    env.reset()
+    first, _ = env.reset()
     with pytest.raises(EnvironmentContractError, match="list of 2 commands"):
         env.step(["look"])
+    with pytest.raises(EnvironmentContractError, match="each a text"):
+        env.step(["go to bed 1", None])  # type: ignore[list-item]
+    assert [game.text for game in env._playing or ()] == list(first)
     env.close()
     with pytest.raises(EnvironmentContractError, match="closed"):
         env.reset()

@@ -87,6 +87,8 @@ def test_task_types_are_named_by_list_or_with_commas():
         ({"task_types": []}, "task_types"),
         ({"task_types": [3]}, "task type"),
         ({"horizon": 0}, "horizon"),
+        ({"shuffle": "no"}, "shuffle is 'no'; it is true or false"),
+        ({"prior": "off"}, "prior is 'off'; it is true or false"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused_by_name(options, what):

@@ -172,8 +172,9 @@ def test_an_answer_that_came_too_late_is_never_taken_for_a_later_one(
         ({"type": "state", "data": {}}, "no observation of OpenEnv's"),
         (seen([]), "no observation of OpenEnv's"),  # type: ignore[arg-type]
         (seen({}, "much"), "no observation of OpenEnv's"),
+        (seen({}, 10**400), "no observation of OpenEnv's"),
         (seen({}, 1, "yes"), "no observation of OpenEnv's"),  # type: ignore[arg-type]
-        ({"type": "error", "data": {"message": "bad seed", "code": "VALIDATION_ERROR"}}, "refused reset.*bad seed"),
+        ({"type": "error", "data": {"message": "bad seed", "code": "VALIDATION_ERROR"}}, "refused reset.*bad seed'}.$"),
         ({"type": "error", "data": {"message": "1 of 1", "code": "CAPACITY_REACHED"}}, "no free session.*num_envs"),
         (seen({"board": 1}), "lists no actions.*actions="),
         (None, "closed the session"),
@@ -235,7 +236,7 @@ def test_wrong_arguments_are_told_at_once(options: dict[str, Any], said: str) ->
         rr.from_openenv("http://127.0.0.1:8000", **options)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://[", "", None, 5])
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://[", "http://x:99999", "http://x:y", "", None, 5])
 def test_an_address_that_is_none(url: Any) -> None:
     class Nowhere(OpenEnvWorld):
         pass
@@ -243,6 +244,14 @@ def test_an_address_that_is_none(url: Any) -> None:
     Nowhere.url = url
     with pytest.raises(EnvironmentContractError, match="url is"):
         Nowhere()
+
+
+@pytest.mark.parametrize("around", [("", "/"), (" ", "\n"), ("", "?key=a")])
+def test_an_address_may_be_written_in_other_ways(around: tuple[str, str]) -> None:
+    with server(lambda message: seen({"text": "hi", "actions": ["a"]})) as url:
+        env = rr.from_openenv(url.replace("http", "HTTP").join(around))()
+        assert env.reset(seed=0)[0] == "hi"
+        env.close()
 
 
 def test_the_page_trains_an_agent_in_openenvs_own_echo_environment(

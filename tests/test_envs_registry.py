@@ -100,6 +100,13 @@ def test_each_mistake_has_one_clear_message(own, name, options, said):
         registry.make(name.replace("OWN", own), **options)
 
 
+@pytest.mark.parametrize("world", ["alfworld", "autoexplore", "taxi"])
+@pytest.mark.parametrize("reward", ["1,5", True, float("nan"), 10**400, None])
+def test_what_is_no_reward_is_refused_before_an_episode_pays_it(world, reward):
+    with pytest.raises(EnvironmentContractError, match=r"success_reward is .*; it is a finite number"):
+        registry.make(world, success_reward=reward)
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [

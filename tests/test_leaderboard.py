@@ -87,6 +87,7 @@ def test_games_may_be_named_by_their_paths_and_counted(write: Write) -> None:
         ({"engine": None}, "'engine' is missing"),
         ({"games": {GAMES[0]: 0.5}}, "true or false for each game"),
         ({"games": None, "wins": 5, "episodes": 4, "panel_sha256": "0"}, "5 wins in 4 episodes is not possible"),
+        ({"games": None, "wins": 2, "episodes": 4, "panel_sha256": 0}, "panel_sha256 is 0, not the hash"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(write: Write, changed: dict[str, Any], said: str) -> None:
@@ -159,6 +160,10 @@ def test_the_splits_of_alfworld_are_found_under_our_panels_names(write: Write, t
     file.write_text(json.dumps(ours))
     assert ranked(write("a"), file) == [("run", 3, 4), ("a", 2, 4)]
     assert ranked(file, panel="valid_unseen") == [("run", 3, 4)]
+    for changed, said in (({"success": 75.0}, "300 wins in 4 episodes is not possible"), ({"success": -1}, "-4 wins")):
+        file.write_text(json.dumps(ours | {"panels": {"test": {"greedy": played | changed}}}))
+        with pytest.raises(LeaderboardError, match=said):
+            ranked(file)
     del ours["panel_tasks"]
     file.write_text(json.dumps(ours))
     with pytest.raises(LeaderboardError, match="Evaluate again"):

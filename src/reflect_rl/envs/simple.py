@@ -9,7 +9,7 @@ from typing import Any, ClassVar, SupportsFloat
 import gymnasium
 
 from reflect_rl.envs.base import SPLITS, TextEnv
-from reflect_rl.envs.promises import short
+from reflect_rl.envs.promises import MOST_REWARD, short
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason
 
@@ -159,6 +159,20 @@ class SimpleTextEnv(TextEnv):
         elif not isinstance(task, str) or not self.knows_task(task):
             raise EnvironmentContractError(unknown("task", task, [t for split in SPLITS for t in self.tasks(split)]))
         return task, stage
+
+
+def check_flags(**options: object) -> None:
+    """Raise EnvironmentContractError unless these options are true or false: "no" is a text to YAML, and not false."""
+    for name, value in options.items():
+        if not isinstance(value, bool):
+            raise EnvironmentContractError(f"{name} is {short(value)}; it is true or false.")
+
+
+def check_rewards(**options: object) -> None:
+    """Raise EnvironmentContractError unless these options are rewards: some are first paid late in a run."""
+    for name, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST_REWARD:
+            raise EnvironmentContractError(f"{name} is {short(value)}; it is a finite number, up to {MOST_REWARD:g}.")
 
 
 def unknown(kind: str, given: object, known: Iterable[str]) -> str:

@@ -58,6 +58,14 @@ class Entry:
     file: str
     extra: Mapping[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raise ValueError or TypeError for what no panel gives."""
+        wins, episodes = self.wins, self.episodes
+        if not (isinstance(wins, int) and isinstance(episodes, int) and 0 <= wins <= episodes and episodes > 0):
+            raise ValueError(f"{wins!r} wins in {episodes!r} episodes is not possible")
+        if not isinstance(digest := self.terms["panel_sha256"], str):
+            raise TypeError(f"panel_sha256 is {digest!r}, not the hash of the games' names")
+
     @property
     def success(self) -> float:
         return self.wins / self.episodes
@@ -83,7 +91,7 @@ def leaderboard(world: str, files: Sequence[Path], panel: str | None, warn: Warn
             raise LeaderboardError(f"{file} holds results of the world {data['world']!r}, not of {world}.")
         try:
             own = list(_ours(data, file, panel) if "panels" in data else _others(data, file, world, panel))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise LeaderboardError(
                 f"{file} is not a complete file of results: {what}. docs/alfworld-protocol.md has the form."
@@ -194,8 +202,6 @@ def _others(data: Mapping[str, Any], file: Path, world: str, panel: str) -> Iter
         wins, episodes, digest = sum(won), len(won), tasks_hash(map(_task, games))
     else:
         wins, episodes, digest = data["wins"], data["episodes"], data["panel_sha256"]
-    if not (isinstance(wins, int) and isinstance(episodes, int) and 0 <= wins <= episodes and episodes > 0):
-        raise ValueError(f"{wins!r} wins in {episodes!r} episodes is not possible")
     yield Entry(
         agent=str(data["agent"]),
         mode=str(data.get("mode", "played")),

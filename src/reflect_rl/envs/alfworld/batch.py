@@ -89,9 +89,10 @@ class BatchEnv:
             Observations, scores (0 or 1), dones and infos.
         """
         games = self._begun()
-        if not isinstance(commands, list | tuple) or len(commands) != len(games):
+        are_texts = isinstance(commands, list | tuple) and all(isinstance(command, str) for command in commands)
+        if not are_texts or len(commands) != len(games):
             raise EnvironmentContractError(
-                f"step() was given {commands!r:.200}; it takes a list of {len(games)} commands."
+                f"step() was given {commands!r:.200}; it takes a list of {len(games)} commands, each a text."
             )
         for game, command in zip(games, commands, strict=True):
             if not game.done:

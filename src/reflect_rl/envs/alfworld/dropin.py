@@ -89,6 +89,8 @@ class AlfredTWEnv:
         key = PATHS[self.train_eval]
         place = os.path.expandvars(str(_setting(self.config, "dataset", key)))
         numbers = _setting(self.config, "env", "task_types")
+        if not isinstance(numbers, list | tuple):
+            raise AlfworldConfigError(f"env.task_types is {numbers!r}; it is a list of numbers from 1 to 6.")
         kinds = {kind for number, kind in enumerate(TASK_TYPES, start=1) if number in numbers}
         found = [
             os.path.join(root, GAME) for root, _, files in os.walk(place, topdown=False) if _plays(root, files, kinds)

@@ -19,7 +19,7 @@ from reflect_rl.envs.alfworld.teacher import STYLES, describe
 from reflect_rl.envs.base import SPLITS
 from reflect_rl.envs.gym import ActionMask
 from reflect_rl.envs.optional import write_reflection
-from reflect_rl.envs.simple import SimpleTextEnv, unknown
+from reflect_rl.envs.simple import SimpleTextEnv, check_flags, check_rewards, unknown
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason
 from reflect_rl.seeding import stream
@@ -115,6 +115,8 @@ class Alfworld(SimpleTextEnv):
         ):
             if given not in known:
                 raise EnvironmentContractError(unknown(option, given, known))
+        check_flags(prior=prior, shuffle=shuffle)
+        check_rewards(success_reward=success_reward, step_reward=step_reward)
         self.engine, self.grammar, self.data, self.expert_name = engine, grammar, data, expert
         self.has_human_goals = goals == "human"
         if self.has_human_goals and data == GENERATED:

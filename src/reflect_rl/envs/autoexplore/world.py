@@ -19,7 +19,7 @@ from reflect_rl.envs.autoexplore.tree import Tree
 from reflect_rl.envs.autoexplore.view import Shape, View, above
 from reflect_rl.envs.autoexplore.words import train_words
 from reflect_rl.envs.optional import write_reflection
-from reflect_rl.envs.simple import SimpleTextEnv, unknown
+from reflect_rl.envs.simple import SimpleTextEnv, check_rewards, unknown
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.paths import expanded
 from reflect_rl.records import StopReason
@@ -111,6 +111,7 @@ class AutoExplore(SimpleTextEnv):
         for option, number in counts.items():
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise EnvironmentContractError(f"{option} is {number!r}; it is an integer from 1 up.")
+        check_rewards(success_reward=success_reward, wrong_reward=wrong_reward, step_reward=step_reward)
         if not 0 <= leave_out < 1:
             raise EnvironmentContractError(f"leave_out is {leave_out!r}; it is a probability below 1.")
         if (root is None) != (question is None) or (target is not None and root is None):

@@ -111,11 +111,14 @@ class Session:
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
         try:
             parts = urlsplit(url) if isinstance(url, str) else None
-        except ValueError:
-            parts = None
-        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+            is_one = parts is not None and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # also of a port that is none
+            parts, is_one = None, False
+        if parts is None or not is_one:
             raise EnvironmentContractError(f"url is {url!r}; give the server's address, such as http://127.0.0.1:8000.")
         self.url = url.rstrip("/")
+        scheme, path = parts.scheme.replace("http", "ws"), f"{parts.path.rstrip('/')}/ws"
+        self._socket_url = parts._replace(scheme=scheme, path=path).geturl()
         self._local = parts.hostname in ("localhost", "127.0.0.1", "::1")
         self._headers = headers
         self._opened = ExitStack()
@@ -163,7 +166,7 @@ class Session:
         try:
             self._socket = self._opened.enter_context(
                 connect(
-                    f"ws{self.url.removeprefix('http')}/ws",
+                    self._socket_url,
                     additional_headers=self._headers,
                     open_timeout=CONNECT_SECONDS,
                     close_timeout=CLOSE_SECONDS,
@@ -199,7 +202,7 @@ class Session:
             if found != "observation" or not isinstance(seen, dict) or not isinstance(done, bool):
                 raise ValueError("no observation")
             return seen, float(reward or 0.0), done
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, OverflowError, TypeError, KeyError, AttributeError, RecursionError):
             shown = text[:200] if isinstance(text, str) else "bytes"
             self._fail(f"answered {shown!r} to {kind}, which is no observation of OpenEnv's")
 
@@ -210,7 +213,8 @@ class Session:
                 f"has no free session: {reason}",
                 "Let it take more (max_concurrent_envs in its app.py), or play fewer episodes at once (rl.num_envs).",
             )
-        self._fail(f"refused {kind}: {reason}", "An action that it does not know is mended by actions= or field=.")
+        advice = "An action that it does not know is mended by actions= or field=." if kind == "step" else ""
+        self._fail(f"refused {kind}: {reason}", advice)
 
     def _fail(self, what: str, advice: str = "") -> NoReturn:
         raise EnvironmentContractError(f"{self.url} {what}. {advice}".rstrip())

@@ -10,7 +10,7 @@ import gymnasium
 
 from reflect_rl.envs.gym import ActionMask
 from reflect_rl.envs.optional import write_reflection
-from reflect_rl.envs.simple import SimpleTextEnv
+from reflect_rl.envs.simple import SimpleTextEnv, check_rewards
 from reflect_rl.envs.taxi.table import (
     ABOARD,
     ACTIONS,
@@ -85,6 +85,13 @@ class DangerousTaxi(SimpleTextEnv):
         render_mode: str | None = None,
     ) -> None:
         super().__init__(horizon, render_mode)
+        check_rewards(
+            success_reward=success_reward,
+            dangerous_reward=dangerous_reward,
+            pick_up_reward=pick_up_reward,
+            put_down_reward=put_down_reward,
+            step_reward=step_reward,
+        )
         self.success_reward = success_reward
         self.dangerous_reward = dangerous_reward
         self.pick_up_reward = pick_up_reward

@@ -10,12 +10,11 @@ import gymnasium
 
 from reflect_rl.envs.gym import ActionMask
 from reflect_rl.envs.optional import write_reflection
-from reflect_rl.envs.simple import SimpleTextEnv
+from reflect_rl.envs.simple import SimpleTextEnv, check_flags
 from reflect_rl.envs.splits import shuffled, split_in_order
 from reflect_rl.envs.toy_text.grid import Policy, probabilities
 from reflect_rl.envs.toy_text.odds import DECK, HIT, NO_CARDS, Hand, Rules, best, dealer_ends, two_cards, winning_chance
 from reflect_rl.envs.toy_text.teacher import BLACKJACK_STYLES
-from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason
 
 SPLIT_SIZES = {"train": 170, "valid": 40, "test": 60}
@@ -63,9 +62,7 @@ class Blackjack(SimpleTextEnv):
     def __init__(
         self, horizon: int = 20, *, natural: bool = False, sab: bool = True, render_mode: str | None = None
     ) -> None:
-        for name, value in (("natural", natural), ("sab", sab)):
-            if not isinstance(value, bool):
-                raise EnvironmentContractError(f"{name} is {value!r}; it is true or false.")
+        check_flags(natural=natural, sab=sab)
         super().__init__(horizon, render_mode)
         self.rules = Rules(natural, sab)
         self._hand, self._shown, self._hidden, self._natural, self._end = NO_CARDS, 0, 0, False, ""

@@ -8,8 +8,8 @@ from typing import Any
 import gymnasium
 
 from reflect_rl.envs.gym import ActionMask
+from reflect_rl.envs.simple import check_flags
 from reflect_rl.envs.toy_text.grid import Grid, GridWorld, split_starts
-from reflect_rl.errors import EnvironmentContractError
 
 ROWS = ("O" * 12, "O" * 12, "O" * 12, "S" + "C" * 10 + "G")
 START = "r3c0"
@@ -50,8 +50,7 @@ class CliffWalking(GridWorld):
     danger_name = "cliff"
 
     def __init__(self, horizon: int = 100, *, slippery: bool = False, render_mode: str | None = None) -> None:
-        if not isinstance(slippery, bool):
-            raise EnvironmentContractError(f"slippery is {slippery!r}; it is true or false.")
+        check_flags(slippery=slippery)
         super().__init__(horizon, render_mode)
         self.slippery = slippery
 

@@ -10,7 +10,7 @@ import gymnasium
 from gymnasium.envs.toy_text.frozen_lake import MAPS, generate_random_map
 
 from reflect_rl.envs.gym import ActionMask
-from reflect_rl.envs.simple import unknown
+from reflect_rl.envs.simple import check_flags, unknown
 from reflect_rl.envs.splits import split_in_order
 from reflect_rl.envs.toy_text.grid import Grid, GridWorld, plan, split_starts
 from reflect_rl.errors import EnvironmentContractError
@@ -77,8 +77,7 @@ class FrozenLake(GridWorld):
                 f"size is {size!r}; it is the number of rows and columns of random maps, an integer from {LEAST_SIZE} "
                 f"to {MOST_SIZE}."
             )
-        if not isinstance(slippery, bool):
-            raise EnvironmentContractError(f"slippery is {slippery!r}; it is true or false.")
+        check_flags(slippery=slippery)
         super().__init__(HORIZONS.get(map, 200) if horizon is None else horizon, render_mode)
         self.map, self.size, self.slippery = map, size, slippery
 
