@@ -45,6 +45,22 @@ def test_help_lists_every_command() -> None:
         assert f" {command} " in shown.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "whose"),
+    [
+        (["taxi", "--model", "gpt2"], "bench lm"),
+        (["worlds", "--device", "cuda"], "bench lm and recipes"),
+        (["alfworld", "--peer-python", "python"], "bench lm"),
+        (["taxi", "--out", "runs/speed"], "bench labels"),
+    ],
+)
+def test_bench_refuses_options_that_would_change_nothing(
+    arguments: list[str], whose: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["bench", *arguments]) == 2
+    assert f"{arguments[1]} is for {whose}, and changes nothing in bench {arguments[0]}." in capsys.readouterr().err
+
+
 HEAVY = {"torch", "transformers", "gymnasium", "pydantic", "numpy", "yaml", "markdown_it", "matplotlib"}
 """Each takes longer to import than all that help needs; help is there in half a second without them."""
 

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conftest import Heard
 from reflect_rl.errors import RunFolderError
-from reflect_rl.evaluation.report import CURVES, MAX_TEXT, report, report_compare
+from reflect_rl.evaluation.report import CURVES, MAX_TEXT, fit, report, report_compare
 from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.trained import read_config
 from reflect_rl.settings import Settings
 from report_data import SETTINGS, comparison, detailed, episode, invented_run, manifest, metrics
 from report_page import Opened
@@ -295,6 +297,53 @@ def test_same_folder_gives_the_same_bytes_and_a_large_run_stays_small(tmp_path: 
     assert 0 < counts["episodes"] < 60
     assert counts["iterations"] == 3_000
     assert f"{'word ' * (MAX_TEXT // 5)}" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_one_record_that_is_too_large_does_not_hide_those_after_it() -> None:
+    large, small = {"steps": ["x" * 90] * 3}, {"steps": ["x"]}
+    assert fit([small, large, small, small], 60) == [small, small, small]
+
+
+@pytest.mark.browser
+def test_policy_that_is_kept_is_named_and_has_the_large_dot(browser: Any, tmp_path: Path) -> None:
+    run = invented_run(tmp_path)
+    for after, named, large in (
+        (10, "after 10 of 20 iterations, with 93.2 %", ["3", "6", "3", "3"]),
+        (0, "before RL, with 93.2 %", ["3"] * 4),
+    ):
+        kept = {"iterations": after, "valid_success": 0.932}
+        run.write_json("manifests/rl.json", manifest("rl", 1.0) | {"counts": {"kept": kept}})
+        report(run, Context(SETTINGS), Progress())
+        page = Opened(browser, run / "report.html")
+        assert page.errors == []
+        assert named in page.text("#learning .note")
+        dots = page.page.locator("#learning svg").first.locator("circle.dot")
+        assert [dot.get_attribute("r") for dot in dots.all()] == large
+        page.page.close()
+
+
+@pytest.mark.browser
+def test_counts_that_a_stage_has_not_are_left_out_and_intervals_read_as_such(browser: Any, tmp_path: Path) -> None:
+    run = invented_run(tmp_path)
+    counts = {"agreement_interval": [0.25, 1.0], "kept": None}
+    run.write_json("manifests/rl.json", manifest("rl", 1.0) | {"counts": counts})
+    report(run, Context(SETTINGS), Progress())
+    rows = Opened(browser, run / "report.html").page.locator("#provenance tbody").first.inner_text()
+    assert "agreement interval 0.25, 1" in rows
+    assert "kept" not in rows
+
+
+@pytest.mark.browser
+def test_results_of_an_earlier_agent_are_told_from_those_of_the_one_that_is_there(
+    browser: Any, run: Path, heard: Heard
+) -> None:
+    folder, told = RunFolder(run), "of an earlier agent"
+    for trained_anew in (False, True):
+        if trained_anew:
+            folder.write_text("policy/generation_config.json", "{}")
+        report(folder, Context(read_config(folder)), heard)
+        assert (told in Opened(browser, run / "report.html").text("#result")) == trained_anew
+    assert [told in text for text in heard.warned] == [True]
 
 
 def test_damaged_files_are_refused_with_their_name(tmp_path: Path) -> None:

@@ -302,6 +302,7 @@ def test_report_and_export_on_the_command_line(path: Path, tmp_path: Path) -> No
     assert reflect_rl("report", "rollouts.jsonl", cwd=tmp_path).code == 0  # an own page is replaced
     path.with_suffix(".html").write_text("mine")
     refused(reflect_rl("report", "rollouts.jsonl", cwd=tmp_path), "rollouts.html", "was not written by this command")
+    refused(reflect_rl("report", "rollouts.jsonl", "--out", "x.html", cwd=tmp_path), "--out", "report of a run")
     path.with_name("empty.jsonl").touch()
     for wrong, said in (
         ("missing.jsonl", "cannot be read"),

@@ -180,7 +180,8 @@ def report_file(path: Path) -> Path:
 
     if path.is_dir():
         run = RunFolder(path)
-        report_rollouts(run / "episodes.jsonl", run / "report.html", Bars(), run.read_json("results.json"))
+        results = run.read_json("results.json") if (run / "results.json").exists() else None  # none: interrupted
+        report_rollouts(run / "episodes.jsonl", run / "report.html", Bars(), results)
         return run / "report.html"
     page = rollouts_page(path)
     counts = report_rollouts(path, page, Bars())

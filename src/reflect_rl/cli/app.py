@@ -23,6 +23,7 @@ from reflect_rl.cli.overrides import Overrides, Seeds, Workers, names, whole_num
 from reflect_rl.cli.select import select
 from reflect_rl.cli.serve import serve, serve_env
 from reflect_rl.cli.stages import Folder, Force, Rollouts, print_summary, stages_of
+from reflect_rl.errors import SettingsError
 from reflect_rl.runs.outputs import output_folder
 
 app = App(
@@ -196,16 +197,19 @@ def report(path: Path, /, *, force: Force = False, overrides: Overrides) -> None
     path
         The folder, or the file.
     """
-    if (path / "compare.json").is_file():
+    compared = (path / "compare.json").is_file()
+    if not compared and not path.is_file() and not (path / "agent.json").is_file():
+        stages_of(path, overrides, force, "report")
+        print(path / "report.html")
+        return
+    if given := [*overrides, *["force"] * force]:
+        raise SettingsError(f"--{given[0]} is for the report of a run, and {path} is none. Leave it out.")
+    if compared:
         from reflect_rl.evaluation.report import report_compare
 
         print(report_compare(path))
-        return
-    if path.is_file() or (path / "agent.json").is_file():
+    else:
         print(report_file(path))
-        return
-    stages_of(path, overrides, force, "report")
-    print(path / "report.html")
 
 
 @app.command

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
+from inspect import signature
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
@@ -14,6 +16,14 @@ from reflect_rl.errors import SettingsError
 from reflect_rl.runs.outputs import output_folder
 
 Size = Annotated[int, Parameter(validator=validators.Number(gte=2))]
+OPTIONS = {
+    "lm": ("device", "model", "episodes", "peer", "peer_python"),
+    "labels": ("seeds", "workers", "out"),
+    "select": ("items", "picks"),
+    "serve": ("run", "requests"),
+    **dict.fromkeys(("alfworld", "autoexplore", "worlds", "client"), ()),
+}
+"""The options of each measurement; a recipe's has "device" alone."""
 
 
 def bench(
@@ -81,6 +91,7 @@ def bench(
     json_
         Print all results as JSON.
     """
+    _refuse_others(recipe, locals())
     if recipe == "lm":
         figures, told = _lm(model, overrides, device, episodes, peer, peer_python)
     elif recipe == "alfworld":
@@ -100,6 +111,16 @@ def bench(
     else:
         figures, told = _recipe(recipe, overrides, device)
     print(json.dumps(figures, indent=2, allow_nan=False) if json_ else told)
+
+
+def _refuse_others(recipe: str, given: Mapping[str, Any]) -> None:
+    """Raise SettingsError for options of other measurements: they would change nothing."""
+    for name, option in signature(bench).parameters.items():
+        owners = [each for each, names in OPTIONS.items() if name in names]
+        if owners and name not in OPTIONS.get(recipe, ("device",)) and given[name] != option.default:
+            whose = "bench lm and recipes" if name == "device" else f"bench {owners[0]}"
+            shown = name.replace("_", "-")
+            raise SettingsError(f"--{shown} is for {whose}, and changes nothing in bench {recipe}. Leave it out.")
 
 
 Measured = tuple[dict[str, Any], str]

@@ -24,6 +24,7 @@ from reflect_rl.intervals import wilson
 from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import CONFIG, RunFolder, reading
+from reflect_rl.runs.trained import is_outdated
 from reflect_rl.settings import Settings, setting_keys
 
 PAGE = Path(__file__).parent / "page"
@@ -69,6 +70,9 @@ def report(run: RunFolder, context: Context, progress: Progress) -> dict[str, in
             with reading(run / file):
                 data[name] = clean(read())
             bar.update()
+    data["outdated"] = bool(data["results"]) and is_outdated(run)
+    if data["outdated"]:
+        progress.warn(f"{run / 'results.json'} is of an earlier agent, trained anew since. Evaluate the run again.")
     page = render(data, title=f"{data['name']} · reflect-rl")
     run.write_text("report.html", page)
     episodes, metrics = data["episodes"], data["metrics"]
@@ -172,8 +176,9 @@ def fit(records: Iterable[Any], budget: int) -> list[Any]:
     """The records that fit into `budget` bytes of JSON, in order and with long texts cut."""
     shown = []
     for record in map(clean, records):
-        budget -= len(json.dumps(record, separators=(",", ":")))
-        if budget >= 0:
+        size = len(json.dumps(record, separators=(",", ":")))
+        if size <= budget:
+            budget -= size
             shown.append(record)
     return shown
 

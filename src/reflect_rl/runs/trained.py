@@ -69,9 +69,15 @@ def is_measured(run: RunFolder) -> bool:
     """Whether results.json is there, as `evaluate` wrote it, and is about the agent that is there now."""
     if is_exported(run) or not (run / "results.json").is_file():
         return (run / "results.json").is_file()
-    found, agent = read_manifest(run, BY_NAME["evaluate"]), ("policy", "reflector", "guard.json")
-    recorded = {**found.inputs, **found.outputs} if found else {}
-    return all(recorded.get(name) == now for name, now in hashes(run, (*agent, "results.json")).items())
+    found = read_manifest(run, BY_NAME["evaluate"])
+    return bool(found) and found.outputs.get("results.json") == run.hash("results.json") and not is_outdated(run)
+
+
+def is_outdated(run: RunFolder) -> bool:
+    """Whether the last evaluation was of another agent than the one that is there now."""
+    found = read_manifest(run, BY_NAME["evaluate"])
+    now = hashes(run, ("policy", "reflector", "guard.json"))
+    return bool(found) and any(found.inputs.get(name) != digest for name, digest in now.items())
 
 
 def is_exported(run: RunFolder) -> bool:

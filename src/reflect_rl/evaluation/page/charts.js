@@ -98,7 +98,7 @@ function path(xs, ys) {
   }).join("");
 }
 
-// series: {name, tone, ys, low, high, dots, dashed}. `low` and `high` make a band.
+// series: {name, tone, ys, low, high, dots, large, dashed}. `low` and `high` make a band; `large`: x of a large dot.
 function lineChart({ title, note, xs, series, unit, format = figure, domain, zero, xName = "iteration" }) {
   const drawn = series.filter((one) => one.ys.some(known));
   if (!drawn.length) return chart(title, null, () => absent("Not measured."));
@@ -118,7 +118,7 @@ function lineChart({ title, note, xs, series, unit, format = figure, domain, zer
       }
       if (!one.dots) root.append(svg("path", { class: `line ${one.tone}${one.dashed ? " dashed" : ""}`, d: path(left, at(one.ys)) }));
       if (one.dots || xs.length === 1) {
-        root.append(...one.ys.map((value, i) => known(value) && svg("circle", { class: `dot ${one.tone}`, cx: left[i], cy: area.y(value), r: 3 })).filter(Boolean));
+        root.append(...one.ys.map((value, i) => known(value) && svg("circle", { class: `dot ${one.tone}`, cx: left[i], cy: area.y(value), r: xs[i] === one.large ? 6 : 3 })).filter(Boolean));
       }
     }
     const describe = (i) => [`${xName} ${xs[i]}`, ...drawn.filter((one) => known(one.ys[i])).map((one) => [one.tone, one.name,

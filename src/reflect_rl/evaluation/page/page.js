@@ -19,7 +19,7 @@ function runPage(data) {
     section("episodes", "Episodes", episodes && `${episodes.shown.length} of ${count(episodes.total)} recorded evaluation episodes, step by step. `
       + "Dots under the slider: steps where the agent differs from the expert.",
     episodes ? viewer(episodes) : absent("Not recorded: the run has not been evaluated yet.")),
-    section("learning", "Learning", null, curvesSection(data.metrics)),
+    section("learning", "Learning", null, curvesSection(data)),
     section("reflector", "Reflector", "What the reflector writes on held-out states, beside its teacher.", reflectorSection(data.reflector)),
     data.compare && section("comparison", "Comparison", null, compareSections(data.compare)),
     data.selection && section("selection", "Selection", "Which of the collected states the teacher was asked about, chosen before any had a label.", selectionSection(data.selection)),

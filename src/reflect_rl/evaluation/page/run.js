@@ -18,6 +18,7 @@ function resultSection(data) {
     PANELS[name] || words(name), mode, percent(one.success), interval(one.interval) || ABSENT, count(one.episodes),
     fixed(one.return_mean), fixed(one.steps_mean, 1), split(one.stop_reasons)]));
   return [
+    data.outdated && absent("These results and episodes are of an earlier agent, which has been trained anew since. Evaluate the run again."),
     h("div", { class: "headline" }, h("div", { class: "tiles" }, tiles), h("p", { class: "note" }, `Measured at ${conditions}`)), facts(data),
     rows.length ? table(["panel", "mode", "success", "95 % interval", "episodes", "return", "steps", "why episodes ended"], rows,
       { numeric: [2, 3, 4, 5, 6], caption: `Measured at ${conditions}. Return and steps are means an episode.`, label: "Results by panel" })
@@ -66,7 +67,7 @@ function facts({ results, reflector, manifests, guard }) {
   return h("dl", { class: "facts" }, rows.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
 
-function curvesSection(metrics) {
+function curvesSection({ metrics, manifests }) {
   if (!metrics) return absent("Not run: there are no RL iterations in this run.");
   const { columns } = metrics;
   const xs = columns.iteration;
@@ -75,11 +76,14 @@ function curvesSection(metrics) {
   const stops = Object.fromEntries(stopOrder(Object.keys(columns.stop_reasons)).map((name) => [name, columns.stop_reasons[name]]));
   const parts = Object.keys(columns.seconds);
   const distinct = columns.distinct_prompts.map((value, i) => (known(value) && columns.env_steps[i] ? value / columns.env_steps[i] : null));
+  const kept = list(manifests).find((one) => one.stage === "rl")?.counts?.kept;
   return [
+    kept && h("p", { class: "note" }, "Of the policies measured on the validation starts, the best is kept: that "
+      + `${kept.iterations ? `after ${count(kept.iterations)} of ${count(metrics.total)} iterations` : "before RL"}, with ${percent(kept.valid_success)}.`),
     h("div", { class: "charts" },
-      lineChart({ title: "Success", note: "sampled training episodes, 95 % Wilson band; dots: validation", xs, unit: "share of episodes", format: share, domain: [0, 1],
+      lineChart({ title: "Success", note: `sampled training episodes, 95 % Wilson band; dots: validation${kept?.iterations ? ", the large one of the policy kept" : ""}`, xs, unit: "share of episodes", format: share, domain: [0, 1],
         series: [{ name: "training", tone: "accent", ys: columns.success, low: columns.success_low, high: columns.success_high },
-          { name: "validation", tone: "good", ys: columns.valid_success, dots: true }] }),
+          { name: "validation", tone: "good", ys: columns.valid_success, dots: true, large: kept && kept.iterations - 1 }] }),
       line("Return", "return_mean", "mean reward sum", "mean an episode"),
       stackedChart({ title: "Why episodes ended", note: "share of training episodes", xs, groups: stops, share: true, unit: "share of episodes", format: share,
         tones: Object.fromEntries(Object.keys(stops).map((name) => [name, STOPS[name] || "quiet"])) }),
@@ -107,13 +111,17 @@ function timeSection({ manifests, metrics }) {
   return [bars(rows, "Seconds a stage"), h("p", { class: "note" }, `${duration(total)} in all. Pale bars are parts of the stage above them.`)];
 }
 
-const inline = (value) => (value && typeof value === "object"
-  ? entries(value).map(([key, one]) => `${words(key)} ${inline(one)}`).join(" · ") : known(value) ? count(value) : String(value ?? ABSENT));
+// A value in a line. What a stage does not count is null.
+function inline(value) {
+  if (Array.isArray(value)) return value.map(inline).join(", ");
+  if (!value || typeof value !== "object") return known(value) ? count(value) : String(value ?? ABSENT);
+  return entries(value).filter(([, one]) => one !== null).map(([key, one]) => `${words(key)} ${inline(one)}`).join(" · ");
+}
 
 function pairs(data) {
   const flat = (value, prefix) => entries(value).flatMap(([key, one]) =>
     (one && typeof one === "object" && !Array.isArray(one) ? flat(one, `${prefix}${key}.`) : [[`${prefix}${key}`, one]]));
-  return table(["what", "value"], flat(data, "").map(([key, value]) => [words(key), Array.isArray(value) ? value.map(inline).join(", ") : inline(value)]));
+  return table(["what", "value"], flat(data, "").map(([key, value]) => [words(key), inline(value)]));
 }
 
 function provenanceSection({ manifests, settings }) {

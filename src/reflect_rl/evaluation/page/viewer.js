@@ -4,7 +4,7 @@ const MOST_ACTIONS = 12;
 
 function viewer(data) {
   const episodes = list(data.shown).filter((episode) => list(episode.steps).length);
-  if (!episodes.length) return absent("No episode is small enough to be shown here; the file holds them all.");
+  if (!episodes.length) return absent("None of these episodes has steps, or none is small enough to be shown here; the file holds them all.");
   const state = { episode: 0, step: 0, timer: null, filter: { result: "all", mode: "all" } };
   const passes = (episode) => (state.filter.result === "all" || (state.filter.result === "success") === Boolean(episode.success))
     && (state.filter.mode === "all" || episode.mode === state.filter.mode);
