@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tiny_models
+from reflect_rl.cli.autoexplore import baselines
+from reflect_rl.envs.autoexplore.baselines import by_names
 from reflect_rl.envs.autoexplore.reading import Page
 from reflect_rl.envs.autoexplore.sources import digest
 from reflect_rl.envs.autoexplore.tasks import Task, write_tasks
@@ -19,6 +23,7 @@ from reflect_rl.envs.autoexplore.world import AutoExplore
 from reflect_rl.envs.base import SPLITS
 from reflect_rl.envs.check import check
 from reflect_rl.errors import EnvironmentContractError
+from reflect_rl.lm.pretrained import save_model
 from reflect_rl.records import StopReason
 from reflect_rl.runs.outputs import OutputFile
 from reflect_rl.seeding import stream
@@ -361,3 +366,27 @@ def test_a_target_that_has_changed_is_told(folder, tmp_path):
     with pytest.raises(EnvironmentContractError, match="has changed"):
         env = make(folder, tasks=str(changed))
         env.reset(options={"task": env.tasks("test")[0]})
+
+
+def test_of_equally_good_moves_a_rank_of_names_decides(folder):
+    env, asked = make(folder, trees="d1F2D2"), []
+    env.reset(seed=0, options={"task": env.tasks("test")[0]})
+    moves = sorted(env.expert_set())
+    assert len(moves) > 1
+
+    def last(question: str, paths: Sequence[str]) -> np.ndarray:
+        asked.append((question, list(paths)))
+        return np.arange(len(paths))
+
+    assert by_names(last)(env, env.admissible(), stream(0, "none")) == moves[-1]
+    names = [env.admissible()[move].removeprefix("cd ").split("/")[0] for move in moves]
+    assert asked == [(QUESTION, names)]
+
+
+def test_a_model_ranks_names_on_the_command_line(folder, tmp_path, capsys):
+    save_model(tiny_models.llama(), tiny_models.tokenizer(), tmp_path / "model")
+    given = {"tasks": str(folder / "tasks.jsonl"), "trees": "d1F2D2", "horizons": "5"}
+    baselines(**given, names_model=str(tmp_path / "model"))
+    shown = capsys.readouterr().out
+    assert "a model's view of names, whole tree in view" in shown
+    assert "leaf-searcher, ties by a model's view of names" in shown

