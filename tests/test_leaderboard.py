@@ -109,6 +109,19 @@ def test_no_file_at_all_is_said() -> None:
         ranked()
 
 
+def test_a_folder_stands_for_its_results(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    write("a").rename(tmp_path / "run/results.json")
+    assert ranked(tmp_path / "run") == [("a", 2, 4)]
+    with pytest.raises(LeaderboardError, match=r"results\.json cannot be read"):
+        ranked(tmp_path)
+
+
+def test_a_forgotten_world_is_named(write: Write) -> None:
+    with pytest.raises(LeaderboardError, match=r"b\.json is a file\. Name the world before the files, such as"):
+        ranked(write("a"), world=str(write("b")))
+
+
 def test_files_about_other_panels_are_left_out_and_named(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     assert ranked(write("a"), write("unseen", panel="valid_unseen")) == [("a", 2, 4)]
     assert "unseen.json has no results on the panel valid_seen" in capsys.readouterr().out

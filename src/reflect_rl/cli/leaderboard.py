@@ -34,7 +34,7 @@ def leaderboard(
     world
         The world that was played, such as alfworld.
     files
-        Files of results.
+        Files of results, or folders with a results.json.
     panel
         The panel; by default valid_seen for alfworld, test for other worlds.
     json_

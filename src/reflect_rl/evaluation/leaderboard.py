@@ -76,16 +76,19 @@ class Entry:
 
 
 def leaderboard(world: str, files: Sequence[Path], panel: str | None, warn: Warn) -> list[Entry]:
-    """The entries of files on a panel, the best first.
+    """The entries of files on a panel, the best first. A folder stands for its results.json.
 
     panel: its name; for ALFWorld that of the split. warn: told which files say nothing about it.
 
-    Raises LeaderboardError for a file that is no file of results or incomplete, for results that cannot be compared
-    (and says in what they differ), and if nothing is left.
+    Raises LeaderboardError if the world is a file, for a file that is no file of results or incomplete, for results
+    that cannot be compared (and says in what they differ), and if nothing is left.
     """
+    if Path(world).is_file():
+        raise LeaderboardError(f"{world} is a file. Name the world before the files, such as alfworld.")
     panel = panel or MAIN_PANELS.get(world, "test")
     entries = []
     for file in files:
+        file = file / "results.json" if file.is_dir() else file
         data = _read(file)
         if data.get("world", world) != world:
             raise LeaderboardError(f"{file} holds results of the world {data['world']!r}, not of {world}.")

@@ -175,7 +175,8 @@ def _parsed(path: Path, position: int, text: bytes, whole: bool = False) -> dict
             float(episode.get(name) or 0)
     except UNREADABLE as error:
         advice = "Nothing was changed." if position else "Name a file that --rollouts has written, or a folder."
+        what = f"{error} is missing" if isinstance(error, KeyError) else error
         raise RunFolderError(
-            f"{path} is damaged, or no file of rollouts, at byte {position} ({error}). {advice}"
+            f"{path} is damaged, or no file of rollouts, at byte {position} ({what}). {advice}"
         ) from error
     return episode
