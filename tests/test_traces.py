@@ -116,7 +116,7 @@ def test_other_files_are_refused_and_left_alone(path: Path) -> None:
         rollouts_path(path)
     with pytest.raises(RunFolderError, match=r"holds no rollouts \(line 1\)"):
         RolloutFile(path)
-    with pytest.raises(RunFolderError, match=r"damaged, or no file of rollouts, at byte 0 \('id' is missing\)"):
+    with pytest.raises(RunFolderError, match=r"damaged, or no file of rollouts, at byte 0 \('steps' is missing\)"):
         list(each_episode(path))
     assert path.read_text() == '{"task": "mine"}'
     with pytest.raises(OutputError, match="is a pipe"):
