@@ -173,6 +173,14 @@ def test_states_without_a_teachers_text_are_announced(warmed: RunFolder, tiny: T
     assert any("have no teacher's text" in warning for warning in heard.warned)
 
 
+def test_a_scripted_reflector_needs_no_text_of_its_teacher(warmed: RunFolder, tiny: Tiny, heard: Heard) -> None:
+    settings = tiny({"reflector.kind": "scripted"})
+    states = read_pool(warmed, settings)[:20]
+    read = sft._reflections_to_read(warmed, Context(settings), states, [], heard)
+    assert read == load_reflector(warmed, Context(settings)).reflect([entry.state for entry in states])
+    assert not heard.warned
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("who", ["reflector", "policy"])
 def test_a_resumed_warm_up_equals_an_uninterrupted_one(

@@ -244,7 +244,8 @@ def _labelled(
 
     noted = with_notes(played, bought, most, count)
     if unbought:
-        progress.warn(f"{unbought} past states have no teacher's text: the reflector's own is shown.")
+        if settings.reflector.kind != "scripted":  # which writes what the teacher would
+            progress.warn(f"{unbought} past states have no teacher's text: the reflector's own is shown.")
         reflector = load_reflector(run, context, progress)
         with progress.bar("past reflections", unbought, "texts") as bar:
             write = partial(reflect_together, reflector, ranks=context.ranks, tick=bar.update)
@@ -271,7 +272,7 @@ def _reflections_to_read(
     coins = stream(settings.seed, "policy sft text").random(len(states)) < 0.5
     wants_own = [mode == "own" or (mode == "mix" and coin) for coin in coins]
     missing = sum(entry.id not in teacher and not wants for entry, wants in zip(states, wants_own, strict=True))
-    if missing:
+    if missing and settings.reflector.kind != "scripted":  # which writes what the teacher would
         progress.warn(
             f"{missing} of {len(states)} labelled states have no teacher's text: the reflector's own is read."
         )
