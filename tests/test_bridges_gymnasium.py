@@ -8,6 +8,8 @@ import pytest
 
 from reflect_rl.envs.bridges.gymnasium import from_gymnasium
 from reflect_rl.envs.check import check
+from reflect_rl.envs.checked import begin
+from reflect_rl.envs.registry import make
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.records import StopReason
 
@@ -125,3 +127,13 @@ def test_action_names_must_fit_the_action_space(env, actions):
     world = from_gymnasium(env, render=lambda observation, env: "x", actions=actions)
     with pytest.raises(EnvironmentContractError, match="one name for each"):
         world()
+
+
+def test_a_message_names_the_environment_as_its_user_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd_lakes.py").write_text(
+        "from reflect_rl import from_gymnasium\n"
+        "Silent = from_gymnasium('FrozenLake-v1', render=lambda seen, env: 5, actions=('a', 'b', 'c', 'd'))\n"
+    )
+    with pytest.raises(EnvironmentContractError, match="`reflect-rl check odd_lakes:Silent` looks for more"):
+        begin(make("odd_lakes:Silent"), 0, {})

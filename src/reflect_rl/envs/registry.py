@@ -30,6 +30,9 @@ _WORLDS: dict[str, str | type[TextEnv]] = {
     "textworld": "reflect_rl.envs.textworld.world:TextWorld",
 }
 
+BRIDGES = "reflect_rl.envs.bridges."
+"""Where the classes of bridged environments are made."""
+
 
 def register(name: str, world: str | type[TextEnv]) -> None:
     """Give a world a name of its own in this process.
@@ -181,7 +184,10 @@ def imported(path: str) -> Any:
         classes = [each for each in vars(module).values() if isinstance(each, type)]
         own = [each.__name__ for each in classes if each.__module__ == module_name]
         raise EnvironmentContractError(f"In module {module_name}: {unknown('class', class_name, own)}")
-    return getattr(module, class_name)
+    found = getattr(module, class_name)
+    if isinstance(found, type) and found.__module__.startswith(BRIDGES) and not module_name.startswith(BRIDGES):
+        found.__module__, found.__qualname__ = module_name, class_name  # which messages name, and workers import
+    return found
 
 
 def _current_directory() -> Path | None:
