@@ -147,6 +147,11 @@ def test_rl_that_does_harm_hands_on_the_policy_of_sft(tiny: Tiny, heard: Heard, 
     assert heard.said[-1] == "rl.keep: best: the policy after 0 of 3 iterations is kept."
 
 
+def test_without_iterations_nothing_is_chosen(warmed: RunFolder, tiny: Tiny, heard: Heard) -> None:
+    assert rl(warmed, Context(tiny({"rl.keep": "best", "rl.iterations": 0})), heard)["kept"] is None
+    assert not heard.said
+
+
 def test_of_equally_good_weights_the_latest_are_the_best() -> None:
     module, asked = torch.nn.Linear(1, 1, bias=False), [0.5, 0.7, 0.7, 0.6]
     best = BestWeights(module)

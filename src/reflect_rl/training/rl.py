@@ -102,7 +102,7 @@ def rl(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
         "forwards": sum(row["distinct_prompts"] for row in rows),
         "success": rows[-1]["success"] if rows else None,
         "lost": sum(row.get("lost", 0) for row in rows),
-        "kept": best.figures() if best else None,
+        "kept": best.figures() if best and rows else None,
     }
 
 
