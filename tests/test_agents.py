@@ -485,7 +485,7 @@ def test_a_model_chooses_by_label_and_plays_as_the_expert_does(ask: Any, measure
         choices = request["messages"][-1]["content"].partition("Choices:")[2].split("\n")
         return next(line for line in choices if line.endswith(f") {way(request)}")).partition(")")[0]
 
-    with FakeServer(reply=reply) as server:
+    with FakeServer(reply=reply, delay=0.02) as server:
         results, rows = ask(server, "direct", panels=("test", "valid"))
     assert played(rows) == played(measure("expert", "expert", panels=("test", "valid"))[1])
     figures = results["panels"]["test"]["played"]
