@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedTokenizerBase
 
 from conftest import Heard
 from reflect_rl.__main__ import run_command
@@ -15,6 +16,7 @@ from reflect_rl.players.context import Context
 from reflect_rl.players.show import ANY_TEXT, shown_prompts
 from reflect_rl.settings.advice import advice
 from test_lm_chat import CHATML, tokenizer
+from tiny_tokenizers import opened
 
 
 def shown(recipe: str, steps: int = 1, **overrides: object) -> tuple[str, ...]:
@@ -25,13 +27,16 @@ def shown(recipe: str, steps: int = 1, **overrides: object) -> tuple[str, ...]:
 @pytest.fixture
 def instruct(tmp_path: Path) -> str:
     """A folder of a tiny model with a chat template."""
+    return saved(tokenizer(CHATML), tmp_path / "instruct")
+
+
+def saved(words: PreTrainedTokenizerBase, folder: Path) -> str:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    words = tokenizer(CHATML)
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=len(words), **sizes))
-    save_model(model, words, tmp_path / "instruct")
-    return str(tmp_path / "instruct")
+    save_model(model, words, folder)
+    return str(folder)
 
 
 def test_both_players_prompts_are_shown() -> None:
@@ -71,6 +76,12 @@ def test_the_command_prints_control_tokens_lengths_and_answers(
     assert "<|im_start|>" not in capsys.readouterr().out
     assert run_command(["prompt", "taxi"]) == 0
     assert "its tokenizer is trained in the run" in capsys.readouterr().out
+
+
+def test_the_token_that_a_tokenizer_puts_before_a_text_is_shown(tmp_path: Path) -> None:
+    base = saved(opened(), tmp_path / "base")
+    prompts = shown("taxi", policy__gated_mixture=False, reflector__model__source=base)
+    assert [prompt.startswith("<s>") for prompt in prompts] == [True, False]
 
 
 def test_texts_come_from_files_and_are_kept_with_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from reflect_rl.errors import ModelError
 from reflect_rl.lm.scratch import scratch_model
@@ -20,7 +17,7 @@ from reflect_rl.players.policy import Policy
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.records import State
 from reflect_rl.settings import ModelSettings, PromptSettings
-from tiny_tokenizers import LOSSLESS, MADE_BY, TEXTS, tokenizer_of
+from tiny_tokenizers import LOSSLESS, MADE_BY, TEXTS, opened, tokenizer_of
 
 NAMES = ("<eos>", "<pad>", "<unk>", "<|endoftext|>", "<|im_end|>", "</s>")
 ODD = "向左右旗éè\u0301\u0308😀😁👩\u200d👧🏴☠\ufe0fשלוםمرحباไทย𝔸𐍈\u202eaZ 1)\n\t"
@@ -65,16 +62,6 @@ def test_tokens_stand_in_the_order_of_the_text(kind: str, text: str) -> None:
     assert starts == sorted(starts)
     assert ends == sorted(ends)
     assert all(0 <= start <= end <= len(text) for start, end in zip(starts, ends, strict=True))
-
-
-def opened() -> PreTrainedTokenizerBase:
-    """As Llama 2 has it: "<s>" before every text."""
-    tokenizer = MADE_BY["byte_fallback"]()
-    tokenizer.add_special_tokens({"bos_token": "<s>"})
-    before = ("<s>", tokenizer.bos_token_id)
-    core: Tokenizer = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
-    core.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[before])  # type: ignore[assignment]
-    return tokenizer
 
 
 def test_a_plain_prompt_begins_as_the_tokenizer_begins_a_text() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from reflect_rl.lm.scratch import train_tokenizer
@@ -62,6 +63,16 @@ def byte_fallback() -> PreTrainedTokenizerBase:
     core.decoder = decoders.Sequence(parts)  # type: ignore[assignment]
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+
+
+def opened() -> PreTrainedTokenizerBase:
+    """As Llama 2 has it: "<s>" before every text."""
+    tokenizer = byte_fallback()
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    before = ("<s>", tokenizer.bos_token_id)
+    core: Tokenizer = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    core.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[before])  # type: ignore[assignment]
+    return tokenizer
 
 
 def unigram() -> PreTrainedTokenizerBase:

@@ -10,7 +10,7 @@ from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import advance, begin, expert_choice, facts_of, tasks_of, taught
 from reflect_rl.envs.registry import load
 from reflect_rl.lm.pretrained import load_tokenizer
-from reflect_rl.lm.text import encode_prompt
+from reflect_rl.lm.text import encode_prompt, opening_ids
 from reflect_rl.players.context import Context
 from reflect_rl.players.labels import MOST_LABELS, find_labels
 from reflect_rl.players.load import chat_frames, message_prompts, reflector_labels
@@ -31,8 +31,8 @@ class Shown:
 
     Attributes:
         who: "reflector" or "policy".
-        text: the prompt, with the control tokens of a chat template by their names; of a reflector behind a server,
-            the message alone.
+        text: the prompt, with the control tokens of a chat template or a tokenizer by their names; of a reflector
+            behind a server, the message alone.
         chat: whether it is in the chat format.
         tokens: its length; None for models from scratch, whose tokenizer is trained later, and behind a server.
         answers: the labels that the policy chooses from; empty for the reflector and the pointer head.
@@ -103,7 +103,10 @@ def _shown(
     builder = PromptBuilder(context.world.task_text, settings.prompt, shown, count, gated, frames=frames)
     prompt = builder.reflector_prompt(state) if who == "reflector" else builder.policy_prompt(state, note)
     answers = tuple(shown or ())[: prompt.actions] if who == "policy" else ()
-    return Shown(who, prompt.text, frames is not None, count(prompt) if count else None, answers)
+    opening = ""
+    if tokenizer is not None and not prompt.controls:
+        opening = "".join(tokenizer.convert_ids_to_tokens(list(opening_ids(tokenizer))))
+    return Shown(who, opening + prompt.text, frames is not None, count(prompt) if count else None, answers)
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> int:
