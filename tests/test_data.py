@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 import tiny_models
 from conftest import Heard
@@ -309,12 +310,17 @@ def test_a_pretrained_reflector_says_where_it_is_unsure(
         assert gains == sorted(gains, reverse=True), "the least sure first"
 
 
+@pytest.mark.parametrize(("style", "first"), [("chat", "<user>"), ("plain", "<s>")])
 def test_a_model_is_asked_about_the_prompts_that_it_will_read(
-    pooled: RunFolder, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pooled: RunFolder, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, style: str, first: str
 ) -> None:
-    """In the frames of its chat template, whose control tokens are single tokens, and nothing before them."""
+    """In the frames of its chat template, whose control tokens are single tokens, and nothing before them; as plain
+    text, after the token that its tokenizer puts before a text.
+    """
     tokenizer = deepcopy(tiny_models.tokenizer())
     tokenizer.add_special_tokens({"bos_token": "<s>", "additional_special_tokens": ["<user>", "<model>"]})
+    opening = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = opening
     tokenizer.chat_template = (
         "{% for m in messages %}<{{ 'user' if m.role == 'user' else 'model' }}> {{ m.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}<model>{% endif %}"
@@ -322,7 +328,8 @@ def test_a_model_is_asked_about_the_prompts_that_it_will_read(
     model = tiny_models.gpt2(context=400)
     model.resize_token_embeddings(len(tokenizer))
     save_model(model, tokenizer, tmp_path / "model")
-    settings = tiny({"reflector.model.source": str(tmp_path / "model"), "select.strategy": "mean-entropy"})
+    given = {"reflector.model.source": str(tmp_path / "model"), "prompt.format": style}
+    settings = tiny(given | {"select.strategy": "mean-entropy"})
     seen: list[list[int]] = []
     items = Encoder.items
     monkeypatch.setattr(
@@ -333,7 +340,7 @@ def test_a_model_is_asked_about_the_prompts_that_it_will_read(
     builder = reflector_prompts(Context(settings), model, tokenizer)
     prompts = [builder.reflector_prompt(entry.state) for entry in distinct(read_pool(pooled, settings))]
     assert sorted(seen) == sorted(encode_prompt(tokenizer, p.text, p.controls) for p in prompts)
-    assert {ids[0] for ids in seen} == {tokenizer.convert_tokens_to_ids("<user>")}
+    assert {ids[0] for ids in seen} == {tokenizer.convert_tokens_to_ids(first)}
 
 
 @pytest.mark.parametrize(

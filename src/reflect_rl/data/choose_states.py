@@ -116,13 +116,13 @@ class _ModelReads:
         return [getattr(found[row], quantity) for row in range(len(self.pool))]
 
     @cached_property
-    def _prompts(self) -> list[Framed]:
+    def _prompts(self) -> list[str | Framed]:
         from reflect_rl.lm.text import Framed
         from reflect_rl.players.load import reflector_prompts
 
         builder = reflector_prompts(self.context, *self._loaded, self.progress)
         prompts = (builder.reflector_prompt(entry.state) for entry in self.pool)
-        return [Framed(prompt.text, prompt.controls) for prompt in prompts]
+        return [Framed(prompt.text, prompt.controls) if prompt.controls else prompt.text for prompt in prompts]
 
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

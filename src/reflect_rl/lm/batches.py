@@ -77,7 +77,7 @@ class Encoder:
                     f"{max(room, len(written)):,} tokens after the prompt of item {rows[0]} leave it no room: the "
                     f"model reads {self.context:,}. Ask for fewer, or choose a model that reads more."
                 )
-            head = [] if isinstance(prompt, Framed) else self.head  # encode_prompt saw to it
+            head = [] if isinstance(prompt, Framed) else self.head  # a template writes its own
             items.append(Item(rows, head + self._cut(prompts[number], most - len(head), rows[0]), written))
         return items
 

@@ -33,10 +33,10 @@ class Tokens(NamedTuple):
 
 
 class Framed(NamedTuple):
-    """A player's prompt: a text, and where in it the frames of a chat template stand, if there are any."""
+    """A player's prompt in the chat format: a text, and where in it the frames of the template stand."""
 
     text: str
-    controls: tuple[tuple[int, int], ...] = ()
+    controls: tuple[tuple[int, int], ...]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
