@@ -22,7 +22,7 @@ from corridor import Corridor
 from end_to_end import Kill, reflect_rl, refused, timeless
 from fake_server import FakeServer
 from own_agents import Decided
-from reflect_rl.agents.evaluation import Plan, evaluate_agent
+from reflect_rl.agents.evaluation import Plan, chosen_tasks, evaluate_agent
 from reflect_rl.agents.language import LanguagePlan, Prompting
 from reflect_rl.agents.trained import is_trained
 from reflect_rl.bench.chat_server import completion, response
@@ -228,6 +228,20 @@ def test_more_episodes_and_panels_continue_a_folder(measure: Any, tmp_path: Path
     assert copy.read_bytes() == (tmp_path / "out" / "episodes.jsonl").read_bytes()
 
 
+@given(tasks=st.integers(1, 300), fewer=st.integers(1, 300), more=st.integers(0, 300))
+def test_more_episodes_include_the_tasks_of_fewer(tasks: int, fewer: int, more: int) -> None:
+    few, many = chosen_tasks("test", tasks, fewer), chosen_tasks("test", tasks, fewer + more)
+    assert set(few) <= set(many) <= set(chosen_tasks("test", tasks, None)) == set(range(tasks))
+    assert len(few) == min(fewer, tasks)
+    assert few == sorted(few)
+
+
+def test_a_few_tasks_of_a_panel_are_drawn_from_all_of_it() -> None:
+    """Panels often go by kind, so the first ones would be of one kind."""
+    for panel in ("test", "valid"):
+        assert all(1 <= sum(number // 35 == part for number in chosen_tasks(panel, 140, 35)) <= 20 for part in range(4))
+
+
 def test_episodes_of_tasks_that_have_changed_are_no_results(
     measure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,7 +318,7 @@ def test_the_command_line_evaluates_continues_and_reports(tmp_path: Path) -> Non
     assert ended.code == 0, ended.err
     folder = tmp_path / "runs" / "taxi-random"
     rows = list(each_episode(folder / "episodes.jsonl"))
-    assert sorted(row["number"] for row in rows) == list(range(9))
+    assert sorted(row["number"] for row in rows) == chosen_tasks("test", 60, 9)
     assert sorted(row["id"] for row in each_episode(tmp_path / "all.jsonl")) == sorted(row["id"] for row in rows)
     assert "test   played    9" in ended.out
     assert (folder / "report.html").is_file()

@@ -20,7 +20,7 @@ from reflect_rl.core_yaml import parse_yaml
 from reflect_rl.errors import OutputError, RunFolderError
 from reflect_rl.evaluation.evaluate import evaluate
 from reflect_rl.evaluation.export_rollouts import EPISODE, STEP, export_dataset
-from reflect_rl.evaluation.report_rollouts import report_rollouts
+from reflect_rl.evaluation.report_rollouts import report_rollouts, rollouts_page
 from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
@@ -291,6 +291,13 @@ def test_invalid_answers_are_shown_where_they_were_given(browser: Any, path: Pat
     assert opened.text(".said") == "Let me think."
     assert "names no admissible action" in opened.text(".mind .note")
     opened.page.close()
+
+
+@pytest.mark.parametrize(
+    ("file", "page"), [("a.jsonl", "a.html"), ("a.v1", "a.v1.html"), ("a.v2", "a.v2.html"), ("a", "a.html")]
+)
+def test_each_file_of_rollouts_has_a_page_of_its_own(tmp_path: Path, file: str, page: str) -> None:
+    assert rollouts_page(tmp_path / file) == tmp_path / page
 
 
 def test_report_and_export_on_the_command_line(path: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.manifest import changes
 from reflect_rl.runs.outputs import claim_folder
 from reflect_rl.runs.rollouts import RolloutFile, each_episode, episode_heads
+from reflect_rl.seeding import stream
 from reflect_rl.settings import Settings
 from reflect_rl.training.recording import about_world
 from reflect_rl.training.rollout import EpisodeSpec, Trajectory
@@ -44,7 +45,7 @@ class Plan:
         settings: of a recipe: the world, the seed, and how results are reported.
         agent: "random", "expert", "module:Class", "openai:MODEL", or the folder of a trained agent.
         panels: names of the world's panels.
-        episodes: the first so many of each panel; None for all.
+        episodes: so many of each panel, see `chosen_tasks`; None for all.
         workers: processes to play in.
         rollouts: a file to which all episodes are appended too.
     """
@@ -142,11 +143,22 @@ def fixed_games(world: TextEnv, plan: Plan) -> list[Game]:
     for panel in plan.panels:
         if panel not in panels:
             raise SettingsError(unknown("panel", panel, panels))
-    return [
-        Game(panel, number, spec.task, spec.seed)
-        for panel in plan.panels
-        for number, spec in enumerate(panel_episodes(world, plan.settings, panel, "greedy")[: plan.episodes])
-    ]
+    games = []
+    for panel in plan.panels:
+        specs = panel_episodes(world, plan.settings, panel, "greedy")
+        for number in chosen_tasks(panel, len(specs), plan.episodes):
+            games.append(Game(panel, number, specs[number].task, specs[number].seed))
+    return games
+
+
+def chosen_tasks(panel: str, tasks: int, episodes: int | None) -> list[int]:
+    """Places of the tasks of a panel that are played, in order: the same for every agent and seed.
+
+    They are drawn, since panels often go by kind: the first 35 games of ALFWorld's are of two types. More episodes
+    include those of fewer.
+    """
+    drawn = stream(0, f"tasks of the panel {panel}").permutation(tasks)
+    return sorted(map(int, drawn[:episodes]))
 
 
 def results(plan: Plan, world: TextEnv, games: Sequence[Game], done: Mapping[Any, Row]) -> Row:

@@ -67,7 +67,7 @@ def evaluate(
     panel
         With --agent: panels of the world, separated by commas; test by default.
     episodes
-        With --agent: play only the first so many tasks of each panel.
+        With --agent: play only so many tasks of each panel, drawn alike for every agent; more include those of fewer.
     workers
         With --agent: processes to play in; 1 by default.
     prompting

@@ -59,7 +59,8 @@ def report_rollouts(
 
 def rollouts_page(path: Path) -> Path:
     """The page beside a file of rollouts. Raises OutputError if something else is there."""
-    return output_file(path.with_suffix(".html"), "The page", [path], _is_page).path
+    name = path.stem if path.suffix in (".jsonl", ".ndjson", ".json") else path.name  # a.v1 and a.v2 get a page each
+    return output_file(path.with_name(f"{name}.html"), "The page", [path], _is_page).path
 
 
 def _is_page(path: Path) -> bool:

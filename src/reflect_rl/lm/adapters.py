@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 def require_peft(what: str) -> None:
     """Raise ModelError if peft is not installed."""
+    # On some CPUs bitsandbytes, which PEFT imports, warns that it lacks a kernel for packed weights; we never pack them.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         import peft  # noqa: F401
     except ImportError as error:
