@@ -21,7 +21,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 def require_peft(what: str) -> None:
     """Raise ModelError if peft is not installed."""
-    # On some CPUs bitsandbytes, which PEFT imports, warns that it lacks a kernel for packed weights; we never pack them.
+    # On some CPUs bitsandbytes, which PEFT imports, warns that a kernel for packed weights is absent; we pack none.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         import peft  # noqa: F401
