@@ -203,3 +203,18 @@ def test_notes_stand_behind_their_actions_and_a_world_without_them_is_refused() 
     assert [prompt.text[:end].rsplit("\n", 1)[1] for end in prompt.line_ends] == ["left", "go right: unseen"]
     with pytest.raises(PromptError, match="notes"):
         builder(None, notes=True).policy_prompt(state(), None)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_reflector_reads_the_choices_of_the_pointer_head_if_asked_to(asked: bool) -> None:
+    noted = replace(state(actions=("left", "go right")), facts={"notes": ["", "unseen"]})
+    written = builder(None, notes=True, reflector_choices=asked)
+    text = written.reflector_prompt(noted).text
+    assert text.endswith("\nooooo\nChoices:\nleft\ngo right: unseen\nReflection:" if asked else "\nooooo\nReflection:")
+    assert written.policy_prompt(noted, "WHY").text == builder(None, notes=True).policy_prompt(noted, "WHY").text
+
+
+def test_the_reflector_always_reads_the_choices_of_the_label_head_once() -> None:
+    without, asked = (builder(reflector_choices=asked).reflector_prompt(state(2)).text for asked in (False, True))
+    assert without == asked
+    assert asked.count("left") == 1

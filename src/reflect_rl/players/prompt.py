@@ -151,6 +151,8 @@ class PromptBuilder:
     def _reflector(self, state: State, shown: int) -> Prompt:
         draft = _Draft()
         static = self._state(draft, state, shown)
+        if self.settings.reflector_choices:
+            self._choices(draft, state)
         self._ask_reflection(draft)
         return Prompt(draft.text, static, len(state.actions), controls=tuple(draft.controls))
 
@@ -160,15 +162,21 @@ class PromptBuilder:
         state_end = None
         if reflection is not None:
             state_end = self._told(draft, reflection)
-        ends: list[int] = []
-        if self.labels is None:
-            draft.add(self._line("Choices:", draft))
-            for line in self._lines(state):
-                draft.add(f"\n{line}")
-                ends.append(len(draft))
+        ends = self._choices(draft, state)
         self._ask_choice(draft)
         kept = state_end if self.gated and self.labels is not None else None
-        return Prompt(draft.text, static, len(state.actions), tuple(ends), kept, tuple(draft.controls))
+        return Prompt(draft.text, static, len(state.actions), ends, kept, tuple(draft.controls))
+
+    def _choices(self, draft: _Draft, state: State) -> tuple[int, ...]:
+        """Write the action lines for the pointer head; return where each ends. With labels they come first instead."""
+        if self.labels is not None:
+            return ()
+        draft.add(self._line("Choices:", draft))
+        ends: list[int] = []
+        for line in self._lines(state):
+            draft.add(f"\n{line}")
+            ends.append(len(draft))
+        return tuple(ends)
 
     def _state(self, draft: _Draft, state: State, shown: int) -> int:
         """Write task, actions, history and observation; return where the static text ends."""

@@ -73,6 +73,11 @@ class PromptSettings(Section):
         description="Append the world's scripted notes to the action lines (pointer head). The notes are given, not "
         "learned.",
     )
+    reflector_choices: bool = Field(
+        default=False,
+        description="With the pointer head, show the reflector the action lines, as its teacher sees them. The label "
+        "head always shows them.",
+    )
     max_tokens: int = Field(default=1024, ge=16, description="Token budget of a policy prompt.")
     format: Literal["auto", "plain", "chat"] = Field(
         default="auto",
