@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import tiny_models
 from reflect_rl.errors import ModelError
 from reflect_rl.lm import sources
 from reflect_rl.lm.pretrained import load_pretrained, load_tokenizer, save_model
 from reflect_rl.lm.sources import CONVERTED, lasting, located, set_special_tokens
+from reflect_rl.lm.text import opening_ids
 from reflect_rl.settings import ModelSettings
 
 
@@ -102,12 +105,41 @@ def test_special_tokens_are_those_that_the_gguf_file_names(tmp_path: Path) -> No
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    tokenizer = tiny_models.tokenizer()
+    tokenizer = copy.deepcopy(tiny_models.tokenizer())
     kept = tokenizer.pad_token
     assert tokenizer.eos_token_id != 6
     set_special_tokens(tokenizer, tmp_path / "x.gguf")
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (5, 6)
     assert tokenizer.pad_token == kept
+
+
+@pytest.mark.parametrize(
+    ("fields", "opens"),
+    [
+        ({"model": "gpt2", "pre": "smollm"}, False),
+        ({"model": "gpt2", "pre": "llama-bpe"}, True),
+        ({"model": "llama"}, True),
+        ({"model": "llama", "add_bos_token": False}, False),
+        ({"model": "gpt2", "pre": "llama-bpe", "add_bos_token": False}, False),
+        ({"model": "gpt2", "pre": "smollm", "add_bos_token": True}, True),
+    ],
+)
+def test_texts_begin_as_the_gguf_file_says(fields: dict[str, Any], opens: bool, tmp_path: Path) -> None:
+    """Llama 3's files leave it unsaid, and its texts begin with the opening token."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    tokenizer = copy.deepcopy(tiny_models.tokenizer())
+    writer.add_bos_token_id(opening := int(tokenizer.eos_token_id or 0))
+    for name, value in fields.items():
+        (writer.add_bool if isinstance(value, bool) else writer.add_string)(f"tokenizer.ggml.{name}", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    set_special_tokens(tokenizer, tmp_path / "x.gguf")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path / "saved")):
+        assert opening_ids(each) == ((opening,) if opens else ())
+        assert each.encode("a", add_special_tokens=False) == each.encode("a")[1 if opens else 0 :]
 
 
 def test_without_gguf_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

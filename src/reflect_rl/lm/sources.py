@@ -26,7 +26,7 @@ PACKAGE = "package:"
 GGUF = ".gguf"
 CONVERTED = "converted-from"
 """A file of a converted model: the name of the GGUF file."""
-RULES = b"2"
+RULES = b"3"
 """Of the conversion: with others, what is in the cache is not used."""
 SPECIAL = {
     "bos_token": "bos_token_id",
@@ -35,6 +35,23 @@ SPECIAL = {
     "pad_token": "padding_token_id",
 }
 """What transformers and GGUF call special tokens."""
+OPENED = frozenset(
+    {
+        "llama3",
+        "llama-v3",
+        "llama-bpe",
+        "falcon3",
+        "falcon-h1",
+        "pixtral",
+        "midm-2.0",
+        "lfm2",
+        "jina-v5-nano",
+        "tekken",
+        "chameleon",
+    }
+)
+"""Kinds of tokenizers (`tokenizer.ggml.pre`) of which a GGUF file need not say that texts begin with the opening token:
+llama.cpp takes it for granted, as with those of SentencePiece (`tokenizer.ggml.model` "llama")."""
 
 
 def cache_folder() -> Path:
@@ -163,9 +180,10 @@ def _convert(file: Path, folder: Path, source: str) -> None:
 
 
 def set_special_tokens(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
-    """Give a tokenizer the special tokens that its GGUF file names.
+    """Give a tokenizer the special tokens that its GGUF file names, and let it begin texts as the file says.
 
-    Some versions of transformers have others by default: 5.17 takes SmolLM2's <|im_start|> for its end.
+    Some versions of transformers have others by default: 5.17 takes SmolLM2's <|im_start|> for its end. None of them
+    looks at whether texts begin with the opening token.
     """
     from gguf import GGUFReader
 
@@ -173,6 +191,13 @@ def set_special_tokens(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
     for name, key in SPECIAL.items():
         if field := fields.get(f"tokenizer.ggml.{key}"):
             setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(int(field.contents())))
+    given, kind, pre = (
+        field.contents() if (field := fields.get(f"tokenizer.ggml.{key}")) else None
+        for key in ("add_bos_token", "model", "pre")
+    )
+    opens = given if given is not None else kind == "llama" or pre in OPENED
+    if tokenizer.bos_token is not None and bool(opens) != (tokenizer.encode("a")[0] == tokenizer.bos_token_id):
+        tokenizer.add_bos_token = bool(opens)  # type: ignore[attr-defined]
 
 
 _OTHER = "Give another file, or the model's folder with safetensors weights."
