@@ -23,6 +23,7 @@ import reflect_rl as rr
 from bridges_page import Section, environment, python_of, run, running
 from ports import free_port
 from reflect_rl.cli.serve import serve_env
+from reflect_rl.envs.alfworld.data import AlfworldDataError
 from reflect_rl.errors import EnvironmentContractError, SettingsError
 
 pytest.importorskip("websockets", reason="websockets is not installed: pip install 'reflect-rl[openenv]'")
@@ -321,6 +322,12 @@ def test_mistakes_on_the_command_line() -> None:
         serve_env("taxi", port=0, overrides={"rl.lr": 1})
     with pytest.raises(EnvironmentContractError, match="taxxi"):
         serve_env("taxxi", port=0, overrides={})
+
+
+def test_a_world_that_lacks_its_data_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path))
+    with pytest.raises(AlfworldDataError, match="There are no ALFWorld games in"):
+        serve_env("alfworld", port=0, overrides={})
 
 
 def test_openenvs_own_client_plays_it_as_the_page_says(tmp_path: Path) -> None:

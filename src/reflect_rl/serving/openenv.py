@@ -300,12 +300,13 @@ def serve_world(
 
     Raises:
         SettingsError: the address cannot be used.
-        EnvironmentContractError: the world cannot be made.
+        EnvironmentContractError, or an error of the world: it cannot be made or begun.
     """
     limits = limits or Limits()
     with bound(host, port) as listening:
         world = make_env()
         try:
+            begin(world, 0, {})  # what it lacks, such as its data, is said here rather than to the first client
             sessions = Sessions(name, world, make_env, limits)
             app = make_app(sessions, token)
             run_until_stopped(app, listening, name, limits, progress, "websockets-sansio")
