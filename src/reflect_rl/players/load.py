@@ -131,7 +131,7 @@ def reflector_labels(frames: ChatFrames | None) -> list[str]:
 def reflector_prompts(
     context: Context, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None
 ) -> PromptBuilder:
-    """The builder of the reflector's prompts: the policy's up to the reflection, with room for one."""
+    """The builder of the reflector's prompts, see `PromptBuilder`, with room for a reflection."""
     settings, task_text = context.settings, context.world.task_text
     frames = chat_frames(settings, settings.reflector.model, tokenizer, progress)
     reads = Backbone(model).context

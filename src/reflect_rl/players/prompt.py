@@ -7,7 +7,8 @@ first; task, actions, observation and reflection are never dropped.
 
 There are two formats. Plain: one text, which the players continue after "Reflection:" and "Action:". Chat, for instruct
 models, in the frames of their template: the user describes the state, and asks for a reflection; the model writes it;
-the user asks for a choice; the model answers. In both, the reflector's prompt is the policy's up to the reflection.
+the user asks for a choice; the model answers. In both, the reflector's prompt is the policy's up to the reflection,
+unless it reads the pointer head's choices too (`prompt.reflector_choices`).
 """
 
 from __future__ import annotations
