@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from corridor import Corridor
 from end_to_end import Kill, reflect_rl, refused, timeless
 from fake_server import FakeServer
 from own_agents import Decided
+from reflect_rl.agents import evaluation
 from reflect_rl.agents.evaluation import Plan, chosen_tasks, evaluate_agent
 from reflect_rl.agents.language import LanguagePlan, Prompting
 from reflect_rl.agents.trained import is_trained
@@ -163,6 +167,22 @@ def test_what_names_no_action_is_counted_and_the_first_action_is_taken(measure: 
     assert all(step["invalid"] and step["choice"] == 0 for step in row["steps"])
     assert row["steps"][0]["said"] == "'jump'"
     assert row["steps"][6]["reflection"] == "Left is the way."
+
+
+def test_moves_are_shown_while_no_episode_ends(measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[dict[str, Any]] = []
+
+    class Shown(Progress):
+        @contextmanager
+        def bar(self, what: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Any]:
+            yield SimpleNamespace(update=lambda n=1: None, note=lambda **values: shown.append(values))
+
+    slowly = itertools.count(step=2)
+    monkeypatch.setattr(evaluation, "time", SimpleNamespace(monotonic=lambda: next(slowly)))
+    measure("own_agents:Clumsy", episodes=2, progress=Shown())  # one after the other, 8 moves each
+    assert [notes["moves"] for notes in shown] == [1, 2, 3, 4, 5, 6, 7, 8, 8, 9, 10, 11, 12, 13, 14, 15, 16, 16]
+    assert "success" not in shown[7]
+    assert shown[8]["success"] == 0
 
 
 @pytest.mark.parametrize(

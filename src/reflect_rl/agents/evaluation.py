@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from reflect_rl.agents.own import source_hash
-from reflect_rl.agents.play import SUMS, next_trial, total
+from reflect_rl.agents.play import SUMS, Finished, Moved, next_trial, total
 from reflect_rl.agents.player import Game
 from reflect_rl.agents.trained import is_trained, made_of
-from reflect_rl.agents.work import BUILT_IN, Finished, check_expert, play_locally
+from reflect_rl.agents.work import BUILT_IN, check_expert, play_locally
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import panels_of
 from reflect_rl.envs.simple import unknown
@@ -86,11 +87,17 @@ class Plan:
             check_expert(self.settings.env.name)
 
     def play(
-        self, run: RunFolder, world: TextEnv, games: Sequence[Game], finished: Finished, progress: Progress
+        self,
+        run: RunFolder,
+        world: TextEnv,
+        games: Sequence[Game],
+        finished: Finished,
+        moved: Moved,
+        progress: Progress,
     ) -> None:
-        """Play the games; `finished` is called as each ends. world: an environment that is never played."""
+        """Play the games; `finished` and `moved` are called as in `play`. world: an environment never played."""
         settings = self.settings
-        play_locally(self.agent, settings.env, settings.rl.num_envs, games, self.workers, finished)
+        play_locally(self.agent, settings.env, settings.rl.num_envs, games, self.workers, finished, moved)
 
 
 def evaluate_agent(plan: Plan, out: Path, progress: Progress) -> RunFolder:
@@ -119,6 +126,18 @@ def evaluate_agent(plan: Plan, out: Path, progress: Progress) -> RunFolder:
         _check_tasks(run, games, done)
         waiting = [game for first in games if (game := _next(first, done, plan.trials)) is not None]
         with progress.bar("evaluate", len(games), "tasks", done=len(games) - len(waiting)) as bar:
+            moves, shown = 0, time.monotonic()
+
+            def show() -> None:
+                bar.note(moves=moves, **_so_far(done.values()))
+
+            def moved(count: int) -> None:  # between two ends of episodes, minutes may pass
+                nonlocal moves, shown
+                moves = count
+                if time.monotonic() - shown >= 1:
+                    shown = time.monotonic()
+                    show()
+                    bar.update(0)
 
             def finished(game: Game, record: Row) -> None:
                 line = {"id": f"{name}-{game.panel}-{game.number}-{game.trial}", **about, **record}
@@ -126,10 +145,10 @@ def evaluate_agent(plan: Plan, out: Path, progress: Progress) -> RunFolder:
                     file.add([line])
                 done[_place(record)] = {key: value for key, value in record.items() if key != "steps"}
                 bar.update(next_trial(game, record, plan.trials) is None)
-                bar.note(**_so_far(done.values()))
+                show()
 
             if waiting:
-                plan.play(run, context.world, waiting, finished, progress)
+                plan.play(run, context.world, waiting, finished, moved, progress)
         found = results(plan, context.world, games, done)
         _warn_of_no_move(done.values(), progress)
         run.write_json(RESULTS, found)
@@ -229,7 +248,9 @@ def _place(record: Row) -> tuple[str, int, int]:
     return place
 
 
-def _so_far(records: Any) -> Row:
+def _so_far(records: Collection[Row]) -> Row:
+    if not records:
+        return {}
     steps = sum(record["length"] for record in records)
     return {
         "success": sum(record["success"] for record in records) / len(records),

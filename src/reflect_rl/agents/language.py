@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reflect_rl.agents.evaluation import Plan
-from reflect_rl.agents.play import play
+from reflect_rl.agents.play import Finished, Moved, play
 from reflect_rl.agents.player import Game, Move, Played, Player, Turn
-from reflect_rl.agents.work import Finished
 from reflect_rl.data.teacher import filled
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.isolated import open_world
@@ -141,13 +140,19 @@ class LanguagePlan(Plan):
         check_server(self.server)
 
     def play(
-        self, run: RunFolder, world: TextEnv, games: Sequence[Game], finished: Finished, progress: Progress
+        self,
+        run: RunFolder,
+        world: TextEnv,
+        games: Sequence[Game],
+        finished: Finished,
+        moved: Moved,
+        progress: Progress,
     ) -> None:
         task = self.settings.prompt.task or world.task_text
         with ServedModel(self.server, run / ANSWERS, progress) as model:
             player = LanguagePlayer(model, self.prompting, task, self.trials)
             env = self.settings.env
-            play(player, lambda: open_world(env), games, finished, env.processes)
+            play(player, lambda: open_world(env), games, finished, moved, env.processes)
             meter = model.meter
             cost = "" if meter.usd is None else f", {meter.usd:.4f} USD"
             progress.say(

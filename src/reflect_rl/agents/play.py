@@ -24,6 +24,8 @@ SUMS = ("prompt_tokens", "completion_tokens", "usd")
 """Fields of a step, or of what follows an episode, that are summed over the episode."""
 FIRST_ACTION = 0
 """What is done where the agent named no admissible action."""
+Finished = Callable[[Game, dict[str, Any]], object]
+Moved = Callable[[int], object]
 
 
 @dataclass(slots=True)
@@ -48,17 +50,20 @@ def play(
     player: Player,
     make_env: Callable[[], TextEnv],
     games: Iterable[Game],
-    finished: Callable[[Game, dict], object],
+    finished: Finished,
+    moved: Moved,
     processes: int = 0,
 ) -> None:
     """Play all games to their end, and further trials of the tasks that were not solved.
 
-    finished: called with each game and its record as it ends, in no fixed order. processes: how many environments may
-    be open at once, if each lives in a process of its own (`open_world`).
+    finished: called with each game and its record as it ends, in no fixed order. moved: called after each wave with the
+    number of moves so far. processes: how many environments may be open at once, if each lives in a process of its own
+    (`open_world`).
 
     Raises EnvironmentContractError if one episode after the other is lost with its world.
     """
     waiting, active, idle, losses = deque(games), list[_Slot](), list[TextEnv](), Losses()
+    count = 0
     most = min(player.num_envs, processes or player.num_envs)
     with opened(make_env) as make_one, side_by_side(processes) as each:
         while waiting or active:
@@ -74,6 +79,7 @@ def play(
             going = [slot for slot in active if slot.stop is None]
             moves = player.moves([Turn(slot.game, slot.state, slot.env) for slot in going]) if going else []
             list(each(_advance, going, moves))
+            moved(count := count + len(moves))
             ended = [slot for slot in active if slot.stop is not None]
             told = _end(player, ended)
             for slot in active:

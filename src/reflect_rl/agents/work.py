@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, as_completed
 from contextlib import closing
 from functools import cache
 from typing import Any
 
 from reflect_rl.agents.own import OwnPlayer
-from reflect_rl.agents.play import play
+from reflect_rl.agents.play import Finished, Moved, play
 from reflect_rl.agents.player import ExpertPlayer, Game, Player, RandomPlayer
 from reflect_rl.agents.trained import TrainedPlayer, is_trained
 from reflect_rl.envs.base import TextEnv
@@ -21,7 +21,6 @@ from reflect_rl.pipeline.workers import worker_pool
 from reflect_rl.settings import EnvSettings
 
 BUILT_IN: dict[str, type[Player]] = {"random": RandomPlayer, "expert": ExpertPlayer}
-Finished = Callable[[Game, dict[str, Any]], object]
 
 
 def check_expert(name: str) -> None:
@@ -43,15 +42,15 @@ _players = cache(local_player)
 
 
 def play_locally(
-    agent: str, env: EnvSettings, num_envs: int, games: Sequence[Game], workers: int, finished: Finished
+    agent: str, env: EnvSettings, num_envs: int, games: Sequence[Game], workers: int, finished: Finished, moved: Moved
 ) -> None:
-    """Play all games; `finished` is called in this process as they end, in no fixed order.
+    """Play all games; `finished` is called in this process as they end, in no fixed order, and `moved` as in `play`.
 
-    Workers are given as many games at once as the agent plays side by side.
+    Workers are given as many games at once as the agent plays side by side, and do not tell of their moves.
     """
     with closing(local_player(agent, num_envs)) as player:
         if workers == 1:
-            play(player, lambda: open_world(env), games, finished, env.processes)
+            play(player, lambda: open_world(env), games, finished, moved, env.processes)
             return
         size = min(player.num_envs, math.ceil(len(games) / workers))
     shares = [games[start : start + size] for start in range(0, len(games), size)]
@@ -67,5 +66,6 @@ def play_locally(
 
 def _played(agent: str, env: EnvSettings, num_envs: int, games: Sequence[Game]) -> list[tuple[Game, dict[str, Any]]]:
     done: list[tuple[Game, dict[str, Any]]] = []
-    play(_players(agent, num_envs), lambda: open_world(env), games, lambda *ended: done.append(ended), env.processes)
+    player = _players(agent, num_envs)
+    play(player, lambda: open_world(env), games, lambda *ended: done.append(ended), lambda moves: None, env.processes)
     return done
