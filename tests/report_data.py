@@ -110,6 +110,8 @@ def invented_run(folder: Path) -> RunFolder:
     run, rng = RunFolder(folder), np.random.default_rng(0)
     run.write_json("results.json", results())
     run.write_jsonl("metrics.jsonl", map(metrics, range(20)))
+    run.write_jsonl("sft-reflector.jsonl", [{"step": step, "loss": 3 / step} for step in range(1, 6)])
+    run.write_jsonl("sft-policy.jsonl", [{"step": step, "loss": 2.0 if step <= 3 else 1.0} for step in range(1, 601)])
     for stage, seconds in [
         ("sft_reflector", 30.0),
         ("sft_policy", 11.0),

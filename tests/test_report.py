@@ -77,7 +77,7 @@ def test_results_by_kind_of_task_stand_below(opened: Opened) -> None:
 
 @pytest.mark.browser
 def test_every_curve_is_drawn_with_names_and_units(opened: Opened) -> None:
-    charts = opened.page.locator("#learning .charts").first.locator("figure.chart")
+    charts = opened.page.locator("#learning .charts").nth(1).locator("figure.chart")
     assert charts.locator(".name").all_inner_texts() == [
         "Success",
         "Return",
@@ -94,6 +94,17 @@ def test_every_curve_is_drawn_with_names_and_units(opened: Opened) -> None:
     charts.first.locator("svg").hover()
     assert "training" in opened.text("#tip")
     assert "[" in opened.text("#tip")
+
+
+@pytest.mark.browser
+def test_the_loss_of_each_warm_up_is_drawn_at_every_step_or_as_means(opened: Opened) -> None:
+    charts = opened.page.locator("#learning .charts").first.locator("figure.chart")
+    assert charts.locator(".name").all_inner_texts() == ["SFT of the reflector", "SFT of the policy"]
+    drawn = json.loads(opened.page.locator("#data").inner_text())
+    assert drawn["sft_reflector"] == {"step": [1, 2, 3, 4, 5], "loss": [3.0, 1.5, 1.0, 0.75, 0.6]}
+    assert drawn["sft_policy"]["step"] == [3 * i for i in range(1, 201)]
+    assert drawn["sft_policy"]["loss"] == [2.0] + [1.0] * 199
+    assert {"step"} < set(charts.first.locator("text.axis-name").all_text_contents())
 
 
 @pytest.mark.browser
@@ -316,8 +327,8 @@ def test_policy_that_is_kept_is_named_and_has_the_large_dot(browser: Any, tmp_pa
         report(run, Context(SETTINGS), Progress())
         page = Opened(browser, run / "report.html")
         assert page.errors == []
-        assert named in page.text("#learning .note")
-        dots = page.page.locator("#learning svg").first.locator("circle.dot")
+        assert named in page.text("#learning p.note")
+        dots = page.page.locator("#learning .charts").nth(1).locator("svg").first.locator("circle.dot")
         assert [dot.get_attribute("r") for dot in dots.all()] == large
         page.page.close()
 

@@ -32,7 +32,7 @@ def test_a_launchers_processes_share_training_and_evaluation(whole: Path, tmp_pa
     if "EADDR" in ended.stderr or ("gloo" in ended.stderr.lower() and "not available" in ended.stderr):
         pytest.skip("this machine lets no two processes talk to each other")
     assert ended.returncode == 0, ended.stderr[-3000:]
-    rounded = ("reflector/", "reflector.json", "policy-sft/", "policy/", "metrics.jsonl")
+    rounded = ("reflector/", "reflector.json", "policy-sft/", "sft-", "policy/", "metrics.jsonl")
     rounded += ("evaluation.jsonl", "results.json", "report.html", "manifests/")
     assert [name for name in differences(tmp_path / "run", whole) if not name.startswith(rounded)] == []
     losses = [json.loads((run / "reflector.json").read_text())["loss"] for run in (tmp_path / "run", whole)]

@@ -199,6 +199,11 @@ def test_a_resumed_warm_up_equals_an_uninterrupted_one(
     torch.manual_seed(1)
     assert stage(pooled, Context(settings), Progress()) == wanted
     assert files(pooled / output) == files(whole / output)
+    losses = (whole / f"sft-{who}.jsonl").read_bytes()
+    assert (pooled / f"sft-{who}.jsonl").read_bytes() == losses
+    rows = whole.read_jsonl(f"sft-{who}.jsonl", dict)
+    assert [row["step"] for row in rows] == list(range(1, 19))
+    assert rows[-1]["loss"] == wanted["loss"] < rows[0]["loss"]
 
 
 def test_slow_steps_are_saved_by_the_clock(pooled: RunFolder, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,10 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from reflect_rl.errors import RunFolderError
@@ -32,6 +35,7 @@ SCRIPTS = (
     *("dom.js", "charts.js", "stacks.js", "viewer.js", "reflector.js", "selection.js"),
     *("compare.js", "labels.js", "run.js", "rollouts.js", "page.js"),
 )
+PLAYERS = ("reflector", "policy")
 STAGES = ("collect", "select", "annotate", "sft_reflector", "sft_policy", "rl", "guard", "evaluate")
 
 # With the page itself, these limits keep the file below 1 MB for any run.
@@ -56,6 +60,7 @@ def report(run: RunFolder, context: Context, progress: Progress) -> dict[str, in
     parts: dict[str, tuple[str, Callable[[], Any]]] = {
         "results": ("results.json", lambda: _optional(run, "results.json")),
         "metrics": ("metrics.jsonl", lambda: _curves(_rows(run, "metrics.jsonl"))),
+        **{f"sft_{who}": (f"sft-{who}.jsonl", partial(_losses, run, f"sft-{who}.jsonl")) for who in PLAYERS},
         "reflector": ("reflector.json", lambda: _reflector(_optional(run, "reflector.json"))),
         "episodes": ("evaluation.jsonl", lambda: _episodes(_rows(run, "evaluation.jsonl"))),
         "guard": ("guard.json", lambda: _optional(run, "guard.json")),
@@ -157,6 +162,16 @@ def _curves(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
         columns[group] = {name: [(row.get(group) or {}).get(name) for row in kept] for name in names}
     totals = {name: sum((row.get("seconds") or {}).get(name) or 0 for row in rows) for name in columns["seconds"]}
     return {"total": len(rows), "columns": columns, "seconds": totals}
+
+
+def _losses(run: RunFolder, name: str) -> dict[str, list[float]] | None:
+    """The loss of a warm-up: means of at most MAX_POINTS equal stretches of steps, by the last step of each."""
+    losses = [float(row["loss"]) for row in _rows(run, name)]
+    if not losses:
+        return None
+    ends = [len(losses) * (i + 1) // MAX_POINTS for i in range(MAX_POINTS)] if len(losses) > MAX_POINTS else None
+    stretches = list(pairwise([0, *(ends or range(1, len(losses) + 1))]))
+    return {"step": [end for _, end in stretches], "loss": [fmean(losses[start:end]) for start, end in stretches]}
 
 
 def _reflector(data: dict[str, Any] | None) -> dict[str, Any] | None:

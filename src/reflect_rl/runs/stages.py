@@ -18,7 +18,8 @@ _TEACHER = tuple(
 )
 """What the teacher's texts depend on: not on where its server is, nor on limits."""
 _SELECTED = ("selection.jsonl", "selection_map.jsonl")
-_SHOWN = (*_SELECTED, "reflector.json", "metrics.jsonl", "guard.json", "results.json", "evaluation.jsonl")
+_LOSSES = ("sft-reflector.jsonl", "sft-policy.jsonl")
+_SHOWN = (*_SELECTED, "reflector.json", *_LOSSES, "metrics.jsonl", "guard.json", "results.json", "evaluation.jsonl")
 
 STAGES = (
     Stage(
@@ -47,8 +48,8 @@ STAGES = (
             *("reflector_sft", "policy.head", *_COMPUTE),
         ),
         inputs=("episodes.jsonl", "reflections.jsonl"),
-        outputs=("reflector", "reflector.json"),
-        optional=("reflector",),
+        outputs=("reflector", "reflector.json", "sft-reflector.jsonl"),
+        optional=("reflector", "sft-reflector.jsonl"),
         scratch=("checkpoints/sft-reflector",),
         parallel=True,
     ),
@@ -56,7 +57,7 @@ STAGES = (
         "sft_policy",
         settings=(*_PLAYERS, "policy_sft", "rl.baseline"),
         inputs=("episodes.jsonl", "action_labels.jsonl", "reflections.jsonl", "reflector", "reflector.json"),
-        outputs=("policy-sft",),
+        outputs=("policy-sft", "sft-policy.jsonl"),
         optional=("reflector",),
         scratch=("checkpoints/sft-policy",),
         parallel=True,

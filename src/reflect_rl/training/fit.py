@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -38,8 +38,8 @@ def fit(
     progress: Progress,
     ranks: Ranks = ALONE,
     halve: Callable[[], bool] = lambda: False,
-) -> float | None:
-    """Minimise `loss`, resuming from a checkpoint; return the mean loss of the last tenth of the steps.
+) -> list[float]:
+    """Minimise `loss`, resuming from a checkpoint; return the loss of each step.
 
     ranks: share each batch. halve: makes the loss's passes smaller when they run out of memory (`Backbone.halve`).
     Raises NonFiniteError if a loss, a gradient or a weight is not finite, including the weights after the last step.
@@ -74,6 +74,11 @@ def fit(
                     checkpoint.check_finite()
                     with torch.no_grad():
                         finite("the loss after the last step", sum(ranks.gather(sum(map(float, parts())))))
+    return losses
+
+
+def last_tenth(losses: Sequence[float]) -> float | None:
+    """The mean loss of the last tenth of the steps; None without steps."""
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last) if last else None
 

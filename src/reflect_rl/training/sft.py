@@ -47,7 +47,7 @@ from reflect_rl.records import Reflection, State
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.seeding import stream
 from reflect_rl.settings import Settings
-from reflect_rl.training.fit import fit
+from reflect_rl.training.fit import fit, last_tenth
 from reflect_rl.training.renaming import Copy, Example, rows_of_copies
 from reflect_rl.training.sft_losses import TextRow, choice_loss, text_loss
 from reflect_rl.training.warm_start import start_model
@@ -55,7 +55,10 @@ from reflect_rl.training.warm_start import start_model
 
 @with_torch
 def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
-    """Train the reflector on reflections.jsonl; write reflector/ and reflector.json with its agreement."""
+    """Train the reflector on reflections.jsonl; write reflector/, and reflector.json with its agreement.
+
+    sft-reflector.jsonl has the loss of each step.
+    """
     settings = context.settings
     if settings.reflector.kind != "local":
         return _untrained(run, context, progress)
@@ -81,7 +84,7 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
         weight.requires_grad_(True)
     backbone, ranks = reflector.backbone, context.ranks
     loss = text_loss(backbone, rows, pad_id(tokenizer))
-    final = fit(loss, len(rows), model, part, run, settings.seed, "reflector", progress, ranks, backbone.halve)
+    losses = fit(loss, len(rows), model, part, run, settings.seed, "reflector", progress, ranks, backbone.halve)
     # The memo is keyed by the weights, which training has changed.
     reflector = local_reflector(run, context, model, tokenizer, progress)
     report = agreement(reflector, [(places[label.state], label.text) for label in held], ranks, progress)
@@ -89,8 +92,15 @@ def sft_reflector(run: RunFolder, context: Context, progress: Progress) -> dict[
         return {}
     with run.replacing("reflector") as folder:
         save_model(model, tokenizer, folder)
-    figures = {"kind": "local", "labels": len(train), "parameters": parameter_count(model), "loss": final, **report}
-    figures["forward"] = backbone.passes.mode
+    _write_losses(run, "reflector", losses)
+    figures = {
+        "kind": "local",
+        "labels": len(train),
+        "parameters": parameter_count(model),
+        "loss": last_tenth(losses),
+        **report,
+        "forward": backbone.passes.mode,
+    }
     run.write_json("reflector.json", figures)
     _announce(figures, settings, progress)
     return {key: value for key, value in figures.items() if key != "examples"}
@@ -174,7 +184,10 @@ def _announce(figures: dict[str, Any], settings: Settings, progress: Progress) -
 
 @with_torch
 def sft_policy(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
-    """Train the policy on action_labels.jsonl with the reflections chosen by policy_sft.text; write policy-sft/."""
+    """Train the policy on action_labels.jsonl with the reflections chosen by policy_sft.text; write policy-sft/.
+
+    sft-policy.jsonl has the loss of each step.
+    """
     settings = context.settings
     collected = read_pool(run, settings, reads_facts(settings))
     labels = read_labels(run, collected)
@@ -206,17 +219,22 @@ def sft_policy(run: RunFolder, context: Context, progress: Progress) -> dict[str
 
     rows += rows_of_copies([*examples.values()], part.renamed, settings.seed, "policy", row, progress)
     loss = choice_loss(policy, [row for row, _ in rows], [wanted for _, wanted in rows], part.label_smoothing)
-    final = fit(loss, len(rows), policy, part, run, settings.seed, "policy", progress, ranks, halve)
+    losses = fit(loss, len(rows), policy, part, run, settings.seed, "policy", progress, ranks, halve)
     if not ranks.first:
         return {}
     with run.replacing("policy-sft") as folder:
         policy.save(folder)
+    _write_losses(run, "policy", losses)
     return {
         "labels": len(labels),
         "parameters": parameter_count(model),
-        "loss": final,
+        "loss": last_tenth(losses),
         "forward": policy.backbone.passes.mode,
     }
+
+
+def _write_losses(run: RunFolder, who: str, losses: Sequence[float]) -> None:
+    run.write_jsonl(f"sft-{who}.jsonl", [{"step": step, "loss": loss} for step, loss in enumerate(losses, 1)])
 
 
 def _labelled(

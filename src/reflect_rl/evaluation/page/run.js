@@ -67,8 +67,17 @@ function facts({ results, reflector, manifests, guard }) {
   return h("dl", { class: "facts" }, rows.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
 
-function curvesSection({ metrics, manifests }) {
-  if (!metrics) return absent("Not run: there are no RL iterations in this run.");
+function warmUps(data) {
+  return ["reflector", "policy"].map((who) => [who, data[`sft_${who}`]]).filter(([, losses]) => losses).map(([who, { step, loss }]) =>
+    lineChart({ title: `SFT of the ${who}`, note: "loss of its warm-up", xs: step, xName: "step", unit: "loss", zero: true,
+      series: [{ name: "loss", tone: "accent", ys: loss }] }));
+}
+
+function curvesSection(data) {
+  const { metrics, manifests } = data;
+  const sft = warmUps(data);
+  const first = sft.length > 0 && h("div", { class: "charts" }, sft);
+  if (!metrics) return [first, absent("Not run: there are no RL iterations in this run.")];
   const { columns } = metrics;
   const xs = columns.iteration;
   const share = (value) => percent(value, 0);
@@ -78,6 +87,7 @@ function curvesSection({ metrics, manifests }) {
   const distinct = columns.distinct_prompts.map((value, i) => (known(value) && columns.env_steps[i] ? value / columns.env_steps[i] : null));
   const kept = list(manifests).find((one) => one.stage === "rl")?.counts?.kept;
   return [
+    first,
     kept && h("p", { class: "note" }, "Of the policies measured on the validation starts, the best is kept: that "
       + `${kept.iterations ? `after ${count(kept.iterations)} of ${count(metrics.total)} iterations` : "before RL"}, with ${percent(kept.valid_success)}.`),
     h("div", { class: "charts" },
