@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import tiny_models
 from conftest import Heard
+from reflect_rl.data.annotate import annotate
 from reflect_rl.data.pool import Label, id_builder, read_pool
 from reflect_rl.errors import PromptError, SettingsError
 from reflect_rl.lm.pretrained import save_model
@@ -290,6 +291,32 @@ def test_with_adapters_the_base_of_both_players_stays_as_it_was(pooled: RunFolde
         weights = load_file(pooled / name / "adapter_model.safetensors")
         assert all("lora_" in key for key in weights)
         assert all(bool(weight.any()) for weight in weights.values()), "trained"
+
+
+def test_a_new_pointer_on_a_pretrained_model_begins_with_scores_of_a_usual_size(
+    pooled: RunFolder, tiny: Tiny, tmp_path: Path
+) -> None:
+    """Whatever the size of the model's hidden states: those of a trained final norm are large."""
+    losses = []
+    for gain in (1, 8):
+        model = tiny_models.llama()
+        model.get_decoder().norm.weight.data.mul_(gain)
+        save_model(model, tiny_models.tokenizer(), tmp_path / str(gain))
+        part = {"source": str(tmp_path / str(gain)), "lora_rank": 0}
+        settings = tiny(
+            {"policy.model": part, "policy.head": "pointer", "reflector.kind": "none"}
+            | {"policy_sft.steps": 1, "policy_sft.lr": 1e-12}
+        )
+        annotate(pooled, Context(settings), Progress())
+        sft_policy(pooled, Context(settings), Progress())
+        losses += pooled.read_jsonl("sft-policy.jsonl", lambda row: row["loss"])
+        policy = load_policy(pooled / "policy-sft", settings)
+        pool = read_pool(pooled, settings)
+        prompts = [policy_prompts(policy, Context(settings)).policy_prompt(entry.state, None) for entry in pool[:99]]
+        rows = zip(policy.log_probs(prompts), prompts, strict=True)
+        variances = [float(row[: prompt.actions].var(correction=0)) for row, prompt in rows]
+        assert 0.5 < sum(variances) / len(variances) < 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_fresh_adapters_follow_the_seed_of_the_run(tiny: Tiny, tmp_path: Path) -> None:

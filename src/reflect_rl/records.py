@@ -149,6 +149,8 @@ class Step:
         for name, place in named:
             if place is not None and (type(place) is not int or not 0 <= place < len(self.actions)):
                 raise ValueError(f"has {name} {place!r}, which is no index into the {len(self.actions)} actions there")
+        if self.experts and self.expert is not None and self.expert not in self.experts:
+            raise ValueError(f"has the expert {self.expert}, which is not among its experts {list(self.experts)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,10 @@ class Label:
     action: StrictInt
     experts: tuple[StrictInt, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.experts and self.action not in self.experts:
+            raise ValueError(f"has the action {self.action}, which is not among its experts {list(self.experts)}")
+
     @property
     def wanted(self) -> tuple[int, ...]:
         """All correct actions."""

@@ -89,14 +89,26 @@ def tasks_hash(tasks: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{task}\n" for task in sorted(tasks)).encode()).hexdigest()
 
 
+def check_teacher(world: type[OptionalMethods], style: str) -> None:
+    """Raise TeacherError if the world has no scripted teacher, or its teacher does not list a style."""
+    has_none = world.teach.__func__ is OptionalMethods.teach.__func__  # type: ignore[attr-defined]
+    if style not in world.teachers and (has_none or world.teachers):
+        raise no_teacher(world, style)
+
+
+def no_teacher(world: type[OptionalMethods], style: str) -> TeacherError:
+    """The error of a style that a scripted teacher does not have."""
+    known = ", ".join(world.teachers) or "none"
+    return TeacherError(f"{world.__name__} has no scripted teacher '{style}' (it has: {known}).")
+
+
 def write_reflection(world: type[OptionalMethods], styles: Styles, facts: Mapping[str, Any], style: str) -> str:
     """The reflection of a scripted teacher: the sentences of a style, one after the other.
 
     Raises TeacherError for a style that is not among these, and for facts that lack what it tells.
     """
     if style not in styles:
-        known = ", ".join(world.teachers) or "none"
-        raise TeacherError(f"{world.__name__} has no scripted teacher '{style}' (it has: {known}).")
+        raise no_teacher(world, style)
     try:
         return " ".join(sentence(facts) for sentence in styles[style])
     except KeyError as error:

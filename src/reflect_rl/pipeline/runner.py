@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from reflect_rl.core_yaml import dump_yaml, parse_yaml
+from reflect_rl.envs.optional import check_teacher
+from reflect_rl.envs.registry import load
 from reflect_rl.errors import OutputError, ReflectRLError, RunFolderError, SettingsError
 from reflect_rl.memory import give_back_memory, peak_memory_mb
 from reflect_rl.players.context import Context, StageFunction
@@ -71,6 +73,7 @@ def run_stages(
     context = Context(settings, rollouts)
     _check_machine(settings, context.ranks)
     run = RunFolder(out)
+    _check_teacher(run, settings, chosen)
     if store is None:  # which may have what a server or a model would be asked for
         _check_servers(run, settings, chosen)
         _check_models(run, settings, chosen)
@@ -253,6 +256,14 @@ def _check_servers(run: RunFolder, settings: Settings, chosen: Sequence[Stage]) 
         server = {"annotate": teacher, "sft_policy": reflector}.get(stage.name)
         if server and read_manifest(run, stage) is None:
             check_server(server)
+
+
+def _check_teacher(run: RunFolder, settings: Settings, chosen: Sequence[Stage]) -> None:
+    """Raise TeacherError for a scripted teacher that the world does not have, before anything is collected."""
+    asked = settings.annotate.reflections and not settings.served_teacher
+    needed = settings.reflector.kind == "scripted" or (asked and settings.reflector.kind not in ("none", "prompted"))
+    if needed and any(stage.name == "annotate" and read_manifest(run, stage) is None for stage in chosen):
+        check_teacher(load(settings.env.name), settings.annotate.teacher)
 
 
 def _check_models(run: RunFolder, settings: Settings, chosen: Sequence[Stage]) -> None:

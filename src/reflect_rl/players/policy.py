@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from math import log
+from math import inf, log, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -159,6 +159,22 @@ class Policy(nn.Module):
         heads_BHN = logits_BHN.masked_fill(beyond_BN.unsqueeze(1), -torch.inf).log_softmax(-1)
         log_probs_BN = heads_BHN[:, -1] if heads_BHN.shape[1] == 1 else self._mixed(heads_BHN, cue_BD)
         return Choices(log_probs_BN, value_B, heads_BHN)
+
+    @torch.no_grad()
+    def scale_pointer(self, encoded: Sequence[Encoded]) -> None:
+        """Scale a new pointer so that the scores of these prompts' actions have a standard deviation of 1.
+
+        The hidden states of a pretrained model are large in a few places. Unscaled, scores of one prompt differ by
+        tens, and the first steps of training do nothing but undo that.
+        """
+        assert self.pointer is not None
+        width = max(row.actions for row in encoded)
+        log_probs_BN = fitted(lambda: self(encoded, width).log_probs_BN, self.backbone.halve)
+        rows = zip(log_probs_BN.cpu(), encoded, strict=True)
+        variances = [float(log_probs_N[: row.actions].var(correction=0)) for log_probs_N, row in rows]
+        spread = sqrt(sum(variances) / len(variances))
+        if 0 < spread < inf:
+            self.pointer.weight.div_(spread)
 
     def _mixed(self, heads_BHN: Tensor, cue_BD: Tensor) -> Tensor:
         """log((1 - g) pi(a | state) + g pi(a | state, reflection)), with the gate g read at the cue."""

@@ -70,16 +70,24 @@ class PoolFile:
         ids: list[Any] = []
         known: set[str] = set()
         for where, row in self.rows([column]):
-            value = row[column]
-            if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
-                raise SelectionError(f"{self.path}, {where}: the id {value!r:.80} should be a text or a whole number.")
-            if isinstance(value, str):
-                self._check_text(where, column, value)
+            value = self._id(where, column, row)
             if str(value) in known:
                 raise SelectionError(f"{self.path}, {where}: the id {value!r:.80} was there before; ids should differ.")
             known.add(str(value))
             ids.append(value)
         return ids
+
+    def _id(self, where: str, column: str, row: Row) -> str | int:
+        value = row[column]
+        if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+            raise SelectionError(f"{self.path}, {where}: the id {value!r:.80} should be a text or a whole number.")
+        if isinstance(value, str):
+            self._check_text(where, column, value)
+        return value
+
+    def named(self, column: str) -> list[str | int]:
+        """The ids of rows that may repeat."""
+        return [self._id(where, column, row) for where, row in self.rows([column])]
 
     def columns(self) -> tuple[str, ...]:
         """The columns of the first row."""
@@ -201,7 +209,7 @@ def already_indices(path: Path, column: str | None, ids: Sequence[Any]) -> np.nd
             raise SelectionError(f"{path} is not UTF-8 text.") from None
         named = [line if line in places else line.strip() for line in lines if line.strip() or line in places]
     else:
-        named = [row[column or "id"] for _, row in PoolFile(path).rows([column or "id"])]
+        named = PoolFile(path).named(column or "id")
     unknown = [each for each in named if str(each) not in places]
     if unknown:
         more = f", and {len(unknown) - 1:,} more" if len(unknown) > 1 else ""

@@ -77,7 +77,7 @@ class RunFolder:
                 for number, line in enumerate(file, 1):
                     text = line.removeprefix(codecs.BOM_UTF8).strip() if number == 1 else line.strip()
                     if text:
-                        yield parse(json.loads(text))
+                        yield parse(_unicode(json.loads(text.decode()), text))
         except UNREADABLE as error:
             raise RunFolderError(
                 f"{path} is damaged at line {number} ({_reason(error)}). Nothing was changed. Mend the line, or move "
@@ -224,6 +224,18 @@ def hash_path(path: Path) -> str:
             while block := handle.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _unicode(data: Any, line: bytes) -> Any:
+    """The data of a line. Raises ValueError for half of a surrogate pair, such as of an emoji that was cut in two."""
+    if b"\\ud" in line.lower():
+        try:
+            json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{error.object[error.start]!r} is half of a surrogate pair, and no character") from None
+        except ValueError:  # a NaN, which concerns the parser
+            pass
+    return data
 
 
 def _reason(error: Exception) -> str:

@@ -11,6 +11,7 @@ from reflect_rl.errors import SelectionError
 from reflect_rl.selection.arrays import as_array
 from reflect_rl.selection.facility_location import FacilityLocation
 from reflect_rl.selection.picks import Picks, Selector, Task, renamed
+from reflect_rl.selection.quality_facility_location import QualityFacilityLocation
 from reflect_rl.selection.quotas import Room
 
 
@@ -32,6 +33,11 @@ class UncertainThenDiverse(Selector):
         if not 1 <= keep < np.inf:
             raise SelectionError(f"keep should be a number, at least 1, not {keep}.")
         self.diverse = diverse or FacilityLocation()
+        if self.diverse.input == "tokens" or isinstance(self.diverse, QualityFacilityLocation | UncertainThenDiverse):
+            raise SelectionError(
+                f"{self.name} chooses from the uncertain items by what they have in common, or at random. "
+                f"{self.diverse.name} needs scores of its own: take facility-location, k-center or random."
+            )
         self.keep = keep
         self.quotas = quotas
 

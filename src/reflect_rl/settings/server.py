@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -20,6 +21,14 @@ OWN_FIELDS = {
     "model": "set model",
 }
 """Fields of a request that `extra` must not replace, and why, or what to set instead."""
+
+KEY = re.compile(
+    "(api|access|secret|private)[-_]?key|secret|password|authorization|credential|^(key|token)$"
+    "|(access|api|auth|bearer|id|refresh|session)[-_]?token$",
+    re.IGNORECASE,
+)
+"""Names in `extra` whose values must be in no file."""
+INSTEAD = "set OPENAI_API_KEY in the environment"
 
 
 class ServerSettings(Section):
@@ -68,6 +77,8 @@ class ServerSettings(Section):
                 raise ValueError(f"it must not hold {name}: {LENGTH}")
             if name in OWN_FIELDS:
                 raise ValueError(f"it must not hold {name}: {OWN_FIELDS[name]}")
+        if key := next(filter(KEY.search, _names(value)), None):
+            raise ValueError(f"it must not hold a key ({key}), which files would tell; {INSTEAD}")
         return value
 
     @field_validator("base_url")
@@ -78,10 +89,18 @@ class ServerSettings(Section):
         for name, _ in parse_qsl(urlsplit(checked_address(value)).query, keep_blank_values=True):
             if re.search("key|token|secret|password|signature", name, re.IGNORECASE):
                 raise ValueError(
-                    f"it must not hold a key ({name}), which files would tell; set OPENAI_API_KEY in the environment, "
-                    f"or OPENAI_BASE_URL to the whole address"
+                    f"it must not hold a key ({name}), which files would tell; {INSTEAD}, or OPENAI_BASE_URL to the "
+                    f"whole address"
                 )
         return value
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names in a JSON value, however deep."""
+    if isinstance(value, dict):
+        yield from map(str, value)
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _names(each)
 
 
 def checked_address(value: str) -> str:

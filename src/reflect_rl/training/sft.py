@@ -218,6 +218,8 @@ def sft_policy(run: RunFolder, context: Context, progress: Progress) -> dict[str
         return policy.encode(prompts.policy_prompt(copy.state, copy.text)), rows[copy.example][1]
 
     rows += rows_of_copies([*examples.values()], part.renamed, settings.seed, "policy", row, progress)
+    if policy.pointer is not None and settings.policy.model.source != "scratch":
+        policy.scale_pointer([row for row, _ in rows[: part.batch]])
     loss = choice_loss(policy, [row for row, _ in rows], [wanted for _, wanted in rows], part.label_smoothing)
     losses = fit(loss, len(rows), policy, part, run, settings.seed, "policy", progress, ranks, halve)
     if not ranks.first:
