@@ -19,6 +19,7 @@ GROUPS = {
     "AutoExplore": ("autoexplore",),
 }
 """The commands in the order of the page."""
+OF_A_WORLD = ("play", "serve-env")
 HEAD = """\
 <!-- Written by scripts/write_cli_doc.py: change the docstrings in src/reflect_rl/cli/ and run it again. -->
 
@@ -35,6 +36,7 @@ checkout, `make install` puts it at `.venv/bin/reflect-rl`.
 All exit codes are in [architecture.md](architecture.md#exit-codes). [running.md](running.md) has pretrained models,
 GPUs and several processes.
 """
+WORLD = "Takes options of the world, as `--env.horizon` and `--env.options.NAME`."
 SETTINGS = "Takes any [setting](settings.md) as an option, such as `--rl.iterations 30`."
 
 
@@ -76,7 +78,7 @@ def _with_settings(name: str, section: str) -> str:
     function = app[name].default_command
     if function is None or "overrides" not in inspect.signature(function).parameters:
         return section
-    return f"{section.rstrip()}\n\n{SETTINGS}"
+    return f"{section.rstrip()}\n\n{WORLD if name in OF_A_WORLD else SETTINGS}"
 
 
 def _first_sentence(name: str) -> str:

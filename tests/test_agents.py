@@ -246,6 +246,8 @@ def test_more_episodes_and_panels_continue_a_folder(measure: Any, tmp_path: Path
     assert copy.read_bytes() == (tmp_path / "out" / "episodes.jsonl").read_bytes()
     measure("random", panels=("test", "valid"), rollouts=copy)
     assert copy.read_bytes() == (tmp_path / "out" / "episodes.jsonl").read_bytes()
+    with pytest.raises(SettingsError, match="is the evaluation's own file"):
+        measure("random", rollouts=tmp_path / "out" / ".." / "out" / "episodes.jsonl")
 
 
 @given(tasks=st.integers(1, 300), fewer=st.integers(1, 300), more=st.integers(0, 300))
@@ -377,6 +379,11 @@ def test_mistakes_on_the_command_line(tmp_path: Path, run: Path) -> None:
     assert list(tmp_path.iterdir()) == [run]
     ended = reflect_rl("evaluate", str(run), "--agent", "expert", "--episodes", "2", "--out", "o", cwd=tmp_path)
     assert ended.code == 0, ended.err  # the world of a run
+    assert reflect_rl("export", str(run), "--to", "agent", cwd=tmp_path).code == 0
+    for options in ((), ("--out", "copy")):
+        refused(reflect_rl("evaluate", "agent", *options, cwd=tmp_path), "reflect-rl evaluate agent --agent agent")
+    ended = reflect_rl("evaluate", "agent", "--agent", "agent", "--episodes", "2", cwd=tmp_path)
+    assert ended.code == 0, ended.err
 
 
 @pytest.mark.browser

@@ -68,6 +68,7 @@ def test_options_and_teachers_that_a_world_does_not_know_are_refused(tmp_path: P
     refused(ended, "no option 'slipp'", "Did you mean 'slip'?")
     ended = run_world(tmp_path / "other", "corridor:Corridor", {"annotate.teacher": "poem"})
     refused(ended, "no scripted teacher 'poem'", "way")
+    assert not (tmp_path / "other").exists(), "it is said before anything is collected"
 
 
 @pytest.mark.parametrize("world", ["ExitsInBegin", "ExitsInAct", "ExitsInTeach", "ExitsWhenMade"])

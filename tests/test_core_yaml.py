@@ -209,3 +209,8 @@ def test_an_option_that_cannot_be_kept_is_one_message_before_any_work(tmp_path: 
     ended = reflect_rl("run", "taxi", "--out", str(tmp_path / "run"), "--env.options.day", value)
     refused(ended, "day")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["&x y", "&x", "&x 5", " &a b"])
+def test_an_option_that_begins_like_an_anchor_is_text(text: str) -> None:
+    assert parse_option(text) == text

@@ -137,6 +137,17 @@ def test_episodes_of_ones_own_whose_choices_are_no_actions_are_refused(
         read_pool(run, tiny())
 
 
+def test_an_expert_that_is_none_of_its_own_experts_is_refused(tmp_path: Path, tiny: Tiny) -> None:
+    step = {"observation": "a hall", "actions": ["a", "b", "c"], "choice": 0, "reward": 0, "expert": 2}
+    rows = [{"task": "a", "stop": "success", "steps": [step | {"experts": experts}]} for experts in ([2, 1], [0, 1])]
+    run = RunFolder(tmp_path)
+    run.write_jsonl("episodes.jsonl", rows)
+    with pytest.raises(RunFolderError, match=r"damaged at line 2 .*the expert 2, which is not among its experts"):
+        read_pool(run, tiny())
+    with pytest.raises(ValueError, match="the action 2, which is not among its experts"):
+        Label("state", 0, 0, 2, (0, 1))
+
+
 def test_collecting_without_an_expert_is_refused_and_leaves_no_file(tmp_path: Path, tiny: Tiny) -> None:
     with pytest.raises(EnvironmentContractError, match=r"Unguided\.expert\(\) gave nothing.*episodes\.jsonl"):
         collect(RunFolder(tmp_path), Context(tiny({"env.name": "corridor:Unguided"})), Progress())

@@ -199,16 +199,36 @@ def test_adapters_are_merged_into_the_quantised_base_that_they_were_trained_on(b
 # The folder
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Without the mark, which remembers all that was written."""
+    return {name: content for name, content in files(folder).items() if name != ".reflect-rl"}
+
+
 def test_an_earlier_export_is_replaced(scratch: rr.Run, adapted: rr.Run, tmp_path: Path) -> None:
     folder = adapted.export(tmp_path / "agent", merge=True)
     scratch.export(folder)
-    assert files(folder) == files(scratch.export(tmp_path / "new" / "agent", merge=True))
+    assert contents(folder) == contents(scratch.export(tmp_path / "new" / "agent", merge=True))
     plain = parse_settings(scratch.settings.model_dump(), {"reflector.kind": "none"})
     other = agent_folder(tmp_path / "other", plain, scratch.players().policy)
     (other.path / "policy" / "pytorch_model.bin").write_text("a pickle")
     other.export(folder)
     assert parts(folder) == {"config.yaml", "policy", "README.md"}
     assert not list(folder.rglob("*.bin"))
+
+
+def test_a_card_that_was_edited_is_kept_beside_the_new_one(
+    scratch: rr.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = scratch.export(tmp_path / "agent")
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_text("my own words")
+    (folder / "policy/notes.txt").write_text("mine")
+    scratch.export(folder)
+    assert (folder / "README.md.edited").read_text() == "my own words"
+    assert (folder / "policy.edited/notes.txt").read_text() == "mine"
+    assert (folder / "README.md").read_text() == card
+    scratch.export(folder)
+    assert not (folder / "README.md.edited-2").exists()
 
 
 def test_nothing_else_is_replaced(scratch: rr.Run, copied: Path, tmp_path: Path) -> None:
@@ -231,17 +251,17 @@ def test_what_is_not_finished_is_not_exported(copied: Path, tmp_path: Path) -> N
 def test_a_killed_export_leaves_no_agent_that_is_neither_old_nor_new(
     scratch: rr.Run, adapted: rr.Run, tmp_path: Path
 ) -> None:
-    new = files(scratch.export(tmp_path / "new" / "agent"))
+    new = contents(scratch.export(tmp_path / "new" / "agent"))
     folder, number, code = tmp_path / "agent", 0, -9
-    old = files(adapted.export(folder))
+    old = contents(adapted.export(folder))
     while code == -9:
         number += 1
         code = reflect_rl("export", str(scratch.path), "--to", str(folder), kill=Kill(RENAME, number)).code
-        left = {name: content for name, content in files(folder).items() if "draft" not in name}
+        left = {name: content for name, content in contents(folder).items() if "draft" not in name}
         assert "config.yaml" not in left or left in (old, new)
     assert code == 0
     assert number == 6
-    assert files(folder) == new
+    assert contents(folder) == new
 
 
 def test_of_a_guarded_run_the_kept_arm_is_exported(tmp_path: Path) -> None:

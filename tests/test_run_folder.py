@@ -87,6 +87,16 @@ def test_a_truncated_line_is_named(run: RunFolder, cut: int) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "line", [rb'{"number": "\ud83d"}', rb'{"number": ["\uDE00 cut"]}', b'{"number": "\xed\xa0\xbd"}']
+)
+def test_half_of_a_character_is_named_by_its_line(run: RunFolder, line: bytes) -> None:
+    (run.path).mkdir(exist_ok=True)
+    (run / "rows.jsonl").write_bytes(rb'{"number": "\ud83d\ude00", "more": NaN}' + b"\n" + line + b"\n")
+    with pytest.raises(RunFolderError, match="damaged at line 2"):
+        run.read_jsonl("rows.jsonl", lambda row: row["number"])
+
+
 @pytest.mark.parametrize("line", [b"{\n", b"\xff\xfe\n", b"[]\n", b'{"other": 1}\n', b"null\n", b"[" * 100_000 + b"\n"])
 def test_a_damaged_line_is_named(run: RunFolder, line: bytes) -> None:
     run.write_text("rows.jsonl", '{"number": 1}\n')

@@ -216,6 +216,10 @@ def test_a_dry_run_says_the_cost_and_writes_nothing(folder: Path, capsys: pytest
             "the id 'q1', which the pool",
         ),
         (["pool.jsonl", "--budget", "1", "--id-column", "id", "--already", "cut.csv"], "no column 'id'"),
+        (
+            ["pool.jsonl", "--budget", "1", "--id-column", "id", "--already", "no-id.jsonl"],
+            "no-id.jsonl, line 1: the id None should be a text or a whole number",
+        ),
     ],
 )
 def test_a_mistake_is_one_clear_message(
@@ -236,6 +240,7 @@ def test_a_mistake_is_one_clear_message(
         "most.txt": "\n".join(map(str, range(1, SIZE))),
         "all.txt": "\n".join(map(str, range(SIZE))),
         "other.jsonl": '{"id": "q1"}\n',
+        "no-id.jsonl": '{"id": null}\n',
     }.items():
         Path(name).write_text(text, encoding="utf-8")
     Path("latin.jsonl").write_bytes(b'{"a": 1}\n{"text": "caf\xe9"}\n')

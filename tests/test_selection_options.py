@@ -58,6 +58,11 @@ UNCERTAIN = ("--strategy", "uncertain-then-diverse", "--embeddings", "emb")
             "inverse-confidence has no setting quotas",
         ),
         ([*UNCERTAIN, "--score-column", "q", "--quality", "0.9"], "uncertain-then-diverse has no setting quality"),
+        ([*UNCERTAIN, "--score-column", "q", "--within", "mean-entropy"], "mean-entropy needs scores of its own"),
+        (
+            [*UNCERTAIN, "--score-column", "q", "--within", "quality-facility-location"],
+            "quality-facility-location needs scores of its own",
+        ),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )

@@ -380,6 +380,16 @@ def test_a_chat_without_a_state_gets_a_reason(
     assert said in answer.json()["error"]["message"]
 
 
+def test_an_action_of_a_chat_may_end_in_white_space(guarded: Server, whole: Path) -> None:
+    """As this server answered it, or as a client has trimmed it."""
+    told = json.dumps({"observation": "o", "actions": [" a ", "b"]})
+    with guarded.client(headers={"authorization": f"Bearer {TOKEN}"}) as client:
+        for answer in (" a ", "a", "b "):
+            turns = [{"role": "user", "content": told}, {"role": "assistant", "content": answer}]
+            ask = {"model": whole.name, "messages": [*turns, {"role": "user", "content": told}]}
+            assert client.post("/v1/chat/completions", json=ask).status_code == 200
+
+
 # Beginning and ending
 
 

@@ -124,11 +124,19 @@ def test_what_is_no_completion_is_one_message(body: bytes) -> None:
         ({"max_completion_tokens": 400}, "max_completion_tokens: the length of an answer"),
         ({"model": "dear"}, "model: set model"),
         ({"stream": True}, "stream: the library sets it"),
+        ({"api_key": "sk-1"}, r"a key \(api_key\), which files would tell"),
+        ({"extra_headers": {"Authorization": "Bearer 1"}}, r"a key \(Authorization\)"),
+        ({"tools": [{"auth_token": "1"}]}, r"a key \(auth_token\)"),
     ],
 )
 def test_what_would_change_the_cost_is_no_extra_field(extra: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=f"it must not hold {said}"):
         ServerSettings(extra=extra)
+
+
+def test_fields_that_only_sound_like_a_key_are_sent() -> None:
+    extra = {"stop_token_ids": [2], "min_tokens": 3, "chat_template_kwargs": {"keys": 1}, "bad_words": ["secret"]}
+    assert ServerSettings(extra=extra).extra == extra
 
 
 @pytest.mark.parametrize(

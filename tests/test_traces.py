@@ -347,6 +347,21 @@ def test_json_lines_have_all_columns_in_every_row(
     assert "| doors | made up | agent test played | 5 |" in text
 
 
+def test_what_was_edited_in_a_data_set_is_kept_beside_a_new_export(path: Path, tmp_path: Path, heard: Heard) -> None:
+    with RolloutFile(path) as file:
+        file.add([episode(0)])
+    to = export_dataset(path, tmp_path / "data", Progress())
+    (to / "data/test.jsonl").write_text("mine")
+    card = (to / "README.md").read_text()
+    (to / "README.md").write_text(f"{card}\nLicence: mine")
+    export_dataset(path, to, heard)
+    assert (to / "data.edited/test.jsonl").read_text() == "mine"
+    assert (to / "README.md.edited").read_text().endswith("Licence: mine")
+    assert (to / "README.md").read_text() == card
+    kept = [text.rpartition("kept as ")[2] for text in heard.warned if "kept as" in text]
+    assert sorted(kept) == ["README.md.edited.", "data.edited."]
+
+
 def test_an_export_replaces_an_earlier_one_and_nothing_else(path: Path, tmp_path: Path) -> None:
     with RolloutFile(path) as file:
         file.add([episode(0)])
@@ -355,6 +370,7 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(path: Path, tmp_path
         file.add([episode(1)])
     export_dataset(path, to, Progress())
     assert "2 episodes" in (to / "README.md").read_text()
+    assert sorted(path.name for path in to.iterdir() if path.name[0] != ".") == ["README.md", "data"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="holds no data set of rollouts"):

@@ -113,8 +113,10 @@ def parse_option(text: str) -> Any:
     Raises YamlError as `parse_yaml` does.
     """
     node, value = _read(text)
+    if isinstance(node, yaml.ScalarNode) and text.lstrip().startswith("&"):
+        return text  # an anchor, to which nothing can refer
     plain = node is None or (isinstance(node, yaml.ScalarNode) and node.style is None and isinstance(value, str))
-    return text if plain and text and text.lstrip()[:1] not in ("!", "&") else value
+    return text if plain and text and not text.lstrip().startswith("!") else value
 
 
 def dump_yaml(data: Any) -> str:

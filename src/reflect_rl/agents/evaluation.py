@@ -112,6 +112,11 @@ def evaluate_agent(plan: Plan, out: Path, progress: Progress) -> RunFolder:
     context, run, identity = Context(plan.settings), RunFolder(out), plan.identity()
     games = fixed_games(context.world, plan)
     plan.check(context.world)
+    if plan.rollouts and plan.rollouts.resolve() == (run / EPISODES).resolve():
+        raise SettingsError(
+            f"{plan.rollouts} is the evaluation's own file, which has every episode. Leave --rollouts out, or name "
+            f"another file."
+        )
     claim_folder(out, "evaluation of an agent")
     with run.lock(progress), ExitStack() as files:
         run.tidy()

@@ -85,7 +85,8 @@ def evaluate(
         With openai:MODEL: hard limit on the cost, as --server.budget_usd.
     out
         Without --agent, evaluate a copy of the agent in this folder, for example on other tasks; the run stays
-        unchanged. With --agent, the folder of the results; runs/RECIPE-AGENT by default.
+        unchanged. With --agent, the folder of the results; by default runs/RECIPE-AGENT, or for openai:MODEL
+        runs/RECIPE-AGENT-PROMPTING.
     """
     of_agents = {"panel": panel, "episodes": episodes, "workers": workers}
     of_models = {"prompting": prompting, "trials": trials, "history": history, "max_tokens": max_tokens}
@@ -96,6 +97,7 @@ def evaluate(
         return
     _refuse(of_agents | of_models, "for --agent")
     folder = Path(run)
+    _refuse_export(folder)
     if out is None:
         print_summary(stages_of(folder, overrides, force, "evaluate", rollouts=rollouts).path)
         return
@@ -108,6 +110,18 @@ def evaluate(
     copied = output_folder(out, "--out", [folder])
     copy_agent(RunFolder(folder), RunFolder(copied))
     print_summary(stages_of(copied, overrides, force, "evaluate", "report", rollouts=rollouts).path)
+
+
+def _refuse_export(folder: Path) -> None:
+    """Raise SettingsError for an exported agent, which has no record of the labels and stages behind it."""
+    from reflect_rl.runs.folder import RunFolder
+    from reflect_rl.runs.trained import is_exported
+
+    if (folder / "policy").is_dir() and is_exported(RunFolder(folder)):
+        raise SettingsError(
+            f"{folder} is an exported agent, not the folder of its run. Evaluate it as an agent: reflect-rl evaluate "
+            f"{folder} --agent {folder}"
+        )
 
 
 def _refuse(given: Mapping[str, Any], why: str) -> None:
@@ -169,7 +183,7 @@ def _plan(settings: Settings, agent: str, of_models: dict[str, Any], **options: 
 
 
 def default_folder(source: str, *parts: str) -> Path:
-    """runs/RECIPE-AGENT, with the agent's name as a file name."""
+    """runs/RECIPE-PART-PART, with each part as a file name can have it."""
     return Path("runs") / "-".join([Path(source).stem, *(re.sub(r"[^\w.]+", "-", part).strip("-") for part in parts)])
 
 

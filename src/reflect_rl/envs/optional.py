@@ -64,7 +64,12 @@ class OptionalMethods:
         Raises:
             TeacherError: If the world has no such style.
         """
-        return write_reflection(cls, {}, facts, style)
+        if style in cls.teachers:
+            raise TeacherError(
+                f"{cls.__name__} lists '{style}' in teachers, and has no teach(facts, style) that writes it. Define "
+                f"teach as a class method."
+            )
+        raise no_teacher(cls, style)
 
     def panels(self) -> dict[str, tuple[str, ...]]:
         """Name the fixed panels of tasks that evaluation plays.

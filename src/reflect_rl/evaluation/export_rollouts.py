@@ -16,7 +16,7 @@ from reflect_rl.evaluation.report_rollouts import place_of
 from reflect_rl.evaluation.tables import markdown_table
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.runs.outputs import claim_folder, output_folder
+from reflect_rl.runs.outputs import PublishedFolder, claim_folder, output_folder
 from reflect_rl.runs.rollouts import each_episode, episode_heads
 
 CARD, DATA = "README.md", "data"
@@ -72,7 +72,8 @@ STEP = {
 
 
 def export_dataset(file: Path, to: str | Path, progress: Progress) -> Path:
-    """Write README.md and data/ into the folder `to`; return it. An earlier export in it is replaced.
+    """Write README.md and data/ into the folder `to`; return it. An earlier export in it is replaced; what
+    was edited there since is kept as NAME.edited.
 
     Raises RunFolderError (the file is missing, damaged or empty, or the disk is full) and OutputError (`to` holds
     something else, or the file).
@@ -81,7 +82,7 @@ def export_dataset(file: Path, to: str | Path, progress: Progress) -> Path:
     if not total:
         raise RunFolderError(f"{file} holds no episodes. Name a file to which --rollouts has written some.")
     claim_folder(folder, "data set of rollouts", option="--to")
-    out, counts = RunFolder(folder), Counter[tuple[str, str, str]]()
+    out, counts = PublishedFolder(folder, progress), Counter[tuple[str, str, str]]()
     suffix = "parquet" if _has_parquet() else "jsonl"
     if suffix == "jsonl":
         progress.warn('The episodes are written as JSON lines. For Parquet: pip install "reflect-rl[parquet]".')

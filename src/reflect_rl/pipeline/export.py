@@ -16,9 +16,9 @@ from reflect_rl.lm.merging import load_merged
 from reflect_rl.lm.pretrained import save_model
 from reflect_rl.players.hub import CARD, PLAYER_FILES, PLAYERS, RESULTS, check_repository, is_local, public_name, upload
 from reflect_rl.progress import Progress
-from reflect_rl.runs.folder import CONFIG, RunFolder, remove
+from reflect_rl.runs.folder import CONFIG, RunFolder
 from reflect_rl.runs.kept_arm import finished_agent
-from reflect_rl.runs.outputs import claim_folder, output_folder
+from reflect_rl.runs.outputs import PublishedFolder, claim_folder, output_folder
 from reflect_rl.runs.trained import is_exported, is_measured, measured_settings
 from reflect_rl.settings import ModelSettings, Settings
 
@@ -28,15 +28,15 @@ def export_agent(
 ) -> Path:
     """Copy the finished agent of a run folder into the folder `to`; return that folder.
 
-    An earlier export in it is replaced. merge: merge LoRA adapters into their bases, in float32. push: also upload the
-    export to this repository (user/name) of the Hugging Face hub.
+    An earlier export in it is replaced; what was edited there since is kept as NAME.edited. merge: merge LoRA adapters
+    into their bases, in float32. push: also upload the export to this repository (user/name) of the Hugging Face hub.
 
     Raises RunFolderError (no finished agent, the run is in use, disk full), OutputError (`to` holds something else, or
     the upload failed) and ModelError (the adapters cannot be merged).
     """
     if push is not None:
         check_repository(push)
-    out = RunFolder(output_folder(to, "--to", [folder]))
+    out = PublishedFolder(output_folder(to, "--to", [folder]), progress)
     run = RunFolder(folder)
     agent, settings = finished_agent(folder, progress)
     claim_folder(out.path, "exported agent", option="--to")
@@ -49,7 +49,13 @@ def export_agent(
 
 
 def _write(
-    run: RunFolder, agent: RunFolder, settings: Settings, out: RunFolder, merge: bool, name: str, progress: Progress
+    run: RunFolder,
+    agent: RunFolder,
+    settings: Settings,
+    out: PublishedFolder,
+    merge: bool,
+    name: str,
+    progress: Progress,
 ) -> None:
     """Write everything as drafts, then put it into place, config.yaml last: without it a folder holds no agent."""
     measured = is_measured(run)
@@ -68,7 +74,7 @@ def _write(
         exported = _as_exported(settings, models)
         config.write_text(dump_yaml(exported.model_dump(mode="json")), encoding="utf-8")
         for former in {CONFIG, RESULTS, *PLAYERS} - models.keys():
-            remove(out / former)
+            out.remove(former)
     _warn_of_paths(settings, models, progress)
 
 

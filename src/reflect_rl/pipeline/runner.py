@@ -19,8 +19,8 @@ from reflect_rl.memory import give_back_memory, peak_memory_mb
 from reflect_rl.players.context import Context, StageFunction
 from reflect_rl.progress import Progress
 from reflect_rl.ranks import Ranks
-from reflect_rl.runs.attempt import EDITED, Attempt
-from reflect_rl.runs.folder import CONFIG, RunFolder, set_aside
+from reflect_rl.runs.attempt import Attempt
+from reflect_rl.runs.folder import CONFIG, EDITED, RunFolder, set_aside
 from reflect_rl.runs.manifest import (
     Manifest,
     Stage,

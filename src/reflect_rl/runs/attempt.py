@@ -12,11 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reflect_rl.runs.folder import CONFIG, RunFolder, hash_path, remove, set_aside
+from reflect_rl.runs.folder import CONFIG, EDITED, RunFolder, hash_path, remove, set_aside
 from reflect_rl.runs.manifest import Manifest, Stage, read_manifest
-
-EDITED = "edited"
-"""Suffix of user files that were in the way: NAME.edited, NAME.edited-2, ..."""
 
 
 class Attempt(RunFolder):

@@ -25,6 +25,8 @@ Record = TypeVar("Record")
 
 CONFIG, LOCK = "config.yaml", ".lock"
 OLD = "old"
+EDITED = "edited"
+"""Suffix of files that the user has changed and that were in the way: NAME.edited, NAME.edited-2, ..."""
 DRAFT = ".reflect-rl-draft"
 """Suffix of the temporary folders of `replacing`; `tidy` recognises them by it."""
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, OSError)

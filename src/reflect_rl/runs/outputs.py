@@ -18,7 +18,8 @@ from typing import IO, Any
 
 from reflect_rl.errors import OutputError
 from reflect_rl.paths import expanded
-from reflect_rl.runs.folder import RunFolder
+from reflect_rl.progress import Progress
+from reflect_rl.runs.folder import EDITED, RunFolder, hash_path, remove, set_aside
 
 MARK = ".reflect-rl"
 """A file that marks a folder as ours and says what it holds."""
@@ -127,6 +128,38 @@ def output_folder(given: str | Path, option: str, inputs: Sequence[Path] = ()) -
     return expanded(given)
 
 
+class PublishedFolder(RunFolder):
+    """A claimed folder for others to read, such as an export. People edit cards, and add files.
+
+    What was changed since it was written is kept as NAME.edited, and the user is warned. The mark has a line
+    `sha256 name` for everything that was ever written here.
+    """
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        super().__init__(path)
+        self.progress = progress
+
+    def remove(self, name: str) -> None:
+        """Remove a file or folder, if it is there and as it was written."""
+        self._keep_edited(name)
+        remove(self / name)
+
+    def _place(self, name: str, temporary: Path) -> None:
+        self._keep_edited(name)
+        with (self / MARK).open("a", encoding="utf-8") as file:
+            file.write(f"{hash_path(temporary)} {name}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        super()._place(name, temporary)
+
+    def _keep_edited(self, name: str) -> None:
+        lines = (self / MARK).read_text(encoding="utf-8", errors="replace").splitlines()
+        written = [line.partition(" ")[0] for line in lines if line.endswith(f" {name}")]
+        if written and (self / name).exists() and self.hash(name) not in written:
+            aside = set_aside(self / name, EDITED)
+            self.progress.warn(f"{self / name} was changed since it was written here; it is kept as {aside.name}.")
+
+
 def claim_folder(folder: Path, holds: str, known_by: str = MARK, option: str = "--out") -> None:
     """Mark a new or empty folder as ours before anything is written into it. An existing mark is kept.
 
@@ -136,7 +169,8 @@ def claim_folder(folder: Path, holds: str, known_by: str = MARK, option: str = "
     Raises OutputError if the folder holds something else.
     """
     mark = folder / MARK
-    there = mark.read_text(encoding="utf-8", errors="replace").strip() if mark.is_file() else None
+    text = mark.read_text(encoding="utf-8", errors="replace") if mark.is_file() else None
+    there = None if text is None else text.partition("\n")[0].strip()
     if there == holds or (there is None and any(folder.glob(known_by))):
         return
     others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []

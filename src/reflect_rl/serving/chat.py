@@ -113,14 +113,16 @@ class ChatModel:
     def _taken(self, text: str, actions: Sequence[str]) -> tuple[int, str | None]:
         """The action that an assistant's message took, and its reflection."""
         before, parted, action = text.rpartition("\n\n")
-        if action.strip() not in actions:
+        stripped = [each.strip() for each in actions]
+        if action not in actions and action.strip() not in stripped:
             raise HTTPException(400, f"The assistant's message {text[:80]!r} does not end in an action of its state.")
         settings = self._agent.settings
         if not parted and settings.prompt.reflections and settings.reflector.kind != "none":
             raise HTTPException(
                 400, f"This agent reads its past reflections: keep them in the chat, with the model {self._names[1]}."
             )
-        return actions.index(action.strip()), before if parted else None
+        choice = actions.index(action) if action in actions else stripped.index(action.strip())
+        return choice, before if parted else None
 
 
 def state_in(text: str) -> Ask:
