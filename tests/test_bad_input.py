@@ -37,7 +37,6 @@ STAGES = ("collect", "annotate", "sft", "rl", "evaluate", "report")
         ("policy: {head: pointer, gated_mixture: true}", ["gated_mixture needs head: labels"]),
         ("rl: {algorithm: reinforce, epochs: 2}", ["reinforce is on-policy", "epochs: 1"]),
         ("reflector: {kind: none}\nguard: true", ["guard", "reflector.kind: none"]),
-        ("reflector: {kind: scripted}\npolicy_sft: {text: own}", ["needs a model as the reflector"]),
         ("- seed\n- rl", ["my.yaml should hold settings", "list"]),
         ("just a text", ["my.yaml should hold settings", "str"]),
         ("rl: {lr: 1", ["my.yaml is not a readable YAML file", "line 1"]),

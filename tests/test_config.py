@@ -46,7 +46,6 @@ def test_there_is_a_taxi_recipe() -> None:
         ({"policy.model.source": "gpt2", "policy.model.bits": 8}, "set lora_rank"),
         ({"rl.algorithm": "reinforce", "rl.epochs": 2}, "reinforce is on-policy: set epochs: 1"),
         ({"annotate.reflections": 0}, "reflector.kind: local needs labels"),
-        ({"reflector.kind": "none", "policy_sft.text": "own"}, "needs a model as the reflector"),
         ({"reflector.kind": "none", "guard": True}, "guard compares with the arm without reflection"),
     ],
 )

@@ -197,7 +197,6 @@ def test_an_instruct_model_behind_a_server_is_asked_there(server: FakeServer, ti
         ({"reflector.kind": "served"}, "needs a model that is there; name one in reflector.server.model"),
         ({"reflector.kind": "prompted", "policy_sft.text": "own"}, "needs a model that is there"),
         ({"reflector.kind": "prompted", "reflector.server.model": "m"}, "set policy_sft.text: own"),
-        ({"reflector.kind": "scripted", "policy_sft.text": "own"}, "needs a model as the reflector"),
         ({"reflector.kind": "served", "reflector.server": {"model": "m", "temperature": 0.5}}, "decoding: sample"),
     ],
 )

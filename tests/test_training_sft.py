@@ -165,6 +165,18 @@ def test_the_policy_reads_the_texts_that_the_settings_name(warmed: RunFolder, ti
         assert len(states) == (hers if mode == "teacher" else his)
 
 
+@pytest.mark.parametrize("kind", ["none", "scripted"])
+def test_a_reflector_that_is_no_model_has_no_texts_of_its_own(pooled: RunFolder, tiny: Tiny, kind: str) -> None:
+    """A recipe that names them still serves for the arm without a trained reflector."""
+
+    def made(text: str) -> dict[str, bytes]:
+        settings = tiny({"reflector.kind": kind, "policy_sft.text": text, "policy_sft.steps": 3})
+        sft_policy(pooled, Context(settings), Progress())
+        return files(pooled / "policy-sft")
+
+    assert made("own") == made("teacher")
+
+
 def test_states_without_a_teachers_text_are_announced(warmed: RunFolder, tiny: Tiny, heard: Heard) -> None:
     settings = tiny()
     states = read_pool(warmed, settings)[:20]

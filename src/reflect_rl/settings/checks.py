@@ -23,8 +23,6 @@ def check(settings: Settings) -> None:
             "reflector.kind: local needs labels to learn from; set annotate.reflections above 0, "
             "or reflector.kind: none"
         )
-    if settings.policy_sft.text != "teacher" and settings.reflector.kind in ("none", "scripted"):
-        raise ValueError(f"policy_sft.text: {settings.policy_sft.text} needs a model as the reflector (kind: local)")
     _prompted(settings)
     if settings.prompt.notes and settings.policy.head != "pointer":
         raise ValueError("prompt.notes are written on the action lines of policy.head: pointer")

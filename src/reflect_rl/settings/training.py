@@ -45,7 +45,8 @@ class PolicySftSettings(SftSettings):
 
     label_smoothing: float = Field(default=0.2, ge=0, lt=1, description="Preserves the exploration that RL needs.")
     text: Literal["teacher", "own", "mix"] = Field(
-        default="teacher", description="Reflections to read: the teacher's, the reflector's own, or half of each."
+        default="teacher",
+        description="Reflections to read: the teacher's, the reflector's own if it is a model, or half of each.",
     )
 
 
