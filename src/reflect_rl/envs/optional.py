@@ -95,9 +95,13 @@ def tasks_hash(tasks: Iterable[str]) -> str:
 
 
 def check_teacher(world: type[OptionalMethods], style: str) -> None:
-    """Raise TeacherError if the world has no scripted teacher, or its teacher does not list a style."""
-    has_none = world.teach.__func__ is OptionalMethods.teach.__func__  # type: ignore[attr-defined]
-    if style not in world.teachers and (has_none or world.teachers):
+    """Raise TeacherError if a style is not among `teachers`, or no teacher is defined at all.
+
+    What else is wrong with them is told when the world is made, or the teacher is asked.
+    """
+    listed = world.teachers if isinstance(world.teachers, tuple | list) else ()
+    has_none = all("teach" not in vars(kind) for kind in world.__mro__ if kind is not OptionalMethods)
+    if style not in listed and (listed or has_none):
         raise no_teacher(world, style)
 
 
