@@ -177,9 +177,8 @@ def _announce(figures: dict[str, Any], settings: Settings, progress: Progress) -
         return
     text = f"Reflector agrees with the teacher on {figures['agreement']:.0%} of {figures['held_out']} held-out states"
     if figures["agreement"] < settings.reflector.warn_below:
-        own = settings.policy_sft.text == "own"
-        learn = "" if own else "let the policy learn from the reflector's own texts (policy_sft.text: own), "
-        progress.warn(f"{text}: a weak reflector can do harm. Buy more reflections, {learn}or compare with --guard.")
+        own = "" if settings.policy_sft.text == "own" else "try policy_sft.text: own, "
+        progress.warn(f"{text}: a weak reflector can do harm. Buy more reflections, {own}or compare with --guard.")
     else:
         progress.say(f"{text}.")
 
