@@ -268,7 +268,8 @@ def test_a_server_that_cannot_be_asked_is_told_before_the_stages_ahead(
 
 def test_a_world_without_an_expert_needs_a_teacher(tmp_path: Path, tiny: Callable[..., Settings]) -> None:
     ended = command(
-        "run", "taxi", "--out", str(tmp_path / "run"), "--env.name", "test_teacher:Blind", "--env.options", "{}"
+        *("run", "taxi", "--out", str(tmp_path / "run"), "--env.name", "test_teacher:Blind", "--env.options", "{}"),
+        *("--annotate.teacher", "way"),
     )
     assert ended.code == 2
     assert "annotate.actions_by: teacher" in ended.err
