@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from end_to_end import Ended, reflect_rl, refused, run_small
+from reflect_rl import TextEnv
+from reflect_rl.errors import TeacherError
 
 OWN = {"env.options": {}, "annotate.teacher": "way", "env.horizon": 8}
 
@@ -69,6 +71,14 @@ def test_options_and_teachers_that_a_world_does_not_know_are_refused(tmp_path: P
     ended = run_world(tmp_path / "other", "corridor:Corridor", {"annotate.teacher": "poem"})
     refused(ended, "no scripted teacher 'poem'", "way")
     assert not (tmp_path / "other").exists(), "it is said before anything is collected"
+
+
+def test_a_world_that_lists_a_teacher_and_has_none_is_told_so() -> None:
+    class Silent(TextEnv):
+        teachers = ("brief",)
+
+    with pytest.raises(TeacherError, match=r"lists 'brief' in teachers, and has no teach\(facts, style\)"):
+        Silent.teach({}, "brief")
 
 
 @pytest.mark.parametrize("world", ["ExitsInBegin", "ExitsInAct", "ExitsInTeach", "ExitsWhenMade"])
