@@ -216,9 +216,7 @@ def test_an_earlier_export_is_replaced(scratch: rr.Run, adapted: rr.Run, tmp_pat
     assert not list(folder.rglob("*.bin"))
 
 
-def test_a_card_that_was_edited_is_kept_beside_the_new_one(
-    scratch: rr.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_card_that_was_edited_is_kept_beside_the_new_one(scratch: rr.Run, tmp_path: Path) -> None:
     folder = scratch.export(tmp_path / "agent")
     card = (folder / "README.md").read_text()
     (folder / "README.md").write_text("my own words")

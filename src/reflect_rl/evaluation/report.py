@@ -25,6 +25,7 @@ from reflect_rl.evaluation.report_selection import evenly, selection_view
 from reflect_rl.evaluation.tables import detail_rows
 from reflect_rl.intervals import wilson
 from reflect_rl.players.context import Context
+from reflect_rl.players.hub import PLAYERS
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import CONFIG, RunFolder, reading
 from reflect_rl.runs.trained import is_outdated
@@ -35,7 +36,6 @@ SCRIPTS = (
     *("dom.js", "charts.js", "stacks.js", "viewer.js", "reflector.js", "selection.js"),
     *("compare.js", "labels.js", "run.js", "rollouts.js", "page.js"),
 )
-PLAYERS = ("reflector", "policy")
 STAGES = ("collect", "select", "annotate", "sft_reflector", "sft_policy", "rl", "guard", "evaluate")
 
 # With the page itself, these limits keep the file below 1 MB for any run.

@@ -132,7 +132,8 @@ class PublishedFolder(RunFolder):
     """A claimed folder for others to read, such as an export. People edit cards, and add files.
 
     What was changed since it was written is kept as NAME.edited, and the user is warned. The mark has a line
-    `sha256 name` for everything that was ever written here.
+    `sha256 name` for everything that was ever written here. Marks of earlier versions have none: what those wrote is
+    replaced.
     """
 
     def __init__(self, path: Path, progress: Progress) -> None:
