@@ -12,6 +12,7 @@ import pytest
 from reflect_rl.__main__ import run_command
 from reflect_rl.agents.evaluation import Plan, evaluate_agent
 from reflect_rl.envs.optional import tasks_hash
+from reflect_rl.errors import AgentError
 from reflect_rl.evaluation.leaderboard import LeaderboardError, leaderboard, leaderboard_rows
 from reflect_rl.intervals import wilson
 from reflect_rl.progress import Progress
@@ -86,6 +87,7 @@ def test_games_may_be_named_by_their_paths_and_counted(write: Write) -> None:
         ({"world": "taxi"}, "the world 'taxi', not of alfworld"),
         ({"engine": None}, "'engine' is missing"),
         ({"games": {GAMES[0]: 0.5}}, "true or false for each game"),
+        ({"games": {GAMES[0]: True, f"/data/{GAMES[0]}/game.tw-pddl": False}}, "trial_0 twice, under two names"),
         ({"games": None, "wins": 5, "episodes": 4, "panel_sha256": "0"}, "5 wins in 4 episodes is not possible"),
         ({"games": None, "wins": 2, "episodes": 4, "panel_sha256": 0}, "panel_sha256 is 0, not the hash"),
     ],
@@ -149,6 +151,31 @@ def test_results_of_an_evaluated_agent_are_taken_as_they_are(tiny: Callable[...,
     other = evaluate_agent(Plan(tiny({"env.options": {"slip": 0.5}}), "random"), tmp_path / "other", Progress())
     with pytest.raises(LeaderboardError, match=r"slip is 0\.0 in"):
         ranked(*files, other / "results.json", world=world)
+
+
+def test_an_option_that_names_a_file_stands_for_what_the_file_holds(
+    tiny: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "world_with_file.py").write_text(
+        "from corridor import Corridor\n\nclass World(Corridor):\n"
+        "    def __init__(self, horizon=8, items=''):\n        super().__init__(horizon)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in (("a", "keys"), ("b", "keys"), ("c", "coins")):
+        (tmp_path / name).write_text(text)
+    world = "world_with_file:World"
+
+    def results(name: str, out: str) -> Path:
+        settings = tiny({"env.name": world, "env.options": {"items": str(tmp_path / name)}})
+        return evaluate_agent(Plan(settings, "random"), tmp_path / out, Progress()) / "results.json"
+
+    same = results("a", "one"), results("b", "two")
+    assert len(ranked(*same, world=world)) == 2
+    with pytest.raises(LeaderboardError, match="items is a file with sha256"):
+        ranked(*same, results("c", "three"), world=world)
+    (tmp_path / "a").write_text("coins")
+    with pytest.raises(AgentError, match=r"another agent or world .*option_files"):
+        results("a", "one")
 
 
 def test_the_splits_of_alfworld_are_found_under_our_panels_names(write: Write, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from reflect_rl.players.context import Context
 from reflect_rl.progress import Progress
 from reflect_rl.records import StopReason
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.runs.manifest import changes
+from reflect_rl.runs.manifest import changes, option_files
 from reflect_rl.runs.outputs import claim_folder
 from reflect_rl.runs.rollouts import RolloutFile, each_episode, episode_heads
 from reflect_rl.seeding import stream
@@ -63,12 +63,15 @@ class Plan:
         return 1
 
     def identity(self) -> Row:
-        """What all episodes of a folder have in common: the agent, the world and the seed."""
+        """What all episodes of a folder have in common: the agent, the world with its files, and the seed."""
+        return {**self.about(), **self._made_of(), **self._played_on()}
+
+    def _played_on(self) -> Row:
+        files = option_files(self.settings.env.options)
         return {
-            **self.about(),
-            **self._made_of(),
             "env": self.settings.env.identity,
             "seed": self.settings.seed,
+            **({"option_files": files} if files else {}),
         }
 
     def _made_of(self) -> Row:

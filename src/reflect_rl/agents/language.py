@@ -120,9 +120,8 @@ class LanguagePlan(Plan):
             "prompts": hashlib.sha256(texts.encode()).hexdigest(),
             "temperature": self.server.temperature,
             "extra": self.server.extra,
-            "env": self.settings.env.identity,
             "task_text": self.settings.prompt.task,
-            "seed": self.settings.seed,
+            **self._played_on(),
         }
 
     def about(self) -> dict[str, Any]:

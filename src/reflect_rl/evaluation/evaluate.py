@@ -25,7 +25,7 @@ from reflect_rl.progress import Progress
 from reflect_rl.records import Reflection, StopReason
 from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.kept_arm import GUARD, kept_arm
-from reflect_rl.runs.manifest import total_seconds, versions
+from reflect_rl.runs.manifest import option_files, total_seconds, versions
 from reflect_rl.seeding import stream_seed
 from reflect_rl.settings import Settings
 from reflect_rl.training.recording import Recorder, episode_row
@@ -205,8 +205,9 @@ def measured(
 def measured_on(world: TextEnv, settings: Settings, panels: Iterable[str]) -> dict[str, Any]:
     """What results depend on besides the agent, so that figures of two laboratories can be compared.
 
-    options: of the world, defaults included. panel_tasks: how many tasks each panel has, and their hash. panel_hashes:
-    sha256 of each panel's tasks and the seeds of its greedy episodes. versions: of the libraries.
+    options: of the world, defaults included. option_files: sha256 of the files that they name. panel_tasks: how many
+    tasks each panel has, and their hash. panel_hashes: sha256 of each panel's tasks and the seeds of its greedy
+    episodes. versions: of the libraries.
     """
     tasks = {name: its for name, its in panels_of(world).items() if name in set(panels)}
     defaults = {
@@ -216,6 +217,7 @@ def measured_on(world: TextEnv, settings: Settings, panels: Iterable[str]) -> di
     }
     return {
         "options": {**defaults, **settings.env.options},
+        "option_files": option_files(settings.env.options),
         "panel_tasks": {name: {"tasks": len(its), "sha256": tasks_hash(its)} for name, its in tasks.items()},
         "panel_hashes": {
             panel: hashlib.sha256(

@@ -7,6 +7,7 @@ describes.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -174,7 +175,11 @@ def _ours(data: Mapping[str, Any], file: Path, panel: str) -> Iterator[Entry]:
             mode=mode,
             wins=round(figures["success"] * episodes),
             episodes=episodes,
-            terms={"panel_sha256": tasks["sha256"], "horizon": data["horizon"], **_terms(world, options)},
+            terms={
+                "panel_sha256": tasks["sha256"],
+                "horizon": data["horizon"],
+                **_terms(world, {**options, **_contents(data.get("option_files", {}))}),
+            },
             engine=str(options.get("engine", "")),
             versions={"reflect-rl": data["versions"]["reflect_rl"]},
             file=str(file),
@@ -202,6 +207,8 @@ def _others(data: Mapping[str, Any], file: Path, world: str, panel: str) -> Iter
         won = list(games.values())
         if not all(isinstance(each, bool) for each in won):
             raise ValueError("games has to say true or false for each game")
+        if twice := [name for name, count in Counter(map(_task, games)).items() if count > 1]:
+            raise ValueError(f"games has {twice[0]} twice, under two names")
         wins, episodes, digest = sum(won), len(won), tasks_hash(map(_task, games))
     else:
         wins, episodes, digest = data["wins"], data["episodes"], data["panel_sha256"]
@@ -232,6 +239,11 @@ def _terms(world: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if world not in TERMS:
         return dict(options)
     return {name: options[name] if left is None else options.get(name, left) for name, left in TERMS[world].items()}
+
+
+def _contents(files: Mapping[str, str]) -> dict[str, str]:
+    """What stands for an option that names a file: what the file holds, wherever it lies."""
+    return {name: f"a file with sha256 {digest[:16]}" for name, digest in files.items()}
 
 
 def _task(name: str) -> str:

@@ -85,7 +85,8 @@ class Manifest:
 def wanted(run: RunFolder, stage: Stage, settings: Settings) -> Manifest:
     """The manifest (without results) that a stage would get if it ran now."""
     used = select(flat(settings), stage.settings)
-    inputs = hashes(run, stage.inputs) | _files_of_the_world(used.get(WORLD_OPTIONS) or {})
+    files = option_files(used.get(WORLD_OPTIONS) or {})
+    inputs = hashes(run, stage.inputs) | {f"{WORLD_OPTIONS}.{name}": digest for name, digest in files.items()}
     content = {"stage": stage.name, "settings": used, "inputs": inputs, "version": __version__}
     key = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
     return Manifest(stage.name, key, used, inputs, versions=versions())
@@ -132,11 +133,11 @@ def hashes(run: RunFolder, names: tuple[str, ...]) -> Hashes:
     return {name: run.hash(name) if (run / name).exists() else None for name in names}
 
 
-def _files_of_the_world(options: Mapping[str, Any]) -> Hashes:
-    """The files that options of the world name, such as a file of tasks, by dotted key."""
+def option_files(options: Mapping[str, Any]) -> dict[str, str]:
+    """sha256 of the files that options of a world name, such as a file of tasks, by option."""
     paths = {name: expanded(value) for name, value in options.items() if isinstance(value, str)}
     files = {name: path for name, path in paths.items() if os.path.isfile(path) and os.access(path, os.R_OK)}
-    return {f"{WORLD_OPTIONS}.{name}": hash_path(path) for name, path in files.items()}
+    return {name: hash_path(path) for name, path in files.items()}
 
 
 def flat(settings: Settings) -> dict[str, Any]:

@@ -11,7 +11,7 @@ function rolloutsPage(data) {
     section("episodes", "Episodes", `${count(episodes.shown.length)} of ${count(episodes.total)} episodes, spread evenly over the file, step by step.`,
       episodes.total ? viewer(episodes) : absent("The file holds no episode.")),
     results && section("provenance", "Provenance", "What the figures depend on besides the agent.",
-      pairs(Object.fromEntries(["options", "panel_hashes", "versions"].map((name) => [words(name), results[name]])))),
+      pairs(Object.fromEntries(["options", "option_files", "panel_hashes", "versions"].map((name) => [words(name), results[name]])))),
   ].filter(Boolean);
   header(results ? "reflect-rl · agent" : "reflect-rl · rollouts", results ? results.agent : data.name,
     results ? [`world ${results.world}`, `seed ${results.seed}`, `horizon ${results.horizon}`] : [`${count(episodes.total)} episodes`], sections);
