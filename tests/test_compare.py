@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from reflect_rl.pipeline.gather import arm_settings
 from reflect_rl.pipeline.plan import read_plan
 from reflect_rl.progress import Bar, Progress
 from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.manifest import hashes, wanted
+from reflect_rl.runs.stages import STAGES
+from reflect_rl.settings import Settings
 
 ARMS = ["sft", "sft-rl"]
 
@@ -43,8 +47,10 @@ class Counted(Progress):
         pass
 
 
-def finished(folder: Path, arm: str, seed: int, success: dict[str, float]) -> None:
-    """A run as `evaluate` leaves it. success: greedy, by panel; sampled is half of it."""
+def finished(
+    folder: Path, arm: str, seed: int, success: dict[str, float], changed: dict[str, Any] | None = None
+) -> None:
+    """A run as `evaluate` leaves it. success: greedy, by panel; sampled is half. changed: sections of settings."""
 
     def panel(share: float) -> dict[str, Any]:
         near = {"episodes": 10, "success": share}
@@ -53,11 +59,14 @@ def finished(folder: Path, arm: str, seed: int, success: dict[str, float]) -> No
 
     panels = {name: {"greedy": panel(share), "sampled": panel(share / 2)} for name, share in success.items()}
     run = RunFolder(folder / "runs/recipe" / arm / f"seed-{seed}")
-    run.write_text(
-        "config.yaml", json.dumps(arm_settings("my.yaml", read_plan("my.yaml", None, None), "recipe", arm, seed, None))
+    settings = Settings.model_validate(
+        arm_settings("my.yaml", read_plan("my.yaml", None, None), "recipe", arm, seed, None) | (changed or {})
     )
+    run.write_text("config.yaml", json.dumps(settings.model_dump(mode="json")))
     run.write_json("results.json", {"horizon": 9, "panels": panels, "labels": {"actions": 7}, "agreement": None})
-    run.write_json("manifests/evaluate.json", {})
+    for stage in STAGES:
+        if not stage.when or getattr(settings, stage.when):
+            replace(wanted(run, stage, settings), outputs=hashes(run, stage.outputs)).write(run)
 
 
 def gathered(folder: Path, seeds: list[int], **options: Any) -> dict[str, Any]:
@@ -96,16 +105,34 @@ def test_runs_of_other_settings_are_no_results_of_these(tmp_path: Path, monkeypa
     Path("my.yaml").write_text("env: {name: taxi}\n")
     for arm in ARMS:
         finished(tmp_path / "out", arm, 0, {"test": 0.5, "valid": 0.5})
-    finished(tmp_path / "out", "sft", 1, {"test": 0.5, "valid": 0.5})
-    config = tmp_path / "out/runs/recipe/sft/seed-1/config.yaml"
-    config.write_text(config.read_text().replace('"actions": 1000', '"actions": 30'))
+    finished(tmp_path / "out", "sft", 1, {"test": 0.5, "valid": 0.5}, {"annotate": {"actions": 30}})
     heard = Heard()
     arms = gathered(tmp_path / "out", [0, 1], progress=heard, overrides={"compute.device": "cpu"})
     assert (arms["sft"]["seeds"], arms["sft-rl"]["seeds"]) == ([0], [0])
     assert len(heard.warned) == 1
-    assert "left out: it was trained with other settings (annotate.actions: 30 -> 1000)" in heard.warned[0]
+    assert "left out: it was trained with other settings (annotate.actions: 30 -> 1000" in heard.warned[0]
     with pytest.raises(RunFolderError, match="Nothing is finished"):
         gathered(tmp_path / "out", [0], overrides={"annotate.actions": 7777})
+
+
+def test_results_of_a_run_that_was_begun_again_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """config.yaml has the new settings at once, while results.json is still that of the old ones."""
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text("env: {name: taxi}\npolicy_sft: {steps: 3}\n")
+    for seed in range(4):
+        finished(tmp_path / "out", "sft", seed, {"test": 0.5, "valid": 0.5})
+    runs = [RunFolder(tmp_path / f"out/runs/recipe/sft/seed-{seed}") for seed in range(4)]
+    warmed = runs[1].read_json("manifests/sft_policy.json", dict)  # as if it ran again, and gave another policy
+    runs[1].write_json("manifests/sft_policy.json", warmed | {"outputs": {"policy-sft": "another"}})
+    (runs[2] / "manifests/rl.json").unlink()
+    runs[3].write_json("results.json", {"success": 1})
+    heard = Heard()
+    arms = gathered(tmp_path / "out", [0, 1, 2, 3], progress=heard)
+    assert arms["sft"]["seeds"] == [0]
+    for warning, said in zip(
+        heard.warned, ("policy-sft changed since rl", "rl has not", "results.json was"), strict=True
+    ):
+        assert said in warning
 
 
 @pytest.mark.parametrize("workers", [0, -1])

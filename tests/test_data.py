@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers.processors import TemplateProcessing
 
 import tiny_models
@@ -23,6 +24,7 @@ from reflect_rl.data.pool import Label, distinct, read_pool
 from reflect_rl.errors import EnvironmentContractError, RunFolderError, SettingsError, TeacherError
 from reflect_rl.lm.batches import Encoder
 from reflect_rl.lm.pretrained import load_pretrained, save_model
+from reflect_rl.lm.scoring import Scorer, TokenScores
 from reflect_rl.lm.text import encode_prompt
 from reflect_rl.players.context import Context
 from reflect_rl.players.load import reflector_prompts
@@ -352,6 +354,36 @@ def test_a_model_is_asked_about_the_prompts_that_it_will_read(
     prompts = [builder.reflector_prompt(entry.state) for entry in distinct(read_pool(pooled, settings))]
     assert sorted(seen) == sorted(encode_prompt(tokenizer, p.text, p.controls) for p in prompts)
     assert {ids[0] for ids in seen} == {tokenizer.convert_tokens_to_ids(first)}
+
+
+def test_a_model_is_unsure_of_what_it_would_write_and_of_nothing_after_its_turn(
+    pooled: RunFolder, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = deepcopy(tiny_models.tokenizer())
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<user>", "<model>", "<end>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ 'user' if m.role == 'user' else 'model' }}>{{ m.content }}<end>\n{% endfor %}"
+        "{% if add_generation_prompt %}<model>{% endif %}"
+    )
+    model = tiny_models.gpt2(context=400)
+    model.resize_token_embeddings(len(tokenizer))
+    with torch.no_grad():  # it ends its turn at once
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.copy_(model.transformer.wte.weight[-1])
+        model.transformer.wte.weight[-1] *= 50
+    save_model(model, tokenizer, tmp_path / "model")
+    given = {"reflector.model.source": str(tmp_path / "model"), "prompt.format": "chat"}
+    lengths: list[int] = []
+    score = Scorer.score
+
+    def scored(self: Scorer, *args: Any) -> list[TokenScores]:
+        found = score(self, *args)
+        lengths.extend(len(scores.entropies) for scores in found)
+        return found
+
+    monkeypatch.setattr(Scorer, "score", scored)
+    selected(pooled, tiny(given | {"select.strategy": "mean-entropy", "annotate.reflections": 6}))
+    assert set(lengths) == {1}
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,16 @@ def assert_objective(picks: Picks, X: np.ndarray, already: np.ndarray | tuple[()
     assert objective - 2 * cosine_grid(X).rounding - 1e-12 <= picks.objective <= objective + 1e-12
 
 
+def test_gains_of_near_items_with_many_repeats_do_not_overflow() -> None:
+    """Similarities are summed in 32 bits over a few rows at a time, repeated ones among them."""
+    draw = np.random.default_rng(1)
+    X = draw.normal(size=(500, 12)) * 0.45 + np.eye(12)[0] * 1.8
+    X = X[np.r_[np.arange(500), draw.integers(0, 500, 500)]]
+    for picks in (FacilityLocation("exact").select(X, budget=10), by_rows(X, budget=10)):
+        assert picks.indices.tolist() == plain_facility_location(similarities(X), 10, np.empty(0, np.int64))
+        assert picks.gains.sum() == pytest.approx(picks.objective, abs=cosine_grid(X).rounding)
+
+
 @pytest.mark.parametrize("n_neighbors", ["exact", 16])
 def test_the_objective_is_that_of_the_equation_with_the_embeddings_as_they_are(n_neighbors: Any) -> None:
     X = np.random.default_rng(0).standard_normal((400, 384)) * 1e200

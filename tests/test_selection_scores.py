@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel
 
 from reflect_rl.__main__ import run_command
@@ -102,6 +104,18 @@ def test_nothing_comes_after_the_end_token_which_counts(kind: str) -> None:
         check(scores, plain_scores(model, texts[row], most=8))
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "lookup"])
+def test_a_text_ends_where_the_models_turn_does(kind: str) -> None:
+    model, texts = of_kind(kind), [f"Go left. Item {number} away." for number in range(10)]
+    plain = [plain_scores(model, text, most=8) for text in texts]
+    end = plain[0]["ids"][3]
+    for row, scores in generated_scores(model, tokenizer(), texts, new_tokens=8, turn_end=end):
+        ids = plain[row]["ids"]
+        length = ids.index(end) + 1 if end in ids else len(ids)
+        np.testing.assert_allclose(scores.logprobs, plain[row]["logprobs"][:length], atol=ROUNDING)
+        assert length <= 4 or row
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_company_changes_nothing_but_the_rounding(kind: str) -> None:
     model = of_kind(kind)
@@ -173,6 +187,13 @@ def test_bad_input_to_the_library_is_named() -> None:
         list(given_scores(model, tokenizer(), ["a"], [""]))
     with pytest.raises(ModelError, match="leave it no room"):
         list(generated_scores(model, tokenizer(), ["a"], new_tokens=CONTEXT))
+    opening = deepcopy(tokenizer())  # a token before every text takes room, too
+    opening.add_special_tokens({"bos_token": "Go"})
+    opening.backend_tokenizer.post_processor = TemplateProcessing(  # type: ignore[attr-defined]
+        single="Go $A", special_tokens=[("Go", opening.bos_token_id)]
+    )
+    with pytest.raises(ModelError, match="leave it no room"):
+        list(generated_scores(model, opening, ["left " * 90], new_tokens=CONTEXT - 1))
     with pytest.raises(ModelError, match="1 or more"):
         list(generated_scores(model, tokenizer(), ["a"], new_tokens=0))
     with pytest.raises(ModelError, match="no layer 3: the model has 0 to 2"):

@@ -215,6 +215,16 @@ def test_what_a_young_adapter_adds_is_not_rounded_away(bits: int, base: Path) ->
     assert 0.8 < slope < 1.2
 
 
+def test_the_logits_of_labels_are_not_rounded_to_sixteen_bits(base: Path) -> None:
+    """Between 8 and 16, bfloat16 has 1/16 as its last place: two passes of equal weights would differ by that."""
+    part = ModelSettings.model_validate({"source": str(base), "lora_rank": 4, "bits": 16})
+    backbone = Backbone(load_pretrained(part)[0])
+    labels_N = torch.arange(5)
+    x_BD = torch.randn(64, backbone.width, generator=torch.Generator().manual_seed(0)).bfloat16() * 20
+    wanted_BN = x_BD.double() @ backbone.output_rows[labels_N].double().T
+    torch.testing.assert_close(backbone.logits(x_BD, labels_N).double(), wanted_BN, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("bits", [32, pytest.param(8, marks=QUANTISED), pytest.param(4, marks=QUANTISED)])
 def test_adapters_compute_what_pefts_own_layers_do(bits: int, base: Path) -> None:
     """Outputs and gradients, up to the rounding of activations: bitsandbytes reads them in 8 bits, too."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from reflect_rl.lm.text import Framed
+    from reflect_rl.players.prompt import PromptBuilder
 
 
 def choose_states(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
@@ -109,19 +110,26 @@ class _ModelReads:
 
     def tokens(self, quantity: str) -> list[np.ndarray]:
         """For each state, the entropies, margins or logprobs of the reflection that the model would write."""
+        from reflect_rl.lm.chat import turn_end
         from reflect_rl.lm.scoring import generated_scores
 
-        longest = self.context.settings.reflector.max_new_tokens
-        found = dict(generated_scores(*self._loaded, self._prompts, new_tokens=longest, progress=self.progress))
+        longest, end = self.context.settings.reflector.max_new_tokens, turn_end(self._loaded[1], self._builder.frames)
+        found = dict(
+            generated_scores(*self._loaded, self._prompts, new_tokens=longest, turn_end=end, progress=self.progress)
+        )
         return [getattr(found[row], quantity) for row in range(len(self.pool))]
+
+    @cached_property
+    def _builder(self) -> PromptBuilder:
+        from reflect_rl.players.load import reflector_prompts
+
+        return reflector_prompts(self.context, *self._loaded, self.progress)
 
     @cached_property
     def _prompts(self) -> list[str | Framed]:
         from reflect_rl.lm.text import Framed
-        from reflect_rl.players.load import reflector_prompts
 
-        builder = reflector_prompts(self.context, *self._loaded, self.progress)
-        prompts = (builder.reflector_prompt(entry.state) for entry in self.pool)
+        prompts = (self._builder.reflector_prompt(entry.state) for entry in self.pool)
         return [Framed(prompt.text, prompt.controls) if prompt.controls else prompt.text for prompt in prompts]
 
     @cached_property

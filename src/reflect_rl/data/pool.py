@@ -83,7 +83,7 @@ def read_pool(
     teacher's reflections by state, for states that show past ones; by default those of reflections.jsonl.
     """
     builder = id_builder(settings)
-    if texts is None and settings.served_teacher and reads_reflections(settings):
+    if texts is None and reads_reflections(settings) and settings.served_teacher:
         texts = {row.state: row.text for row in run.read_jsonl("reflections.jsonl", Reflection.from_json)}
     reflect = _teacher(settings, texts or {})
     pool = []

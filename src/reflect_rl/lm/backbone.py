@@ -143,9 +143,12 @@ class Backbone:
         return True
 
     def logits(self, x: Tensor, ids_N: Tensor | None = None) -> Tensor:
-        """float32 logits of the N given tokens, or of the whole vocabulary: hidden states (..., D) -> (..., N)."""
-        rows_ND = self.output_rows if ids_N is None else self.output_rows[ids_N]
-        logits = (x @ rows_ND.T).float()
+        """float32 logits of the N given tokens, or of the whole vocabulary: hidden states (..., D) -> (..., N).
+
+        Those of given tokens are also computed in float32. Products of 16 bits would be rounded, to 1/16 between 8 and
+        16, and differ between two passes of equal weights by more than the hidden states do.
+        """
+        logits = (x @ self.output_rows.T).float() if ids_N is None else x.float() @ self.output_rows[ids_N].float().T
         if self._bias is not None:
             logits = logits + (self._bias if ids_N is None else self._bias[ids_N]).float()
         if self._scale != 1.0:

@@ -71,14 +71,14 @@ class Encoder:
             if not prompts[number] or (target is not None and not written):
                 what = "target" if prompts[number] else "text"
                 raise ModelError(f"The {what} of item {rows[0]} is empty: a model has nothing to read. Leave it out.")
-            most = self.context - max(room, len(written))
+            head = [] if isinstance(prompt, Framed) else self.head  # a template writes its own
+            most = self.context - max(room, len(written)) - len(head)
             if most < 1:
                 raise ModelError(
                     f"{max(room, len(written)):,} tokens after the prompt of item {rows[0]} leave it no room: the "
                     f"model reads {self.context:,}. Ask for fewer, or choose a model that reads more."
                 )
-            head = [] if isinstance(prompt, Framed) else self.head  # a template writes its own
-            items.append(Item(rows, head + self._cut(prompts[number], most - len(head), rows[0]), written))
+            items.append(Item(rows, head + self._cut(prompts[number], most, rows[0]), written))
         return items
 
     def _prompts(self, prompts: Sequence[str | Framed]) -> list[list[int]]:

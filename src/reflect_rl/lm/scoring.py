@@ -55,6 +55,7 @@ def generated_scores(
     texts: Texts[str | Framed],
     *,
     new_tokens: int = 32,
+    turn_end: int | None = None,
     token_budget: int = TOKEN_BUDGET,
     done_N: np.ndarray | None = None,
     progress: Progress | None = None,
@@ -62,12 +63,13 @@ def generated_scores(
     """(index of the text, scores) of the greedy continuation of each text, in order of computation.
 
     new_tokens: maximum number of generated tokens, at least 1. The end token is scored too and ends the text, so there
-    is at least one token. token_budget: maximum rows times tokens of a batch. done_N: (N,) bool, texts to leave out.
+    is at least one token. turn_end: a token that ends a text besides the model's own end tokens. token_budget: maximum
+    rows times tokens of a batch. done_N: (N,) bool, texts to leave out.
     Raises ModelError for an empty text, no room for the tokens, or numbers that are not finite.
     """
     if new_tokens < 1:
         raise ModelError(f"{new_tokens} new tokens cannot be scored. Ask for 1 or more.")
-    scorer = Scorer(model, tokenizer, token_budget=token_budget, progress=progress)
+    scorer = Scorer(model, tokenizer, turn_end, token_budget=token_budget, progress=progress)
     yield from scorer.scores(len(texts), ((text, None) for text in texts), new_tokens, done_N)
 
 
@@ -97,6 +99,7 @@ class Scorer:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
+        turn_end: int | None = None,
         *,
         token_budget: int = TOKEN_BUDGET,
         progress: Progress | None = None,
@@ -104,7 +107,8 @@ class Scorer:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.progress = progress or Progress()
         self.encoder = Encoder(model, tokenizer, self.progress)
-        self.ends_E = torch.tensor(end_ids(model, tokenizer), device=model.device)
+        ends = {*end_ids(model, tokenizer), *([] if turn_end is None else [turn_end])}
+        self.ends_E = torch.tensor(sorted(ends), device=model.device)
         self.token_budget = token_budget
         self.backbone = Backbone(model, Passes(why_not(model) is None, PACKED[model.device.type]))
 

@@ -8,13 +8,11 @@ from statistics import fmean
 from typing import Any
 
 from reflect_rl.config import parse_settings, read_recipe
-from reflect_rl.errors import ReflectRLError
 from reflect_rl.intervals import mean_interval
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.runs.manifest import changes, flat, select
+from reflect_rl.runs.manifest import WORLD_OPTIONS, Hashes, changes, flat, option_files, read_manifest, select
 from reflect_rl.runs.stages import STAGES
-from reflect_rl.runs.trained import read_config
 from reflect_rl.settings import Settings
 
 Results = dict[int, dict[str, Any]]
@@ -143,18 +141,34 @@ def _budgets(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _counts(run: RunFolder, asked: Mapping[str, Any], progress: Progress) -> bool:
-    """Whether a run is finished, and was trained with the settings asked for; a warning tells of other settings."""
+    """Whether a run is finished, every stage with the settings asked for and with what the stages before it wrote.
+
+    A warning tells why a finished one does not count. config.yaml would not say: it has what was requested last.
+    """
     if not is_evaluated(run.path):
         return False
-    try:
-        had = read_config(run)
-    except ReflectRLError as error:
-        progress.warn(f"{run.path} is left out: {error}")
+    settings = Settings.model_validate(asked)
+    asked = flat(settings)
+    written: Hashes = {f"{WORLD_OPTIONS}.{name}": digest for name, digest in option_files(settings.env.options).items()}
+    for stage in STAGES:
+        if stage.name == "report" or (stage.when and not getattr(settings, stage.when)):
+            continue
+        found = read_manifest(run, stage)
+        if found is None:
+            progress.warn(f"{run.path} is left out: {stage.name} has not finished.")
+            return False
+        old, new = select(found.settings, COUNTED), select(select(asked, stage.settings), COUNTED)
+        if stage.name != "guard" and (other := changes(old, new)):
+            progress.warn(f"{run.path} is left out: it was trained with other settings ({'; '.join(other)}).")
+            return False
+        if files := [name for name, digest in found.inputs.items() if written.get(name, digest) != digest]:
+            progress.warn(f"{run.path} is left out: {', '.join(files)} changed since {stage.name}.")
+            return False
+        written |= found.outputs
+    if run.hash("results.json") != written.get("results.json"):
+        progress.warn(f"{run.path} is left out: results.json was changed since evaluate.")
         return False
-    old, new = (select(flat(settings), COUNTED) for settings in (had, Settings.model_validate(asked)))
-    if other := changes(old, new):
-        progress.warn(f"{run.path} is left out: it was trained with other settings ({'; '.join(other)}).")
-    return not other
+    return True
 
 
 def _measured(results: dict[str, Any]) -> dict[str, Any]:

@@ -24,12 +24,15 @@ _SHOWN = (*_SELECTED, "reflector.json", *_LOSSES, "metrics.jsonl", "guard.json",
 STAGES = (
     Stage(
         "collect",
-        settings=("seed", *_WORLD, "collect"),
+        settings=("seed", *_WORLD, "collect", "annotate.actions_by"),
         outputs=("episodes.jsonl",),
     ),
     Stage(
         "select",
-        settings=("seed", *_WORLD, "annotate.reflections", "prompt", "policy.head", "select", *_UNTRAINED),
+        settings=(
+            *("seed", *_WORLD, "annotate.reflections", "annotate.order", "prompt", "policy.head"),
+            *("select", *_UNTRAINED),
+        ),
         inputs=("episodes.jsonl",),
         outputs=_SELECTED,
         when="selects",
@@ -44,7 +47,7 @@ STAGES = (
     Stage(
         "sft_reflector",
         settings=(
-            *("seed", *_WORLD, "annotate.holdout", "prompt", *_REFLECTOR),
+            *("seed", *_WORLD, "annotate.teacher", "annotate.order", "annotate.holdout", "prompt", *_REFLECTOR),
             *("reflector_sft", "policy.head", *_COMPUTE),
         ),
         inputs=("episodes.jsonl", "reflections.jsonl"),

@@ -97,8 +97,8 @@ class Exact(_Coverage):
             row_M.clip(low, high, out=over_M)
             if weight > 1:
                 self._gains_M -= weight * over_M.astype(np.int64)
-                continue
-            sum_M += over_M
+            else:
+                sum_M += over_M
             if number % SUMMED == 0:
                 self._gains_M -= sum_M
                 sum_M[:] = 0

@@ -59,8 +59,8 @@ function armTable(name, regime) {
   if (arms.some((arm) => arm.reflector)) {
     columns.push(["reflector like its teacher", (arm) => (arm.reflector ? [percent(arm.reflector.mean), h("small", {}, interval(spread({ ...arm, interval: arm.reflector.interval })) || "")] : "–"), true]);
   }
-  if (arms.some((arm) => list(arm.valid).length)) {
-    columns.push(["validation", (arm) => (list(arm.valid).some(known) ? percent(sum(arm.valid) / arm.valid.filter(known).length) : ABSENT), true]);
+  if (arms.some((arm) => arm.valid)) {
+    columns.push(["validation", (arm) => (arm.valid ? [percent(arm.valid.mean), h("small", {}, interval(spread(arm.valid)) || "")] : ABSENT), true]);
   }
   if (arms.some((arm) => known(arm.seconds))) columns.push(["time", (arm) => duration(arm.seconds), true]);
   return table(columns.map(([title]) => title),
