@@ -723,3 +723,23 @@ def test_what_cannot_be_asked_is_said_before_a_folder_is_made(
 def test_workers_are_not_for_served_models(ask: Any) -> None:
     with FakeServer() as server, pytest.raises(SettingsError, match=r"set --server\.concurrency"):
         ask(server, "direct", workers=2)
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_workers_make_few_worlds_and_close_them(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """To make a world may take longer than to play in it."""
+    (tmp_path / f"counted_{processes}.py").write_text(
+        "from corridor import Corridor\n\nclass World(Corridor):\n"
+        "    def __init__(self, horizon=8, folder=''):\n        super().__init__(horizon)\n"
+        "        self.folder = folder\n        open(folder + '/made', 'a').write('x')\n"
+        "    def close(self):\n        open(self.folder + '/closed', 'a').write('x')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    world = {"env.name": f"counted_{processes}:World", "env.options": {"folder": str(tmp_path)}, "env.processes": processes}
+    plan = Plan(tiny(world), "own_agents:toward_the_item", ("test", "valid"), workers=2)
+    evaluate_agent(plan, tmp_path / "out", Progress())
+    made, closed = ((tmp_path / name).stat().st_size for name in ("made", "closed"))
+    assert made <= 4  # 12 games: two workers, the panels, and the check of the world
+    assert made - 2 <= closed <= made

@@ -238,16 +238,54 @@ def test_a_file_that_the_world_reads_is_an_input(out: Path, tmp_path: Path) -> N
     file, other = tmp_path / "tasks.jsonl", tmp_path / "other.jsonl"
     file.write_text("one")
     options = {"tasks": str(file), "trees": "d1F4D3", "odd": "\0", "root": str(tmp_path), "long": "x" * 5000}
+    listed = tmp_path / "listed.txt"
+    listed.write_text("one")
+    options["more"] = [{"files": [5, str(listed)]}]
     heard = Heard()
     assert go(out, stages, heard, env__options=options) == ["gather", "train", "judge"]
     assert go(out, stages, heard, env__options=options) == []
     file.write_text("two")
     assert go(out, stages, heard, env__options=options) == ["gather"]
     assert "gather: runs again (env.options.tasks changed)" in heard.said
+    listed.write_text("two")
+    assert go(out, stages, heard, env__options=options) == ["gather"]
+    assert "gather: runs again (env.options.more.0.files.1 changed)" in heard.said
     heard = Heard()
     file.rename(other)
     assert go(out, stages, heard, env__options=options) == ["gather"]
     assert "gather: runs again (env.options.tasks changed)" in heard.said
+
+
+def test_an_edited_world_is_told_once_and_what_was_played_is_kept(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = [
+        Toy(stage.name, (*stage.settings, "env.name"), stage.inputs, stage.outputs, does=stage.does) for stage in TOYS
+    ]
+    file = tmp_path / "edited_world.py"
+    file.write_text("from corridor import Corridor\n\nclass World(Corridor):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    heard = Heard()
+    assert go(out, stages, heard, env__name="edited_world:World") == ["gather", "train", "judge"]
+    assert go(out, stages, heard, env__name="edited_world:World") == []
+    assert "warning" not in heard.text
+    file.write_text(file.read_text() + "    task_text = 'Run.'\n")
+    assert go(out, stages, heard, env__name="edited_world:World") == []
+    assert heard.text.count("warning") == 1
+    assert "The file of edited_world:World was edited since gather ran" in heard.text
+
+
+def test_settings_that_an_earlier_version_did_not_record_change_nothing(out: Path) -> None:
+    go(out)
+    longer = [
+        Toy(stage.name, (*stage.settings, "annotate.order"), stage.inputs, stage.outputs, does=stage.does)
+        for stage in TOYS
+    ]
+    assert go(out, longer) == []
+    assert go(out, longer, rl__lr=0.25) == ["train", "judge"]
+    heard = Heard()
+    assert go(out, longer, heard, rl__lr=0.25, annotate__order="states") == ["train", "judge"]
+    assert "train: runs again (annotate.order: auto -> states)" in heard.said
 
 
 def test_a_stage_that_writes_the_same_again_leaves_the_later_ones_done(out: Path) -> None:

@@ -18,6 +18,7 @@ from reflect_rl.agents.trained import is_trained, made_of
 from reflect_rl.agents.work import BUILT_IN, check_expert, play_locally
 from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import panels_of
+from reflect_rl.envs.registry import code_of
 from reflect_rl.envs.simple import unknown
 from reflect_rl.errors import AgentError, SettingsError
 from reflect_rl.evaluation.evaluate import measured, measured_on, panel_episodes
@@ -35,6 +36,8 @@ from reflect_rl.training.recording import about_world
 from reflect_rl.training.rollout import EpisodeSpec, Trajectory
 
 AGENT, EPISODES, RESULTS = "agent.json", "episodes.jsonl", "results.json"
+NOT_RECORDED_ONCE = ("option_files", "world_code")
+"""Parts of the identity that folders of earlier versions lack."""
 Row = dict[str, Any]
 
 
@@ -67,11 +70,13 @@ class Plan:
         return {**self.about(), **self._made_of(), **self._played_on()}
 
     def _played_on(self) -> Row:
-        files = option_files(self.settings.env.options)
+        env = self.settings.env
+        files, code = option_files(env.options), code_of(env.name)
         return {
-            "env": self.settings.env.identity,
+            "env": env.identity,
             "seed": self.settings.seed,
             **({"option_files": files} if files else {}),
+            **({"world_code": code} if code else {}),
         }
 
     def _made_of(self) -> Row:
@@ -290,8 +295,9 @@ def _check_tasks(run: RunFolder, games: Sequence[Game], done: Mapping[Any, Row])
 def _check_same(run: RunFolder, identity: Row) -> None:
     """Note what the folder is about; raise AgentError if it is about another agent or world."""
     if (run / AGENT).is_file():
-        changed = changes(run.read_json(AGENT, dict), identity)
-        if changed:
+        before = run.read_json(AGENT, dict)
+        known = {key: value for key, value in identity.items() if key in before or key not in NOT_RECORDED_ONCE}
+        if changed := changes(before, known):
             raise AgentError(
                 f"{run.path} holds the evaluation of another agent or world ({'; '.join(changed)}). Choose another "
                 f"folder with --out, or move this one away."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -53,19 +54,23 @@ def play(
     finished: Finished,
     moved: Moved,
     processes: int = 0,
+    worlds: list[TextEnv] | None = None,
 ) -> None:
     """Play all games to their end, and further trials of the tasks that were not solved.
 
     finished: called with each game and its record as it ends, in no fixed order. moved: called after each wave with the
     number of moves so far. processes: how many environments may be open at once, if each lives in a process of its own
-    (`open_world`).
+    (`open_world`). worlds: open ones, to be used again, which afterwards holds all of them; by default none, and those
+    that were made are closed.
 
     Raises EnvironmentContractError if one episode after the other is lost with its world.
     """
-    waiting, active, idle, losses = deque(games), list[_Slot](), list[TextEnv](), Losses()
+    waiting, active, losses = deque(games), list[_Slot](), Losses()
+    idle = list[TextEnv]() if worlds is None else worlds
+    making = opened(make_env) if worlds is None else nullcontext(make_env)
     count = 0
     most = min(player.num_envs, processes or player.num_envs)
-    with opened(make_env) as make_one, side_by_side(processes) as each:
+    with making as make_one, side_by_side(processes) as each:
         while waiting or active:
             started = time.perf_counter()
             fresh = [waiting.popleft() for _ in range(min(len(waiting), most - len(active)))]

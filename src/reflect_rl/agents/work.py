@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, as_completed
 from contextlib import closing
 from functools import cache
+from multiprocessing.util import Finalize
 from typing import Any
 
 from reflect_rl.agents.own import OwnPlayer
@@ -14,6 +15,7 @@ from reflect_rl.agents.play import Finished, Moved, play
 from reflect_rl.agents.player import ExpertPlayer, Game, Player, RandomPlayer
 from reflect_rl.agents.trained import TrainedPlayer, is_trained
 from reflect_rl.envs.base import TextEnv
+from reflect_rl.envs.checked import opened
 from reflect_rl.envs.isolated import open_world
 from reflect_rl.envs.registry import load
 from reflect_rl.errors import AgentError
@@ -39,6 +41,8 @@ def local_player(agent: str, num_envs: int) -> Player:
 
 _players = cache(local_player)
 """Those of a worker process, which is given one share of the games after the other."""
+_worlds: list[TextEnv] = []
+"""The open worlds of a worker process between two shares: to make one may take longer than to play in it."""
 
 
 def play_locally(
@@ -67,5 +71,26 @@ def play_locally(
 def _played(agent: str, env: EnvSettings, num_envs: int, games: Sequence[Game]) -> list[tuple[Game, dict[str, Any]]]:
     done: list[tuple[Game, dict[str, Any]]] = []
     player = _players(agent, num_envs)
-    play(player, lambda: open_world(env), games, lambda *ended: done.append(ended), lambda moves: None, env.processes)
+    _close_at_the_end()
+    play(
+        player,
+        lambda: open_world(env),
+        games,
+        lambda *ended: done.append(ended),
+        lambda moves: None,
+        env.processes,
+        _worlds,
+    )
     return done
+
+
+@cache
+def _close_at_the_end() -> None:
+    """Let this worker process close its worlds when it ends."""
+
+    def close() -> None:
+        with opened(_worlds.pop) as take:
+            while _worlds:
+                take()
+
+    Finalize(None, close, exitpriority=1)

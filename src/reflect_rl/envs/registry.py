@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 import sys
@@ -124,6 +125,22 @@ def path_of(name: str) -> str:
             f"{name} was defined in the main script, which another process cannot import. Move the class to a module."
         )
     return path
+
+
+def code_of(name: str) -> str | None:
+    """sha256 of the file of a world that is not part of this library, shortened; None for others and without a file.
+
+    Raises EnvironmentContractError like `make`.
+    """
+    given, world = _WORLDS.get(name, name), load(name)
+    module = world.__module__
+    if isinstance(given, str) and not given.startswith("reflect_rl."):
+        here, path = _current_directory(), given.partition(":")[0]
+        module = _dotted(path, here) if here else path
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if module.startswith("reflect_rl.") or not file or not os.path.isfile(file):
+        return None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
 
 
 def describe_all() -> list[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,7 +12,7 @@ from reflect_rl.config import parse_settings, read_recipe
 from reflect_rl.intervals import mean_interval
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.runs.manifest import WORLD_OPTIONS, Hashes, changes, flat, option_files, read_manifest, select
+from reflect_rl.runs.manifest import WORLD_OPTIONS, Hashes, flat, option_files, read_manifest, recorded_changes, select
 from reflect_rl.runs.stages import STAGES
 from reflect_rl.settings import Settings
 
@@ -157,8 +158,9 @@ def _counts(run: RunFolder, asked: Mapping[str, Any], progress: Progress) -> boo
         if found is None:
             progress.warn(f"{run.path} is left out: {stage.name} has not finished.")
             return False
-        old, new = select(found.settings, COUNTED), select(select(asked, stage.settings), COUNTED)
-        if stage.name != "guard" and (other := changes(old, new)):
+        counted = replace(found, settings=select(found.settings, COUNTED))
+        other = recorded_changes(counted, select(select(asked, stage.settings), COUNTED))
+        if stage.name != "guard" and other:
             progress.warn(f"{run.path} is left out: it was trained with other settings ({'; '.join(other)}).")
             return False
         if files := [name for name, digest in found.inputs.items() if written.get(name, digest) != digest]:

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from reflect_rl.core_yaml import dump_yaml, parse_yaml
-from reflect_rl.envs.optional import check_teacher
-from reflect_rl.envs.registry import load
-from reflect_rl.errors import OutputError, ReflectRLError, RunFolderError, SettingsError
+from reflect_rl.errors import OutputError, ReflectRLError, RunFolderError
 from reflect_rl.memory import give_back_memory, peak_memory_mb
+from reflect_rl.pipeline.checks import WorldCode, check_machine, check_models, check_servers, check_teacher_of
 from reflect_rl.players.context import Context, StageFunction
 from reflect_rl.progress import Progress
-from reflect_rl.ranks import Ranks
 from reflect_rl.runs.attempt import Attempt
 from reflect_rl.runs.folder import CONFIG, EDITED, RunFolder, set_aside
 from reflect_rl.runs.manifest import (
@@ -29,6 +27,7 @@ from reflect_rl.runs.manifest import (
     hashes,
     read_manifest,
     reason_to_run,
+    recorded_changes,
     select,
     wanted,
 )
@@ -71,13 +70,14 @@ def run_stages(
     """
     chosen = [stage for stage in _chosen(stages, until, only) if not stage.when or getattr(settings, stage.when)]
     context = Context(settings, rollouts)
-    _check_machine(settings, context.ranks)
+    check_machine(settings, context.ranks)
     run = RunFolder(out)
-    _check_teacher(run, settings, chosen)
+    check_teacher_of(run, settings, chosen)
     if store is None:  # which may have what a server or a model would be asked for
-        _check_servers(run, settings, chosen)
-        _check_models(run, settings, chosen)
-    runner = Runner(run, context, progress, function_of, Store(store) if store else None, force)
+        check_servers(run, settings, chosen)
+        check_models(run, settings, chosen)
+    code = WorldCode(settings.env.name, progress)
+    runner = Runner(run, context, progress, code, function_of, Store(store) if store else None, force)
     if not context.ranks.first:
         for stage in chosen:
             runner.help_with(stage)
@@ -126,6 +126,7 @@ class Runner:
     run: RunFolder
     context: Context
     progress: Progress
+    code: WorldCode
     function_of: Callable[[str], StageFunction]
     store: Store | None = None
     force: bool = False
@@ -146,6 +147,7 @@ class Runner:
         if reason is None and not self.force:
             attempt.end()
             self.progress.say(f"{stage.name}: done before")
+            self.code.compare(stage, found)
             self._tell(stage, False)
             return False
         if found:
@@ -196,7 +198,8 @@ class Runner:
         for name, digest in outputs.items():
             if digest is None and name not in stage.optional:
                 raise RunFolderError(f"{stage.name} ended without writing {self.run / name}.")
-        manifest = replace(now, outputs=outputs, counts=counts, seconds=seconds, peak_memory_mb=peak_memory_mb())
+        made = replace(now, outputs=outputs, counts=counts, versions=now.versions | self.code.version)
+        manifest = replace(made, seconds=seconds, peak_memory_mb=peak_memory_mb())
         manifest.write(self.run)
         if self.store:
             with _announced(self.progress, f"{stage.name} could not be shared with other runs"):
@@ -223,62 +226,6 @@ def _chosen(stages: Sequence[Stage], until: str | None, only: Sequence[str]) -> 
     return [stage for index, stage in enumerate(stages) if index <= last and (not only or stage.name in only)]
 
 
-def _check_machine(settings: Settings, ranks: Ranks) -> None:
-    """Raise SettingsError if this machine lacks something, before anything is written."""
-    from reflect_rl.training.tracking import check_tracker
-
-    check_tracker(settings)
-    if settings.guard and ranks.count > 1:
-        raise SettingsError(
-            f"guard: true trains a second arm, which {ranks.count} processes cannot share. Run without a launcher, or "
-            f"train the arm without reflection as a run of its own (--reflector.kind none)."
-        )
-    if settings.compute.shard and ranks.count == 1:
-        raise SettingsError(
-            "compute.shard shares a model between processes, and there is only one. Start several: "
-            "torchrun --nproc-per-node 2 -m reflect_rl ..., or drop compute.shard."
-        )
-    if settings.compute.device == "mps" and ranks.count > 1:
-        raise SettingsError(f"{ranks.count} processes cannot share compute.device: mps. Run without a launcher.")
-    if settings.compute.device != "cpu":
-        from reflect_rl.lm.torch_setup import check_device
-
-        check_device(settings.compute.device)
-
-
-def _check_servers(run: RunFolder, settings: Settings, chosen: Sequence[Stage]) -> None:
-    """Raise SettingsError if a later stage needs a model server that cannot be asked, before the first one runs."""
-    from reflect_rl.model_servers.model import check_server
-
-    teacher = settings.teacher if settings.served_teacher else None
-    reflector = settings.reflector.asked if settings.reflector.is_served else None
-    for stage in chosen:
-        server = {"annotate": teacher, "sft_policy": reflector}.get(stage.name)
-        if server and read_manifest(run, stage) is None:
-            check_server(server)
-
-
-def _check_teacher(run: RunFolder, settings: Settings, chosen: Sequence[Stage]) -> None:
-    """Raise TeacherError for a scripted teacher that the world does not have, before anything is collected."""
-    asked = settings.annotate.reflections and not settings.served_teacher
-    needed = settings.reflector.kind == "scripted" or (asked and settings.reflector.kind not in ("none", "prompted"))
-    if needed and any(stage.name == "annotate" and read_manifest(run, stage) is None for stage in chosen):
-        check_teacher(load(settings.env.name), settings.annotate.teacher)
-
-
-def _check_models(run: RunFolder, settings: Settings, chosen: Sequence[Stage]) -> None:
-    """Raise ModelError if a later stage needs a model of this machine that is not there, before the first one runs."""
-    from reflect_rl.lm.sources import found
-
-    reflector = [settings.reflector.model] if settings.reflector.is_loaded else []
-    needed = {"sft_reflector": reflector, "sft_policy": [*reflector, settings.policy.model]}
-    for stage in chosen:
-        if stage.name in needed and read_manifest(run, stage) is None:
-            for model in needed[stage.name]:
-                if model.source != "scratch":
-                    found(model.source)
-
-
 def _check_folder(run: RunFolder) -> None:
     """Raise RunFolderError for a folder that holds something else, before even a lock is written."""
     if not run.path.is_dir() or (run / CONFIG).is_file():
@@ -302,7 +249,7 @@ def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress
         changed = changes(flat(old), flat(settings))
         former_text = (run / CONFIG).read_text(encoding="utf-8")
         made = read_manifest(run, stages[0])
-        first = changes(made.settings, _as_json(select(flat(settings), stages[0].settings))) if made else []
+        first = recorded_changes(made, _as_json(select(flat(settings), stages[0].settings))) if made else []
         if whole and first:
             raise RunFolderError(
                 f"{run.path} was made with other settings ({'; '.join(first)}), and nothing of it could be kept. "

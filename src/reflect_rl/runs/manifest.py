@@ -11,7 +11,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +26,8 @@ from reflect_rl.runs.folder import RunFolder, hash_path
 from reflect_rl.settings import Settings, setting_keys
 
 WORLD_OPTIONS = "env.options"
+WORLD_CODE = "world"
+"""The name, among a manifest's versions, of the file that defines a world of one's own."""
 
 Hashes = dict[str, str | None]
 """sha256 by file or folder name; None if it does not exist."""
@@ -107,13 +109,20 @@ def reason_to_run(run: RunFolder, stage: Stage, found: Manifest | None, now: Man
     if found.key != now.key:
         both = dict.fromkeys((*now.inputs, *found.inputs))
         changed = [
-            *changes(found.settings, now.settings),
+            *recorded_changes(found, now.settings),
             *(f"{name} changed" for name in both if found.inputs.get(name) != now.inputs.get(name)),
         ]
-        made = found.versions.get("reflect_rl", "another version")
-        return "; ".join(changed) or f"made by reflect-rl {made}, this is {__version__}"
+        if changed:
+            return "; ".join(changed)
+        if (made := found.versions.get("reflect_rl", "another version")) != __version__:
+            return f"made by reflect-rl {made}, this is {__version__}"
     edited = edited_outputs(run, stage, found)
     return f"{', '.join(edited)} was changed or removed since" if edited else None
+
+
+def recorded_changes(found: Manifest, settings: Mapping[str, Any]) -> list[str]:
+    """`changes` to the settings with which a stage ran. Those that an older manifest lacks are taken as unchanged."""
+    return changes(found.settings, {key: value for key, value in settings.items() if key in found.settings})
 
 
 def edited_outputs(run: RunFolder, stage: Stage, found: Manifest) -> list[str]:
@@ -134,10 +143,19 @@ def hashes(run: RunFolder, names: tuple[str, ...]) -> Hashes:
 
 
 def option_files(options: Mapping[str, Any]) -> dict[str, str]:
-    """sha256 of the files that options of a world name, such as a file of tasks, by option."""
-    paths = {name: expanded(value) for name, value in options.items() if isinstance(value, str)}
+    """sha256 of the files that options of a world name, such as a file of tasks, by option; `files.0` in a list."""
+    paths = {name: expanded(value) for name, value in leaves(options) if isinstance(value, str)}
     files = {name: path for name, path in paths.items() if os.path.isfile(path) and os.access(path, os.R_OK)}
     return {name: hash_path(path) for name, path in files.items()}
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """What lists and mappings hold, with dotted names: ("files.0", "a.txt")."""
+    if not isinstance(value, Mapping | list | tuple):
+        yield name, value
+        return
+    for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
+        yield from leaves(each, f"{name}.{key}" if name else str(key))
 
 
 def flat(settings: Settings) -> dict[str, Any]:
