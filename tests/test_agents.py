@@ -737,7 +737,11 @@ def test_workers_make_few_worlds_and_close_them(
         "    def close(self):\n        open(self.folder + '/closed', 'a').write('x')\n"
     )
     monkeypatch.chdir(tmp_path)
-    world = {"env.name": f"counted_{processes}:World", "env.options": {"folder": str(tmp_path)}, "env.processes": processes}
+    world = {
+        "env.name": f"counted_{processes}:World",
+        "env.options": {"folder": str(tmp_path)},
+        "env.processes": processes,
+    }
     plan = Plan(tiny(world), "own_agents:toward_the_item", ("test", "valid"), workers=2)
     evaluate_agent(plan, tmp_path / "out", Progress())
     made, closed = ((tmp_path / name).stat().st_size for name in ("made", "closed"))

@@ -80,15 +80,28 @@ def test_a_success_of_ones_own_decides():
     assert info["stop"] is StopReason.SUCCESS
 
 
-def test_the_horizon_and_the_wrapped_time_limit_both_truncate():
-    env = cliff()(horizon=3)
+def last_of(world, horizon):
+    env = world(horizon=horizon)
     env.reset(seed=0)
-    results = [env.step(0) for _ in range(3)]
-    assert (results[-1][3], results[-1][4]["stop"]) == (True, StopReason.HORIZON)
-    env = frozen_lake(is_slippery=False, max_episode_steps=2)()
+    results = [env.step(0) for _ in range(horizon)]
+    assert [result[3] for result in results] == [False] * (horizon - 1) + [True]
+    return results[-1][4]["stop"]
+
+
+def test_an_episode_ends_at_the_horizon_whatever_limit_its_id_has():
+    assert last_of(cliff(), 3) is StopReason.HORIZON
+    lake = from_gymnasium("FrozenLake-v1", actions=LAKE)
+    assert gymnasium.spec("FrozenLake-v1").max_episode_steps == 100
+    env = lake(horizon=150)
     env.reset(seed=0)
-    results = [env.step(0) for _ in range(2)]
-    assert (results[-1][3], results[-1][4]["stop"]) == (True, StopReason.HORIZON)
+    env.wrapped.unwrapped.P = {cell: {0: [(1.0, cell, 0.0, False)]} for cell in range(16)}  # it stays where it is
+    assert [env.step(0)[3] for _ in range(150)] == [False] * 149 + [True]
+
+
+def test_a_time_limit_below_the_horizon_is_refused_since_results_name_the_horizon():
+    assert last_of(frozen_lake(is_slippery=False, max_episode_steps=4), 4) is StopReason.HORIZON
+    with pytest.raises(EnvironmentContractError, match=r"stop after 2 steps, its TimeLimit, .* a horizon of 30"):
+        frozen_lake(max_episode_steps=2)()
 
 
 def test_tasks_are_seeds_and_chance_after_the_start_is_the_episodes_own():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -299,6 +300,27 @@ def test_the_card_has_the_results_with_their_conditions(scratch: rr.Run, tmp_pat
     names: dict[str, Any] = {}
     exec(code.replace('"agent"', repr(str(folder))), names)  # noqa: S102  our own card
     assert names["info"]["stop"]
+
+
+def test_the_card_tells_odd_options_no_paths_and_the_seed_of_training(scratch: rr.Run, tmp_path: Path) -> None:
+    save_model(tiny_models.gpt2(), tiny_models.tokenizer(), tmp_path)
+    odd = {
+        "motto": 'it\'s "mine" \\',
+        "near": [1, None, {"deep": ["it's", True]}],
+        "files": [{"of": ["/somewhere/a.txt"]}],
+    }
+    settings = rr.Settings(seed=7, env={"name": "my:World", "options": odd})
+    models = {"policy": ExportedModel(tmp_path, "scratch", "full", ModelSettings())}
+    text = model_card("agent", settings, models, scratch.results | {"seed": 5})
+    assert "/somewhere" not in text
+    assert "One training run with seed 7, measured with seed 5." in text
+    assert "One training run with seed 5. " in model_card(
+        "agent", rr.Settings(seed=5), models, scratch.results | {"seed": 5}
+    )
+    tree = ast.parse(text.partition("```python\n")[2].partition("```")[0])
+    (made,) = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "rr.make"]
+    given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in made.keywords}
+    assert given == {"horizon": settings.env.horizon, "motto": odd["motto"], "near": odd["near"]}
 
 
 def test_results_that_were_changed_are_left_out(copied: Path, tmp_path: Path) -> None:

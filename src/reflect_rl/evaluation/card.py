@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -13,7 +14,7 @@ from reflect_rl.core_yaml import dump_yaml
 from reflect_rl.evaluation.tables import ABSENT, markdown_table
 from reflect_rl.paths import expanded
 from reflect_rl.players.hub import CONFIG, is_hub_name, is_local, public_name
-from reflect_rl.runs.manifest import flat
+from reflect_rl.runs.manifest import flat, leaves
 from reflect_rl.settings import EnvSettings, ModelSettings, Settings
 
 LIBRARY = "reflect-rl"
@@ -122,10 +123,10 @@ def _use(name: str, settings: Settings, models: Mapping[str, ExportedModel]) -> 
     wanted = f'"{LIBRARY}[{extra}]"' if extra else LIBRARY
     yield f"```sh\npip install {wanted}\n```"
     world = settings.env.arguments
-    options = ", ".join(f"{key}={value!r}" for key, value in world.items() if not is_path(value))
+    options = ", ".join(f"{key}={_literal(value)}" for key, value in world.items() if not holds_path(value))
     told = settings.reflector.kind == "scripted" or settings.prompt.notes
     act = 'observation, info["actions"]' + (", env.describe()" if told else "")
-    made = f"agent = rr.Agent.load({name!r})\nenv = rr.make({settings.env.name!r}, {options})".replace("'", '"')
+    made = f"agent = rr.Agent.load({_literal(name)})\nenv = rr.make({_literal(settings.env.name)}, {options})"
     yield f"```python\nimport reflect_rl as rr\n\n{made}\n{PLAYING.format(arguments=act)}\n```"
     if ":" in settings.env.name:
         module = settings.env.name.partition(":")[0]
@@ -142,12 +143,22 @@ def _use(name: str, settings: Settings, models: Mapping[str, ExportedModel]) -> 
         )
 
 
+def _literal(value: Any) -> str:
+    """A value as it is written in Python, with double quotes."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_literal(key)}: {_literal(each)}" for key, each in value.items()) + "}"
+    return "[" + ", ".join(map(_literal, value)) + "]" if isinstance(value, list) else repr(value)
+
+
 def _results(settings: Settings, results: Mapping[str, Any], world: EnvSettings) -> Iterator[str]:
     labels, agreement = results["labels"], results["agreement"]
+    other = f", measured with seed {results['seed']}" if results["seed"] != settings.seed else ""
     yield (
         f"Horizon {results['horizon']} steps. Label budgets: {labels['actions']:,} actions "
         f"({labels['actions_distinct']:,} distinct states) and {labels['reflections']:,} reflections "
-        f"({labels['reflections_distinct']:,} distinct states). One training run with seed {results['seed']}. "
+        f"({labels['reflections_distinct']:,} distinct states). One training run with seed {settings.seed}{other}. "
         f"Intervals are 95 % Wilson intervals over episodes, not over training runs."
     )
     if world.options != settings.env.options:
@@ -182,15 +193,15 @@ def _told(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _shown(value: Any) -> str:
-    """A setting without what is a path."""
+    """A setting without what is, or holds, a path."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_shown(each)}" for key, each in value.items() if not is_path(each)) or "none"
+        return ", ".join(f"{key}: {_shown(each)}" for key, each in value.items() if not holds_path(each)) or "none"
     return str(value)
 
 
-def is_path(value: Any) -> bool:
-    """Whether a setting is a path of this machine."""
-    return isinstance(value, str) and expanded(value).is_absolute()
+def holds_path(value: Any) -> bool:
+    """Whether a setting, or something in its lists and mappings, is a path of this machine."""
+    return any(isinstance(each, str) and expanded(each).is_absolute() for _, each in leaves(value))
 
 
 def _sizes(models: Mapping[str, ExportedModel], results: Mapping[str, Any] | None) -> Iterator[Sequence[str]]:

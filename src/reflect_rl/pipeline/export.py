@@ -10,7 +10,7 @@ from typing import Any
 
 from reflect_rl.config import parse_settings
 from reflect_rl.core_yaml import dump_yaml
-from reflect_rl.evaluation.card import ExportedModel, is_path, model_card
+from reflect_rl.evaluation.card import ExportedModel, holds_path, model_card
 from reflect_rl.lm import adapters
 from reflect_rl.lm.merging import load_merged
 from reflect_rl.lm.pretrained import save_model
@@ -164,5 +164,5 @@ def _warn_of_paths(settings: Settings, models: Mapping[str, ExportedModel], prog
     asked = settings.reflector.model.source
     if settings.reflector.kind == "prompted" and not settings.reflector.is_served and is_local(asked):
         progress.warn(f"{CONFIG} names a folder of this machine as the reflector's model, {asked}: it has to be there.")
-    if paths := [key for key, value in settings.env.options.items() if is_path(value)]:
+    if paths := [key for key, value in settings.env.options.items() if holds_path(value)]:
         progress.warn(f"{CONFIG} names a path of this machine as env.options.{paths[0]}: change it on another one.")

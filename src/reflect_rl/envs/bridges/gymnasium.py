@@ -47,6 +47,13 @@ class GymnasiumTextEnv(Bridged):
                 f"{type(self).__name__} names {len(self.actions)} actions ({', '.join(self.actions)}), but the wrapped "
                 f"environment's action space is {space}. Give one name for each of its discrete actions, in its order."
             )
+        limit = _time_limit(self.wrapped)
+        if limit is not None and limit < self.horizon:
+            raise EnvironmentContractError(
+                f"{type(self).__name__} would stop after {limit} steps, its TimeLimit, and results would name a "
+                f"horizon of {self.horizon}. Set env.horizon to {limit} or less, or make the wrapped environment "
+                f"without the limit (max_episode_steps=-1)."
+            )
         self._first_action = int(space.start)
         self._observation: Any = None
 
@@ -84,7 +91,8 @@ def from_gymnasium(
     """The class of a TextEnv that wraps a Gymnasium environment with discrete actions.
 
     Args:
-        env: a Gymnasium id, or a function that makes the environment.
+        env: a Gymnasium id, whose own time limit (`max_episode_steps`) gives way to `horizon`; or a function that
+            makes the environment.
         render: `render(observation, env)` writes the text that the players read; by default `str(observation)`.
         actions: a name for each discrete action, in order.
         success: `success(observation, reward, terminated)` judges the last step; by default, success is a terminated
@@ -96,11 +104,12 @@ def from_gymnasium(
 
     Raises:
         EnvironmentContractError: action names are empty or not distinct, or a split has no task. Making the world
-            raises it if the action space is not discrete with as many actions.
+            raises it if the action space is not discrete with as many actions, or if the environment that a function
+            made has a time limit below the horizon.
     """
     check_names(actions)
     check_tasks(tasks)
-    make = (lambda: gymnasium.make(env)) if isinstance(env, str) else env
+    make = (lambda: gymnasium.make(env, max_episode_steps=-1)) if isinstance(env, str) else env
     title = name or (env.split("/")[-1].split("-v")[0] if isinstance(env, str) else "AdaptedEnv")
     body = {
         "__doc__": f"{title}, a Gymnasium environment as text.",
@@ -113,6 +122,16 @@ def from_gymnasium(
         "task_text": task_text,
     }
     return type(title, (GymnasiumTextEnv,), body)
+
+
+def _time_limit(env: gymnasium.Env[Any, Any]) -> int | None:
+    """The fewest steps after which a wrapper truncates an episode; None if none does."""
+    limits = []
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            limits.append(env._max_episode_steps)
+        env = env.env
+    return min(limits, default=None)
 
 
 def _shown(observation: Any, env: gymnasium.Env[Any, Any]) -> str:
