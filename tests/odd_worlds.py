@@ -452,9 +452,9 @@ class FactsInCircles(Stairs):
         return facts
 
 
-class FactsOfNumpy(Stairs):
+class FactsInASet(Stairs):
     def describe(self):
-        return {"left": np.int64(self.goal - self.floor)}
+        return {"left": {self.goal - self.floor}}
 
 
 class FactsByNumber(Stairs):
@@ -504,8 +504,12 @@ class Numpy(_Told):
     def expert_set(self):
         return np.array([super().expert()])
 
+    def describe(self):
+        return {"left": np.int64(self.goal - self.floor), "there": np.bool_(False), "all": np.arange(2)}
+
     @classmethod
     def teach(cls, facts, style):
+        assert (facts["there"], facts["all"]) == (False, [0, 1])
         return np.str_(f"{facts['left']} to go.")
 
 

@@ -77,6 +77,16 @@ def test_an_option_that_cannot_work_leaves_the_run_as_it_was(given: str, parts: 
     assert files(run) == before
 
 
+@pytest.mark.parametrize("given", ["--rl.iterations 40", "--policy.model.width 64", "--guard", "--annotate.actions 5"])
+def test_an_evaluation_takes_no_settings_of_training(given: str, run: Path) -> None:
+    before = files(run)
+    said = f"{given.split()[0]} is a setting of training, and evaluate plays the agent as it was trained"
+    refused(reflect_rl("evaluate", str(run), *given.split()), said)
+    refused(reflect_rl("evaluate", str(run), "--out", str(run.with_name("copy")), *given.split()), said)
+    assert files(run) == before
+    assert not run.with_name("copy").exists()
+
+
 @pytest.mark.parametrize("command", STAGES)
 def test_a_stage_of_a_folder_that_is_no_run_is_refused(command: str, tmp_path: Path) -> None:
     refused(reflect_rl(command, "missing", cwd=tmp_path), "missing is not a run folder", "reflect-rl run")

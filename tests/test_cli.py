@@ -406,3 +406,40 @@ def test_a_home_folder_that_is_not_known_is_one_message(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") <= 2
+
+
+LEADER = {
+    "world": "taxi", "agent": "a", "panel": "test", "horizon": 20, "options": {}, "engine": "", "versions": {},
+    "games": {"1": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "report ~/none",
+        "rl ~/none",
+        "evaluate ~/none",
+        "export ~/none --to exported",
+        "export-rollouts ~/none.jsonl --to exported",
+        "leaderboard taxi none.json ~/none.json",
+        "play taxi --agent=~/none",
+        "select ~/none.jsonl --budget 1",
+        "select pool.jsonl --budget 1 --already=~/none.txt",
+        "select pool.jsonl --budget 1 --embeddings=~/none.npy",
+        "autoexplore tasks --tasks=~/none.jsonl",
+        "run ~/mine.yaml",
+    ],
+)
+def test_a_path_may_begin_with_the_home_folder_where_no_shell_has_expanded_it(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "mine.yaml").write_text("sede: 3\n")
+    (tmp_path / "pool.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    (tmp_path / "none.json").write_text(json.dumps(LEADER))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    assert run_command(command.split()) == 2
+    assert ("unknown setting 'sede'" if "mine" in command else str(home / "none")) in capsys.readouterr().err

@@ -119,7 +119,7 @@ REFUSED = [
     ("FactsAreAList", p.TEACHER, "describe() gave [1], not a mapping"),
     ("FactsAreNan", p.TEACHER, "which is no JSON (Out of range float values"),
     ("FactsInCircles", p.TEACHER, "which is no JSON (Circular reference"),
-    ("FactsOfNumpy", p.TEACHER, "which is no JSON (Object of type int64"),
+    ("FactsInASet", p.TEACHER, "which is no JSON (it holds a set"),
     ("FactsByNumber", p.TEACHER, "raised KeyError: 1"),
     ("TeacherIsSilent", p.TEACHER, "which says nothing"),
     ("TeacherOfBytes", p.TEACHER, "gave b'Up.', not text"),
@@ -158,7 +158,7 @@ def test_numpys_types_are_written_as_if_they_were_pythons(tmp_path: Path) -> Non
     odd, plain = (run_pipeline(settings(name), tmp_path / name, until="annotate") for name in ("Numpy", "Stairs"))
     for name in ("episodes.jsonl", "reflections.jsonl"):
         rewards = {"-0.10000000149011612": "-0.1"}  # float32
-        text = (odd / name).read_text()
+        text = (odd / name).read_text().replace(', "there": false, "all": [0, 1]', "")
         for given, meant in rewards.items():
             text = text.replace(given, meant)
         assert text == (plain / name).read_text()

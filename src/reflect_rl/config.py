@@ -75,7 +75,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _read_file(recipe: str | Path) -> dict[str, Any]:
-    path = RECIPES / f"{recipe}.yaml" if str(recipe) in recipe_names() else Path(recipe)
+    path = RECIPES / f"{recipe}.yaml" if str(recipe) in recipe_names() else expanded(recipe)
     if not _is_file(path):
         near = difflib.get_close_matches(str(recipe), recipe_names(), n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter, validators
 
 from reflect_rl.bars import Bars
-from reflect_rl.cli.overrides import Count, Overrides, Workers, names
+from reflect_rl.cli.overrides import Count, InputPath, Overrides, Workers, names
 from reflect_rl.cli.served import PREFIX, SERVER, server_settings
 from reflect_rl.cli.stages import Force, Rollouts, print_summary, stages_of
 from reflect_rl.errors import SettingsError
+from reflect_rl.paths import expanded
 from reflect_rl.runs.outputs import output_folder
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from reflect_rl.settings import Settings
 
 Style = Literal["direct", "react", "reflexion"]
+
+OF_TRAINING = ("collect.", "select.", "annotate.", "reflector_sft.", "policy.", "policy_sft.", "rl.", "guard")
+"""What has no effect on a finished agent, but for OF_PLAY."""
+OF_PLAY = ("annotate.teacher", "policy.model.bits", "rl.num_envs")
 
 
 def evaluate(
@@ -35,7 +40,7 @@ def evaluate(
     trials: Count | None = None,
     history: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
     max_tokens: Count | None = None,
-    prompts: Path | None = None,
+    prompts: InputPath | None = None,
     budget_usd: Annotated[float | None, Parameter(validator=validators.Number(gte=0))] = None,
     out: str | None = None,
     rollouts: Rollouts = None,
@@ -96,8 +101,9 @@ def evaluate(
         measure_agent(run, agent, of_agents, of_models, out, rollouts, overrides)
         return
     _refuse(of_agents | of_models, "for --agent")
-    folder = Path(run)
+    folder = expanded(run)
     _refuse_export(folder)
+    _refuse_training(folder, overrides)
     if out is None:
         print_summary(stages_of(folder, overrides, force, "evaluate", rollouts=rollouts).path)
         return
@@ -121,6 +127,21 @@ def _refuse_export(folder: Path) -> None:
         raise SettingsError(
             f"{folder} is an exported agent, not the folder of its run. Evaluate it as an agent: reflect-rl evaluate "
             f"{folder} --agent {folder}"
+        )
+
+
+def _refuse_training(folder: Path, overrides: Mapping[str, Any]) -> None:
+    """Raise SettingsError for settings of training: the agent is played as it is, and its config.yaml says how."""
+    from reflect_rl.config import parse_settings
+    from reflect_rl.runs.folder import RunFolder
+    from reflect_rl.runs.trained import read_config
+
+    given = [key for key in overrides if key not in OF_PLAY and key.startswith(OF_TRAINING)]
+    if given:
+        parse_settings(read_config(RunFolder(folder)).model_dump(), overrides)  # a misspelt one has its own message
+        raise SettingsError(
+            f"--{given[0]} is a setting of training, and evaluate plays the agent as it was trained. To train with it: "
+            f"reflect-rl run RECIPE --{given[0]} VALUE, with the --out of this run or of another one."
         )
 
 
@@ -149,8 +170,8 @@ def measure_agent(
     from reflect_rl.runs.trained import read_config
 
     of_models |= {key: overrides.pop(key) for key in list(overrides) if key.startswith(SERVER)}
-    if source not in recipe_names() and Path(source).is_dir():
-        settings = parse_settings(read_config(RunFolder(source)).model_dump(), overrides)
+    if source not in recipe_names() and expanded(source).is_dir():
+        settings = parse_settings(read_config(RunFolder(expanded(source))).model_dump(), overrides)
     else:
         settings = load_settings(source, overrides)
     panels = of_agents["panel"]
@@ -203,7 +224,7 @@ def report_file(path: Path) -> Path:
     return page
 
 
-def export_rollouts(file: Path, /, *, to: str) -> None:
+def export_rollouts(file: InputPath, /, *, to: str) -> None:
     """Export a file of rollouts as a data set for Hugging Face `datasets`, with a card.
 
     The folder holds README.md and data/: Parquet files if pyarrow is installed, else JSON lines. An earlier export in

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from reflect_rl.bars import Bars
-from reflect_rl.cli.overrides import Count, Seed, Workers
+from reflect_rl.cli.overrides import Count, InputPath, Seed, Workers
 from reflect_rl.errors import OutputError
 
 if TYPE_CHECKING:
@@ -200,7 +199,7 @@ def experts(
 
 
 @app.command
-def replay(run: Path, /, *, games: Count = 50) -> int:
+def replay(run: InputPath, /, *, games: Count = 50) -> int:
     """Play a trained agent, and repeat its moves on ALFWorld's own engine: every text must be the same.
 
     Plays greedy episodes of the run's test panel. Needs textworld and alfworld: `pip install "reflect-rl[alfworld]"`.

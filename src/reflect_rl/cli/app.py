@@ -19,7 +19,7 @@ from reflect_rl.cli.bench import bench
 from reflect_rl.cli.export import export
 from reflect_rl.cli.leaderboard import leaderboard
 from reflect_rl.cli.look import register
-from reflect_rl.cli.overrides import Overrides, Seeds, Workers, names, whole_numbers
+from reflect_rl.cli.overrides import InputPath, Overrides, Seeds, Workers, names, whole_numbers
 from reflect_rl.cli.select import select
 from reflect_rl.cli.serve import serve, serve_env
 from reflect_rl.cli.stages import Folder, Force, Rollouts, print_summary, stages_of
@@ -184,7 +184,7 @@ def rl(folder: Folder, /, *, rollouts: Rollouts = None, force: Force = False, ov
 
 
 @app.command
-def report(path: Path, /, *, force: Force = False, overrides: Overrides) -> None:
+def report(path: InputPath, /, *, force: Force = False, overrides: Overrides) -> None:
     """Write the HTML report of a run, of a comparison, of an agent's evaluation, or of a file of rollouts.
 
     For example:

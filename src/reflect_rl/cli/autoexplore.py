@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from reflect_rl.bars import Bars
-from reflect_rl.cli.overrides import Count, Overrides, Seed, whole_numbers
+from reflect_rl.cli.overrides import Count, InputPath, Overrides, Seed, whole_numbers
 from reflect_rl.cli.served import served_teacher
 from reflect_rl.errors import EnvironmentContractError, OutputError, SettingsError
 from reflect_rl.paths import expanded
@@ -37,7 +37,7 @@ def build(
     most: Count = 100,
     seed: Seed = 0,
     teacher: str | None = None,
-    prompt: Path | None = None,
+    prompt: InputPath | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     overrides: Overrides,
 ) -> None:
@@ -146,7 +146,7 @@ def tasks(
     split: Literal["train", "valid", "test"] = "test",
     sample: Count | None = None,
     seed: Seed = 0,
-    tasks: Path | None = None,
+    tasks: InputPath | None = None,
 ) -> None:
     """Print tasks: the question, the file that answers it, what it describes there, and the strongest other file.
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from reflect_rl.bars import Bars
+from reflect_rl.cli.overrides import InputPath
 
 
 def export(
-    run: Path,
+    run: InputPath,
     /,
     *,
     to: str,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from reflect_rl.bars import Bars
+from reflect_rl.cli.overrides import InputPath
 
 
 def leaderboard(
     world: str,
     /,
-    *files: Path,
+    *files: InputPath,
     panel: str | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
     markdown: Annotated[bool, Parameter(negative="")] = False,

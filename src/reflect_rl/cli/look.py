@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter, validators
 
 from reflect_rl.bars import Bars
-from reflect_rl.cli.overrides import Overrides, Seed, env_options
+from reflect_rl.cli.overrides import InputPath, Overrides, Seed, env_options
 from reflect_rl.errors import SettingsError
 
 
 def play(
-    env: str, /, *, agent: Path | None = None, task: str | None = None, seed: Seed = 0, overrides: Overrides
+    env: str,
+    /,
+    *,
+    agent: InputPath | None = None,
+    task: str | None = None,
+    seed: Seed = 0,
+    overrides: Overrides,
 ) -> None:
     """Play a world by hand, or watch a trained agent. Options of the world are given as --env.options.NAME.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 
 from reflect_rl.errors import ReflectRLError, SettingsError
+from reflect_rl.paths import expanded
 
 Overrides = Annotated[dict[str, Any], Parameter(parse=False)]
 """Settings given as options, such as --rl.lr 1e-3; `__main__` passes them."""
@@ -17,6 +19,8 @@ Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**31))]
 """A world's seed, limited to 31 bits: the world may pass it to a generator that takes no more."""
 Workers = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=1024))]
 Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+InputPath = Annotated[Path, Parameter(converter=lambda kind, tokens: expanded(tokens[0].value))]
+"""A path that may begin with ~, which shells leave as it is in --already=~/picks.jsonl and within quotes."""
 
 HELP = {"help", "h", "version"}
 TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}

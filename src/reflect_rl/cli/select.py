@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from reflect_rl.bars import Bars
+from reflect_rl.cli.overrides import InputPath
 from reflect_rl.errors import OutputError, SelectionError
+from reflect_rl.paths import expanded
 
 Switch = Parameter(negative="")
 PICK = ("id", "rank", "gain", "strategy", "score")
@@ -22,7 +24,7 @@ MOST_LINE = 1 << 20
 
 
 def select(
-    file: Path,
+    file: InputPath,
     /,
     *,
     budget: str,
@@ -41,7 +43,7 @@ def select(
     tokens_column: str | None = None,
     score_column: str | None = None,
     quota_column: str | None = None,
-    already: Path | None = None,
+    already: InputPath | None = None,
     out: Annotated[str | None, Parameter(name=["--out", "-o"])] = None,
     quotas: Literal["equal", "proportional"] | None = None,
     n_neighbors: str | None = None,
@@ -156,7 +158,7 @@ def select(
         budget=budget,
         text=text_column,
         id=id_column,
-        embeddings=embeddings,
+        embeddings=embeddings and str(expanded(embeddings)),
         tokens=tokens_column,
         scores=score_column,
         groups=quota_column,

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
 from reflect_rl.bars import Bars
-from reflect_rl.cli.overrides import Count, Overrides, env_options
+from reflect_rl.cli.overrides import Count, InputPath, Overrides, env_options
 from reflect_rl.errors import SettingsError
 
 Port = Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65535))]
 
 
-def serve(run: Path, /, *, port: Port = 8080, host: str = "127.0.0.1", token_env: str | None = None) -> None:
+def serve(run: InputPath, /, *, port: Port = 8080, host: str = "127.0.0.1", token_env: str | None = None) -> None:
     """Serve a trained agent over HTTP, with a page to try it.
 
     For example:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from reflect_rl.bars import Bars
+from reflect_rl.cli.overrides import InputPath
 
 if TYPE_CHECKING:
     from reflect_rl.runs.folder import RunFolder
 
-Folder = Annotated[Path, Parameter(help="An existing run folder.")]
+Folder = Annotated[InputPath, Parameter(help="An existing run folder.")]
 Force = Annotated[bool, Parameter(negative="", help="Run the stage again even if it is done.")]
 Rollouts = Annotated[
     str | None, Parameter(help="A file to which every episode played is appended, one JSON object a line.")

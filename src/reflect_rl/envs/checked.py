@@ -22,7 +22,16 @@ from reflect_rl.records import StopReason
 from reflect_rl.seeding import world_seed
 
 TRUTHS = (bool, np.bool_)
-_JSON = json.JSONEncoder(allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """A number, bool or array of numpy's as Python has it."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"it holds a {type(value).__name__}")
+
+
+_JSON = json.JSONEncoder(allow_nan=False, default=_plain)
 
 
 @contextmanager
@@ -200,7 +209,7 @@ def facts_of(env: TextEnv) -> dict[str, Any]:
     try:
         text = _JSON.encode(facts)
         if "\\ud" in text:  # half of an escaped pair, or a lone surrogate
-            json.dumps(facts, ensure_ascii=False, allow_nan=False).encode()
+            json.dumps(facts, ensure_ascii=False, allow_nan=False, default=_plain).encode()
         return json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         broken(env, p.TEACHER, f"describe() gave {short(facts)}, which is no JSON ({error})", error)

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from reflect_rl.config import RECIPES
 from reflect_rl.core_yaml import YamlError, parse_yaml
 from reflect_rl.errors import SettingsError
+from reflect_rl.paths import expanded
 from reflect_rl.settings import Section
 
 PLANS = RECIPES / "plans"
@@ -111,7 +112,7 @@ def read_plan(
 
 
 def _read_file(plan: str | Path) -> Plan:
-    path = PLANS / f"{plan}.yaml" if str(plan) in plan_names() else Path(plan)
+    path = PLANS / f"{plan}.yaml" if str(plan) in plan_names() else expanded(plan)
     if not path.is_file():
         raise SettingsError(f"There is no plan '{plan}': it is neither a file nor one of {', '.join(plan_names())}.")
     try:
