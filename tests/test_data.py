@@ -31,6 +31,8 @@ from reflect_rl.players.load import reflector_prompts
 from reflect_rl.progress import Progress
 from reflect_rl.records import Episode, Reflection, Step, StopReason
 from reflect_rl.runs.folder import RunFolder
+from reflect_rl.runs.manifest import wanted
+from reflect_rl.runs.trained import BY_NAME
 from reflect_rl.settings import Settings
 
 Tiny = Callable[..., Settings]
@@ -52,6 +54,42 @@ def test_collecting_twice_gives_the_same_bytes_and_another_seed_others(tmp_path:
 def test_more_episodes_begin_with_the_fewer(tmp_path: Path, tiny: Tiny) -> None:
     few = episodes_of(tmp_path / "few", tiny({"collect.episodes": 10}))
     assert episodes_of(tmp_path / "many", tiny({"collect.episodes": 30}))[:10] == few
+
+
+def test_episodes_of_ones_own_take_the_place_of_played_ones(tmp_path: Path, tiny: Tiny) -> None:
+    """Of a world without an expert, too: its file says what to learn from."""
+    played = episodes_of(tmp_path / "played", tiny({"collect.episodes": 20}))
+    file = tmp_path / "own.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + (tmp_path / "played/episodes.jsonl").read_bytes().replace(b"\n", b"\r\n\n"))
+    mute = tiny({"env.name": "odd_worlds:NoExpert", "env.options": {}, "collect.file": str(file)})
+    assert episodes_of(tmp_path / "own", mute) == played
+    before = wanted(RunFolder(tmp_path / "own"), BY_NAME["collect"], mute).key
+    file.write_text(file.read_text().partition("\n")[0])
+    assert episodes_of(tmp_path / "own", mute) == played[:1]
+    assert wanted(RunFolder(tmp_path / "own"), BY_NAME["collect"], mute).key != before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "no file"),
+        ("", "holds no step"),
+        ("{", "damaged at line 1 .* Mend the line, or leave it out"),
+        (
+            '{"task": "TEST", "steps": [], "stop": "success"}',
+            "of .*own.jsonl plays the task .*, which is kept for test",
+        ),
+    ],
+)
+def test_episodes_that_cannot_be_learned_from_are_refused(
+    text: str | None, said: str, tmp_path: Path, tiny: Tiny
+) -> None:
+    step = {"observation": "Item 3 away.", "actions": ["left", "right"], "choice": 0, "reward": 0}
+    if text is not None:
+        test = Corridor().tasks("test")[0]
+        (tmp_path / "own.jsonl").write_text(text.replace("TEST", test).replace("[]", json.dumps([step])))
+    with pytest.raises(RunFolderError, match=said):
+        episodes_of(tmp_path / "run", tiny({"collect.file": str(tmp_path / "own.jsonl")}))
 
 
 def test_only_train_tasks_are_collected_all_of_them_in_turn(tmp_path: Path, tiny: Tiny) -> None:

@@ -87,7 +87,7 @@ def read_pool(
         texts = {row.state: row.text for row in run.read_jsonl("reflections.jsonl", Reflection.from_json)}
     reflect = _teacher(settings, texts or {})
     pool = []
-    for number, episode in enumerate(run.each_of_jsonl("episodes.jsonl", _episode)):
+    for number, episode in enumerate(run.each_of_jsonl("episodes.jsonl", parse_episode)):
         mistake = None
         states = episode.states(settings.prompt.reflections, reflect) if reflect else episode.states()
         for place, (state, step) in enumerate(zip(states, episode.steps, strict=True)):
@@ -101,7 +101,7 @@ def read_pool(
     return pool
 
 
-def _episode(data: Mapping[str, Any]) -> Episode:
+def parse_episode(data: Mapping[str, Any]) -> Episode:
     """An episode of a file that may be the user's own. Raises ValueError, which names the first invalid field."""
     episode = Episode.from_json(data)
     for number, step in enumerate(episode.steps):

@@ -261,7 +261,7 @@ def _expert(make_env: MakeEnv) -> str:
             if split == "train" and not steps:
                 helpless.append(task)
     if len(helpless) == min(EXPERT_TASKS, len(checked.tasks_of(env, "train"))):
-        return f"{LACKS} expert: `run` cannot collect episodes, they must be brought along (episodes.jsonl)."
+        return f"{LACKS} expert: `run` cannot collect episodes, they must be brought along (collect.file)."
     _require(
         not helpless, f"expert() gives nothing at the start of {len(helpless)} train tasks, such as {helpless[:1]}."
     )

@@ -19,7 +19,7 @@ from reflect_rl.settings import EnvSettings, ModelSettings, Settings
 
 LIBRARY = "reflect-rl"
 TAGS = (LIBRARY, "reinforcement-learning", "text-environments")
-NOT_TOLD = ("seed", "guard", "track", "compute.", "evaluate.")
+NOT_TOLD = ("seed", "guard", "track", "collect.file", "compute.", "evaluate.")
 """Settings that the card's table leaves out: they do not shape the agent, or the text names them."""
 PLAYING = """\
 observation, info = env.reset(seed=0)

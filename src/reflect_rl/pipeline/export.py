@@ -136,9 +136,10 @@ def _base(adapter_config: Any) -> str:
 
 
 def _without_folders(settings: Settings) -> Settings:
-    """The settings, with models named without the folders of this machine."""
+    """The settings without the folders of this machine: of models only their names, of one's own episodes nothing."""
     sources = {f"{player}.model.source": getattr(settings, player).model.source for player in PLAYERS}
-    return parse_settings(settings.model_dump(), {key: public_name(source) for key, source in sources.items()})
+    names = {key: public_name(source) for key, source in sources.items()}
+    return parse_settings(settings.model_dump(), names | {"collect.file": ""})
 
 
 def _as_exported(settings: Settings, models: Mapping[str, ExportedModel]) -> Settings:

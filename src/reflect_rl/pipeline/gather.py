@@ -12,7 +12,7 @@ from reflect_rl.config import parse_settings, read_recipe
 from reflect_rl.intervals import mean_interval
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.runs.manifest import WORLD_OPTIONS, Hashes, flat, option_files, read_manifest, recorded_changes, select
+from reflect_rl.runs.manifest import flat, named_files, read_manifest, recorded_changes, select
 from reflect_rl.runs.stages import STAGES
 from reflect_rl.settings import Settings
 
@@ -150,7 +150,7 @@ def _counts(run: RunFolder, asked: Mapping[str, Any], progress: Progress) -> boo
         return False
     settings = Settings.model_validate(asked)
     asked = flat(settings)
-    written: Hashes = {f"{WORLD_OPTIONS}.{name}": digest for name, digest in option_files(settings.env.options).items()}
+    written = named_files(asked)
     for stage in STAGES:
         if stage.name == "report" or (stage.when and not getattr(settings, stage.when)):
             continue

@@ -33,6 +33,9 @@ UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, LookupError, Arit
 """The errors that parsing a file with wrong content can raise."""
 
 
+REMEDY = "move the file away to have its stage write it again"
+
+
 class RunFolder:
     """Paths, atomic reads and atomic writes within one folder."""
 
@@ -70,8 +73,13 @@ class RunFolder:
         """
         return list(self.each_of_jsonl(name, parse))
 
-    def each_of_jsonl(self, name: str, parse: Callable[[dict[str, Any]], Record]) -> Iterator[Record]:
-        """Iterate over the records of `read_jsonl`, for large files of which little is kept."""
+    def each_of_jsonl(
+        self, name: str, parse: Callable[[dict[str, Any]], Record], remedy: str = REMEDY
+    ) -> Iterator[Record]:
+        """Iterate over the records of `read_jsonl`, for large files of which little is kept.
+
+        remedy: what to do about a damaged line besides mending it.
+        """
         path = self._file(name)
         number = 0
         try:
@@ -82,8 +90,8 @@ class RunFolder:
                         yield parse(_unicode(json.loads(text.decode()), text))
         except UNREADABLE as error:
             raise RunFolderError(
-                f"{path} is damaged at line {number} ({_reason(error)}). Nothing was changed. Mend the line, or move "
-                f"the file away to have its stage write it again."
+                f"{path} is damaged at line {number} ({_reason(error)}). Nothing was changed. Mend the line, or "
+                f"{remedy}."
             ) from error
 
     @contextmanager

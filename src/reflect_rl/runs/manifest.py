@@ -26,6 +26,7 @@ from reflect_rl.runs.folder import RunFolder, hash_path
 from reflect_rl.settings import Settings, setting_keys
 
 WORLD_OPTIONS = "env.options"
+OWN_EPISODES = "collect.file"
 WORLD_CODE = "world"
 """The name, among a manifest's versions, of the file that defines a world of one's own."""
 
@@ -87,8 +88,7 @@ class Manifest:
 def wanted(run: RunFolder, stage: Stage, settings: Settings) -> Manifest:
     """The manifest (without results) that a stage would get if it ran now."""
     used = select(flat(settings), stage.settings)
-    files = option_files(used.get(WORLD_OPTIONS) or {})
-    inputs = hashes(run, stage.inputs) | {f"{WORLD_OPTIONS}.{name}": digest for name, digest in files.items()}
+    inputs = hashes(run, stage.inputs) | named_files(used)
     content = {"stage": stage.name, "settings": used, "inputs": inputs, "version": __version__}
     key = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
     return Manifest(stage.name, key, used, inputs, versions=versions())
@@ -147,6 +147,11 @@ def option_files(options: Mapping[str, Any]) -> dict[str, str]:
     paths = {name: expanded(value) for name, value in leaves(options) if isinstance(value, str)}
     files = {name: path for name, path in paths.items() if os.path.isfile(path) and os.access(path, os.R_OK)}
     return {name: hash_path(path) for name, path in files.items()}
+
+
+def named_files(settings: Mapping[str, Any]) -> Hashes:
+    """sha256 of the files of the user's that settings name, by dotted key."""
+    return {**option_files({key: settings[key] for key in (WORLD_OPTIONS, OWN_EPISODES) if key in settings})}
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -54,6 +54,11 @@ class CollectSettings(Section):
     perturb: float = Field(
         default=0.5, ge=0, lt=1, description="Share of steps that are random (negative examples); 0 turns them off."
     )
+    file: str = Field(
+        default="",
+        description="Episodes of your own, in the form of episodes.jsonl (docs/files.md): all of them are taken, and "
+        "none is played.",
+    )
 
 
 class PromptSettings(Section):
