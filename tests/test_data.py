@@ -189,7 +189,7 @@ def test_an_expert_that_is_none_of_its_own_experts_is_refused(tmp_path: Path, ti
 
 
 def test_collecting_without_an_expert_is_refused_and_leaves_no_file(tmp_path: Path, tiny: Tiny) -> None:
-    with pytest.raises(EnvironmentContractError, match=r"Unguided\.expert\(\) gave nothing.*episodes\.jsonl"):
+    with pytest.raises(EnvironmentContractError, match=r"Unguided\.expert\(\) gave nothing.*collect\.file"):
         collect(RunFolder(tmp_path), Context(tiny({"env.name": "corridor:Unguided"})), Progress())
     assert not (tmp_path / "episodes.jsonl").exists()
 
