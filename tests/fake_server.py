@@ -22,7 +22,8 @@ class FakeServer(ChatServer):
     billed answers after which all calls wait until `release`, and are then cut.
 
     Attributes:
-        calls: requests by last message. billed: answers by last message. tokens: (prompt, completion) billed.
+        calls: requests by last message. paths: of all requests. billed: answers by last message.
+        tokens: (prompt, completion) billed.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class FakeServer(ChatServer):
         self.billed: Counter[str] = Counter()
         self.tokens = [0, 0]
         self.requests: list[dict[str, Any]] = []
+        self.paths: list[str] = []
         self.most_at_once = self._at_once = 0
         self.hold_at: int | None = None
         self._released = asyncio.Event()
@@ -62,6 +64,7 @@ class FakeServer(ChatServer):
         tried = self.calls[text]
         self.calls[text] += 1
         self.requests.append(request)
+        self.paths.append(headers[":path"])
         await asyncio.sleep(self.delay)
         if self.key and headers.get("authorization") != f"Bearer {self.key}":
             given = headers.get("authorization", "").removeprefix("Bearer ")
@@ -74,10 +77,14 @@ class FakeServer(ChatServer):
         else:
             await self._faulty(self.fault(text, tried), request, text, writer)
 
+    def completed(self, request: dict[str, Any]) -> dict[str, Any]:
+        """A good answer."""
+        return completion(self.reply(request), 7 + len(request["messages"][-1]["content"]), 5)
+
     async def _faulty(
         self, fault: str | None, request: dict[str, Any], text: str, writer: asyncio.StreamWriter
     ) -> None:
-        good = completion(self.reply(request), 7 + len(text), 5)
+        good = self.completed(request)
         if fault in ("429", "500", "503"):
             writer.write(error(int(fault), "Try later.", {"retry-after": "0.02"} if fault == "429" else {}))
         elif fault == "cut":

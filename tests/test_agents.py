@@ -8,8 +8,9 @@ import math
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,14 +24,22 @@ import own_agents
 from conftest import Heard
 from corridor import Corridor
 from end_to_end import Kill, reflect_rl, refused, timeless
-from fake_server import FakeServer
+from fake_server import FakeServer, error
 from own_agents import Decided
 from reflect_rl.agents import evaluation
 from reflect_rl.agents.evaluation import Plan, chosen_tasks, evaluate_agent
 from reflect_rl.agents.language import LanguagePlan, Prompting
 from reflect_rl.agents.trained import is_trained
 from reflect_rl.bench.chat_server import completion, response
-from reflect_rl.errors import AgentError, OutputError, RunFolderError, ServerError, SettingsError, WorkerError
+from reflect_rl.errors import (
+    AgentError,
+    EnvironmentContractError,
+    OutputError,
+    RunFolderError,
+    ServerError,
+    SettingsError,
+    WorkerError,
+)
 from reflect_rl.evaluation.evaluate import evaluate
 from reflect_rl.model_servers.answers import begins_with_choice, labels_for, read_choice, read_thought
 from reflect_rl.players.context import Context
@@ -540,6 +549,39 @@ def test_a_model_chooses_by_label_and_plays_as_the_expert_does(ask: Any, measure
     assert results["prompting"]["style"] == "direct"
 
 
+def test_a_cost_that_is_known_of_some_answers_only_is_not_known(ask: Any, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("m: {input: 10, output: 10}\n")
+    with FakeServer(reply=lambda r: f"Thought: hm\nAction: {way(r)}") as server:
+        ask(server, "react", episodes=2)
+        results, rows = ask(server, "react", episodes=4, server={"prices": str(prices)})
+        known, _ = ask(server, "react", "known", episodes=4, server={"prices": str(prices)})
+    assert sum(row["usd"] is None for row in rows) == 2
+    assert results["panels"]["test"]["played"]["usd"] is None
+    assert known["panels"]["test"]["played"]["usd"] > 0
+
+
+def test_prompts_that_are_too_long_for_the_model_are_told_while_it_plays(
+    tiny: Tiny, tmp_path: Path, heard: Heard
+) -> None:
+    class Short(FakeServer):
+        async def respond(self, request: Any, headers: Any, writer: Any) -> None:
+            if len(request["messages"][-1]["content"]) > self.most:
+                writer.write(error(400, "This model's maximum context length is 2048 tokens."))
+            else:
+                await super().respond(request, headers, writer)
+
+    with Short(reply=lambda r: f"Thought: hm\nAction: {way(r)}") as server:
+        served = ServerSettings(model="m", base_url=server.base_url)
+        prompting = Prompting.load("react", None, 1, None, None)
+        for server.most, warnings in ((10_000, 0), (1, 1)):
+            plan = LanguagePlan(tiny(), "openai:m", prompting=prompting, server=served)
+            evaluate_agent(plan, tmp_path / str(warnings), heard)
+            long = [text for text in heard.warned if "too long for the model" in text]
+            assert len(long) == warnings
+    assert "--history" in long[0]
+
+
 def test_react_shows_the_model_what_it_thought_and_did(ask: Any) -> None:
     with FakeServer(
         reply=lambda r: f"Thought: step {r['messages'][1]['content'].count('Action:')}\nAction: {way(r)}"
@@ -725,25 +767,27 @@ def test_workers_are_not_for_served_models(ask: Any) -> None:
         ask(server, "direct", workers=2)
 
 
-@pytest.mark.parametrize("processes", [0, 1])
+@pytest.mark.parametrize(("processes", "fails"), [(0, False), (1, False), (0, True)])
 def test_workers_make_few_worlds_and_close_them(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, fails: bool
 ) -> None:
-    """To make a world may take longer than to play in it."""
-    (tmp_path / f"counted_{processes}.py").write_text(
+    """To make a world may take longer than to play in it. All are closed, also after an error."""
+    name = f"counted_{processes}_{fails}"
+    (tmp_path / f"{name}.py").write_text(
         "from corridor import Corridor\n\nclass World(Corridor):\n"
         "    def __init__(self, horizon=8, folder=''):\n        super().__init__(horizon)\n"
         "        self.folder = folder\n        open(folder + '/made', 'a').write('x')\n"
         "    def close(self):\n        open(self.folder + '/closed', 'a').write('x')\n"
+        + ("    def step(self, action):\n        raise ValueError('broken')\n" if fails else "")
     )
     monkeypatch.chdir(tmp_path)
-    world = {
-        "env.name": f"counted_{processes}:World",
-        "env.options": {"folder": str(tmp_path)},
-        "env.processes": processes,
-    }
+    world = {"env.name": f"{name}:World", "env.options": {"folder": str(tmp_path)}, "env.processes": processes}
     plan = Plan(tiny(world), "own_agents:toward_the_item", ("test", "valid"), workers=2)
-    evaluate_agent(plan, tmp_path / "out", Progress())
-    made, closed = ((tmp_path / name).stat().st_size for name in ("made", "closed"))
+    with pytest.raises(EnvironmentContractError, match="broken") if fails else nullcontext():
+        evaluate_agent(plan, tmp_path / "out", Progress())
+    made = (tmp_path / "made").stat().st_size
     assert made <= 4  # 12 games: two workers, the panels, and the check of the world
-    assert made - 2 <= closed <= made
+    deadline = time.monotonic() + 30  # after an error, workers end by themselves
+    while not (tmp_path / "closed").exists() or (tmp_path / "closed").stat().st_size < made - 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -87,6 +87,13 @@ def test_an_evaluation_takes_no_settings_of_training(given: str, run: Path) -> N
     assert not run.with_name("copy").exists()
 
 
+def test_episodes_of_ones_own_do_not_lie_in_the_run_folder(run: Path) -> None:
+    before = files(run)
+    ended = reflect_rl("run", "taxi", "--out", str(run), "--collect.file", str(run / "episodes.jsonl"))
+    refused(ended, "lies in the run folder itself")
+    assert files(run) == before
+
+
 @pytest.mark.parametrize("command", STAGES)
 def test_a_stage_of_a_folder_that_is_no_run_is_refused(command: str, tmp_path: Path) -> None:
     refused(reflect_rl(command, "missing", cwd=tmp_path), "missing is not a run folder", "reflect-rl run")

@@ -115,6 +115,23 @@ def test_runs_of_other_settings_are_no_results_of_these(tmp_path: Path, monkeypa
         gathered(tmp_path / "out", [0], overrides={"annotate.actions": 7777})
 
 
+def test_runs_of_two_versions_of_a_world_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text("env: {name: taxi}\n")
+    for seed, code in ((0, "one"), (1, "one"), (2, "two")):
+        finished(tmp_path / "out", "sft", seed, {"test": 0.5, "valid": 0.5})
+        run = RunFolder(tmp_path / f"out/runs/recipe/sft/seed-{seed}")
+        manifest = run.read_json("manifests/rl.json", dict)
+        run.write_json("manifests/rl.json", manifest | {"versions": {"world": code}})
+    heard = Heard()
+    gathered(tmp_path / "out", [0, 1], progress=heard)
+    assert not heard.warned
+    gathered(tmp_path / "out", [0, 1, 2], progress=heard)
+    (said,) = heard.warned
+    assert "The file of the world was edited" in said
+    assert "seed-2" in said
+
+
 def test_results_of_a_run_that_was_begun_again_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """config.yaml has the new settings at once, while results.json is still that of the old ones."""
     monkeypatch.chdir(tmp_path)

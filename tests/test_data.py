@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from reflect_rl.players.load import reflector_prompts
 from reflect_rl.progress import Progress
 from reflect_rl.records import Episode, Reflection, Step, StopReason
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.runs.manifest import wanted
+from reflect_rl.runs.manifest import hashes, reason_to_run, wanted
 from reflect_rl.runs.trained import BY_NAME
 from reflect_rl.settings import Settings
 
@@ -66,13 +67,19 @@ def test_episodes_of_ones_own_take_the_place_of_played_ones(tmp_path: Path, tiny
     before = wanted(RunFolder(tmp_path / "own"), BY_NAME["collect"], mute).key
     file.write_text(file.read_text().partition("\n")[0])
     assert episodes_of(tmp_path / "own", mute) == played[:1]
-    assert wanted(RunFolder(tmp_path / "own"), BY_NAME["collect"], mute).key != before
+    run, stage = RunFolder(tmp_path / "own"), BY_NAME["collect"]
+    found = wanted(run, stage, mute)
+    assert found.key != before
+    file.unlink()  # the run has a copy
+    done = replace(found, outputs=hashes(run, stage.outputs))
+    assert reason_to_run(run, stage, done, wanted(run, stage, mute)) is None
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         (None, "no file"),
+        ('{"task": "x", "steps": [], "stop": "success"}', "No step of .*own.jsonl has an 'expert'"),
         ("", "holds no step"),
         ("{", "damaged at line 1 .* Mend the line, or leave it out"),
         (

@@ -158,7 +158,7 @@ def test_an_option_that_names_a_file_stands_for_what_the_file_holds(
 ) -> None:
     (tmp_path / "world_with_file.py").write_text(
         "from corridor import Corridor\n\nclass World(Corridor):\n"
-        "    def __init__(self, horizon=8, items=''):\n        super().__init__(horizon)\n"
+        "    def __init__(self, horizon=8, items='', more=()):\n        super().__init__(horizon)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     for name, text in (("a", "keys"), ("b", "keys"), ("c", "coins")):
@@ -166,7 +166,8 @@ def test_an_option_that_names_a_file_stands_for_what_the_file_holds(
     world = "world_with_file:World"
 
     def results(name: str, out: str) -> Path:
-        settings = tiny({"env.name": world, "env.options": {"items": str(tmp_path / name)}})
+        file = str(tmp_path / name)
+        settings = tiny({"env.name": world, "env.options": {"items": file, "more": [{"of": file}]}})
         return evaluate_agent(Plan(settings, "random"), tmp_path / out, Progress()) / "results.json"
 
     same = results("a", "one"), results("b", "two")
@@ -174,7 +175,9 @@ def test_an_option_that_names_a_file_stands_for_what_the_file_holds(
     with pytest.raises(LeaderboardError, match="items is a file with sha256"):
         ranked(*same, results("c", "three"), world=world)
     (tmp_path / "a").write_text("coins")
-    with pytest.raises(AgentError, match=r"another agent or world .*option_files"):
+    with pytest.raises(
+        AgentError, match=r"another agent or world \(a file that an option of the world names was edited\)"
+    ):
         results("a", "one")
 
 

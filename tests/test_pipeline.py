@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -273,6 +274,30 @@ def test_an_edited_world_is_told_once_and_what_was_played_is_kept(
     assert go(out, stages, heard, env__name="edited_world:World") == []
     assert heard.text.count("warning") == 1
     assert "The file of edited_world:World was edited since gather ran" in heard.text
+
+
+def test_a_finished_run_needs_its_world_no_more(out: Path) -> None:
+    assert go(out, env__name="nowhere:World") == ["gather", "train", "judge"]
+    assert go(out, env__name="nowhere:World") == []
+
+
+def test_who_labels_is_no_reason_to_refuse_a_run(out: Path) -> None:
+    """Collecting depends on it where the expert knows no way; it runs again, and mostly gives the same."""
+    stages = [Toy("gather", (*TOYS[0].settings, "annotate.actions_by"), outputs=TOYS[0].outputs), *TOYS[1:]]
+    go(out, stages)
+    teacher = {"annotate__teacher": "openai", "annotate__actions_by": "teacher", "teacher__model": "m"}
+    assert go(out, stages, **teacher) == ["gather"]
+
+
+def test_files_in_lists_that_an_earlier_version_did_not_record_change_nothing(out: Path, tmp_path: Path) -> None:
+    stages = [Toy("gather", ("env.options",), outputs=("episodes.jsonl",)), *TOYS[1:]]
+    (tmp_path / "listed.txt").write_text("one")
+    options = {"files": [str(tmp_path / "listed.txt")]}
+    go(out, stages, env__options=options)
+    manifest = json.loads((out / "manifests/gather.json").read_text())
+    assert manifest["inputs"].pop("env.options.files.0")
+    (out / "manifests/gather.json").write_text(json.dumps(manifest | {"key": "of then"}))
+    assert go(out, stages, env__options=options) == []
 
 
 def test_settings_that_an_earlier_version_did_not_record_change_nothing(out: Path) -> None:

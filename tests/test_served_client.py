@@ -247,6 +247,7 @@ def test_a_key_in_an_address_is_sent_and_not_told(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("OPENAI_BASE_URL", address)
         with ServedModel(settings(server, base_url=None), None) as model:
             assert isinstance(model.ask([question(1)])[0], Answer)
+        assert server.paths == [f"/v1/chat/completions?api-key={KEY[3:]}"]
         wrong = settings(server, base_url=None, model="other")
         with ServedModel(wrong, None) as model, pytest.raises(ServerError) as refused:
             model.ask([question(2)])
@@ -276,12 +277,12 @@ def test_a_wrong_model_or_key_is_one_message_at_once(
 
 
 def test_a_rate_limit_is_no_failure_while_others_are_answered() -> None:
-    """The server answers once in 20 ms, so single calls are refused more often than `retries`."""
+    """The server answers once in 50 ms, so single calls are refused more often than `retries`."""
     began, taken = time.monotonic(), 0
 
     def limit(text: str, tried: int) -> str | None:
         nonlocal taken
-        if taken > (time.monotonic() - began) / 0.02:
+        if taken > (time.monotonic() - began) / 0.05:
             return "429"
         taken += 1
         return None

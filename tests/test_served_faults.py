@@ -99,6 +99,9 @@ def test_tokens_that_nobody_can_count_count_as_the_most_there_can_be(counts: tup
         ({"message": "credits exhausted", "code": 402}, 1, "refused the request .*credits exhausted"),
         ({"message": "no such model", "code": 404}, 1, "refused the model .*no such model"),
         ({"message": "upstream is busy", "code": 502}, 3, "did not answer: upstream is busy"),
+        ({"message": "upstream is busy", "code": "503"}, 3, "did not answer: upstream is busy"),
+        ({"message": "slow down", "code": "rate_limit_exceeded"}, 3, "did not answer: slow down"),
+        ({"message": "slow down", "type": "overloaded_error"}, 3, "did not answer: slow down"),
     ],
 )
 def test_an_error_that_comes_as_an_answer_is_told(error: Any, calls: int, said: str) -> None:
@@ -106,6 +109,24 @@ def test_an_error_that_comes_as_an_answer_is_told(error: Any, calls: int, said: 
         with ServedModel(settings(server, retries=2), None) as model, pytest.raises(ServerError, match=said):
             model.ask([question(1)])
         assert server.calls.total() == calls
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda good: good["choices"][0].update(finish_reason="error"),
+        lambda good: good["choices"][0].update(error={"message": "Provider disconnected", "code": 502}),
+        lambda good: good.update(error={"message": "Provider disconnected", "code": 502}),
+    ],
+)
+def test_an_answer_that_the_server_broke_off_is_asked_for_again(change: Changed, tmp_path: Path) -> None:
+    """Gateways send what there was of it, as if it were an answer."""
+    with Odd(change) as server:
+        with ServedModel(settings(server, retries=2), tmp_path / "store.sqlite") as model:
+            with pytest.raises(ServerError, match=r"did not answer: (Provider disconnected 502|the server broke)"):
+                model.ask([question(1)])
+            assert model.meter.calls == 0
+        assert server.calls.total() == 3
 
 
 @pytest.mark.parametrize("body", [b'{"choices":' + b"[" * 100_000 + b"]" * 100_000 + b"}", b"[]", b"{}", b"null"])

@@ -106,7 +106,26 @@ def test_a_prompt_that_the_server_refuses_gets_an_empty_reflection(
     assert texts[0] == ""
     assert all(texts[1:])
     (said,) = heard.warned
-    assert said.startswith(f"1 of {len(states)} reflections are empty, since the server gives none: refused by the")
+    assert said.startswith(f"1 of {len(states)} reflections are empty: the server gives none (refused by the")
+
+
+def test_empty_reflections_of_a_model_that_only_thinks_are_told(
+    server: FakeServer, tiny: Tiny, tmp_path: Path, heard: Heard
+) -> None:
+    states, context = list(tiny_models.states()), Context(served(tiny, server))
+    plain = server.completed
+
+    def cut(request: dict[str, Any]) -> dict[str, Any]:
+        found = plain(request)
+        found["choices"][0] |= {"finish_reason": "length", "message": {"content": "<think>Well, the item"}}
+        return found
+
+    server.completed = cut
+    texts = load_reflector(RunFolder(tmp_path), context, heard).reflect(states)
+    assert not any(texts)
+    (said,) = heard.warned
+    assert said.startswith(f"{len(states)} of {len(states)} reflections are empty: the answer was cut after ")
+    assert "reflector.max_new_tokens" in said
 
 
 def trained(run: RunFolder, settings: Settings) -> dict[str, Any]:

@@ -36,8 +36,8 @@ from reflect_rl.training.recording import about_world
 from reflect_rl.training.rollout import EpisodeSpec, Trajectory
 
 AGENT, EPISODES, RESULTS = "agent.json", "episodes.jsonl", "results.json"
-NOT_RECORDED_ONCE = ("option_files", "world_code")
-"""Parts of the identity that folders of earlier versions lack."""
+EDITED = {"option_files": "a file that an option of the world names", "world_code": "the file of the world"}
+"""Parts of the identity that are hashes, and that folders of earlier versions lack, in words."""
 Row = dict[str, Any]
 
 
@@ -296,8 +296,9 @@ def _check_same(run: RunFolder, identity: Row) -> None:
     """Note what the folder is about; raise AgentError if it is about another agent or world."""
     if (run / AGENT).is_file():
         before = run.read_json(AGENT, dict)
-        known = {key: value for key, value in identity.items() if key in before or key not in NOT_RECORDED_ONCE}
-        if changed := changes(before, known):
+        plain = ({key: value for key, value in each.items() if key not in EDITED} for each in (before, identity))
+        edited = [what for key, what in EDITED.items() if key in before and before[key] != identity.get(key)]
+        if changed := [*changes(*plain), *(f"{what} was edited" for what in edited)]:
             raise AgentError(
                 f"{run.path} holds the evaluation of another agent or world ({'; '.join(changed)}). Choose another "
                 f"folder with --out, or move this one away."

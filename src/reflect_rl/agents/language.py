@@ -149,7 +149,7 @@ class LanguagePlan(Plan):
     ) -> None:
         task = self.settings.prompt.task or world.task_text
         with ServedModel(self.server, run / ANSWERS, progress) as model:
-            player = LanguagePlayer(model, self.prompting, task, self.trials)
+            player = LanguagePlayer(model, self.prompting, task, self.trials, progress)
             env = self.settings.env
             play(player, lambda: open_world(env), games, finished, moved, env.processes)
             meter = model.meter
@@ -166,8 +166,12 @@ class LanguagePlayer(Player):
     An answer that names no single choice, or that the server refuses to give, is no move.
     """
 
-    def __init__(self, model: ServedModel, prompting: Prompting, task: str, trials: int = 1) -> None:
+    def __init__(
+        self, model: ServedModel, prompting: Prompting, task: str, trials: int = 1, progress: Progress | None = None
+    ) -> None:
         self.model = model
+        self.progress = progress or Progress()
+        self._told = False
         self.prompting = prompting
         self.task = task
         self.trials = trials
@@ -175,8 +179,19 @@ class LanguagePlayer(Player):
 
     def moves(self, turns: Sequence[Turn]) -> list[Move]:
         answers = self.model.ask([self._ask(turn) for turn in turns])
+        self._warn_of_long_prompts(answers)
         read = self._direct if self.prompting.style == "direct" else self._react
         return [read(turn, answer) for turn, answer in zip(turns, answers, strict=True)]
+
+    def _warn_of_long_prompts(self, answers: Sequence[Answer | Failed]) -> None:
+        """Warn once: the model's success is that of the first action wherever it could not read the prompt."""
+        long = [answer.reason for answer in answers if isinstance(answer, Failed) and not answer.final]
+        if long and not self._told:
+            self._told = True
+            self.progress.warn(
+                f"A prompt was {long[0]}. Wherever that happens, the first action is taken, and counted as invalid. "
+                f"Stop, and show fewer steps with --history, or begin anew with a longer context at the server."
+            )
 
     def end(self, played: Sequence[Played]) -> list[dict[str, Any]]:
         """After a failed trial that is not the last one, the model writes a lesson for the next."""
@@ -276,5 +291,8 @@ def _text(answer: Answer | Failed) -> str:
 
 
 def _usage(answer: Answer | Failed) -> dict[str, Any]:
-    usage = {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
-    return usage if answer.usd is None else {**usage, "usd": answer.usd}
+    return {
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.completion_tokens,
+        "usd": answer.usd,  # None: not known
+    }

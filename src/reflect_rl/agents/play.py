@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import advance, begin, check_horizon, opened
 from reflect_rl.envs.isolated import side_by_side
 from reflect_rl.envs.losses import TRIES, Losses, seed_of
+from reflect_rl.envs.promises import same_folder
 from reflect_rl.errors import WorldLostError
 from reflect_rl.records import EpisodeMemory, State, StopReason
 
@@ -60,14 +61,14 @@ def play(
 
     finished: called with each game and its record as it ends, in no fixed order. moved: called after each wave with the
     number of moves so far. processes: how many environments may be open at once, if each lives in a process of its own
-    (`open_world`). worlds: open ones, to be used again, which afterwards holds all of them; by default none, and those
-    that were made are closed.
+    (`open_world`). worlds: open ones, to play in first; if given, all are left open. By default, new ones are made,
+    and closed at the end.
 
     Raises EnvironmentContractError if one episode after the other is lost with its world.
     """
     waiting, active, losses = deque(games), list[_Slot](), Losses()
-    idle = list[TextEnv]() if worlds is None else worlds
-    making = opened(make_env) if worlds is None else nullcontext(make_env)
+    idle = list(worlds or ())
+    making = opened(make_env) if worlds is None else _left_open(make_env)
     count = 0
     most = min(player.num_envs, processes or player.num_envs)
     with making as make_one, side_by_side(processes) as each:
@@ -96,6 +97,12 @@ def play(
                 if (again := next_trial(slot.game, record, player.trials)) is not None:
                     waiting.append(again)
                 finished(slot.game, record)
+
+
+@contextmanager
+def _left_open(make_env: Callable[[], TextEnv]) -> Iterator[Callable[[], TextEnv]]:
+    with same_folder():
+        yield make_env
 
 
 def next_trial(game: Game, record: dict[str, Any], trials: int) -> Game | None:
@@ -168,7 +175,8 @@ def _played(slot: _Slot) -> Played:
 
 def _record(slot: _Slot, more: dict[str, Any]) -> dict[str, Any]:
     game = slot.game
-    sums = {name: total([*slot.steps, more], name) for name in SUMS}
+    parts = [*slot.steps, more]
+    sums = {name: total(parts, name) for name in SUMS if any(name in part for part in parts)}
     return {
         "panel": game.panel,
         "mode": "played",
@@ -183,7 +191,7 @@ def _record(slot: _Slot, more: dict[str, Any]) -> dict[str, Any]:
         "invalid": sum(step.get("invalid", False) for step in slot.steps),
         **({"lost": slot.lost} if slot.lost else {}),
         "seconds": round(slot.seconds, 6),
-        **{name: value for name, value in sums.items() if value is not None},
+        **sums,
         **{name: value for name, value in more.items() if name not in SUMS},
         "steps": slot.steps,
     }

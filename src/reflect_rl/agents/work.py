@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future, as_completed
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cache
 from multiprocessing.util import Finalize
 from typing import Any
@@ -18,7 +18,7 @@ from reflect_rl.envs.base import TextEnv
 from reflect_rl.envs.checked import opened
 from reflect_rl.envs.isolated import open_world
 from reflect_rl.envs.registry import load
-from reflect_rl.errors import AgentError
+from reflect_rl.errors import AgentError, EnvironmentContractError
 from reflect_rl.pipeline.workers import worker_pool
 from reflect_rl.settings import EnvSettings
 
@@ -42,7 +42,7 @@ def local_player(agent: str, num_envs: int) -> Player:
 _players = cache(local_player)
 """Those of a worker process, which is given one share of the games after the other."""
 _worlds: list[TextEnv] = []
-"""The open worlds of a worker process between two shares: to make one may take longer than to play in it."""
+"""The worlds of a worker process, which all its shares are played in: to make one may take longer than to play."""
 
 
 def play_locally(
@@ -70,26 +70,23 @@ def play_locally(
 
 def _played(agent: str, env: EnvSettings, num_envs: int, games: Sequence[Game]) -> list[tuple[Game, dict[str, Any]]]:
     done: list[tuple[Game, dict[str, Any]]] = []
-    player = _players(agent, num_envs)
     _close_at_the_end()
-    play(
-        player,
-        lambda: open_world(env),
-        games,
-        lambda *ended: done.append(ended),
-        lambda moves: None,
-        env.processes,
-        _worlds,
-    )
+
+    def make() -> TextEnv:
+        _worlds.append(open_world(env))
+        return _worlds[-1]
+
+    ended: Finished = lambda *each: done.append(each)  # noqa: E731
+    play(_players(agent, num_envs), make, games, ended, lambda moves: None, env.processes, _worlds)
     return done
 
 
 @cache
 def _close_at_the_end() -> None:
-    """Let this worker process close its worlds when it ends."""
+    """Let this worker process close its worlds when it ends. What they raise then concerns no result."""
 
     def close() -> None:
-        with opened(_worlds.pop) as take:
+        with suppress(EnvironmentContractError), opened(_worlds.pop) as take:
             while _worlds:
                 take()
 

@@ -49,7 +49,7 @@ class ChatServer:
         server.close()
 
     async def respond(self, request: dict[str, Any], headers: Mapping[str, str], writer: asyncio.StreamWriter) -> None:
-        """Write the response to one request."""
+        """Write the response to one request. headers: in lower case, and ":path"."""
         await asyncio.sleep(self.delay)
         writer.write(response(completion(f"Answer to {request['messages'][-1]['content']}")))
         await writer.drain()
@@ -57,8 +57,9 @@ class ChatServer:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while head := await reader.readuntil(b"\r\n\r\n"):
-                lines = head.decode().split("\r\n")[1:-2]
+                first, *lines = head.decode().split("\r\n")[:-2]
                 headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+                headers[":path"] = first.split(" ")[1]
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
                 await self.respond(json.loads(body), headers, writer)
         writer.close()

@@ -37,6 +37,13 @@ def collect(run: RunFolder, context: Context, progress: Progress) -> dict[str, A
     losses = Losses()
     if file := context.settings.collect.file:
         episodes = _given(expanded(file), context.world)
+        if context.settings.annotate.actions_by == "expert" and not any(
+            step.experts or step.expert is not None for episode in episodes for step in episode.steps
+        ):
+            raise RunFolderError(
+                f"No step of {file} has an 'expert', the index of a best action, so there is no action to learn from. "
+                f"Add it, or let a served teacher label actions (annotate.actions_by: teacher)."
+            )
     else:
         episodes = _played(context, progress, losses)
     run.write_jsonl("episodes.jsonl", (episode.to_json() for episode in episodes))

@@ -128,7 +128,9 @@ def path_of(name: str) -> str:
 
 
 def code_of(name: str) -> str | None:
-    """sha256 of the file of a world that is not part of this library, shortened; None for others and without a file.
+    """sha256 of the file of a world that is not part of this library, shortened.
+
+    None for others, without a file, and in the main script, which may be edited for any other reason.
 
     Raises EnvironmentContractError like `make`.
     """
@@ -138,7 +140,7 @@ def code_of(name: str) -> str | None:
         here, path = _current_directory(), given.partition(":")[0]
         module = _dotted(path, here) if here else path
     file = getattr(sys.modules.get(module), "__file__", None)
-    if module.startswith("reflect_rl.") or not file or not os.path.isfile(file):
+    if module.startswith("reflect_rl.") or module == "__main__" or not file or not os.path.isfile(file):
         return None
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
 

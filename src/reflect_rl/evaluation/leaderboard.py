@@ -178,7 +178,7 @@ def _ours(data: Mapping[str, Any], file: Path, panel: str) -> Iterator[Entry]:
             terms={
                 "panel_sha256": tasks["sha256"],
                 "horizon": data["horizon"],
-                **_terms(world, {**options, **_contents(data.get("option_files", {}))}),
+                **_terms(world, _with_contents(options, data.get("option_files", {}))),
             },
             engine=str(options.get("engine", "")),
             versions={"reflect-rl": data["versions"]["reflect_rl"]},
@@ -241,9 +241,16 @@ def _terms(world: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: options[name] if left is None else options.get(name, left) for name, left in TERMS[world].items()}
 
 
-def _contents(files: Mapping[str, str]) -> dict[str, str]:
-    """What stands for an option that names a file: what the file holds, wherever it lies."""
-    return {name: f"a file with sha256 {digest[:16]}" for name, digest in files.items()}
+def _with_contents(value: Any, files: Mapping[str, str], name: str = "") -> Any:
+    """Options in which the hash of a file stands for its path: what it holds counts, wherever it lies."""
+    if name in files:
+        return f"a file with sha256 {files[name][:16]}"
+    inner = f"{name}." if name else ""
+    if isinstance(value, Mapping):
+        return {key: _with_contents(each, files, f"{inner}{key}") for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_contents(each, files, f"{inner}{place}") for place, each in enumerate(value)]
+    return value
 
 
 def _task(name: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import numpy as np
 
@@ -81,16 +82,21 @@ class Calls:
         self.settings = settings
         self._price = price
         self._progress = progress
+        url = urlsplit(address or "")
         self._client = AsyncOpenAI(
-            api_key=self._key or PLACEHOLDER, base_url=address, max_retries=0, timeout=settings.timeout
+            api_key=self._key or PLACEHOLDER,
+            base_url=urlunsplit(url._replace(query="")) or None,
+            default_query=dict(parse_qsl(url.query, keep_blank_values=True)),
+            max_retries=0,
+            timeout=settings.timeout,
         )
         self._refused: set[str] = set()
         self._answered = 0
 
     @property
     def _address(self) -> str:
-        """The server's address for messages: without a query, which may hold a key."""
-        return str(self._client.base_url.copy_with(query=None))
+        """The server's address for messages."""
+        return str(self._client.base_url)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -207,13 +213,21 @@ class Calls:
             if not data.get("choices"):
                 return Failed(f"the server gave no choice{reason and f' ({reason})'}", *paid)
             choice = data["choices"][0]
-            said, finish = choice["message"], str(choice.get("finish_reason") or "stop")
+            finish = str(choice.get("finish_reason") or "stop")
+            if finish == "error" or choice.get("error") or data.get("error"):  # as gateways tell of a lost model
+                _, broken = error_in(choice if choice.get("error") else data)
+                raise Again(readable(hide_keys(broken, self._key)) or "the server broke the answer off")
+            said = choice["message"]
             content = without_thinking(readable(text_of(said.get("content"))))
             if finish == "content_filter" or said.get("refusal"):
                 return Failed("refused by the server's filter", *paid)
             return Answer(content, finish, *paid, label_logprobs(choice, ask.labels, content))
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             return Failed(f"the server's answer cannot be read ({type(error).__name__})", *paid)
+
+
+IN_WORDS = ((429, "rate_limit"), (503, "overloaded"), (503, "unavailable"), (500, "server_error"))
+"""HTTP statuses that errors name in words, as their code or type."""
 
 
 def counted(tokens: Any, most: int) -> int:
@@ -224,13 +238,15 @@ def counted(tokens: Any, most: int) -> int:
 def error_in(data: dict[str, Any]) -> tuple[int, str]:
     """(HTTP status, reason) of an error that came as an answer, as some gateways send them; (400, "") if there is none.
 
-    400 stands for errors that name no status.
+    400 stands for errors that name no status, also not in words.
     """
     error = data.get("error") or ""
     told = error if isinstance(error, dict) else {"message": error}
     code = told.get("code")
-    status = code if isinstance(code, int) and 400 <= code < 600 else 400
-    return status, f"{told.get('message') or ''} {code or ''}".strip()
+    named = [int(str(code))] if re.fullmatch("[45][0-9][0-9]", str(code)) else []
+    words = f"{code} {told.get('type')}".lower()
+    named += [status for status, part in IN_WORDS if part in words]
+    return (named or [400])[0], f"{told.get('message') or ''} {code or ''}".strip()
 
 
 def text_of(content: Any) -> str:

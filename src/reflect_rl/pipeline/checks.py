@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from reflect_rl.envs.optional import check_teacher
 from reflect_rl.envs.registry import code_of, load
-from reflect_rl.errors import SettingsError
+from reflect_rl.errors import ReflectRLError, SettingsError
+from reflect_rl.paths import expanded
 from reflect_rl.progress import Progress
 from reflect_rl.ranks import Ranks
 from reflect_rl.runs.folder import RunFolder
@@ -18,27 +20,38 @@ class WorldCode:
     """The file of a world of one's own, which its author may edit while a run folder holds what was played before.
 
     Nothing runs again on its own: only the author knows whether an edit changes what is played.
-
-    Attributes:
-        version: what manifests record of it; {} for the worlds that ship.
     """
 
     def __init__(self, name: str, progress: Progress) -> None:
         self.name = name
         self.progress = progress
-        code = code_of(name)
-        self.version = {WORLD_CODE: code} if code else {}
         self._told = False
+
+    @cached_property
+    def version(self) -> dict[str, str]:
+        """What manifests record of it; {} for the worlds that ship, and where the file is not at hand."""
+        try:
+            code = code_of(self.name)
+        except ReflectRLError:
+            code = None
+        return {WORLD_CODE: code} if code else {}
 
     def compare(self, stage: Stage, found: Manifest | None) -> None:
         """Warn, once, if a stage that is done ran before the file was edited."""
         before = found.versions.get(WORLD_CODE) if found and "env.name" in stage.settings else None
-        if not self._told and before and self.version and before != self.version[WORLD_CODE]:
+        if not self._told and before and before != self.version.get(WORLD_CODE, before):
             self._told = True
             self.progress.warn(
                 f"The file of {self.name} was edited since {stage.name} ran, whose outputs are used as they are. If "
                 f"the edit changes what is played, run anew in another folder (--out)."
             )
+
+
+def check_own_episodes(run: RunFolder, settings: Settings) -> None:
+    """Raise SettingsError for episodes of one's own in the run folder: its stages write there."""
+    file = settings.collect.file
+    if file and expanded(file).resolve().is_relative_to(run.path.resolve()):
+        raise SettingsError(f"collect.file is {file}, which lies in the run folder itself. Move it elsewhere first.")
 
 
 def check_machine(settings: Settings, ranks: Ranks) -> None:

@@ -136,10 +136,11 @@ def _base(adapter_config: Any) -> str:
 
 
 def _without_folders(settings: Settings) -> Settings:
-    """The settings without the folders of this machine: of models only their names, of one's own episodes nothing."""
+    """The settings without the files of this machine: models by their names, no own episodes, no file of prices."""
     sources = {f"{player}.model.source": getattr(settings, player).model.source for player in PLAYERS}
     names = {key: public_name(source) for key, source in sources.items()}
-    return parse_settings(settings.model_dump(), names | {"collect.file": ""})
+    paid = {f"{who}.{key}": None for who in ("teacher", "reflector.server") for key in ("prices", "budget_usd")}
+    return parse_settings(settings.model_dump(), names | paid | {"collect.file": ""})
 
 
 def _as_exported(settings: Settings, models: Mapping[str, ExportedModel]) -> Settings:

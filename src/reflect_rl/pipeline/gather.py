@@ -12,7 +12,7 @@ from reflect_rl.config import parse_settings, read_recipe
 from reflect_rl.intervals import mean_interval
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.runs.manifest import flat, named_files, read_manifest, recorded_changes, select
+from reflect_rl.runs.manifest import WORLD_CODE, flat, named_files, read_manifest, recorded_changes, select
 from reflect_rl.runs.stages import STAGES
 from reflect_rl.settings import Settings
 
@@ -83,13 +83,15 @@ def gather(
     regimes: dict[str, Any] = {}
     horizon = panel = None
 
+    worlds: dict[str, str] = {}
+
     def found(regime: str, arm: str) -> Results:
         runs = {seed: RunFolder(place_of(folder.path, regime, arm, seed)) for seed in seeds}
         asked = {seed: arm_settings(recipe, plan, regime, arm, seed, overrides) for seed in seeds}
         return {
             seed: run.read_json("results.json", _measured)
             for seed, run in runs.items()
-            if _counts(run, asked[seed], progress)
+            if _counts(run, asked[seed], progress, worlds)
         }
 
     for regime, arms in plan["chosen"].items():
@@ -119,6 +121,12 @@ def gather(
             "labels": labels,
             "arms": rows,
         }
+    if len(worlds) > 1:
+        progress.warn(
+            f"The file of the world was edited between the stages of these runs, so not all played the same: "
+            f"{' and '.join(worlds.values())}, for example. If the edit changes what is played, compare anew in "
+            f"another folder."
+        )
     return {
         "recipe": recipe,
         "plan": plan["name"],
@@ -141,10 +149,11 @@ def _budgets(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _counts(run: RunFolder, asked: Mapping[str, Any], progress: Progress) -> bool:
+def _counts(run: RunFolder, asked: Mapping[str, Any], progress: Progress, worlds: dict[str, str]) -> bool:
     """Whether a run is finished, every stage with the settings asked for and with what the stages before it wrote.
 
     A warning tells why a finished one does not count. config.yaml would not say: it has what was requested last.
+    worlds: takes where each version of the world's file was played first.
     """
     if not is_evaluated(run.path):
         return False
@@ -167,6 +176,8 @@ def _counts(run: RunFolder, asked: Mapping[str, Any], progress: Progress) -> boo
             progress.warn(f"{run.path} is left out: {', '.join(files)} changed since {stage.name}.")
             return False
         written |= found.outputs
+        if code := found.versions.get(WORLD_CODE):
+            worlds.setdefault(code, f"{stage.name} of {run.path}")
     if run.hash("results.json") != written.get("results.json"):
         progress.warn(f"{run.path} is left out: results.json was changed since evaluate.")
         return False

@@ -14,7 +14,14 @@ from typing import Any
 from reflect_rl.core_yaml import dump_yaml, parse_yaml
 from reflect_rl.errors import OutputError, ReflectRLError, RunFolderError
 from reflect_rl.memory import give_back_memory, peak_memory_mb
-from reflect_rl.pipeline.checks import WorldCode, check_machine, check_models, check_servers, check_teacher_of
+from reflect_rl.pipeline.checks import (
+    WorldCode,
+    check_machine,
+    check_models,
+    check_own_episodes,
+    check_servers,
+    check_teacher_of,
+)
 from reflect_rl.players.context import Context, StageFunction
 from reflect_rl.progress import Progress
 from reflect_rl.runs.attempt import Attempt
@@ -43,6 +50,8 @@ OF_THE_RUN_ALONE = (
     *("evaluate.json", "report.json"),
 )
 """What a copy of the agent leaves out, as patterns; the last two are manifests."""
+LABELLING = "annotate."
+"""Settings that collecting depends on only where the expert knows no way: it runs again, and mostly gives the same."""
 
 
 def run_stages(
@@ -73,6 +82,7 @@ def run_stages(
     check_machine(settings, context.ranks)
     run = RunFolder(out)
     check_teacher_of(run, settings, chosen)
+    check_own_episodes(run, settings)
     if store is None:  # which may have what a server or a model would be asked for
         check_servers(run, settings, chosen)
         check_models(run, settings, chosen)
@@ -249,7 +259,9 @@ def _claim(run: RunFolder, settings: Settings, stages: Sequence[Stage], progress
         changed = changes(flat(old), flat(settings))
         former_text = (run / CONFIG).read_text(encoding="utf-8")
         made = read_manifest(run, stages[0])
-        first = recorded_changes(made, _as_json(select(flat(settings), stages[0].settings))) if made else []
+        asked = _as_json(select(flat(settings), stages[0].settings))
+        asked = {key: value for key, value in asked.items() if not key.startswith(LABELLING)}
+        first = recorded_changes(made, asked) if made else []
         if whole and first:
             raise RunFolderError(
                 f"{run.path} was made with other settings ({'; '.join(first)}), and nothing of it could be kept. "

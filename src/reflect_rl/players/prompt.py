@@ -127,11 +127,11 @@ class PromptBuilder:
         key = (kind, self.key(state))
         prompt = self._known.get(key)
         if prompt is None:
-            prompt = self._fit(build, state)
+            prompt = self._fit(build, state, kind[-1] if len(kind) > 1 else None)
             self._known.keep(key, prompt, len(prompt.text))
         return prompt
 
-    def _fit(self, build: Callable[[int], Prompt], state: State) -> Prompt:
+    def _fit(self, build: Callable[[int], Prompt], state: State, reflection: str | None) -> Prompt:
         told = min(self.settings.reflections, len(state.reflections))
         most, tokens = max(min(self.settings.history, len(state.history)), told), 0
         if self._count is None:
@@ -143,10 +143,11 @@ class PromptBuilder:
             tokens = self._count(prompt)
             if tokens <= self.budget:
                 return prompt
+        also = f", {len(reflection)} of a reflection" if reflection else ""
         raise PromptError(
             f"A prompt needs {tokens} tokens without any history, over the budget of {self.budget} "
-            f"({len(state.actions)} actions, {len(state.observation)} characters of observation). {self._remedy}, or "
-            f"have the environment say less."
+            f"({len(state.actions)} actions, {len(state.observation)} characters of observation{also}). "
+            f"{self._remedy}, or have the environment say less."
         )
 
     def _reflector(self, state: State, shown: int) -> Prompt:

@@ -38,8 +38,19 @@ class ServedReflector(ModelReflector):
         def arrived(index: int, answer: Answer | Failed) -> None:
             keep({prompts[index].text: answer.text.strip() if isinstance(answer, Answer) else ""})
 
-        failed = [answer.reason for answer in self.server.ask(asks, arrived) if isinstance(answer, Failed)]
-        if failed:
-            self.progress.warn_here(
-                f"{len(failed)} of {len(asks)} reflections are empty, since the server gives none: {failed[0]}."
+        empty = [why for answer in self.server.ask(asks, arrived) if (why := self._why_empty(answer))]
+        if empty:
+            self.progress.warn_here(f"{len(empty)} of {len(asks)} reflections are empty: {empty[0]}.")
+
+    def _why_empty(self, answer: Answer | Failed) -> str:
+        """Why there is no reflection in an answer; "" if there is one."""
+        if isinstance(answer, Failed):
+            return f"the server gives none ({answer.reason})"
+        if answer.text.strip():
+            return ""
+        if answer.finish == "length":
+            return (
+                f"the answer was cut after {self.settings.max_new_tokens} tokens, and held nothing but thoughts. Let "
+                f"the model answer without thinking (reflector.server.extra), or raise reflector.max_new_tokens"
             )
+        return "the model said nothing"

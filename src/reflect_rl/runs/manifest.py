@@ -107,12 +107,7 @@ def reason_to_run(run: RunFolder, stage: Stage, found: Manifest | None, now: Man
     if found is None:
         return "not done yet"
     if found.key != now.key:
-        both = dict.fromkeys((*now.inputs, *found.inputs))
-        changed = [
-            *recorded_changes(found, now.settings),
-            *(f"{name} changed" for name in both if found.inputs.get(name) != now.inputs.get(name)),
-        ]
-        if changed:
+        if changed := [*recorded_changes(found, now.settings), *_changed_inputs(found, now)]:
             return "; ".join(changed)
         if (made := found.versions.get("reflect_rl", "another version")) != __version__:
             return f"made by reflect-rl {made}, this is {__version__}"
@@ -120,9 +115,23 @@ def reason_to_run(run: RunFolder, stage: Stage, found: Manifest | None, now: Man
     return f"{', '.join(edited)} was changed or removed since" if edited else None
 
 
+def _changed_inputs(found: Manifest, now: Manifest) -> Iterator[str]:
+    """A phrase for each input that differs.
+
+    Of files in lists of options, earlier versions recorded nothing: those are taken as unchanged. Episodes of one's own
+    may be moved away afterwards: the run has a copy.
+    """
+    for name in dict.fromkeys((*now.inputs, *found.inputs)):
+        in_list = name.startswith(f"{WORLD_OPTIONS}.") and "." in name.removeprefix(f"{WORLD_OPTIONS}.")
+        missing = (in_list and name not in found.inputs) or (name == OWN_EPISODES and name not in now.inputs)
+        if not missing and found.inputs.get(name) != now.inputs.get(name):
+            yield f"{name} changed"
+
+
 def recorded_changes(found: Manifest, settings: Mapping[str, Any]) -> list[str]:
     """`changes` to the settings with which a stage ran. Those that an older manifest lacks are taken as unchanged."""
-    return changes(found.settings, {key: value for key, value in settings.items() if key in found.settings})
+    both = found.settings.keys() & settings.keys()
+    return changes(*({key: value for key, value in each.items() if key in both} for each in (found.settings, settings)))
 
 
 def edited_outputs(run: RunFolder, stage: Stage, found: Manifest) -> list[str]:
@@ -151,7 +160,7 @@ def option_files(options: Mapping[str, Any]) -> dict[str, str]:
 
 def named_files(settings: Mapping[str, Any]) -> Hashes:
     """sha256 of the files of the user's that settings name, by dotted key."""
-    return {**option_files({key: settings[key] for key in (WORLD_OPTIONS, OWN_EPISODES) if key in settings})}
+    return dict(option_files({key: settings[key] for key in (WORLD_OPTIONS, OWN_EPISODES) if key in settings}))
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
