@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -277,15 +278,11 @@ def test_a_wrong_model_or_key_is_one_message_at_once(
 
 
 def test_a_rate_limit_is_no_failure_while_others_are_answered() -> None:
-    """The server answers once in 50 ms, so single calls are refused more often than `retries`."""
-    began, taken = time.monotonic(), 0
+    """The server answers one request of five until it is free, so a call is refused more than `retries` times."""
+    came, refused = itertools.count(), itertools.count()
 
     def limit(text: str, tried: int) -> str | None:
-        nonlocal taken
-        if taken > (time.monotonic() - began) / 0.05:
-            return "429"
-        taken += 1
-        return None
+        return "429" if next(came) % 5 and next(refused) < 4 * 45 else None
 
     with FakeServer(limit) as server, ServedModel(settings(server, retries=3, concurrency=16), None) as model:
         assert len(model.ask([question(i) for i in range(60)])) == 60
