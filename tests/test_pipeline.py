@@ -309,7 +309,8 @@ def test_settings_that_an_earlier_version_did_not_record_change_nothing(out: Pat
     assert go(out, longer) == []
     assert go(out, longer, rl__lr=0.25) == ["train", "judge"]
     heard = Heard()
-    assert go(out, longer, heard, rl__lr=0.25, annotate__order="states") == ["train", "judge"]
+    assert go(out, longer, heard, rl__lr=0.25, annotate__order="states") == ["gather", "train", "judge"]
+    assert "gather: runs again (annotate.order: auto -> states)" in heard.said
     assert "train: runs again (annotate.order: auto -> states)" in heard.said
 
 

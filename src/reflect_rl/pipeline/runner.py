@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,8 @@ def run_stages(
     _check_folder(run)
     with run.lock(runner.progress):
         run.tidy()
+        if (run / CONFIG).is_file():
+            runner = replace(runner, former=_as_json(flat(read_config(run))))
         former_config = _claim(run, config or settings, stages, runner.progress, whole=not only)
         went_on = False
         try:
@@ -131,7 +133,7 @@ def copy_agent(run: RunFolder, out: RunFolder) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Brings the stages of one run up to date."""
+    """Brings the stages of one run up to date. former: the settings that were requested before, by dotted key."""
 
     run: RunFolder
     context: Context
@@ -140,6 +142,7 @@ class Runner:
     function_of: Callable[[str], StageFunction]
     store: Store | None = None
     force: bool = False
+    former: Mapping[str, Any] = field(default_factory=dict)
 
     def help_with(self, stage: Stage) -> None:
         """On all ranks but the first: take part in parallel stages that have to run, and write nothing."""
@@ -153,7 +156,7 @@ class Runner:
         attempt = Attempt(self.run, stage)
         now = wanted(self.run, stage, self.context.settings)
         found = read_manifest(self.run, stage)
-        reason = reason_to_run(self.run, stage, found, now)
+        reason = reason_to_run(self.run, stage, found, now, self.former)
         if reason is None and not self.force:
             attempt.end()
             self.progress.say(f"{stage.name}: done before")

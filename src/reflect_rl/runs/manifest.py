@@ -102,12 +102,14 @@ def read_manifest(run: RunFolder, stage: Stage) -> Manifest | None:
         return None
 
 
-def reason_to_run(run: RunFolder, stage: Stage, found: Manifest | None, now: Manifest) -> str | None:
-    """Why a stage has to run, as a phrase for the user; None if it is done."""
+def reason_to_run(
+    run: RunFolder, stage: Stage, found: Manifest | None, now: Manifest, former: Mapping[str, Any] | None = None
+) -> str | None:
+    """Why a stage has to run, as a phrase for the user; None if it is done. former: see `recorded_changes`."""
     if found is None:
         return "not done yet"
     if found.key != now.key:
-        if changed := [*recorded_changes(found, now.settings), *_changed_inputs(found, now)]:
+        if changed := [*recorded_changes(found, now.settings, former), *_changed_inputs(found, now)]:
             return "; ".join(changed)
         if (made := found.versions.get("reflect_rl", "another version")) != __version__:
             return f"made by reflect-rl {made}, this is {__version__}"
@@ -128,10 +130,17 @@ def _changed_inputs(found: Manifest, now: Manifest) -> Iterator[str]:
             yield f"{name} changed"
 
 
-def recorded_changes(found: Manifest, settings: Mapping[str, Any]) -> list[str]:
-    """`changes` to the settings with which a stage ran. Those that an older manifest lacks are taken as unchanged."""
-    both = found.settings.keys() & settings.keys()
-    return changes(*({key: value for key, value in each.items() if key in both} for each in (found.settings, settings)))
+def recorded_changes(
+    found: Manifest, settings: Mapping[str, Any], former: Mapping[str, Any] | None = None
+) -> list[str]:
+    """`changes` to the settings with which a stage ran.
+
+    former: the settings requested before, which stand for those that an earlier version did not record. Without them,
+    these are taken as unchanged.
+    """
+    known = {**(former or {}), **found.settings}
+    both = known.keys() & settings.keys()
+    return changes(*({key: value for key, value in each.items() if key in both} for each in (known, settings)))
 
 
 def edited_outputs(run: RunFolder, stage: Stage, found: Manifest) -> list[str]:
