@@ -32,18 +32,12 @@ def collect(run: RunFolder, context: Context, progress: Progress) -> dict[str, A
     """Write episodes.jsonl: played, or those of `collect.file`.
 
     Raises EnvironmentContractError: the world has no expert, breaks its contract, or loses one episode after the other.
-    RunFolderError: the file is missing, damaged or empty, or has a task of the valid or test split.
+    RunFolderError: the file is missing, damaged or empty, has no action of an expert where one has to label, or plays a
+    task of the valid or test split.
     """
     losses = Losses()
     if file := context.settings.collect.file:
-        episodes = _given(expanded(file), context.world)
-        if context.settings.annotate.actions_by == "expert" and not any(
-            step.experts or step.expert is not None for episode in episodes for step in episode.steps
-        ):
-            raise RunFolderError(
-                f"No step of {file} has an 'expert', the index of a best action, so there is no action to learn from. "
-                f"Add it, or let a served teacher label actions (annotate.actions_by: teacher)."
-            )
+        episodes = _given(expanded(file), context)
     else:
         episodes = _played(context, progress, losses)
     run.write_jsonl("episodes.jsonl", (episode.to_json() for episode in episodes))
@@ -58,13 +52,19 @@ def collect(run: RunFolder, context: Context, progress: Progress) -> dict[str, A
     }
 
 
-def _given(file: Path, world: TextEnv) -> list[Episode]:
+def _given(file: Path, context: Context) -> list[Episode]:
     if not file.is_file():
         raise RunFolderError(f"{file} (collect.file) is no file. It has an episode on each line: docs/files.md.")
     episodes = list(RunFolder(file.parent).each_of_jsonl(file.name, parse_episode, "leave it out"))
     if not any(episode.steps for episode in episodes):
         raise RunFolderError(f"{file} holds no step. Each line is an episode with its steps: docs/files.md.")
-    tasks = all_tasks(world)
+    labelled = any(step.experts or step.expert is not None for episode in episodes for step in episode.steps)
+    if context.settings.annotate.actions_by == "expert" and not labelled:
+        raise RunFolderError(
+            f"No step of {file} has an 'expert', the index of a best action, so there is no action to learn from. "
+            f"Add it, or let a served teacher label actions (annotate.actions_by: teacher)."
+        )
+    tasks = all_tasks(context.world)
     for number, episode in enumerate(episodes, 1):
         for split in ("valid", "test"):
             if episode.task in tasks[split]:

@@ -12,7 +12,7 @@ from reflect_rl.config import parse_settings, read_recipe
 from reflect_rl.intervals import mean_interval
 from reflect_rl.progress import Progress
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.runs.manifest import WORLD_CODE, flat, named_files, read_manifest, recorded_changes, select
+from reflect_rl.runs.manifest import WORLD_CODE, flat, hashes, named_files, read_manifest, recorded_changes, select
 from reflect_rl.runs.stages import STAGES
 from reflect_rl.settings import Settings
 
@@ -178,8 +178,8 @@ def _counts(run: RunFolder, asked: Mapping[str, Any], progress: Progress, worlds
         written |= found.outputs
         if code := found.versions.get(WORLD_CODE):
             worlds.setdefault(code, f"{stage.name} of {run.path}")
-    if run.hash("results.json") != written.get("results.json"):
-        progress.warn(f"{run.path} is left out: results.json was changed since evaluate.")
+    if hashes(run, ("results.json",))["results.json"] != written.get("results.json"):
+        progress.warn(f"{run.path} is left out: results.json was changed or removed since evaluate.")
         return False
     return True
 
