@@ -98,6 +98,23 @@ def heard() -> Heard:
     return Heard()
 
 
+@pytest.fixture
+def measure(
+    tiny: Callable[..., Settings], tmp_path: Path
+) -> Callable[..., tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Evaluate an agent in the corridor; return its results and its episodes in order."""
+    from agent_runs import episodes
+    from reflect_rl.agents.evaluation import Plan, evaluate_agent
+
+    def measured(agent: str, out: str = "out", **options: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        overrides, progress = options.pop("overrides", {}), options.pop("progress", Progress())
+        plan = Plan(tiny({"env.options": {}} | overrides), agent, **options)
+        run = evaluate_agent(plan, tmp_path / out, progress)
+        return run.read_json("results.json"), episodes(run)
+
+    return measured
+
+
 @pytest.fixture(scope="session")
 def _pool(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Settings]) -> Path:
     from reflect_rl.data.annotate import annotate

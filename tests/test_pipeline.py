@@ -5,16 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,194 +16,19 @@ from reflect_rl.config import load_settings, parse_settings
 from reflect_rl.errors import ModelError, RunFolderError, SettingsError
 from reflect_rl.pipeline.run import run_pipeline
 from reflect_rl.pipeline.runner import run_stages
-from reflect_rl.players.context import Context, StageFunction
 from reflect_rl.progress import Progress
-from reflect_rl.runs import attempt as attempt_module
 from reflect_rl.runs import manifest as manifest_module
 from reflect_rl.runs.folder import RunFolder
-from reflect_rl.runs.manifest import Stage, read_manifest, total_seconds
+from reflect_rl.runs.manifest import read_manifest, total_seconds
 from reflect_rl.runs.stages import STAGES
 from reflect_rl.runs.trained import read_config
 from reflect_rl.settings import Settings
-
-
-def gather(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
-    _count(run, "gather")
-    run.write_jsonl("episodes.jsonl", [{"episode": n} for n in range(context.settings.collect.episodes)])
-    return {"episodes": context.settings.collect.episodes}
-
-
-def train(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
-    """Ten units of work, each remembered; with WAIT in the folder it stops halfway for good."""
-    _count(run, "train")
-    episodes = len(run.read_jsonl("episodes.jsonl", dict))
-    done = run.read_json("checkpoints/train/state.json") if (run / "checkpoints/train/state.json").exists() else []
-    for unit in range(len(done), 10):
-        done.append(unit * episodes * context.settings.rl.lr)
-        run.write_json("checkpoints/train/state.json", done)
-        if unit == 5 and (run / ".wait").exists():
-            time.sleep(60)
-    with run.replacing("policy") as folder:
-        folder.mkdir()
-        (folder / "weights").write_text(repr(done))
-    return {"started_at": len(done)}
-
-
-def judge(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
-    _count(run, "judge")
-    run.write_json("results.json", {"length": len((run / "policy/weights").read_text())})
-    return {}
-
-
-def forgetful(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
-    return {}
-
-
-def stopped(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
-    """Writes its output, and fails after it."""
-    gather(run, context, progress)
-    raise RunFolderError("the game server is down")
-
-
-def down(run: RunFolder, context: Context, progress: Progress) -> dict[str, Any]:
-    raise RunFolderError("the game server is down")
-
-
-def _count(run: RunFolder, stage: str) -> None:
-    with (run / ".calls").open("a") as file:
-        file.write(f"{stage}\n")
-
-
-@dataclass(frozen=True, slots=True)
-class Toy(Stage):
-    does: StageFunction = gather
-
-
-TOYS = (
-    Toy("gather", ("collect",), outputs=("episodes.jsonl",)),
-    Toy("train", ("rl",), ("episodes.jsonl",), ("policy",), scratch=("checkpoints/train",), does=train),
-    Toy("judge", ("evaluate",), ("policy",), ("results.json",), does=judge),
-)
-
-
-class Heard(Progress):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def warn(self, text: str) -> None:
-        self.said.append(f"warning: {text}")
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.said)
-
-
-def go(out: Path, stages: Sequence[Toy] = TOYS, heard: Heard | None = None, **options: Any) -> list[str]:
-    """Run the toy pipeline; the stages that really ran. Settings by dotted name, pipeline options by theirs."""
-    own = {name: options.pop(name) for name in ("store", "until", "only", "force") if name in options}
-    overrides = {name.replace("__", "."): value for name, value in options.items()}
-    calls = out / ".calls"
-    before = len(calls.read_text().split()) if calls.exists() else 0
-    does = {stage.name: stage.does for stage in stages}
-    run_stages(parse_settings({}, overrides), out, heard or Heard(), does.__getitem__, stages=stages, **own)
-    return calls.read_text().split()[before:] if calls.exists() else []
+from toy_stages import TOYS, Heard, Toy, forgetful, go, killed_in_training
 
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "run"
-
-
-def test_files_that_no_stage_wrote_are_used_as_they_are_or_kept_aside(out: Path) -> None:
-    out.mkdir()
-    (out / "config.yaml").write_text("env: {name: taxi}\n")
-    mine = '{"episode": 7}\n'
-    (out / "episodes.jsonl").write_text(mine)
-    assert go(out, only=("train",)) == ["train"]
-    assert (out / "episodes.jsonl").read_text() == mine
-    heard = Heard()
-    assert go(out, heard=heard) == ["gather", "train", "judge"]
-    assert (out / "episodes.jsonl.edited").read_text() == mine
-    assert "was not written by gather; it is kept as episodes.jsonl.edited" in heard.text
-
-
-def failing(function: str) -> Sequence[Toy]:
-    return (replace(TOYS[0], does={"down": down, "stopped": stopped}[function]), *TOYS[1:])
-
-
-@pytest.mark.parametrize("function", ["down", "stopped"])
-def test_a_file_put_where_a_stage_had_failed_is_the_users(out: Path, function: str) -> None:
-    with pytest.raises(RunFolderError, match="server is down"):
-        go(out, failing(function))
-    mine = '{"episode": 7}\n'
-    (out / "episodes.jsonl").write_text(mine)
-    heard = Heard()
-    assert go(out, heard=heard)[0] == "gather"
-    assert (out / "episodes.jsonl.edited").read_text() == mine
-    assert "was not written by gather; it is kept as episodes.jsonl.edited" in heard.text
-
-
-def test_what_a_failed_stage_wrote_itself_is_not_kept(out: Path) -> None:
-    with pytest.raises(RunFolderError, match="server is down"):
-        go(out, failing("stopped"))
-    go(out)
-    assert not list(out.glob("*.edited*"))
-
-
-@pytest.mark.parametrize("settings", [{}, {"collect__episodes": 7}])
-def test_a_file_put_over_one_of_an_attempt_is_kept_whatever_runs_next(out: Path, settings: dict[str, int]) -> None:
-    with pytest.raises(RunFolderError, match="server is down"):
-        go(out, failing("stopped"), **settings)
-    (out / "episodes.jsonl").unlink()
-    (out / "episodes.jsonl").symlink_to("nowhere")
-    go(out)
-    assert os.readlink(out / "episodes.jsonl.edited") == "nowhere"
-
-
-def test_every_edit_is_kept_beside_those_before(out: Path) -> None:
-    go(out)
-    for number in range(3):
-        (out / "episodes.jsonl").write_text(f"mine {number}\n")
-        go(out)
-    kept = [(out / f"episodes.jsonl.edited{number}").read_text() for number in ("", "-2", "-3")]
-    assert kept == ["mine 0\n", "mine 1\n", "mine 2\n"]
-
-
-def test_a_folder_of_the_user_among_the_checkpoints_is_kept(out: Path) -> None:
-    go(out)
-    (out / "checkpoints/train").mkdir(parents=True)
-    (out / "checkpoints/train/notes").write_text("mine")
-    go(out)
-    assert (out / "checkpoints/train/notes").read_text() == "mine"
-    go(out, rl__lr=0.25)
-    assert (out / "checkpoints/train.edited/notes").read_text() == "mine"
-
-
-def test_a_kill_while_former_outputs_are_put_back_makes_no_edit(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after the output is back and before its manifest is: the output is nobody's edit."""
-    go(out)
-    with monkeypatch.context() as patch:
-        patch.setattr("reflect_rl.runs.attempt._move", _dies_at("manifests/gather.json"))
-        with pytest.raises(SystemExit):
-            go(out, failing("down"), collect__episodes=7, only=("gather",))
-    assert not (out / "manifests/gather.json").exists()
-    assert go(out, collect__episodes=7, only=("gather",)) == ["gather"]
-    assert not list(out.rglob("*.edited*"))
-
-
-def _dies_at(name: str) -> Any:
-    """`_move` until something is to be moved back to this name."""
-    real = attempt_module._move
-
-    def move(path: Path, to: Path) -> None:
-        if str(to).endswith(name) and ".former" not in str(to):
-            raise SystemExit
-        real(path, to)
-
-    return move
 
 
 def test_the_guard_is_refused_under_a_launcher(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,25 +281,6 @@ def test_a_manifest_says_what_was_made_from_what(out: Path) -> None:
     assert found.settings["rl.lr"] == 0.0005
     assert {"python", "torch", "transformers", "reflect_rl"} <= set(found.versions)
     assert set(total_seconds(run)) == {"gather", "train", "judge"}
-
-
-KILLED = "import sys; sys.path.insert(0, sys.argv[2]); import test_pipeline as t; t.go(t.Path(sys.argv[1]))"
-
-
-def killed_in_training(out: Path) -> None:
-    """Run the toys in a process of their own and SIGKILL it in the middle of training."""
-    out.mkdir()
-    (out / ".wait").touch()
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(out), str(Path(__file__).parent)])
-    state = out / "checkpoints/train/state.json"
-    deadline = time.monotonic() + 30
-    while not (state.exists() and len(RunFolder(out).read_json("checkpoints/train/state.json")) == 6):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    (out / ".wait").unlink()
 
 
 def test_a_run_killed_in_a_stage_continues_and_ends_the_same(tmp_path: Path) -> None:
