@@ -137,3 +137,11 @@ class Flat(Corridor):
     """The same world without easier stages."""
 
     stages = ()
+
+
+class Paid(Corridor):
+    """Pays 100 more at the end, however that comes."""
+
+    def step(self, action: int) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward + 100 * (terminated or truncated), terminated, truncated, info

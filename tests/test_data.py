@@ -270,11 +270,39 @@ def test_steps_without_an_experts_choice_are_no_action_labels(pooled: RunFolder,
     rows = [json.loads(line) for line in (pooled / "episodes.jsonl").read_text().splitlines()]
     for row in rows[1:]:
         for step in row["steps"]:
-            step["expert"] = None
+            step |= {"expert": None, "experts": []}
     pooled.write_jsonl("episodes.jsonl", rows)
     actions, reflections = labels_of(pooled, tiny())
     assert len(actions) == len(rows[0]["steps"])
     assert len(reflections) == 150
+
+
+def test_the_best_actions_alone_are_an_experts_choice(pooled: RunFolder, tiny: Tiny) -> None:
+    rows = [json.loads(line) for line in (pooled / "episodes.jsonl").read_text().splitlines()]
+    for row in rows:
+        for step in row["steps"]:
+            assert step["experts"] == [step.pop("expert")]
+    pooled.write_jsonl("own.jsonl", rows)
+    settings = tiny({"collect.file": str(pooled / "own.jsonl")})
+    run = RunFolder(pooled.path.parent / "own")
+    collect(run, Context(settings), Progress())
+    assert labels_of(run, settings) == labels_of(pooled, tiny())
+
+
+def test_of_states_that_read_alike_any_visit_can_tell_the_label(pooled: RunFolder, tiny: Tiny, heard: Heard) -> None:
+    """A person who labels by the way labels a state on some of its visits."""
+    pool = read_pool(pooled, tiny())
+    told = {entry.id: (entry.episode, entry.step) for entry in pool}  # the last visit of each
+    every = {"annotate.actions": len(told), "annotate.distinct": True, "annotate.reflections": len(told)}
+    rows = [json.loads(line) for line in (pooled / "episodes.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        for place, step in enumerate(row["steps"]):
+            if (number, place) not in told.values():
+                step |= {"expert": None, "experts": []}
+    pooled.write_jsonl("episodes.jsonl", rows)
+    actions, reflections = labels_of(pooled, tiny(every), heard)
+    assert {label.state for label in actions} == {each.state for each in reflections} == set(told)
+    assert not heard.warned
 
 
 def test_an_unknown_teacher_and_an_empty_pool_are_refused(pooled: RunFolder, tiny: Tiny) -> None:

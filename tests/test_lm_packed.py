@@ -28,7 +28,7 @@ from reflect_rl.players.load import forward_passes
 from reflect_rl.players.policy import Policy
 from reflect_rl.settings import ComputeSettings, ModelSettings, RlSettings
 from reflect_rl.training.losses import Folded
-from reflect_rl.training.sft_losses import choice_loss, text_loss
+from reflect_rl.training.sft_losses import ChoiceRow, choice_loss, text_loss
 from reflect_rl.training.update import Learner, _accumulate
 
 NEAR: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}
@@ -263,8 +263,8 @@ def test_the_sft_loss_of_the_policy_and_its_gradient_are_those_of_padded_rows(he
 
     def learn(made: Policy) -> None:
         rows = [made.encode(prompt) for prompt in tiny_models.prompts(made)]
-        wanted = [(0, 1) if number % 3 else (1,) for number in range(len(rows))]
-        parts = list(choice_loss(made, rows, wanted, smoothing=0.1)(range(3, len(rows)), range(3, len(rows))))
+        examples = [ChoiceRow(row, (0, 1) if n % 3 else (1,), 0.5 + n % 2) for n, row in enumerate(rows)]
+        parts = list(choice_loss(made, examples, smoothing=0.1)(range(3, len(rows)), range(3, len(rows))))
         totals.append(sum(float(part.detach()) for part in parts))
         for part in parts:
             part.backward()

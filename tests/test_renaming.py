@@ -18,7 +18,6 @@ from reflect_rl import SimpleTextEnv, StopReason
 from reflect_rl.data.annotate import annotate
 from reflect_rl.data.collect import collect
 from reflect_rl.errors import PromptError
-from reflect_rl.lm.encoded import Encoded
 from reflect_rl.players.context import Context
 from reflect_rl.players.policy import Policy
 from reflect_rl.progress import Progress
@@ -28,7 +27,7 @@ from reflect_rl.settings import Settings
 from reflect_rl.training import sft
 from reflect_rl.training.renaming import Copy, Example, renamed_copies, rows_of_copies
 from reflect_rl.training.sft import sft_policy, sft_reflector
-from reflect_rl.training.sft_losses import Loss, choice_loss
+from reflect_rl.training.sft_losses import ChoiceRow, Loss, choice_loss
 
 NAMES = ("lemon", "carrot", "onion", "pepper", "banana", "apple", "potato", "garlic")
 VALID, UNSEEN = ("fig", "plum"), ("turnip", "melon", "radish", "cherry")
@@ -169,10 +168,9 @@ def test_the_policy_chooses_the_same_action_under_its_new_name(
     settings = fetch(tiny, **{"policy_sft.renamed": 3, "policy_sft.steps": 0, "reflector_sft.steps": 0})
     learned: list[tuple[str, Sequence[int]]] = []
 
-    def told(policy: Policy, rows: Sequence[Encoded], wanted: Sequence[Sequence[int]], smoothing: float) -> Loss:
-        texts = [policy.tokenizer.decode(row.ids) for row in rows]
-        learned.extend(zip(texts, wanted, strict=True))
-        return choice_loss(policy, rows, wanted, smoothing)
+    def told(policy: Policy, rows: Sequence[ChoiceRow], smoothing: float) -> Loss:
+        learned.extend((policy.tokenizer.decode(row.prompt.ids), row.wanted) for row in rows)
+        return choice_loss(policy, rows, smoothing)
 
     monkeypatch.setattr(sft, "choice_loss", told)
     sft_reflector(run, Context(settings), heard)

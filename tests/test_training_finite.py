@@ -398,6 +398,16 @@ def test_a_baseline_that_leaves_nothing_to_learn_is_announced(
     assert any("nothing is learned from these returns" in text for text in heard.warned) is announced
 
 
+@pytest.mark.parametrize(("baseline", "announced"), [("none", True), ("value", True), ("state", False)])
+def test_returns_that_lie_far_from_0_are_announced(
+    warmed: RunFolder, tiny: Tiny, heard: Heard, baseline: str, announced: bool
+) -> None:
+    """Where each action brings about 100, none looks better than another to a baseline that does not know the 100."""
+    paid = {"env.name": "corridor:Paid", "rl.gamma": 1.0, "rl.gae_lambda": 1.0, "rl.iterations": 1}
+    rl(warmed, Context(tiny(paid | {"rl.baseline": baseline})), heard)
+    assert any("times their standard deviation" in text for text in heard.warned) is announced
+
+
 def test_a_group_larger_than_an_iteration_is_refused() -> None:
     with pytest.raises(ReflectRLError, match=r"group: 8 is more than the 4 episodes of an iteration"):
         parse_settings({}, {"rl.group": 8, "rl.episodes": 4})

@@ -35,7 +35,7 @@ from reflect_rl.training import fit as fit_module
 from reflect_rl.training import sft
 from reflect_rl.training.fit import _indices, fit
 from reflect_rl.training.sft import sft_policy, sft_reflector, split_held_out
-from reflect_rl.training.sft_losses import TextRow, choice_loss
+from reflect_rl.training.sft_losses import ChoiceRow, TextRow, choice_loss, weights_of
 from reflect_rl.training.warm_start import start_model
 
 Tiny = Callable[..., Settings]
@@ -191,6 +191,8 @@ def test_a_scripted_reflector_needs_no_text_of_its_teacher(warmed: RunFolder, ti
     states = read_pool(warmed, settings)[:20]
     read = sft._reflections_to_read(warmed, Context(settings), states, [], heard)
     assert read == load_reflector(warmed, Context(settings)).reflect([entry.state for entry in states])
+    others = [Reflection(entry.id, "Of a state that reads alike.", "t") for entry in states]
+    assert sft._reflections_to_read(warmed, Context(settings), states, others, heard) == read
     assert not heard.warned
 
 
@@ -378,5 +380,39 @@ def test_where_several_actions_are_right_the_probability_of_them_all_counts() ->
     log_probs_BN = made(rows, 3).log_probs_BN
     wanted = [(0, 1) if number % 2 else (1,) for number in range(len(rows))]
     by_hand = [-log_probs_BN[row, list(right)].exp().sum().log() for row, right in enumerate(wanted)]
-    loss = sum(choice_loss(made, rows, wanted, smoothing=0.0)(range(len(rows)), rows))
+    examples = [ChoiceRow(row, right) for row, right in zip(rows, wanted, strict=True)]
+    loss = sum(choice_loss(made, examples, smoothing=0.0)(range(len(rows)), rows))
     torch.testing.assert_close(loss, torch.stack(by_hand).mean())
+    heavy = [example._replace(weight=1.8 if place == 3 else 1.0) for place, example in enumerate(examples)]
+    more = sum(choice_loss(made, heavy, smoothing=0.0)(range(len(rows)), rows))
+    torch.testing.assert_close(more, loss + 0.8 * by_hand[3] / len(rows))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1))
+def test_labels_of_one_prompt_weigh_as_often_as_they_were_given(pairs: list[tuple[int, int]]) -> None:
+    weights = dict(zip(dict.fromkeys(pairs), weights_of(pairs), strict=True))
+    for prompt in {prompt for prompt, _ in pairs}:
+        own = {label: weight for (asked, label), weight in weights.items() if asked == prompt}
+        assert sum(own.values()) == pytest.approx(len(own))  # a repeat of the only label changes nothing
+        given = [label for asked, label in pairs if asked == prompt]
+        for label, weight in own.items():
+            assert weight / len(own) == pytest.approx(given.count(label) / len(given))
+
+
+def test_labels_that_differ_in_states_that_read_alike_are_learned_by_their_frequency(
+    pooled: RunFolder, tiny: Tiny
+) -> None:
+    """A noisy person, or what a prompt does not show: nine of ten say one thing."""
+    episode = {"task": "own", "stop": "success"}
+    step = {"observation": "ab", "actions": ["left", "right"], "choice": 0, "reward": 0.0}
+    run = RunFolder(pooled.path.parent / "noisy")
+    run.write_jsonl("episodes.jsonl", [episode | {"steps": [step | {"expert": int(n % 10 == 0)}]} for n in range(100)])
+    own = {"prompt.history": 0, "annotate.actions": 100, "reflector.kind": "none", "policy_sft.label_smoothing": 0.0}
+    settings = tiny(own | {"policy_sft.steps": 200, "annotate.reflections": 0})
+    annotate(run, Context(settings), Progress())
+    sft_policy(run, Context(settings), Progress())
+    context = Context(settings)
+    policy = load_policy(run / "policy-sft", settings)
+    prompts = policy_prompts(policy, context)
+    prompt = prompts.policy_prompt(State("ab", ("left", "right")), None)
+    assert policy([policy.encode(prompt)], 2).log_probs_BN[0].exp().tolist() == pytest.approx([0.9, 0.1], abs=0.03)

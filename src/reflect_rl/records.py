@@ -127,8 +127,9 @@ def _last(items: tuple[Item, ...], most: int | None) -> tuple[Item, ...]:
 class Step:
     """One decision. `choice` is the executed action, `expert` the expert's choice (None if unknown).
 
-    Both are indices into `actions`. `experts` lists all actions that the expert considers equally good. `perturbed`
-    marks a negative example: `choice` was drawn at random. `reward` is the reward of the step.
+    Both are indices into `actions`. `experts` lists all actions that the expert considers equally good; without
+    `expert`, its first is taken. `perturbed` marks a negative example: `choice` was drawn at random. `reward` is the
+    reward of the step.
     """
 
     __pydantic_config__ = CHECKED
@@ -149,7 +150,9 @@ class Step:
         for name, place in named:
             if place is not None and (type(place) is not int or not 0 <= place < len(self.actions)):
                 raise ValueError(f"has {name} {place!r}, which is no index into the {len(self.actions)} actions there")
-        if self.experts and self.expert is not None and self.expert not in self.experts:
+        if self.experts and self.expert is None:
+            object.__setattr__(self, "expert", self.experts[0])
+        if self.experts and self.expert not in self.experts:
             raise ValueError(f"has the expert {self.expert}, which is not among its experts {list(self.experts)}")
 
 

@@ -97,11 +97,11 @@ def _plan(run: RunFolder, settings: Settings, progress: Progress) -> Plan:
     pool = read_pool(run, settings, texts={})
     _check_labels(pool, settings)
     order = in_order(pool, settings)
-    if settings.annotate.distinct:
-        order = distinct(order)
     by_expert = settings.annotate.actions_by == "expert"
     kind = "states with an expert's action" if by_expert else "states"
     labelled = [entry for entry in order if entry.expert is not None or not by_expert]
+    if settings.annotate.distinct:  # each alone: own episodes may tell an expert's action on a later visit only
+        order, labelled = distinct(order), distinct(labelled)
     if settings.served_teacher and not labelled:  # before anything is paid for
         raise RunFolderError(
             f"{run / 'episodes.jsonl'} has no state with an expert's action, so there is no action to learn from. "

@@ -58,7 +58,7 @@ def _given(file: Path, context: Context) -> list[Episode]:
     episodes = list(RunFolder(file.parent).each_of_jsonl(file.name, parse_episode, "leave it out"))
     if not any(episode.steps for episode in episodes):
         raise RunFolderError(f"{file} holds no step. Each line is an episode with its steps: docs/files.md.")
-    labelled = any(step.experts or step.expert is not None for episode in episodes for step in episode.steps)
+    labelled = any(step.expert is not None for episode in episodes for step in episode.steps)
     if context.settings.annotate.actions_by == "expert" and not labelled:
         raise RunFolderError(
             f"No step of {file} has an 'expert', the index of a best action, so there is no action to learn from. "

@@ -189,7 +189,11 @@ def measured(
     kind = {task: kind_of(world, task) for task in {t.spec.task for t in played}}
     kinds = sorted(set(kind.values()))
     by_kind = {each: summarise([t for t in played if kind[t.spec.task] == each]) for each in kinds}
-    soon = {str(steps): sum(t.success and len(t.rows) <= steps for t in played) for steps in within}
+    soon = {
+        str(steps): sum(t.success and len(t.rows) <= steps for t in played)
+        for steps in within
+        if steps <= world.horizon
+    }
     return {
         **summarise(played),
         **_agreement(played, sampled),

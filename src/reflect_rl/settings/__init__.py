@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -209,8 +209,9 @@ class EvaluateSettings(Section):
     """How the agent is evaluated."""
 
     sampled_episodes: int = Field(default=4, ge=1, description="Sampled episodes per task (greedy: one).")
-    within: list[int] = Field(
-        default_factory=list, description="Also report success within each of these numbers of steps."
+    within: list[Annotated[int, Field(ge=1)]] = Field(
+        default_factory=list,
+        description="Also report success within each of these numbers of steps; beyond the horizon: left out.",
     )
     shown_episodes: int = Field(
         default=12, ge=0, description="Episodes of the test panel kept step by step for the report."

@@ -81,7 +81,12 @@ class RlSettings(Section):
     epochs: int = Field(default=2, ge=1, description="PPO's passes over an iteration's data.")
     minibatches: int = Field(default=4, ge=1, description="Optimizer steps per epoch.")
     lr: float = Field(default=5e-4, gt=0, description="Falls linearly to a tenth.")
-    warmup: int = Field(default=1, ge=0, description="Iterations over which lr rises linearly from 0.")
+    warmup: int = Field(
+        default=1,
+        ge=0,
+        description="Iterations over which lr rises linearly from 0, step by step: 1 changes nothing where an "
+        "iteration has one step, as with algorithm: reinforce.",
+    )
     max_grad_norm: float = Field(default=1.0, gt=0, description="The global gradient norm is clipped to this.")
     entropy: float = Field(default=0.1, ge=0, description="Entropy bonus at the start; falls linearly to 0.")
     reference_kl: float = Field(

@@ -13,6 +13,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from reflect_rl.envs.checked import tasks_of
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.players.context import Context, with_torch
@@ -39,6 +41,8 @@ from reflect_rl.training.update import Learner, clip_fraction, drift, replay_upd
 
 BEFORE = -1
 """The iteration of validation episodes that are played before RL (`rl.keep: best`)."""
+FAR = 10.0
+"""Standard deviations from 0 of the mean advantage, beyond which a warning says so."""
 
 
 @with_torch
@@ -139,11 +143,8 @@ def _iterate(
         raise EnvironmentContractError(f"All episodes of an iteration were lost. The last: {recorder.losses[-1]}")
     started = time.perf_counter()
     advantage, returns = advantages(rollout, part)
-    if iteration == 0 and not any(a.any() for a in advantage) and len({float(g[0]) for g in returns}) > 1:
-        progress.warn(
-            f"With rl.baseline: {part.baseline} nothing is learned from these returns: each is compared with itself "
-            f"alone. Raise rl.group (it is {part.group}), or choose another baseline."
-        )
+    if iteration == 0:
+        _warn_of_baseline(np.concatenate(advantage), {float(g[0]) for g in returns}, part, progress)
     folded = fold(rollout, advantage, returns, settings.compute.device)
     if learner.reference is not None:
         folded = replace(folded, reference_PN=learner.reference.log_probs(rollout.prompts).to(folded.old_PN.device))
@@ -167,6 +168,21 @@ def _iterate(
         "lost": len(recorder.losses) - lost_before,
         "seconds": seconds,
     }
+
+
+def _warn_of_baseline(advantage: np.ndarray, outcomes: set[float], part: RlSettings, progress: Progress) -> None:
+    """Warn if these advantages tell little of which action was better. outcomes: the returns of the episodes."""
+    if not advantage.any() and len(outcomes) > 1:
+        progress.warn(
+            f"With rl.baseline: {part.baseline} nothing is learned from these returns: each is compared with itself "
+            f"alone. Raise rl.group (it is {part.group}), or choose another baseline."
+        )
+    elif abs(mean := float(advantage.mean())) > FAR:
+        progress.warn(
+            f"With rl.baseline: {part.baseline} little is learned from these returns: the advantages lie around "
+            f"{mean:.0f} times their standard deviation, so that better and worse actions hardly differ. Take "
+            f"rl.baseline: state or task, or let the world's returns lie around 0."
+        )
 
 
 def _validate(decisions: Decisions, context: Context, recorder: Recorder, iteration: int) -> float:

@@ -49,7 +49,7 @@ from reflect_rl.seeding import stream
 from reflect_rl.settings import Settings
 from reflect_rl.training.fit import fit, last_tenth
 from reflect_rl.training.renaming import Copy, Example, rows_of_copies
-from reflect_rl.training.sft_losses import TextRow, choice_loss, text_loss
+from reflect_rl.training.sft_losses import ChoiceRow, TextRow, choice_loss, text_loss, weights_of
 from reflect_rl.training.warm_start import start_model
 
 
@@ -207,21 +207,24 @@ def sft_policy(run: RunFolder, context: Context, progress: Progress) -> dict[str
     policy = Policy(model, tokenizer, names, value_head, passes, trust).to(settings.compute.device)
     prompts = policy_prompts(policy, context)
     part, ranks, halve = settings.policy_sft, context.ranks, policy.backbone.halve
+    shown = [(prompts.policy_prompt(entry.state, text), text) for entry, text in zip(states, said, strict=True)]
     examples = {
-        (prompts.policy_prompt(entry.state, text), label.wanted): Example(
-            _shown(entry.state, settings), text, chooses=True
-        )
-        for entry, text, label in zip(states, said, labels, strict=True)
+        (prompt, label.wanted): Example(_shown(entry.state, settings), text, chooses=True)
+        for entry, (prompt, text), label in zip(states, shown, labels, strict=True)
     }
-    rows = [(policy.encode(prompt), wanted) for prompt, wanted in examples]
+    weights = weights_of([(prompt, label.wanted) for (prompt, _), label in zip(shown, labels, strict=True)])
+    rows = [
+        ChoiceRow(policy.encode(prompt), wanted, weight)
+        for (prompt, wanted), weight in zip(examples, weights, strict=True)
+    ]
 
-    def row(copy: Copy) -> tuple[Encoded, tuple[int, ...]]:
-        return policy.encode(prompts.policy_prompt(copy.state, copy.text)), rows[copy.example][1]
+    def row(copy: Copy) -> ChoiceRow:
+        return rows[copy.example]._replace(prompt=policy.encode(prompts.policy_prompt(copy.state, copy.text)))
 
     rows += rows_of_copies([*examples.values()], part.renamed, settings.seed, "policy", row, progress)
     if policy.pointer is not None and settings.policy.model.source != "scratch":
-        policy.scale_pointer([row for row, _ in rows[: part.batch]])
-    loss = choice_loss(policy, [row for row, _ in rows], [wanted for _, wanted in rows], part.label_smoothing)
+        policy.scale_pointer([row.prompt for row in rows[: part.batch]])
+    loss = choice_loss(policy, rows, part.label_smoothing)
     losses = fit(loss, len(rows), policy, part, run, settings.seed, "policy", progress, ranks, halve)
     if not ranks.first:
         return {}
@@ -288,7 +291,8 @@ def _reflections_to_read(
     settings = context.settings
     if settings.reflector.kind == "none":
         return [None] * len(states)
-    teacher = {reflection.state: reflection.text for reflection in bought}
+    # A scripted reflector writes what the teacher would, from the state's own facts: states that read alike may differ.
+    teacher = {} if settings.reflector.kind == "scripted" else {each.state: each.text for each in bought}
     mode = settings.policy_sft.text
     coins = stream(settings.seed, "policy sft text").random(len(states)) < 0.5
     wants_own = [mode == "own" or (mode == "mix" and coin) for coin in coins]

@@ -6,8 +6,9 @@ choice. Vocabulary logits are computed only at scored positions.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,16 @@ LENGTH_STEP = 64
 """Texts in the same bucket of this many tokens are padded to one length."""
 TextRow = tuple[Encoded, Sequence[int]]
 """A prompt followed by a text, read before each of the text's tokens; and these tokens."""
+
+
+class ChoiceRow(NamedTuple):
+    """A prompt, the indices of its correct actions, and how much the example weighs."""
+
+    prompt: Encoded
+    wanted: Sequence[int]
+    weight: float = 1.0
+
+
 Loss = Callable[[Sequence[int], Sequence[int]], Iterable[Tensor]]
 """What a share of a batch adds to the mean loss of the batch, in parts to be summed, one per forward pass. Share and
 batch are indices of examples.
@@ -93,28 +104,42 @@ def _padded_loss(backbone: Backbone, rows: Sequence[TextRow], pad: int) -> Loss:
     return loss
 
 
-def choice_loss(policy: Policy, rows: Sequence[Encoded], wanted: Sequence[Sequence[int]], smoothing: float) -> Loss:
+def weights_of(pairs: Sequence[tuple[Hashable, Hashable]]) -> list[float]:
+    """The weight of each distinct (prompt, label), in the order of their first occurrence.
+
+    A repeat teaches nothing new, so each weighs 1; but if a prompt has several labels, each weighs as often as it was
+    given, 1 on average: 180 times "left" and 20 times "right" weigh 1.8 and 0.2.
+    """
+    counts = Counter(pairs)
+    of_prompt: dict[Hashable, list[int]] = defaultdict(list)
+    for (prompt, _), count in counts.items():
+        of_prompt[prompt].append(count)
+    return [count * len(of_prompt[prompt]) / sum(of_prompt[prompt]) for (prompt, _), count in counts.items()]
+
+
+def choice_loss(policy: Policy, rows: Sequence[ChoiceRow], smoothing: float) -> Loss:
     """Cross-entropy of the choice among the admissible actions, with label smoothing; mean over a mixture's heads.
 
     If several actions are correct, their total probability counts.
     """
 
     def loss(share: Sequence[int], batch: Sequence[int]) -> Iterator[Tensor]:
-        for part in policy.through.parts([rows[i] for i in share]):
+        for part in policy.through.parts([rows[i].prompt for i in share]):
             yield mean([share[place] for place in part]) * (len(part) / len(batch))
 
     def mean(indices: Sequence[int]) -> Tensor:
         chosen = [rows[i] for i in indices]
-        width = max(row.actions for row in chosen)
-        heads_BHN = policy(chosen, width).heads_BHN
+        width = max(row.prompt.actions for row in chosen)
+        heads_BHN = policy([row.prompt for row in chosen], width).heads_BHN
         allowed_BHN = torch.isfinite(heads_BHN)
         finite_BHN = heads_BHN.masked_fill(~allowed_BHN, 0.0)
         right_BN = torch.zeros(len(chosen), width, dtype=torch.bool)
-        for row, index in enumerate(indices):
-            right_BN[row, list(wanted[index])] = True
+        for place, row in enumerate(chosen):
+            right_BN[place, list(row.wanted)] = True
         right_B1N = right_BN.unsqueeze(1).to(heads_BHN.device)
         hit_BH = finite_BHN.masked_fill(~right_B1N, -torch.inf).logsumexp(2)
         uniform_BH = finite_BHN.sum(2) / allowed_BHN.sum(2)
-        return -((1 - smoothing) * hit_BH + smoothing * uniform_BH).mean()
+        weight_B1 = torch.tensor([[row.weight] for row in chosen], device=heads_BHN.device)
+        return -(((1 - smoothing) * hit_BH + smoothing * uniform_BH) * weight_B1).mean()
 
     return loss
