@@ -34,6 +34,7 @@ def test_a_run_gives_its_results_metrics_report_and_agent(trained: rr.Run) -> No
     assert trained.results["seed"] == trained.settings.seed == 3
     assert len(trained.metrics) == trained.settings.rl.iterations == 2
     assert trained.report.is_file()
+    assert rr.Run(str(trained.path)) == trained
     env = rr.make(trained.settings.env.name)
     observation, info = env.reset(seed=0)
     decision = trained.agent().act(observation, info["actions"])

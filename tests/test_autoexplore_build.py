@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -23,7 +25,7 @@ from reflect_rl.envs.autoexplore.questions import (
     leaks,
     may_be_target,
 )
-from reflect_rl.envs.autoexplore.sources import RepositoryError, repository_tree, tree_of
+from reflect_rl.envs.autoexplore.sources import RepositoryError, installed, repository_tree, tree_of
 from reflect_rl.envs.autoexplore.tasks import Task, read_tasks, ready_tasks
 from reflect_rl.envs.autoexplore.words import train_words, words
 from reflect_rl.errors import EnvironmentContractError
@@ -216,7 +218,34 @@ def test_repositories_are_apart(tmp_path: Path) -> None:
         check_apart(paths, "file")
     with pytest.raises(EnvironmentContractError, match="shop lies in "):
         check_apart([str(tmp_path / "a"), paths[0]], "file")
-    check_apart([paths[0], paths[0], "shop-tools==1.0"], "file")
+    one = installed("PyYAML")
+    check_apart([paths[0], paths[0], one, installed("packaging")], "file")
+    package = repository_tree(one).root  # .../yaml
+    for folder in (package, package.parent):
+        with pytest.raises(EnvironmentContractError, match=f"{one} lies in {folder}. Name one"):
+            check_apart([one, str(folder)], "file")
+
+
+def test_no_file_is_too_odd_to_be_a_rival(tmp_path: Path) -> None:
+    """A form feed or a long line is no reason to overlook the docstrings of a file."""
+    sentence = "Glues a paper square with the head of the queen onto an envelope."
+    trace = "PAPER = 'paper square of the queen'\n"
+    (tmp_path / "one.py").write_text(f'def f():\n    """{sentence}"""\n\n\n{trace}')
+    for odd in ("\x0c\n", f"LONG = '{'x' * 500}'\n"):
+        (tmp_path / "two.py").write_text(f'{odd}def g():\n    """{sentence}"""\n')
+        repository_tree.cache_clear()
+        (found,) = find_tasks([str(tmp_path)], most=10, seed=0, progress=Progress())
+        assert (found.found, found.dropped["ambiguous"], found.tasks) == (2, 2, [])
+
+
+def test_tasks_go_into_a_pipe_alone(tmp_path: Path) -> None:
+    paths, other = make_trees(tmp_path / "trees"), tmp_path / "other"
+    other.mkdir()
+    command = [sys.executable, "-m", "reflect_rl", "autoexplore", "build", *paths, "-o", "/dev/stdout"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    (other / "t.jsonl").write_text(done.stdout)
+    assert {task.repository for task in read_tasks(other / "t.jsonl")} == set(paths)
+    assert "repository" in done.stderr
 
 
 def test_build_replaces_only_task_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

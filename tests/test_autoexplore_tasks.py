@@ -152,7 +152,7 @@ def fake_distribution(site: Path, name: str = "shop", version: str = "1.0+local"
 def test_installed_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_distribution(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    assert installed("Shop") == installed("shop==1.0") == "shop==1.0"
+    assert installed("Shop") == installed("shop==1.0") == installed("shop==1.0+cpu") == "shop==1.0"
     tree = repository_tree("shop==1.0")
     assert [tree.path(node) for node in range(len(tree))] == ["", "cart.py"]
     with pytest.raises(RepositoryError, match=r"installed as 1.0\+local, not as 2.0"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 import tiny_models
 from reflect_rl.cli.autoexplore import baselines
+from reflect_rl.envs.autoexplore import sources
 from reflect_rl.envs.autoexplore.baselines import by_names
 from reflect_rl.envs.autoexplore.reading import Page
 from reflect_rl.envs.autoexplore.sources import digest
@@ -142,6 +144,27 @@ def test_a_second_cat_shows_the_next_page_and_then_the_first_again(folder):
     assert [page[:7] for page in pages] == ["1 of 3:", "2 of 3:", "3 of 3:", "1 of 3:"]
     assert "".join(page[8:].strip() for page in pages[:3]).startswith("def load(response):cookies = response.cookies")
     assert env.describe()["notes"][env.admissible().index("cat two.py")] == "8 best"
+
+
+@pytest.mark.parametrize("listing", [1, 2, 3, 50])
+def test_a_searcher_that_has_read_something_answers_in_time(folder, listing):
+    """Also where the answer stands on a later page of a listing, to which only `ls` leads."""
+    own = {"root": str(folder / "test"), "question": "Who keeps the ledger of all unicorns?", "target": "a/d/two.py"}
+    for horizon in range(2, 60):
+        env = make(folder, trees="natural", listing=listing, horizon=horizon, **own)
+        stop, _ = play(env, env.tasks("test")[0])
+        assert stop is not StopReason.HORIZON or not env._memory.read
+
+
+def test_a_folder_whose_listing_was_not_seen_to_its_end_is_not_done(folder):
+    env = make(folder, trees="natural", listing=2)
+    env.reset(options={"task": "test/b/two.py@natural"})
+    do(env, "cd b", "cat one.py", "cat three.py", "cd ..")
+    notes = dict(zip(env.admissible(), env.describe()["notes"], strict=True))
+    assert notes["cd b"].startswith("1 unread")
+    do(env, "cd b", "ls", "cat two.py", "cd ..")
+    notes = dict(zip(env.admissible(), env.describe()["notes"], strict=True))
+    assert notes["cd b"] == "done best"
 
 
 @pytest.mark.parametrize("listing", [1, 2, 3, 4, 50])
@@ -274,18 +297,33 @@ def test_the_teacher_says_what_was_seen(folder):
 
 def test_a_question_of_ones_own_is_the_only_test_task(folder):
     env = make(folder, root=str(folder / "test"), question="Where are cookies parsed?", target="b/two.py")
-    assert env.tasks("test") == ("question@natural",)
+    (own,) = env.tasks("test")
     assert len(env.tasks("train")) > 1
-    env.reset(options={"task": "question@natural"})
+    env.reset(options={"task": own})
     assert "cat one.py" in env.admissible()
     assert do(env, "cat one.py").endswith('one.py, 2 of 2 words:\n"""Parse cookies."""')  # docstrings are shown
-    assert play(env, "question@natural")[0] in (StopReason.SUCCESS, StopReason.FAILURE)
+    assert play(env, own)[0] in (StopReason.SUCCESS, StopReason.FAILURE)
+
+
+def test_a_question_about_a_folder_that_has_changed_is_another_task(folder, tmp_path):
+    shutil.copytree(folder / "test", tmp_path / "tree")
+
+    def asked():
+        for cached in (sources.repository_tree, sources.tree_digest):
+            cached.cache_clear()  # as in another process
+        return make(folder, root=f"{tmp_path}/tree", question="Where are cookies?", target="b/two.py").tasks("test")
+
+    before = asked()
+    assert asked() == before
+    other = tmp_path / "tree/b/one.py"
+    other.write_text(other.read_text().replace("cookies", "crumbs"))
+    assert asked() != before
 
 
 def test_ones_own_answer_may_lie_at_any_depth(folder):
     where = str(folder / "test")
     env = make(folder, trees="d1F2D2", root=where, question="Write the ledger.", target="a/d/two.py", horizon=30)
-    assert play(env, "question@natural")[0] is StopReason.SUCCESS
+    assert play(env, env.tasks("test")[0])[0] is StopReason.SUCCESS
 
 
 def test_nothing_is_rendered_before_reset(folder):
@@ -299,7 +337,7 @@ def test_nothing_is_rendered_before_reset(folder):
 def test_without_a_known_answer_none_is_called_right(folder):
     env = make(folder, root=str(folder / "test"), question="Where are cookies parsed?")
     env.reset(options={"task": "question@natural"})
-    assert do(env, "id one.py").endswith("\nAnswer: one.py.")
+    assert do(env, "id one.py").endswith("\nAnswer: one.py. Whether that is right was not told: no target is given.")
     with pytest.raises(EnvironmentContractError, match="cannot be measured without its answer"):
         env.panels()
 

@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 import shlex
+import string
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -121,7 +122,11 @@ def test_an_agent_acts_in_vectorised_environments(
     corridor: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(load(WORLD), "observation_space", gymnasium.spaces.Text(100), raising=False)
+    space = re.search(r"observation_space = (gymnasium\.spaces\.Text\(.*?\))`", RUNNING)
+    assert space
+    declared = eval(space[1], {"gymnasium": gymnasium, "string": string})  # noqa: S307  our own example
+    monkeypatch.setattr(load(WORLD), "observation_space", declared, raising=False)
+    assert [str(finding) for finding in check(load(WORLD)) if not finding.ok] == []
     exec(python(block_at(RUNNING, "vector"), 0, corridor), {})  # noqa: S102  our own example
     won, played = map(int, re.findall(r"\d+", capsys.readouterr().out))
     assert played >= 20

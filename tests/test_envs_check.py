@@ -235,7 +235,7 @@ def test_a_sound_world_keeps_every_promise(world):
         (EmptyObservation, "observations", "observation '', which is empty"),
         (ActsForNothing, "endings", "ActsForNothing.act() returned None, not a reward"),
         (MoreThanItDeclares, "actions", "list them all there, or set `actions = None`"),
-        (OutsideItsSpace, "observations", "observation_space"),
+        (OutsideItsSpace, "observations", "whose charset lacks ' ,'"),
         (ListOfActions, "actions", "as ['more', 'less'], not a non-empty tuple"),
         (RepeatedActions, "actions", "repeats itself"),
         (AnyChoice, "wrong choices", "step(2), too large, was accepted"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -403,6 +404,16 @@ def test_a_signal_ends_a_server_after_its_answers(whole: Path, episodes: list[Tu
         code = running.end(number)
         statuses = {future.result().status_code for future in waiting if future.exception() is None}
         assert (code, running.log.read_text().count("\n"), statuses) == (0, 1, {200})
+
+
+def test_who_is_impatient_ends_a_server_as_well(whole: Path) -> None:
+    """A second SIGINT comes from a wrapper that passes it on, or from a person."""
+    with served(whole) as running, running.client() as client:
+        assert client.get("/health").status_code == 200
+        os.kill(running.process.pid, signal.SIGINT)
+        time.sleep(0.02)
+        code = running.end(signal.SIGINT)
+        assert (code, running.log.read_text().count("\n")) == (0, 1)
 
 
 def test_a_port_in_use_is_one_message(server: Server, whole: Path) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from reflect_rl.players.decisions import Decisions
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Run:
     """A run folder, finished or not.
 
@@ -39,6 +39,9 @@ class Run:
     """
 
     path: Path
+
+    def __init__(self, path: str | Path) -> None:
+        object.__setattr__(self, "path", Path(path))
 
     @property
     def settings(self) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -105,7 +106,8 @@ def build(
         print(table(findings_table(findings, [])))  # which filter dropped them
         raise
     write_tasks(file, tasks)
-    print(table(findings_table(findings, tasks)))
+    # Into a pipe go tasks alone.
+    print(table(findings_table(findings, tasks)), file=sys.stdout if file.direct is None else sys.stderr)
 
 
 def _ask(find: Find, server: ServerSettings, prompt: Path | None, out: Path | None, dry_run: bool) -> list[Findings]:

@@ -156,9 +156,11 @@ def _observations(make_env: MakeEnv) -> str:
     shown = 0
     for env, task, moment in _moments(make_env):
         text, space = moment.observation, getattr(env, "observation_space", None)
+        missing = "".join(sorted({*text}.difference(getattr(space, "character_set", text))))
+        hint = f", whose charset lacks {short(missing)}" if missing else ""
         _require(
             space is None or space.contains(text),
-            f"{short(text)} in task {task} does not lie in the declared observation_space {space}.",
+            f"{short(text)} in task {task} does not lie in the declared observation_space {space}{hint}.",
         )
         shown += 1
     return f"{shown} observations are non-empty strings."

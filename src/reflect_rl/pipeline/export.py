@@ -40,7 +40,7 @@ def export_agent(
     run = RunFolder(folder)
     agent, settings = finished_agent(folder, progress)
     claim_folder(out.path, "exported agent", option="--to")
-    with run.lock(progress), out.lock(progress):
+    with run.lock_to_read(progress), out.lock(progress):
         out.tidy()
         _write(run, agent, settings, out, merge, push or out.path.resolve().name, progress)
     if push is not None:

@@ -121,7 +121,7 @@ def copy_agent(run: RunFolder, out: RunFolder) -> None:
         if (out / AGENT).is_dir() and out.hash(AGENT) == run.hash(AGENT):
             return
         raise OutputError(f"{out.path} holds another agent or run. Choose another folder with --out.")
-    with run.lock():
+    with run.lock_to_read():
         entries = sorted(run.path.iterdir(), key=lambda path: (path.name == CONFIG, path.name))
         for source in [path for path in entries if not any(map(path.match, (".*", *OF_THE_RUN_ALONE)))]:
             with out.replacing(source.name) as draft:

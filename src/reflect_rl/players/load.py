@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -211,7 +212,8 @@ def local_reflector(
     """A reflector around a model; its memo is keyed by the model's fingerprint.
 
     The memo lies in the run folder. An exported agent keeps it in memory, and its folder as it is; so do ranks that
-    work alike, since one could find a text that another has yet to write. progress: is warned if the reflector cannot
+    work alike, since one could find a text that another has yet to write; and so does, with a warning, an agent whose
+    folder may not be written to. progress: is warned if the reflector cannot
     read or be asked as requested.
     """
     settings, part = context.settings, context.settings.reflector
@@ -221,11 +223,23 @@ def local_reflector(
     if part.decoding == "sample":
         namespace += f" {part.temperature} {settings.seed}"
     prompts = reflector_prompts(context, model, tokenizer, progress)
-    memo = Memo(None if is_exported(run) or context.ranks.alike else run / MEMO, namespace)
+    memo = Memo(None if context.ranks.alike else _memo_of(run, progress), namespace)
     exact = is_exact(settings.compute, part.model)
     passes = forward_passes(settings.compute, part.model, model, progress)
     chunk = part.batch or DECODED[settings.compute.device]
     return LocalReflector(model, tokenizer, prompts, part, memo, settings.seed, chunk, exact, passes)
+
+
+def _memo_of(run: RunFolder, progress: Progress | None) -> Path | None:
+    """Where reflections are remembered; None for in memory."""
+    path = run / MEMO
+    if is_exported(run):
+        return None
+    if not all(os.access(place, os.W_OK) for place in (run.path, path) if place.exists()):
+        if progress:
+            progress.warn(f"{path} may not be written to: reflections are remembered as long as this process lives.")
+        return None
+    return path
 
 
 def _saved(folder: Path, part: ModelSettings, fresh: bool = False) -> ModelSettings:

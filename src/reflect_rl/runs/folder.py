@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from reflect_rl.errors import RunFolderError
 from reflect_rl.progress import Progress
@@ -140,20 +140,43 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             file = path.open("a+", encoding="utf-8", errors="replace")
         except OSError as error:
-            raise RunFolderError(f"{self.path} cannot be used as a run folder: {error.strerror}.") from error
+            raise RunFolderError(
+                f"{self.path} cannot be used as a run folder: {error.strerror} ({path.name}). Choose another one with "
+                f"--out."
+            ) from error
         with file:
-            try:
-                take_lock(file, path, (progress or Progress()).warn)
-            except BlockingIOError:
-                file.seek(0)
-                raise RunFolderError(
-                    f"{self.path} is in use by another process ({file.read().strip() or 'unknown'}). Wait until it has "
-                    f"finished, or choose another folder with --out."
-                ) from None
+            self._take(file, progress)
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+    @contextmanager
+    def lock_to_read(self, progress: Progress | None = None) -> Iterator[None]:
+        """`lock`, for what changes nothing in the folder. If it may not be written to, readers share the lock.
+
+        Raises RunFolderError if another process holds the lock.
+        """
+        path = self / LOCK
+        if os.access(path if path.exists() else self.path, os.W_OK) or not self.path.is_dir():
+            with self.lock(progress):
+                yield
+        elif path.exists():
+            with path.open(encoding="utf-8", errors="replace") as file:
+                self._take(file, progress, shared=True)
+                yield
+        else:  # nobody who may write here has begun to
+            yield
+
+    def _take(self, file: IO[str], progress: Progress | None, shared: bool = False) -> None:
+        try:
+            take_lock(file, self / LOCK, (progress or Progress()).warn, shared)
+        except BlockingIOError:
+            file.seek(0)
+            raise RunFolderError(
+                f"{self.path} is in use by another process ({file.read().strip() or 'unknown'}). Wait until it has "
+                f"finished, or choose another folder with --out."
+            ) from None
 
     def tidy(self) -> None:
         """Finish or remove what killed processes left inside `replacing`. Requires `lock`.

@@ -70,7 +70,12 @@ def run_until_stopped(
 
 
 class _Server(uvicorn.Server):
-    """Ends with exit code 0 after SIGINT and SIGTERM."""
+    """Ends with exit code 0 after SIGINT and SIGTERM. After a second SIGINT it waits for no client."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn would leave worlds open, and cancel the application with a traceback
+            await self.lifespan.shutdown()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

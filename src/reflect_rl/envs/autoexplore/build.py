@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,7 +77,7 @@ class _Question(NamedTuple):
 
 
 def check_apart(repositories: Sequence[str], by: str) -> None:
-    """Raise EnvironmentContractError if these repositories cannot be split, before they are read.
+    """Raise EnvironmentContractError if these repositories cannot be split, before their files are read.
 
     Args:
         repositories: As in `Task`.
@@ -94,8 +95,11 @@ def check_apart(repositories: Sequence[str], by: str) -> None:
             raise EnvironmentContractError(
                 f"Two repositories are named {label(repository)}, and so would be their tasks. Rename one."
             )
-        if above := [str(folder) for folder in Path(repository).parents if str(folder) in repositories]:
-            raise EnvironmentContractError(f"{repository} lies in {above[0]}. Name one of them.")
+    roots = {repository: repository_tree(repository).root for repository in dict.fromkeys(repositories)}
+    for (inner, root), (outer, above) in permutations(roots.items(), 2):
+        share_no_file = is_distribution(inner) and is_distribution(outer)  # though a folder such as google/
+        if root.is_relative_to(above) and not share_no_file:
+            raise EnvironmentContractError(f"{inner} lies in {outer}. Name one of them.")
 
 
 def find_tasks(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reflect_rl.envs.autoexplore.pages import text_of
+from reflect_rl.envs.autoexplore.pages import decoded, text_of
 from reflect_rl.envs.autoexplore.questions import Docstring, docstrings, may_be_target
 from reflect_rl.envs.autoexplore.tree import Tree, UnreadableError
 from reflect_rl.envs.autoexplore.words import Bm25, words
@@ -62,19 +62,19 @@ class Library:
                 continue
             self._read_one()
             try:
-                text = text_of(self._tree.read(node))
+                data = self._tree.read(node)
             except UnreadableError:
                 continue
             path, index = self._tree.path(node), len(self.paths)
             self.paths.append(path)
             if may_be_target(path):
                 self.targets.append(index)
-            for each in docstrings(text) if path.endswith((".py", ".pyi")) else ():
+            for each in docstrings(decoded(data)) if path.endswith((".py", ".pyi")) else ():
                 self._sentences.append(words(each.sentence))
                 self._owners.append(index)
                 if each.public and self.targets[-1:] == [index] and (each.symbol or not path.endswith("__init__.py")):
                     self.candidates.append((index, each))
-            yield words(text)
+            yield words(text_of(data))
 
     def rival(self, target: int, question: str) -> Rival:
         """The strongest rival of a file for a question. target: index into `paths`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 from reflect_rl.envs.autoexplore.query import Query
 from reflect_rl.envs.autoexplore.reading import Page
@@ -11,6 +11,8 @@ from reflect_rl.envs.autoexplore.view import Place, View
 
 BEST_SCORE = 9
 """The best score that is told; the worst is 0."""
+Spot = tuple[int, int]
+"""A folder, and a page of its listing from 0."""
 
 
 class FileRead:
@@ -128,11 +130,30 @@ class Memory:
         """The folder that holds a node."""
         return self.view.tree.parent(node)
 
-    def distance(self, folder: int, start: int | None = None) -> int:
-        """Steps between two folders, by default from the player's."""
-        here, there = self.view.way(self.place.folder if start is None else start), self.view.way(folder)
+    def at(self, node: int) -> Spot:
+        """Where a node is listed."""
+        return self.folder(node), self.view.page_of(node)
+
+    def unseen(self, folder: int) -> Spot:
+        """The first page of an open folder's listing that was not shown yet."""
+        shown = self.listed.get(folder, set())
+        return folder, next(page for page in range(self.view.pages(folder)) if page not in shown)
+
+    def distance(self, to: Spot, start: Spot | None = None) -> int:
+        """Steps from one page of a listing to another, by default from the player's: `cd`, and `ls` for each page."""
+        at, page = start or (self.place.folder, self.place.page)
+        here, there = self.view.way(at), self.view.way(to[0])
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(here, there, strict=False)))
-        return len(here) + len(there) - 2 * same
+        steps = len(here) - same
+        page = 0 if steps else page
+        for above, below in pairwise(there[same - 1 :]):
+            steps += self._turns(above, page, self.view.page_of(below)) + 1
+            page = 0
+        return steps + self._turns(to[0], page, to[1])
+
+    def _turns(self, folder: int, page: int, to: int) -> int:
+        """How often `ls` leads from a page to another; after the last page comes the first."""
+        return (to - page) % self.view.pages(folder)
 
     def named(self, node: int) -> int:
         """How many words of the question stand in a path."""

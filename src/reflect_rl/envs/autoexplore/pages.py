@@ -35,9 +35,13 @@ def text_of(data: bytes, docstrings: bool = True) -> str:
     """
     if b"\0" in data:
         return BINARY
-    text = data.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
-    text = text if docstrings else without_docstrings(text)  # first: a cut line is no Python
+    text = decoded(data) if docstrings else without_docstrings(decoded(data))  # first: a cut line is no Python
     return LONG_LINE.sub(rf"\1{CUT}", INVISIBLE.sub(REPLACEMENT, text))
+
+
+def decoded(data: bytes) -> str:
+    """The characters of a file, with "\\n" at line ends; those that are not UTF-8 become "\\ufffd"."""
+    return data.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def paginate(text: str, characters: int) -> tuple[str, ...]:

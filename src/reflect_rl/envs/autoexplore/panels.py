@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from reflect_rl.envs.autoexplore.pages import INVISIBLE
-from reflect_rl.envs.autoexplore.sources import available, repository_tree
+from reflect_rl.envs.autoexplore.sources import available, repository_tree, tree_digest
 from reflect_rl.envs.autoexplore.tasks import Task, TaskFileError, read_tasks, ready_tasks
 from reflect_rl.envs.autoexplore.view import Shape
 from reflect_rl.envs.base import SPLITS
@@ -106,7 +106,9 @@ def own_start(root: str, question: str, target: str | None) -> Start:
     line = " ".join(INVISIBLE.sub(" ", question).split())
     if not line or not line.isprintable():
         raise EnvironmentContractError(f"question is {question!r}; it is a text that can be shown.")
-    return Start(Task("question", "test", folder, target or "", "", line, ""), Shape(), 0)
+    # A question that can be measured is another one in a folder that has changed.
+    name = f"question in {tree_digest(folder)}" if target else "question"
+    return Start(Task(name, "test", folder, target or "", "", line, ""), Shape(), 0)
 
 
 @cache

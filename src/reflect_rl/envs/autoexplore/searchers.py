@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from reflect_rl.envs.autoexplore.memory import Memory
+from reflect_rl.envs.autoexplore.memory import Memory, Spot
 from reflect_rl.envs.autoexplore.view import Shape
 
 CERTAIN = 0.6
@@ -19,16 +19,20 @@ class Goal:
     Attributes:
         verb: "cat", "cd" or "ls".
         node: What it is done to.
-        folder: Where one is afterwards.
+        spot: The folder in which one is afterwards, and the page of its listing.
         steps: Steps until the next page is read that way.
         named: Words of the question in the name.
     """
 
     verb: str
     node: int
-    folder: int
+    spot: Spot
     steps: int
     named: int
+
+    @property
+    def folder(self) -> int:
+        return self.spot[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Searcher:
         best = memory.best()
         if best and memory.read[best[0]].match >= self.certain:
             return self._answer(memory, best)
-        answers = {memory.folder(node) for node in best}
+        answers = {memory.at(node) for node in best}
         goals = [goal for goal in self._goals(memory) if self._has_time(memory, goal, answers, steps_left)]
         if not goals:
             return self._answer(memory, best) if best else frozenset(range(len(memory.place.moves)))
@@ -67,17 +71,20 @@ class Searcher:
         """Everything that was listed and not yet read or entered, where the target can lie."""
         target_depth = self._target_depth(memory)
         for folder in memory.known_folders():
-            depth, steps = memory.depth(folder), memory.distance(folder)
+            depth = memory.depth(folder)
             if folder not in memory.listed:
                 if target_depth is None or depth <= target_depth:
-                    yield Goal("cd", folder, folder, steps + 1, memory.named(folder))
+                    spot = folder, 0
+                    yield Goal("cd", folder, spot, memory.distance(spot) + 1, memory.named(folder))
                 continue
             if target_depth is None or depth == target_depth:
                 for node in memory.known_files(folder):
                     if memory.is_unread(node):
-                        yield Goal("cat", node, folder, steps + 1, memory.named(node))
+                        spot = memory.at(node)
+                        yield Goal("cat", node, spot, memory.distance(spot) + 1, memory.named(node))
             if memory.is_open(folder):
-                yield Goal("ls", folder, folder, steps + 2, 0)
+                spot = memory.unseen(folder)
+                yield Goal("ls", folder, spot, memory.distance(spot) + 1, 0)
 
     def _target_depth(self, memory: Memory) -> int | None:
         """How deep the target lies in the deepest possible kind of tree; None if nothing is known of that."""
@@ -85,17 +92,17 @@ class Searcher:
         return max((shape.depth or 0 for shape in possible or self.shapes), default=None)
 
     @staticmethod
-    def _has_time(memory: Memory, goal: Goal, answers: set[int], steps_left: int) -> bool:
+    def _has_time(memory: Memory, goal: Goal, answers: set[Spot], steps_left: int) -> bool:
         """Whether an answer can still be given after it.
 
-        answers: the folders of the best files so far; before anything is read, what the goal reads can be the answer.
+        answers: where the best files so far are listed; before anything is read, what the goal reads can be the answer.
         """
-        back = min((memory.distance(folder, goal.folder) for folder in answers), default=0)
+        back = min((memory.distance(spot, goal.spot) for spot in answers), default=0)
         return goal.steps + back + 1 <= steps_left
 
     @staticmethod
     def _answer(memory: Memory, best: tuple[int, ...]) -> frozenset[int]:
-        steps = {node: memory.distance(memory.folder(node)) for node in best}
+        steps = {node: memory.distance(memory.at(node)) for node in best}
         nearest = [node for node in best if steps[node] == min(steps.values())]
         return towards(memory, (("id", node, memory.folder(node)) for node in nearest))
 

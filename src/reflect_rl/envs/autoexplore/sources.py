@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from reflect_rl.envs.autoexplore.tasks import Task, is_distribution
-from reflect_rl.envs.autoexplore.tree import Tree
+from reflect_rl.envs.autoexplore.tree import Tree, UnreadableError
 from reflect_rl.errors import EnvironmentContractError
 from reflect_rl.paths import expanded
 
@@ -84,6 +84,19 @@ def repository_tree(repository: str) -> Tree:
     return Tree.index(root, only=inside)
 
 
+@cache
+def tree_digest(repository: str) -> str:
+    """The first 16 hex digits of a sha256 over the paths and contents of a repository's files, as `Tree` reads them."""
+    tree, found = repository_tree(repository), hashlib.sha256()
+    for node in filter(tree.is_file, range(len(tree))):
+        try:
+            data = tree.read(node)
+        except UnreadableError:
+            data = b""
+        found.update(f"{tree.path(node)}\0{len(data)}\0".encode(errors="surrogateescape") + data)
+    return found.hexdigest()[:DIGITS]
+
+
 def repository_of(source: str) -> str:
     """The repository that a user names: a folder, or an installed distribution as NAME or NAME==VERSION.
 
@@ -104,6 +117,7 @@ def installed(name: str) -> str:
     Raises RepositoryError if it is not installed, or in another version.
     """
     name, _, version = name.partition("==")
+    version = _public(version)
     if not version:
         try:
             version = _public(metadata.version(name))

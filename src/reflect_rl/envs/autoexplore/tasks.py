@@ -100,8 +100,8 @@ def read_tasks(path: str | Path) -> tuple[Task, ...]:
 
 def write_tasks(file: OutputFile, tasks: Iterable[Task]) -> None:
     """Write tasks atomically. Raises OutputError or RunFolderError if they cannot be written."""
-    folder = Path.cwd() if file.direct is not None else file.path.parent
-    file.write_jsonl(map(asdict, _relative(tasks, folder)))
+    # Where a pipe ends is not known: folders are absolute there.
+    file.write_jsonl(map(asdict, _relative(tasks, None if file.direct is not None else file.path.parent)))
 
 
 def holds_tasks(path: Path) -> bool:
@@ -149,7 +149,9 @@ def _absolute(task: Task, folder: Path) -> Task:
     return replace(task, repository=os.path.normpath(folder / task.repository))
 
 
-def _relative(tasks: Iterable[Task], folder: Path) -> Iterator[Task]:
+def _relative(tasks: Iterable[Task], folder: Path | None) -> Iterator[Task]:
     for task in tasks:
         inside = task.repository
-        yield task if is_distribution(inside) else replace(task, repository=f"{os.path.relpath(inside, folder)}/")
+        if not is_distribution(inside):
+            task = replace(task, repository=f"{inside if folder is None else os.path.relpath(inside, folder)}/")
+        yield task

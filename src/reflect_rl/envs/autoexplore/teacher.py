@@ -4,8 +4,8 @@
     next    Read: cookies.py 7, models.py 2. Best: cookies.py. [...] Open folders: adapters, above. Next: cat api.py.
     note    cookies.py 7, best. Next: cat api.py.
 
-Numbers say how well what was read matches the question, from 0 to 9 (`Query.match`). A folder is open while something
-in it is unread, as far as the player knows.
+Numbers say how well what was read matches the question, from 0 to 9 (`Query.match`). A folder is open while it holds
+something unread, as far as the player knows, or what matches best.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def describe(memory: Memory, best_moves: frozenset[int]) -> dict[str, Any]:
 
     read: [path, score] of each file read, in that order. best: paths of those that match best. last: [path, score] of
     the file that the last action read, or None. unread: names of the unread files here. open: names of the folders
-    here with something unread in them ("above": what lies above). notes: a few words on each action. next: the
-    searcher's actions.
+    here with something unread, or the best match, in them ("above": what lies above). notes: a few words on each
+    action. next: the searcher's actions.
     """
     view, place = memory.view, memory.place
     read = {node: [view.path(node), each.score] for node, each in memory.read.items()}
@@ -60,7 +60,7 @@ def _note_on(memory: Memory, verb: str, node: int) -> str:
     way = memory.view.way
     there = [each for each in memory.known_folders() if (node in way(each) if verb == "cd" else here not in way(each))]
     unread = sum(memory.is_unread(file) for folder in there for file in memory.known_files(folder))
-    unread += sum(folder not in memory.listed for folder in there)
+    unread += sum(map(memory.is_open, there))
     best = any(memory.folder(file) in there for file in memory.best())
     return f"{f'{unread} {UNREAD}' if unread else DONE}{' best' if best else ''}"
 

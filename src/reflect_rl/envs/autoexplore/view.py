@@ -115,6 +115,7 @@ class View:
         self._children: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._places: dict[tuple[int, int], Place] = {}
         self._ways: dict[int, tuple[int, ...]] = {}
+        self._page_of: dict[int, dict[int, int]] = {}
         self._prefix = len(tree.path(root)) + 1 if root else 0
 
     def children(self, folder: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -151,6 +152,17 @@ class View:
     def pages(self, folder: int) -> int:
         """Into how many pages the folder's listing is cut, at least 1."""
         return max(1, -(-sum(map(len, self.children(folder))) // self.listing))
+
+    def page_of(self, node: int) -> int:
+        """The page of its folder's listing on which a node stands, from 0."""
+        folder = self.tree.parent(node)
+        if self.pages(folder) == 1:
+            return 0
+        if (known := self._page_of.get(folder)) is None:
+            folders, files = self.children(folder)
+            known = {each: number // self.listing for number, each in enumerate((*folders, *files))}
+            self._page_of[folder] = known
+        return known[node]
 
     def place(self, folder: int, page: int = 0) -> Place:
         """A page of a folder's listing, with the actions there."""

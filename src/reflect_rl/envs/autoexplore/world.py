@@ -183,7 +183,8 @@ class AutoExplore(SimpleTextEnv):
         self._told = ""
         if verb == "id":
             is_right = node == self.target
-            verdict = "" if self.target is None else " That is right." if is_right else " That is wrong."
+            known = " That is right." if is_right else " That is wrong."
+            verdict = " Whether that is right was not told: no target is given." if self.target is None else known
             self._told = f"\nAnswer: {self.view.path(node)}.{verdict}"
             reward = self.success_reward if is_right else self.wrong_reward
             return self.step_reward + reward, StopReason.SUCCESS if is_right else StopReason.FAILURE
