@@ -213,8 +213,7 @@ def local_reflector(
 
     The memo lies in the run folder. An exported agent keeps it in memory, and its folder as it is; so do ranks that
     work alike, since one could find a text that another has yet to write; and so does, with a warning, an agent whose
-    folder may not be written to. progress: is warned if the reflector cannot
-    read or be asked as requested.
+    folder may not be written to. progress: is warned if the reflector cannot read or be asked as requested.
     """
     settings, part = context.settings, context.settings.reflector
     mark = "" if context.ranks.alike else fingerprint(model, tokenizer)
