@@ -14,7 +14,7 @@ import pytest
 from conftest import Heard
 from end_to_end import SMALL
 from reflect_rl.data.pool import Label
-from reflect_rl.errors import RunFolderError, SettingsError
+from reflect_rl.errors import ModelError, RunFolderError, SettingsError
 from reflect_rl.pipeline.compare import compare, under_way
 from reflect_rl.pipeline.gather import arm_settings
 from reflect_rl.pipeline.plan import read_plan
@@ -48,7 +48,12 @@ class Counted(Progress):
 
 
 def finished(
-    folder: Path, arm: str, seed: int, success: dict[str, float], changed: dict[str, Any] | None = None
+    folder: Path,
+    arm: str,
+    seed: int,
+    success: dict[str, float],
+    changed: dict[str, Any] | None = None,
+    labels: dict[str, int] | None = None,
 ) -> None:
     """A run as `evaluate` leaves it. success: greedy, by panel; sampled is half. changed: sections of settings."""
 
@@ -63,7 +68,9 @@ def finished(
         arm_settings("my.yaml", read_plan("my.yaml", None, None), "recipe", arm, seed, None) | (changed or {})
     )
     run.write_text("config.yaml", json.dumps(settings.model_dump(mode="json")))
-    run.write_json("results.json", {"horizon": 9, "panels": panels, "labels": {"actions": 7}, "agreement": None})
+    run.write_json(
+        "results.json", {"horizon": 9, "panels": panels, "labels": {"actions": 7} | (labels or {}), "agreement": None}
+    )
     for stage in STAGES:
         if not stage.when or getattr(settings, stage.when):
             replace(wanted(run, stage, settings), outputs=hashes(run, stage.outputs)).write(run)
@@ -162,15 +169,42 @@ def test_no_worker_is_refused(tmp_path: Path, workers: int) -> None:
 
 def test_the_bar_tells_what_is_under_way(tmp_path: Path) -> None:
     sft, rl = (RunFolder(tmp_path / arm / "seed-0") for arm in ARMS)
-    places = [sft.path, rl.path]
-    assert under_way(places) == "none"
-    for run in (sft, rl):
-        run.write_text("config.yaml", "seed: 0")
-    for stage in ("annotate", "sft_policy", "collect"):
+    assert under_way([]) == "none"
+    for stage in ("collect", "annotate", "sft_reflector", "sft_policy", "evaluate"):  # rl runs again
         rl.write_json(f"manifests/{stage}.json", {})
-    assert under_way(places) == "sft seed-0, sft-rl seed-0 after sft_policy"
-    sft.write_json("manifests/evaluate.json", {})
-    assert under_way(places) == "sft-rl seed-0 after sft_policy"
+    assert under_way([sft.path, rl.path]) == "sft seed-0, sft-rl seed-0 after sft_policy"
+
+
+def test_an_arm_that_keeps_the_better_of_two_spends_the_labels_of_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text("env: {name: taxi}\n")
+    for arm, won, reflections in (("sft-rl", 0.9, 0), ("reflect-rl", 0.5, 60)):
+        finished(tmp_path / "out", arm, 0, {"test": won, "valid": won}, labels={"reflections": reflections})
+    compare("my.yaml", tmp_path / "out", [0], arms=["sft-rl", "reflect-rl", "guard"], gather_only=True)
+    guard = RunFolder(tmp_path / "out").read_json("compare.json")["regimes"]["recipe"]["arms"]["guard"]
+    assert (guard["success"], guard["labels"]) == ([0.9], {"actions": [7], "reflections": [60]})
+
+
+def test_a_run_that_fails_is_named_and_warnings_of_runs_are_told(tmp_path: Path) -> None:
+    heard = Heard()
+    chosen: dict[str, Any] = {"regimes": ["scarce-actions"], "overrides": SMALL}
+    compare("taxi", tmp_path / "out", [0, 1], arms=["sft-reflection"], **chosen, progress=heard)
+    (weak,) = [text for text in heard.warned if "a weak reflector can do harm" in text]
+    assert weak.startswith("scarce-actions, sft-reflection, seed 0 and 1 more: ")
+    missing = chosen["overrides"] | {"policy.model.source": str(tmp_path / "none")}
+    with pytest.raises(ModelError):
+        compare("taxi", tmp_path / "bad", [3], arms=ARMS, regimes=["scarce-actions"], overrides=missing, progress=heard)
+    assert heard.warned[-1].startswith("scarce-actions, sft, seed 3 cannot go on.")
+
+
+def test_runs_that_are_trained_again_count_as_open(tmp_path: Path) -> None:
+    chosen = {"arms": ARMS[:1], "regimes": ["scarce-actions"]}
+    for steps, done in ((4, 0), (4, 1), (5, 0)):
+        counted = Counted()
+        compare("taxi", tmp_path, [0], **chosen, overrides=SMALL | {"policy_sft.steps": steps}, progress=counted)
+        assert counted.before == done
 
 
 def test_a_small_comparison_is_trained_and_continued(tmp_path: Path) -> None:

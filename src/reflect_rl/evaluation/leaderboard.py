@@ -87,9 +87,13 @@ def leaderboard(world: str, files: Sequence[Path], panel: str | None, warn: Warn
     if Path(world).is_file():
         raise LeaderboardError(f"{world} is a file. Name the world before the files, such as alfworld.")
     panel = panel or MAIN_PANELS.get(world, "test")
-    entries = []
+    entries, listed = [], set[Path]()
     for file in files:
         file = file / "results.json" if file.is_dir() else file
+        if (real := file.resolve()) in listed:
+            warn(f"{file} is named twice: it is listed once")
+            continue
+        listed.add(real)
         data = _read(file)
         if data.get("world", world) != world:
             raise LeaderboardError(f"{file} holds results of the world {data['world']!r}, not of {world}.")

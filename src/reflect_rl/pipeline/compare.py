@@ -7,18 +7,20 @@ through a store. Arms and regimes are defined in YAML: the files of recipes/plan
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from reflect_rl.errors import ReflectRLError, RunFolderError, SettingsError
-from reflect_rl.pipeline.gather import arm_settings, gather, is_evaluated, place_of, trained_arms
+from reflect_rl.pipeline.gather import arm_settings, counts, gather, place_of, trained_arms
 from reflect_rl.pipeline.plan import read_plan
 from reflect_rl.pipeline.workers import worker_pool
 from reflect_rl.progress import Progress
-from reflect_rl.runs.folder import CONFIG, RunFolder
+from reflect_rl.runs.folder import RunFolder
 from reflect_rl.runs.outputs import claim_folder
 from reflect_rl.runs.stages import STAGES
 from reflect_rl.settings import Settings
@@ -91,57 +93,88 @@ def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Prog
     waiting = deque(
         deque((regime, arm, seed, settings) for arm, settings in arms.items()) for regime, seed, arms in groups
     )
-    places = [place_of(out, regime, arm, seed) for regime, seed, arms in groups for arm in arms]
-    before = {place for place in places if is_evaluated(place)}  # in no time, so they would flatter the rate
+    every = [run for group in waiting for run in group]
+    # Those that are done take no time, so they would flatter the rate.
+    before = {run[:3] for run in every if counts(RunFolder(place_of(out, *run[:3])), run[3], Progress(), {})}
+    warned: list[tuple[Run, str]] = []
+    active: dict[Future[list[str]], tuple[Run, deque[Run]]] = {}
     with (
-        progress.bar("compare", len(places), "runs", done=len(before)) as bar,
+        progress.bar("compare", len(every), "runs", done=len(before)) as bar,
         worker_pool(workers) as pool,
     ):
 
         def begin(group: deque[Run]) -> None:
             run = group.popleft()
-            is_new = place_of(out, *run[:3]) not in before
-            active[pool.submit(train, *run, out)] = group, is_new
+            active[pool.submit(train, *run, out)] = run, group
 
-        active: dict[Future[None], tuple[deque[Run], bool]] = {}
         for _ in range(min(workers, len(waiting))):
             begin(waiting.popleft())
+        run = every[0] if every else None
         try:
             while active:
                 done, _ = wait(active, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 finished = 0
                 for future in done:
-                    group, is_new = active.pop(future)
-                    future.result()
-                    finished += is_new
+                    run, group = active.pop(future)
+                    warned += [(run, text) for text in future.result()]
+                    finished += run[:3] not in before
                     if group or waiting:
                         begin(group or waiting.popleft())
-                bar.note(running=under_way(places))
+                bar.note(running=under_way([place_of(out, *each[:3]) for each, _ in active.values()]))
                 bar.update(finished)
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            if active and isinstance(error, ReflectRLError):
-                progress.warn(f"A run cannot go on; those under way are finished first. {error}")
+            if run and isinstance(error, ReflectRLError):
+                others = " Those under way are finished first." if active else ""
+                progress.warn(f"{_name(run)} cannot go on.{others} {error}")
             raise
+    _pass_on(warned, progress)
 
 
 def under_way(places: Sequence[Path]) -> str:
-    """The runs that have begun and are not finished, with the last stage that each has done."""
-    begun = [place for place in places if (place / CONFIG).exists() and not is_evaluated(place)]
-    return ", ".join(f"{place.parent.name} {place.name}{_last_stage(place)}" for place in begun) or "none"
+    """The runs that are being trained, with the last stage that each has done."""
+    return ", ".join(f"{place.parent.name} {place.name}{_last_stage(place)}" for place in places) or "none"
 
 
 def _last_stage(place: Path) -> str:
-    done = [stage.name for stage in STAGES if (place / "manifests" / f"{stage.name}.json").is_file()]
+    """Of a run that is trained again with other settings, later stages have the manifests of before."""
+    always = (stage for stage in STAGES if not stage.when)
+    done = [stage.name for stage in takewhile(lambda stage: (place / stage.manifest).is_file(), always)]
     return f" after {done[-1]}" if done else ""
 
 
-def train(regime: str, arm: str, seed: int, settings: dict[str, Any], out: Path) -> None:
-    """Train and evaluate one run."""
+def _name(run: Run) -> str:
+    regime, arm, seed, _ = run
+    return f"{regime}, {arm}, seed {seed}"
+
+
+def _pass_on(warned: Sequence[tuple[Run, str]], progress: Progress) -> None:
+    """Warn of what was warned of in the runs: once of what differs in its figures alone."""
+    alike: dict[str, list[tuple[Run, str]]] = {}
+    for run, text in warned:
+        alike.setdefault(re.sub(r"\d+", "#", text), []).append((run, text))
+    for (run, text), *others in alike.values():
+        more = f" and {len(others)} more" if others else ""
+        progress.warn(f"{_name(run)}{more}: {text}")
+
+
+class _Heard(Progress):
+    """Keeps the warnings of a run for the process that shows them."""
+
+    def __init__(self) -> None:
+        self.warned: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warned.append(text)
+
+
+def train(regime: str, arm: str, seed: int, settings: dict[str, Any], out: Path) -> list[str]:
+    """Train and evaluate one run; return its warnings."""
     from reflect_rl.pipeline.run import run_pipeline
 
-    where = place_of(out, regime, arm, seed)
-    run_pipeline(Settings.model_validate(settings), where, store=out / "store", until="evaluate")
+    heard, where = _Heard(), place_of(out, regime, arm, seed)
+    run_pipeline(Settings.model_validate(settings), where, heard, store=out / "store", until="evaluate")
+    return heard.warned
 
 
 def _publish(folder: RunFolder, data: Mapping[str, Any]) -> None:

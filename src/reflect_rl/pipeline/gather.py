@@ -62,10 +62,6 @@ def place_of(out: Path, regime: str, arm: str, seed: int) -> Path:
     return out / "runs" / regime / arm / f"seed-{seed}"
 
 
-def is_evaluated(place: Path) -> bool:
-    return (place / "manifests" / "evaluate.json").is_file()
-
-
 def gather(
     folder: RunFolder,
     recipe: str,
@@ -91,7 +87,7 @@ def gather(
         return {
             seed: run.read_json("results.json", _measured)
             for seed, run in runs.items()
-            if _counts(run, asked[seed], progress, worlds)
+            if counts(run, asked[seed], progress, worlds)
         }
 
     for regime, arms in plan["chosen"].items():
@@ -149,13 +145,13 @@ def _budgets(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _counts(run: RunFolder, asked: Mapping[str, Any], progress: Progress, worlds: dict[str, str]) -> bool:
+def counts(run: RunFolder, asked: Mapping[str, Any], progress: Progress, worlds: dict[str, str]) -> bool:
     """Whether a run is finished, every stage with the settings asked for and with what the stages before it wrote.
 
     A warning tells why a finished one does not count. config.yaml would not say: it has what was requested last.
     worlds: takes where each version of the world's file was played first.
     """
-    if not is_evaluated(run.path):
+    if not (run / "manifests" / "evaluate.json").is_file():
         return False
     settings = Settings.model_validate(asked)
     asked = flat(settings)
@@ -191,13 +187,20 @@ def _measured(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _better(arms: Sequence[Results]) -> Results:
-    """For each seed, the first of the arms that is best on the valid tasks: what --guard would have kept."""
+    """For each seed, the first of the arms that is best on the valid tasks: what --guard would have kept.
+
+    It spends the labels of all of them, which share a pool and its order: as many as the one that has most.
+    """
 
     def key(result: Mapping[str, Any]) -> tuple[float, float]:
         valid = result["panels"]["valid"]
         return valid["greedy"]["success"], valid["sampled"]["success"]
 
-    return {seed: max((arm[seed] for arm in arms), key=key) for seed in arms[0] if all(seed in arm for arm in arms)}
+    def kept(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        labels = {name: max(each["labels"][name] for each in results) for name in results[0]["labels"]}
+        return {**max(results, key=key), "labels": labels}
+
+    return {seed: kept([arm[seed] for arm in arms]) for seed in arms[0] if all(seed in arm for arm in arms)}
 
 
 def _row(title: str, found: Results) -> dict[str, Any]:

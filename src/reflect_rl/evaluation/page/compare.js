@@ -22,13 +22,16 @@ function budgetCurves(data, regimes) {
   const at = regimes.filter((regime) => known(regime.labels?.reflections)).sort((a, b) => a.labels.reflections - b.labels.reflections);
   const xs = [...new Set(at.map((regime) => regime.labels.reflections))];
   const names = entries(at[0]?.arms).map(([name]) => name).filter((name) => at.every((regime) => regime.arms[name]));
-  const alone = at.every((regime) => regime.labels.actions === at[0].labels.actions);
+  const rest = (regime) => JSON.stringify([regime.horizon, ...[regime.labels, regime.settings].map((found) =>
+    entries(found).filter(([key]) => !/(^|\.)reflections$/.test(key)).sort())]);
+  const alone = at.every((regime) => rest(regime) === rest(at[0]));
   if (!alone || xs.length < 2 || xs.length !== at.length || !names.length || names.length > BUDGET_TONES.length) return null;
   const curve = (title, note, read) => lineChart({ title, note, xs, unit: "%", format: (share) => (100 * share).toFixed(0), xName: "reflection labels",
     series: names.map((name, i) => {
       const points = at.map((regime) => read(regime.arms[name]) || {});
+      const ranges = points.map((point, n) => spread({ ...at[n].arms[name], interval: point.interval }));
       return { name: at[0].arms[name].title || name, tone: BUDGET_TONES[i], ys: points.map((point) => point.mean),
-        low: points.map((point) => point.interval?.[0]), high: points.map((point) => point.interval?.[1]) };
+        low: ranges.map((range) => range[0]), high: ranges.map((range) => range[1]) };
     }) });
   const note = "Means over seeds; bands are 95 % intervals.";
   return h("div", { class: "regime" }, h("h3", {}, "By label budget"), h("div", { class: "charts" },
