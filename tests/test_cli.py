@@ -105,6 +105,10 @@ OWN = {"out", "until"}
         ("taxi --rl.lr", "taxi", {"rl.lr": True}),
         ("taxi --env.name a:B", "taxi", {"env.name": "a:B"}),
         ("taxi --env.name [", "taxi", {"env.name": "["}),
+        ('taxi --prompt.act "Answer: A or B?"', "taxi", {"prompt.act": "Answer: A or B?"}),
+        ('taxi --prompt.act "" --prompt.reflect "- think"', "taxi", {"prompt.act": "", "prompt.reflect": "- think"}),
+        ("taxi --prompt.act '\"a: b\"'", "taxi", {"prompt.act": "a: b"}),
+        ("taxi --prompt.act 123 --prompt.reflect !a", "taxi", {"prompt.act": "123", "prompt.reflect": "!a"}),
     ],
 )
 def test_settings_are_read_from_options(line: str, rest: str, overrides: dict[str, Any]) -> None:

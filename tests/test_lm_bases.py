@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import PreTrainedModel
+from transformers import GemmaConfig, GemmaForCausalLM, PreTrainedModel
 
 import tiny_models
 from reflect_rl.lm import pretrained
@@ -134,3 +134,24 @@ def test_a_run_loads_its_base_once(base: Path, pooled: RunFolder, tiny: Tiny, mo
     marks = [fingerprint(each.reflector.model, each.reflector.tokenizer) for each in (decisions, apart)]  # type: ignore[union-attr]
     assert marks[0] == marks[1]
     assert not any(weight.requires_grad for weight in base_model(decisions.reflector.model).parameters())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_adapters_of_a_model_with_embeddings_of_its_own_class_are_loaded_again(tmp_path: Path, tied: bool) -> None:
+    """Gemma scales its embeddings in a subclass of torch's."""
+    config = GemmaConfig(
+        vocab_size=len(tiny_models.tokenizer()),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        tie_word_embeddings=tied,
+    )
+    save_model(GemmaForCausalLM(config), tiny_models.tokenizer(), tmp_path / "base")
+    adapted, tokenizer = load_pretrained(ModelSettings(source=str(tmp_path / "base"), lora_rank=2))
+    shift(adapted, 0.1)
+    save_model(adapted, tokenizer, tmp_path / "adapters")
+    again, _ = load_pretrained(ModelSettings(source=str(tmp_path / "adapters"), lora_rank=2))
+    torch.testing.assert_close(logits(again), logits(adapted))

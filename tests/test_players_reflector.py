@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 
 import tiny_models
@@ -25,12 +27,13 @@ from reflect_rl.errors import PromptError, RunFolderError, TeacherError
 from reflect_rl.lm.backbone import Backbone
 from reflect_rl.lm.decoding import decoding_steps
 from reflect_rl.lm.models import fingerprint
+from reflect_rl.lm.pretrained import load_pretrained, save_model
 from reflect_rl.memo import Memo
 from reflect_rl.players.labels import candidates
 from reflect_rl.players.prompt import PromptBuilder
 from reflect_rl.players.reflector import LocalReflector, NoReflector, ScriptedReflector, shown_on
 from reflect_rl.records import State
-from reflect_rl.settings import PromptSettings, ReflectorSettings
+from reflect_rl.settings import ModelSettings, PromptSettings, ReflectorSettings
 
 STATES = list(tiny_models.states())
 LABELS = [label for label, _ in zip(candidates(), range(3), strict=False)]
@@ -204,6 +207,26 @@ def test_the_fingerprint_knows_every_weight_and_the_vocabulary() -> None:
             assert fingerprint(model, tokenizer) != before
             weight.view(-1)[-1] = old
     assert fingerprint(model, tokenizer) == before
+    tokenizer(["a b", "a"], padding=True, truncation=True, max_length=9)  # which tokenizers remember
+    assert fingerprint(model, tokenizer) == before
+
+
+def test_the_fingerprint_knows_what_is_done_with_the_weights(tmp_path: Path) -> None:
+    """Equal weights write other texts with other positions, adapters of another scale, or another end token."""
+    model, tokenizer = tiny_models.llama(), tiny_models.tokenizer()
+    before = fingerprint(model, tokenizer)
+    save_model(model, tokenizer, tmp_path / "model")
+    assert fingerprint(*load_pretrained(ModelSettings(source=str(tmp_path / "model")))) == before
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    for changed in ({"rms_norm_eps": 0.5}, {"rope_parameters": {"rope_type": "default", "rope_theta": 9.0}}):
+        (tmp_path / "model/config.json").write_text(json.dumps(config | changed))
+        assert fingerprint(*load_pretrained(ModelSettings(source=str(tmp_path / "model")))) != before
+    marks = set()
+    for alpha in (8, 80):
+        adapted = get_peft_model(tiny_models.llama(), LoraConfig(r=2, lora_alpha=alpha, target_modules=["q_proj"]))
+        marks.add(fingerprint(adapted, tokenizer))
+    model.generation_config.eos_token_id = [1, 2]
+    assert len({before, fingerprint(model, tokenizer), *marks}) == 4
 
 
 def test_sampling_follows_the_index_and_the_seed() -> None:

@@ -276,6 +276,7 @@ def test_growing_budgets_of_reflections_are_drawn_as_curves(browser: Any, tmp_pa
     assert "By label budget" not in Opened(browser, _compared(tmp_path / "both", data)).text("main")
     for count, regime in zip((100, 1000), data["regimes"].values(), strict=True):
         regime["labels"] = {"actions": 200, "reflections": count}
+        regime["settings"] = {"annotate.reflections": count, "annotate.actions": 200}
         for arm in regime["arms"].values():
             arm["reflector"] = {"mean": 0.5, "interval": [0.4, 0.6]}
     page = Opened(browser, _compared(tmp_path / "reflections", data))
@@ -289,6 +290,14 @@ def test_growing_budgets_of_reflections_are_drawn_as_curves(browser: Any, tmp_pa
         == 6
     )
     assert "50.0 %" in page.text(".regime table")
+    for regime in data["regimes"].values():
+        for arm in regime["arms"].values():
+            arm |= {"seeds": [0], "success": arm["success"][:1]}
+    page = Opened(browser, _compared(tmp_path / "one", data))
+    assert page.page.locator(".regime").first.locator(".line").count() > 0
+    assert page.page.locator(".band").count() == 0  # of one seed there is no interval
+    data["regimes"]["equal labels"]["settings"]["rl.iterations"] = 12
+    assert "By label budget" not in Opened(browser, _compared(tmp_path / "more", data)).text("main")
 
 
 def _compared(folder: Path, data: dict[str, Any]) -> Path:

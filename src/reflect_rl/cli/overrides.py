@@ -37,7 +37,8 @@ def split_overrides(tokens: Sequence[str], own: set[str]) -> tuple[list[str], di
         return list(tokens), {}
     from reflect_rl.settings import setting_keys
 
-    switches = {key for key, info in setting_keys().items() if info.annotation is bool}
+    kinds = {key: info.annotation for key, info in setting_keys().items()}
+    switches = {key for key, kind in kinds.items() if kind is bool}
     rest: list[str] = []
     overrides: dict[str, Any] = {}
     queue = list(tokens)
@@ -57,11 +58,11 @@ def split_overrides(tokens: Sequence[str], own: set[str]) -> tuple[list[str], di
             value = text if has_value else queue.pop(0) if queue and queue[0].lower() in TRUTHS else "true"
             overrides[name] = TRUTHS.get(value.lower(), value)
         elif has_value:
-            overrides[name] = _value(name, text)
+            overrides[name] = _value(name, text, kinds.get(name))
         elif name.startswith("no_") and negated in switches:
             overrides[negated] = False
         elif queue and not queue[0].startswith("--"):
-            overrides[name] = _value(name, queue.pop(0))
+            overrides[name] = _value(name, queue.pop(0), kinds.get(name))
         else:
             overrides[name] = True  # a switch; the settings refuse it if it is not one
     return rest, overrides
@@ -75,16 +76,23 @@ def _key(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _value(name: str, text: str) -> Any:
-    """A value as YAML reads it; text that is not YAML stays text. Raises SettingsError."""
+def _value(name: str, text: str, kind: Any) -> Any:
+    """A value as YAML reads it; text that is not YAML stays text. Raises SettingsError.
+
+    kind: the setting's type. Where only text will do, "Answer: A or B?", "123" and "" are text too.
+    """
     from reflect_rl.core_yaml import UnusableValueError, YamlError, parse_option
 
     try:
-        return parse_option(text)
+        value = parse_option(text)
     except UnusableValueError as error:
+        if kind in (str, str | None):
+            return text
         raise SettingsError(f"--{name} cannot be used: {error}.") from error
     except YamlError:
         return text
+    fits = isinstance(value, str) or (value is None and kind == str | None)
+    return text if kind in (str, str | None) and not fits else value
 
 
 def whole_numbers(text: str, option: str = "--seeds", least: int = 0) -> list[int]:

@@ -82,7 +82,8 @@ def fill(model: PeftModel, file: Path, source: str) -> None:
     from torch import nn
 
     plain: Any = model.get_base_model()
-    if {type(plain.get_input_embeddings()), type(plain.get_output_embeddings())} - {nn.Embedding, nn.Linear}:
+    outer = plain.get_input_embeddings(), plain.get_output_embeddings()
+    if not all(isinstance(each, nn.Embedding | nn.Linear) for each in outer):  # PEFT's wrappers are neither
         raise refusal(source, "its adapters change the embeddings or the output layer", _MERGED)
     check_number_formats([file], source)
     weights = load_file(file)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pprint import pformat
+from typing import TYPE_CHECKING, Any
 
 from reflect_rl.errors import ModelError
 
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
 
 LOOKUP = "reflect-rl-lookup"
 """Model type of `lm.lookup`; transformers knows it only after that module is imported."""
+UNREAD = {"transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
+"""Parts of a configuration that change no output, and that saving may change; `fingerprint` has the weights' types."""
+LIMITS = {"truncation", "padding"}
+"""Parts of a tokenizer that calls change."""
 
 
 def base_model(model: PreTrainedModel) -> PreTrainedModel:
@@ -47,14 +53,31 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of all weights and the vocabulary: with equal ones, and equal precision, models write equal text."""
-    digest = hashlib.sha256()
+    """A hash of all weights, what the model does with them, and the tokenizer.
+
+    With equal ones, and equal precision, models write equal text.
+    """
+    digest = hashlib.sha256(pformat(_computes(model)).encode())  # which sorts
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
         digest.update(_bytes(weight))
     for token, index in sorted(tokenizer.get_vocab().items()):
         digest.update(f"{token}\0{index}\0".encode())
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:  # such as merges and normaliser
+        rules = {key: rule for key, rule in json.loads(backend.to_str()).items() if key not in LIMITS}
+        digest.update(json.dumps(rules, allow_nan=False).encode())
+    ends = tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None)
+    digest.update(f"{ends}".encode())
     return digest.hexdigest()[:20]
+
+
+def _computes(model: PreTrainedModel) -> dict[str, Any]:
+    """The configuration, without what changes no output, and the scaling of adapters."""
+    config = {key: value for key, value in model.config.to_dict().items() if key[0] != "_" and key not in UNREAD}
+    scaled = {
+        name: each for name, part in model.named_modules() if isinstance(each := getattr(part, "scaling", 0), dict)
+    }
+    return {"config": config, "scaling": scaled}
 
 
 def _bytes(weight: torch.Tensor) -> bytes:

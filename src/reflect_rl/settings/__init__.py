@@ -236,7 +236,8 @@ class ComputeSettings(Section):
         ge=0,
         description="Maximum tokens in a forward pass, unless a single prompt is longer; lower it for a large model. "
         "0: a default for the device (packed: 600 on a CPU, 2,048 on mps, 4,096 on cuda; exact: 2,048, 8,192, 32,768, "
-        "and with gradients what fits into about 192 MiB). Halved, with a warning, when a GPU runs out of memory.",
+        "and with gradients what fits into about 192 MiB). Halved, with a warning, when a GPU runs out of memory. "
+        "Where prompts are not packed, a reflector decodes reflector.batch of them at once.",
     )
     gradient_checkpointing: bool = Field(
         default=False,

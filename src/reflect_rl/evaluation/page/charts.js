@@ -114,7 +114,7 @@ function lineChart({ title, note, xs, series, unit, format = figure, domain, zer
       if (one.low) {
         const there = xs.map((_, i) => i).filter((i) => known(one.low[i]) && known(one.high[i]));
         const points = [...there.map((i) => [left[i], area.y(one.high[i])]), ...there.reverse().map((i) => [left[i], area.y(one.low[i])])];
-        root.append(svg("polygon", { class: `band ${one.tone}`, points: points.map((point) => point.map((v) => v.toFixed(1)).join()).join(" ") }));
+        if (points.length) root.append(svg("polygon", { class: `band ${one.tone}`, points: points.map((point) => point.map((v) => v.toFixed(1)).join()).join(" ") }));
       }
       if (!one.dots) root.append(svg("path", { class: `line ${one.tone}${one.dashed ? " dashed" : ""}`, d: path(left, at(one.ys)) }));
       if (one.dots || xs.length === 1) {
