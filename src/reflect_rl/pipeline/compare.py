@@ -109,7 +109,7 @@ def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Prog
 
         for _ in range(min(workers, len(waiting))):
             begin(waiting.popleft())
-        run = every[0] if every else None
+        run: Run | None = None
         try:
             while active:
                 done, _ = wait(active, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -125,8 +125,9 @@ def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Prog
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             if run and isinstance(error, ReflectRLError):
-                others = " Those under way are finished first." if active else ""
-                progress.warn(f"{_name(run)} cannot go on.{others} {error}")
+                _pass_on(warned, progress)
+                others = f" Those under way are finished first. {error}" if active else ""
+                progress.warn(f"{_name(run)} cannot go on.{others}")
             raise
     _pass_on(warned, progress)
 
