@@ -205,6 +205,20 @@ def test_page_fits_phones_and_dark_mode(browser: Any, invented: Path, scheme: st
 
 
 @pytest.mark.browser
+def test_all_of_the_viewer_can_be_reached_on_a_phone(browser: Any, tmp_path: Path) -> None:
+    """A file of rollouts has eight modes with long names."""
+    run, rng = invented_run(tmp_path / "run"), np.random.default_rng(0)
+    names = [f"evaluate the panel {n}" for n in range(8)]
+    run.write_jsonl("evaluation.jsonl", [episode(rng, n, name, True, "Go.") for n, name in enumerate(names)])
+    report(run, Context(SETTINGS), Progress())
+    page = Opened(browser, run / "report.html", viewport={"width": 360, "height": 800})
+    assert all(page.page.get_by_role("button", name=name, exact=True).is_visible() for name in names)
+    ends = "(found) => found.map((each) => each.getBoundingClientRect().right)"
+    (edge,) = page.page.locator(".viewer").evaluate_all(ends)
+    assert max(page.page.locator(".viewer *").evaluate_all(ends)) <= edge
+
+
+@pytest.mark.browser
 def test_empty_run_says_what_is_missing_and_invents_nothing(browser: Any, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "empty")
     assert report(run, Context(Settings.model_validate({})), Progress())["episodes"] == 0

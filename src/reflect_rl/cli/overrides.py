@@ -83,16 +83,17 @@ def _value(name: str, text: str, kind: Any) -> Any:
     """
     from reflect_rl.core_yaml import UnusableValueError, YamlError, parse_option
 
+    is_text = kind in (str, str | None)
     try:
         value = parse_option(text)
     except UnusableValueError as error:
-        if kind in (str, str | None):
+        if is_text:
             return text
         raise SettingsError(f"--{name} cannot be used: {error}.") from error
     except YamlError:
         return text
     fits = isinstance(value, str) or (value is None and kind == str | None)
-    return text if kind in (str, str | None) and not fits else value
+    return text if is_text and not fits else value
 
 
 def whole_numbers(text: str, option: str = "--seeds", least: int = 0) -> list[int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from reflect_rl.errors import ReflectRLError, RunFolderError, SettingsError
-from reflect_rl.pipeline.gather import arm_settings, counts, gather, place_of, trained_arms
+from reflect_rl.pipeline.gather import arm_settings, gather, is_finished, place_of, trained_arms
 from reflect_rl.pipeline.plan import read_plan
 from reflect_rl.pipeline.workers import worker_pool
 from reflect_rl.progress import Progress
@@ -95,7 +95,7 @@ def _run_groups(groups: Sequence[Group], out: Path, workers: int, progress: Prog
     )
     every = [run for group in waiting for run in group]
     # Those that are done take no time, so they would flatter the rate.
-    before = {run[:3] for run in every if counts(RunFolder(place_of(out, *run[:3])), run[3], Progress(), {})}
+    before = {run[:3] for run in every if is_finished(RunFolder(place_of(out, *run[:3])), run[3], Progress(), {})}
     warned: list[tuple[Run, str]] = []
     active: dict[Future[list[str]], tuple[Run, deque[Run]]] = {}
     with (

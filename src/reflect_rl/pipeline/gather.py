@@ -87,7 +87,7 @@ def gather(
         return {
             seed: run.read_json("results.json", _measured)
             for seed, run in runs.items()
-            if counts(run, asked[seed], progress, worlds)
+            if is_finished(run, asked[seed], progress, worlds)
         }
 
     for regime, arms in plan["chosen"].items():
@@ -145,7 +145,7 @@ def _budgets(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def counts(run: RunFolder, asked: Mapping[str, Any], progress: Progress, worlds: dict[str, str]) -> bool:
+def is_finished(run: RunFolder, asked: Mapping[str, Any], progress: Progress, worlds: dict[str, str]) -> bool:
     """Whether a run is finished, every stage with the settings asked for and with what the stages before it wrote.
 
     A warning tells why a finished one does not count. config.yaml would not say: it has what was requested last.

@@ -207,15 +207,17 @@ def sft_policy(run: RunFolder, context: Context, progress: Progress) -> dict[str
     policy = Policy(model, tokenizer, names, value_head, passes, trust).to(settings.compute.device)
     prompts = policy_prompts(policy, context)
     part, ranks, halve = settings.policy_sft, context.ranks, policy.backbone.halve
-    shown = [(prompts.policy_prompt(entry.state, text), text) for entry, text in zip(states, said, strict=True)]
+    pairs = [
+        (prompts.policy_prompt(entry.state, text), label.wanted)
+        for entry, text, label in zip(states, said, labels, strict=True)
+    ]
     examples = {
-        (prompt, label.wanted): Example(_shown(entry.state, settings), text, chooses=True)
-        for entry, (prompt, text), label in zip(states, shown, labels, strict=True)
+        pair: Example(_shown(entry.state, settings), text, chooses=True)
+        for pair, entry, text in zip(pairs, states, said, strict=True)
     }
-    weights = weights_of([(prompt, label.wanted) for (prompt, _), label in zip(shown, labels, strict=True)])
     rows = [
         ChoiceRow(policy.encode(prompt), wanted, weight)
-        for (prompt, wanted), weight in zip(examples, weights, strict=True)
+        for (prompt, wanted), weight in zip(examples, weights_of(pairs), strict=True)
     ]
 
     def row(copy: Copy) -> ChoiceRow:
